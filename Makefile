@@ -1,0 +1,47 @@
+# Two commands do everything on a machine that has Python >= 3.11: make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Bytecode is written even where the environment forbids it: importing torch uncompiled takes 15 s at every start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test slow lint format examples accuracy clean
+
+# --no-compile: Python compiles what is imported when it is imported, which is faster than compiling every file.
+$(VENV)/run.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --no-compile torch
+	$(INSTALL) --no-compile -e '.[test]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/run.stamp
+	$(BIN)/python -m examples.demo --out out
+
+test: $(VENV)/run.stamp
+	$(BIN)/python -m pytest -n 2 -m "not slow and not cuda"
+
+slow: $(VENV)/run.stamp
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+examples: $(VENV)/run.stamp
+	$(BIN)/python -m examples --quick --out out/examples
+
+accuracy: $(VENV)/run.stamp
+	$(BIN)/python -m tests.accuracy
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

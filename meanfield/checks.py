@@ -1,0 +1,132 @@
+"""Input checks. Every message says what is wrong, what was received and what would be right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def lookup(kind: str, name: Any, known: Mapping[str, T]) -> T:
+    """The entry of `known` called `name`; ValueError listing the known names otherwise."""
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"unknown {kind}: received {name!r}; known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def positive(name: str, value: Any, zero: bool = False) -> float:
+    """`value` as a finite float above zero (or at zero, if `zero`)."""
+    number = _number(name, value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(
+            f"{name} must be {'non-negative' if zero else 'positive'} and finite: received {value!r}; give e.g. {name}=1.0"
+        )
+    return number
+
+
+def finite(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number: received {value!r}")
+    return number
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """`value` as an int of at least `least`; floats that are whole numbers pass, booleans do not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise ValueError(f"{name} must be a whole number: received {value!r}; give e.g. {name}={max(least, 1)}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}: received {value!r}")
+    return int(value)
+
+
+def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, ...]:
+    """A non-empty tuple of distinct integers; a single number n means that one number."""
+    many = (values,) if isinstance(values, (int, float)) else tuple(values)
+    checked = tuple(integer(f"{name}[{i}]", v, least) for i, v in enumerate(many))
+    if not checked:
+        raise ValueError(f"{name} is empty: give at least one, e.g. {name}=({max(least, 64)},)")
+    if len(set(checked)) != len(checked):
+        raise ValueError(f"{name} holds the same number twice: received {checked}; each may stand there once")
+    return checked
+
+
+def matrix(name: str, value: Any, vector_is_column: bool = False) -> Tensor:
+    """A finite, non-empty float64 CPU matrix from anything array-like (float32 stays exact in float64)."""
+    try:
+        array = torch.as_tensor(value).detach().to(device="cpu", dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is no array of numbers: received {type(value).__name__} ({error})") from error
+    if array.ndim == 1 and vector_is_column:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions (samples, features): received shape {tuple(array.shape)}")
+    if 0 in array.shape:
+        raise ValueError(
+            f"{name} is empty: received shape {tuple(array.shape)}; at least one sample and one column needed"
+        )
+    bad = ~torch.isfinite(array)
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} holds {int(bad.sum())} value(s) that are NaN or infinite: the first, {array[row, column]}, "
+            f"at row {row}, column {column}; remove or fill them"
+        )
+    return array.clone()
+
+
+def dtype(name: str | torch.dtype) -> str:
+    """'float32' or 'float64', from the name or the torch dtype."""
+    text = str(name).removeprefix("torch.")
+    lookup("dtype", text, DTYPES)
+    return text
+
+
+def device(name: str | torch.device) -> str:
+    """A device that exists here, as text."""
+    try:
+        asked = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"unknown device: received {name!r}; known: {', '.join(_devices())}") from error
+    if str(asked) not in _devices() and asked.type not in _devices():
+        raise ValueError(f"the device {str(asked)!r} is absent on this machine: present are {', '.join(_devices())}")
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"the device {str(asked)!r} is absent: there are {torch.cuda.device_count()} CUDA devices")
+    return str(asked)
+
+
+def memory(what: str, needed: float, remedy: str, limit: float | None = None) -> None:
+    """MemoryError before allocation when `needed` bytes exceed `limit` (default: the machine's free memory)."""
+    available = _free_memory() if limit is None else limit
+    if needed > available:
+        raise MemoryError(
+            f"{what} needs {needed / 1e9:.2f} GB ({needed:.0f} bytes); {available / 1e9:.2f} GB are available: {remedy}"
+        )
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = value.item()  # numpy and torch scalars
+        except (AttributeError, ValueError, RuntimeError):
+            raise ValueError(f"{name} must be a number: received {value!r}") from None
+    return float(value)
+
+
+def _devices() -> list[str]:
+    return ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+def _free_memory() -> float:
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf

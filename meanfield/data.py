@@ -1,0 +1,261 @@
+"""Datasets: scikit-learn's digits, files of the user's, a Gaussian mixture, and teacher networks."""
+
+from __future__ import annotations
+
+import csv
+import math
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.activations import Activation, activation
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training samples x (P, D) with targets y (P, C), and optionally test samples; float64 on the CPU.
+
+    A y of shape (P,) is taken as (P, 1). ValueError for empty, non-finite or mismatched arrays.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor | None = None
+    y_test: Tensor | None = None
+    name: str = field(default="data")
+
+    def __post_init__(self) -> None:
+        def put(key: str, value: Any, column: bool) -> None:
+            object.__setattr__(self, key, checks.matrix(key, value, vector_is_column=column))
+
+        put("x", self.x, False)
+        put("y", self.y, True)
+        _same("rows", "x", self.x.shape[0], "y", self.y.shape[0])
+        if (self.x_test is None) and (self.y_test is not None):
+            raise ValueError("y_test was given without x_test: give both, or x_test alone")
+        if self.x_test is not None:
+            put("x_test", self.x_test, False)
+            _same("columns", "x", self.x.shape[1], "x_test", self.x_test.shape[1])
+        if self.y_test is not None and self.x_test is not None:
+            put("y_test", self.y_test, True)
+            _same("rows", "x_test", self.x_test.shape[0], "y_test", self.y_test.shape[0])
+            _same("columns", "y", self.y.shape[1], "y_test", self.y_test.shape[1])
+
+    def __repr__(self) -> str:
+        test = 0 if self.x_test is None else len(self.x_test)
+        return (
+            f"Dataset({self.name!r}, samples={self.samples}, inputs={self.inputs}, outputs={self.outputs}, test={test})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Dataset):
+            return NotImplemented
+        return self.name == other.name and all(
+            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+            for a, b in ((getattr(self, k), getattr(other, k)) for k in ("x", "y", "x_test", "y_test"))
+        )
+
+    @property
+    def samples(self) -> int:
+        """P"""
+        return self.x.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        """D"""
+        return self.x.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """C"""
+        return self.y.shape[1]
+
+
+def digits(
+    classes: Sequence[int] = (0, 1), n_train: int = 32, n_test: int = 64, seed: int = 0, one_hot: bool | None = None
+) -> Dataset:
+    """Scikit-learn's 8 x 8 digits of the given classes, D = 64, each row scaled to norm sqrt(D).
+
+    Two classes give y = +1 (the first class) and -1, shape (P, 1); more classes, or `one_hot=True`, give one-hot rows.
+    Train and test samples are disjoint, drawn without replacement with `seed`.
+    """
+    from sklearn.datasets import load_digits
+
+    classes = checks.integers("classes", classes, 0)
+    if len(classes) < 2 or max(classes) > 9:
+        raise ValueError(f"classes must be at least two different digits 0..9: received {classes}")
+    n_train, n_test = checks.integer("n_train", n_train, 1), checks.integer("n_test", n_test, 0)
+    images, labels = load_digits(return_X_y=True)
+    of_class = np.flatnonzero(np.isin(labels, classes))
+    if n_train + n_test > len(of_class):
+        raise ValueError(
+            f"n_train + n_test = {n_train + n_test} exceeds the {len(of_class)} images of the digits {classes}: ask for fewer"
+        )
+    chosen = of_class[torch.randperm(len(of_class), generator=_generator(seed))[: n_train + n_test].numpy()]
+    x = torch.as_tensor(images[chosen])
+    x = x * (math.sqrt(x.shape[1]) / x.norm(dim=1, keepdim=True))
+    index = torch.tensor([classes.index(int(label)) for label in labels[chosen]])
+    if one_hot or (one_hot is None and len(classes) > 2):
+        y = torch.nn.functional.one_hot(index, len(classes)).double()
+    elif len(classes) == 2:
+        y = (1.0 - 2.0 * index)[:, None]
+    else:
+        raise ValueError(f"{len(classes)} classes need one-hot targets: leave out one_hot=False, or give two classes")
+    return _split(x, y, n_test, f"digits {'/'.join(map(str, classes))}")
+
+
+def from_file(path: str | Path, targets: int | Sequence[str] = 1, n_test: int = 0) -> Dataset:
+    """A dataset from .npz (arrays x, y and optionally x_test, y_test) or .csv (a header, then numbers).
+
+    For .csv, `targets` names the target columns, or counts them from the right. The last `n_test` rows become test samples
+    (.npz files without x_test likewise). Nothing is unpickled. ValueError for other kinds and broken files.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    readers = {".npz": _read_npz, ".csv": _read_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"cannot read {path.name}: the ending is {path.suffix!r}; known: {', '.join(readers)}")
+    arrays = readers[path.suffix.lower()](path, targets)
+    n_test = checks.integer("n_test", n_test, 0)
+    if "x_test" in arrays and n_test:
+        raise ValueError(f"{path.name} holds x_test already: leave out n_test={n_test}")
+    if n_test:
+        data = Dataset(arrays["x"], arrays["y"], name=path.stem)
+        if n_test >= data.samples:
+            raise ValueError(f"n_test={n_test} leaves no training sample of the {data.samples} rows in {path.name}")
+        return _split(data.x, data.y, n_test, path.stem)
+    return Dataset(**arrays, name=path.stem)
+
+
+def gaussian_mixture(
+    n_train: int = 32, n_test: int = 64, inputs: int = 10, classes: int = 2, separation: float = 2.0, seed: int = 0
+) -> Dataset:
+    """Equally likely Gaussian clusters of unit variance with random means of norm `separation`.
+
+    Two classes have opposite means and y = +-1, shape (P, 1); more give one-hot rows.
+    """
+    n_train, n_test, inputs = _sizes(n_train, n_test, inputs)
+    classes, separation = checks.integer("classes", classes, 2), checks.positive("separation", separation, zero=True)
+    g = _generator(seed)
+    means = torch.randn(classes, inputs, generator=g, dtype=torch.float64)
+    if classes == 2:
+        means[1] = -means[0]
+    means = separation * means / means.norm(dim=1, keepdim=True)
+    label = torch.randint(classes, (n_train + n_test,), generator=g)
+    x = means[label] + torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
+    y = (1.0 - 2.0 * label)[:, None] if classes == 2 else torch.nn.functional.one_hot(label, classes)
+    return _split(x, y, n_test, f"gaussian mixture of {classes}")
+
+
+def multi_index_teacher(
+    n_train: int = 32,
+    n_test: int = 64,
+    inputs: int = 10,
+    directions: int = 2,
+    link: str | Activation | Callable[[Tensor], Tensor] = "tanh",
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """Gaussian inputs x ~ N(0, I_D), y = link(x . u_1) + ... + link(x . u_k), orthonormal u, noise added to the training targets.
+
+    `link` is an activation's name or a function of the projections (P, k) -> (P, k) that is summed over k.
+    """
+    n_train, n_test, inputs = _sizes(n_train, n_test, inputs)
+    directions, noise = checks.integer("directions", directions, 1), checks.positive("noise", noise, zero=True)
+    if directions > inputs:
+        raise ValueError(f"directions={directions} exceeds inputs={inputs}: there are no more orthonormal directions")
+    g = _generator(seed)
+    u = torch.linalg.qr(torch.randn(inputs, directions, generator=g, dtype=torch.float64)).Q
+    x = torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
+    apply = activation(link) if isinstance(link, str) else link
+    y = apply(x @ u).sum(1, keepdim=True)
+    y[:n_train] += noise * torch.randn(n_train, 1, generator=g, dtype=torch.float64)
+    return _split(x, y, n_test, f"{directions}-index teacher")
+
+
+def single_index_teacher(
+    n_train: int = 32,
+    n_test: int = 64,
+    inputs: int = 10,
+    link: str | Activation | Callable[[Tensor], Tensor] = "tanh",
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """y = link(x . u) with x ~ N(0, I_D) and one random unit direction u: see `multi_index_teacher`."""
+    return multi_index_teacher(n_train, n_test, inputs, 1, link, noise, seed)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(checks.integer("seed", seed, 0))
+
+
+def _sizes(n_train: int, n_test: int, inputs: int) -> tuple[int, int, int]:
+    return (
+        checks.integer("n_train", n_train, 1),
+        checks.integer("n_test", n_test, 0),
+        checks.integer("inputs", inputs, 1),
+    )
+
+
+def _split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:
+    n = len(x) - n_test
+    return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name)
+
+
+def _same(what: str, a: str, count_a: int, b: str, count_b: int) -> None:
+    if count_a != count_b:
+        raise ValueError(f"{a} and {b} must have the same number of {what}: received {count_a} and {count_b}")
+
+
+def _read_npz(path: Path, targets: Any) -> dict[str, Any]:
+    del targets  # the arrays are named
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path.name} is truncated, no .npz archive, or holds pickled objects ({error}): save plain arrays"
+        ) from error
+    known = {"x", "y", "x_test", "y_test"}
+    if not {"x", "y"} <= set(arrays) <= known:
+        raise ValueError(
+            f"{path.name} holds the arrays {sorted(arrays)}: needed are x and y, and optionally x_test, y_test"
+        )
+    return arrays
+
+
+def _read_csv(path: Path, targets: int | Sequence[str]) -> dict[str, Any]:
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        rows = [row for row in csv.reader(lines) if row]
+    if len(rows) < 2:
+        raise ValueError(f"{path.name} is empty: needed are a header line and at least one line of numbers")
+    header = [column.strip() for column in rows[0]]
+    if isinstance(targets, int):
+        if not 1 <= targets < len(header):
+            raise ValueError(
+                f"targets={targets} does not fit the {len(header)} columns of {path.name}: one input column must stay"
+            )
+        names = header[-targets:]
+    else:
+        names = [targets] if isinstance(targets, str) else list(targets)
+    missing = [name for name in names if name not in header]
+    if missing or not names:
+        raise ValueError(f"{path.name} has no column {missing}: known: {', '.join(header)}")
+    table = np.empty((len(rows) - 1, len(header)))
+    for number, row in enumerate(rows[1:], start=2):
+        try:
+            table[number - 2] = [float(cell) for cell in row]
+        except ValueError as error:
+            raise ValueError(
+                f"{path.name}, line {number}: {len(header)} numbers expected, received {row} ({error})"
+            ) from error
+    of_target = np.isin(header, names)
+    return {"x": table[:, ~of_target], "y": table[:, [header.index(name) for name in names]]}

@@ -1,0 +1,94 @@
+"""Two-time kernels in low-rank form: Phi(t, s) = c(t)^T c(s) (equation 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meanfield import reductions
+
+
+@dataclass(frozen=True, eq=False)
+class TwoTimeKernel:
+    """Averages over neurons of products of fields at recorded steps, from a factor (steps, K, Q): never stored as (steps Q)^2.
+
+    Q = P for feature kernels Phi^l; Q = P C, sample-major, for gradient kernels G^l.
+    """
+
+    steps: tuple[int, ...]
+    factor: Tensor
+
+    def at(self, t: int = -1, s: int | None = None) -> Tensor:
+        """(Q, Q) the kernel between step t and step s (default: t); -1 is the last recorded step. ValueError if not recorded."""
+        i, j = self._index(t), self._index(t if s is None else s)
+        return self.factor[i].T @ self.factor[j]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TwoTimeKernel):
+            return NotImplemented
+        return self.steps == other.steps and torch.equal(self.factor, other.factor)
+
+    def _index(self, step: int) -> int:
+        return recorded(step, self.steps)
+
+    @staticmethod
+    def from_fields(
+        steps: Sequence[int],
+        m: Tensor,
+        fields: Sequence[Tensor],
+        columns: int,
+        feature: Callable[..., Tensor] = lambda q: q,
+    ) -> TwoTimeKernel:
+        """The kernel of q(t) = feature(field(t)) (N, Q), averaged with weights m (N,), fields given for each step.
+
+        Memory N Q at most; when there are more neurons than columns in all, only the (steps Q)^2 Gram matrix.
+        """
+        total = len(steps) * columns
+        if len(m) <= total:
+            factor = torch.stack([m.sqrt()[:, None] * feature(q) for q in fields])
+        else:
+            joint = reductions.gram(lambda *tiles: torch.cat([feature(q) for q in tiles], 1), m, *fields, columns=total)
+            factor = _square_root(joint).reshape(-1, len(steps), columns).transpose(0, 1)
+        return TwoTimeKernel(tuple(steps), factor.contiguous().to("cpu"))
+
+
+def recorded(step: int, steps: Sequence[int]) -> int:
+    """The index of `step` among the recorded steps; -1 is the last one. ValueError listing them otherwise."""
+    if not steps:
+        raise ValueError("nothing was recorded: give the solver snapshots, e.g. snapshots=(0, -1)")
+    if step == -1:
+        return len(steps) - 1
+    if step not in steps:
+        raise ValueError(
+            f"step {step} was not recorded; recorded are {tuple(steps)}: ask the solver for more with snapshots=(...)"
+        )
+    return list(steps).index(step)
+
+
+def tangent_kernel(
+    layers: Sequence[tuple[Tensor, Tensor | None]], outputs: int, weight_std: float, bias_std: float
+) -> Tensor:
+    """K = sum_l G^{l+1} * (weight_std^2 Phi^l + bias_std^2) (P, C, P, C) from pairs (Phi^l (P, P), G^{l+1} (P C, P C)) (equation 11).
+
+    None for G stands for the readout's, the identity between outputs.
+    """
+    total: Tensor | float = 0.0
+    identity = torch.eye(outputs, dtype=layers[0][0].dtype)
+    for phi, g in layers:
+        below = (weight_std**2 * phi + bias_std**2)[:, None, :, None]
+        p = len(phi)
+        total = total + below * (identity[None, :, None, :] if g is None else g.reshape(p, outputs, p, outputs))
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _square_root(gram: Tensor) -> Tensor:
+    """c (K, n) with c^T c = gram, numerically zero directions left out."""
+    values, vectors = torch.linalg.eigh(gram)
+    keep = values > values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
+    if not bool(keep.any()):
+        keep[-1] = True
+    return vectors[:, keep].T * values[keep].clamp(min=0).sqrt()[:, None]

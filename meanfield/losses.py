@@ -1,0 +1,88 @@
+"""Losses of outputs f (..., P, C) against targets y (P, C), and Delta = -d loss / d f (equation 2).
+
+The training loss is the mean of `value` over the P samples. To add a loss, add an entry to `_KNOWN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`value(f, y)` (..., P), `delta(f, y)` (..., P, C); `check(y)` raises ValueError for targets that do not fit."""
+
+    name: str
+    value: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
+    delta: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
+    check: Callable[[Tensor], None] = field(repr=False, compare=False)
+
+    def mean(self, f: Tensor, y: Tensor) -> Tensor:
+        """The loss averaged over samples, for every leading dimension of f."""
+        return self.value(f, y).mean(-1)
+
+    def __reduce__(self):
+        return (loss, (self.name,)) if _KNOWN.get(self.name) is self else super().__reduce__()
+
+
+def loss(which: str | Loss) -> Loss:
+    """The loss called `which`; ValueError listing the known names."""
+    return which if isinstance(which, Loss) else checks.lookup("loss", which, _KNOWN)
+
+
+def names() -> tuple[str, ...]:
+    return tuple(sorted(_KNOWN))
+
+
+def _any_target(y: Tensor) -> None:
+    del y  # the squared loss takes every finite target
+
+
+def _signs(y: Tensor) -> None:
+    other = y[(y != 1) & (y != -1)]
+    if len(other):
+        raise ValueError(
+            f"labels do not fit the loss 'logistic': received the label {other[0].item():g}; labels must be -1 or +1 "
+            "(for labels 0/1 give 2 * y - 1; for one-hot rows take the loss 'cross_entropy')"
+        )
+
+
+def _distributions(y: Tensor) -> None:
+    if y.shape[1] < 2:
+        raise ValueError(
+            f"labels do not fit the loss 'cross_entropy': received {y.shape[1]} column; each row must be a distribution over "
+            "at least two classes (one-hot; for labels -1/+1 take the loss 'logistic')"
+        )
+    bad = ((y < 0).any(1) | ((y.sum(1) - 1).abs() > 1e-6)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(
+            f"labels do not fit the loss 'cross_entropy': row {row} is {y[row].tolist()}; each row must be non-negative and "
+            "sum to 1 (one-hot: torch.nn.functional.one_hot(labels))"
+        )
+
+
+_KNOWN = {
+    found.name: found
+    for found in (
+        Loss("squared", lambda f, y: 0.5 * (f - y).square().sum(-1), lambda f, y: y - f, _any_target),
+        Loss(
+            "logistic",
+            lambda f, y: torch.logaddexp(-y * f, torch.zeros_like(f)).sum(-1),
+            lambda f, y: y * torch.sigmoid(-y * f),
+            _signs,
+        ),
+        Loss(
+            "cross_entropy",
+            lambda f, y: -(y * torch.log_softmax(f, -1)).sum(-1),
+            lambda f, y: y - torch.softmax(f, -1),
+            _distributions,
+        ),
+    )
+}

@@ -1,0 +1,251 @@
+"""The two sums of a two-layer network, over particles and over data, with memory O(N + P) (equations 8 and 9).
+
+    outputs:  f_mu = sum_r m_r a_r phi(w_r . x_mu)                                                  (P, C)
+    velocity: (1/P) sum_mu [ Delta_mu phi(h_r,mu),  (a_r . Delta_mu) phi'(h_r,mu) x_mu ]            (N, C), (N, D)
+
+Three engines give the same numbers to rounding, gradients included: `dense` (one N x P matrix), `chunked` (tiles that stay in
+cache), `keops` (compiled reductions, for GPUs at small D). `auto` chooses by shape and device. This is the only file that imports
+pykeops.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from meanfield import checks
+from meanfield.activations import Activation
+
+Engine = Literal["auto", "dense", "chunked", "keops"]
+
+_CPU_TILE = 2**18  # elements of a tile: 2 MB of float64, about a core's cache
+_CUDA_TILE = 2**26
+_KEOPS_LARGEST_DIMENSION = 100  # above it, matrix products win on every card tried by the KeOps authors
+
+
+def outputs(a: Tensor, w: Tensor, m: Tensor, x: Tensor, activation: Activation, engine: Engine = "auto") -> Tensor:
+    """f (P, C) of the particles a (N, C), w (N, D), m (N,) at the inputs x (P, D) (equation 8)."""
+    return _serve("outputs", engine, activation, a, w, m, x)
+
+
+def velocity(
+    a: Tensor, w: Tensor, x: Tensor, delta: Tensor, activation: Activation, engine: Engine = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Means over the data of (Delta phi, (a . Delta) phi' x), shapes (N, C) and (N, D); delta is (P, C) (equation 9)."""
+    return _serve("velocity", engine, activation, a, w, x, delta)
+
+
+def gram(features: Callable[..., Tensor], m: Tensor, *fields: Tensor, columns: int) -> Tensor:
+    """sum_r m_r q_r q_r^T (K, K) in float64, K = columns; q = features(*fields) (n, K) is formed for a tile of the N rows at a time."""
+    total = torch.zeros(columns, columns, dtype=torch.float64, device=m.device)
+    for mt, *tile in _tiles(columns, m, m, *fields):
+        q = features(*tile)
+        total += (q.T @ (mt[:, None] * q)).double()
+    return total
+
+
+def choose(particles: int, samples: int, inputs: int, device: torch.device, activation: Activation) -> Engine:
+    """The engine that `auto` takes: dense while N P fits one tile, KeOps on CUDA at small D, tiles otherwise."""
+    if particles * samples <= _tile(device):
+        return "dense"
+    if device.type == "cuda" and activation.keops and inputs <= _KEOPS_LARGEST_DIMENSION and keops_works():
+        return "keops"
+    return "chunked"
+
+
+def _serve(which: str, engine: Engine, activation: Activation, *tensors: Tensor) -> Any:
+    if engine not in get_args(Engine):
+        checks.lookup("engine", engine, dict.fromkeys(get_args(Engine)))
+    a, w, x = tensors[0], tensors[1], tensors[3] if which == "outputs" else tensors[2]
+    _check_shapes(which, *tensors)
+    if engine == "auto":
+        engine = choose(len(w), len(x), w.shape[1], w.device, activation)
+    if engine == "keops" and a.dtype in (torch.float32, torch.float64) and _keops_serves(activation):
+        try:
+            return _Keops.apply(which, activation, *tensors)
+        except Exception as error:  # no compiler, a broken installation: the tiles serve
+            _keops_failed(error)
+    return {"outputs": _outputs, "velocity": _velocity}[which](activation, engine == "dense", *tensors)
+
+
+def _check_shapes(which: str, a: Tensor, w: Tensor, *rest: Tensor) -> None:
+    m, x, delta = (rest[0], rest[1], None) if which == "outputs" else (None, rest[0], rest[1])
+    shapes = {"a": a, "w": w, "m": m, "x": x, "delta": delta}
+    fits = len(a) == len(w) and w.shape[1] == x.shape[1]
+    fits = fits and (m is None or m.shape == w.shape[:1]) and (delta is None or delta.shape == (len(x), a.shape[1]))
+    if not fits:
+        received = ", ".join(f"{k} {tuple(t.shape)}" for k, t in shapes.items() if t is not None)
+        raise ValueError(f"{which} needs a (N, C), w (N, D), m (N,), x (P, D), delta (P, C): received {received}")
+
+
+# ---- dense and chunked -----------------------------------------------------------------------------------------------
+
+
+def _outputs(activation: Activation, dense: bool, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
+    def part(a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
+        return activation.phi(x @ w.T) @ (m[:, None] * a)
+
+    if dense:
+        return part(a, w, m, x)
+    blocks = []
+    for xt in x.split(_columns(w)):
+        total: Tensor | float = 0.0
+        for tile in _tiles(len(xt), w, a, w, m):
+            total = total + _remember_little(part, *tile, xt).double()  # sums of many tiles keep float32's last digits
+        assert isinstance(total, Tensor)
+        blocks.append(total.to(a.dtype))
+    return torch.cat(blocks)
+
+
+def _velocity(
+    activation: Activation, dense: bool, a: Tensor, w: Tensor, x: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor]:
+    def part(a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        h = w @ x.T  # (n, P)
+        return activation.phi(h) @ delta, (activation.dphi(h) * (a @ delta.T)) @ x
+
+    if dense:
+        va, vw = part(a, w, x, delta)
+    elif len(x) <= _columns(w):
+        pairs = [_remember_little(part, *tile, x, delta) for tile in _tiles(len(x), w, a, w)]
+        va, vw = (torch.cat(rows) for rows in zip(*pairs, strict=True))
+    else:
+        va, vw = torch.zeros_like(a), torch.zeros_like(w)
+        for xt, dt in zip(x.split(_columns(w)), delta.split(_columns(w)), strict=True):
+            block = _velocity(activation, False, a, w, xt, dt)
+            va, vw = va + block[0] * len(xt), vw + block[1] * len(xt)
+    return va / len(x), vw / len(x)
+
+
+def _tile(device: torch.device) -> int:
+    return _CUDA_TILE if device.type == "cuda" else _CPU_TILE
+
+
+def _columns(w: Tensor) -> int:
+    """Data points per tile: all of them unless even 64 particles overfill a tile."""
+    return _tile(w.device) // 64
+
+
+def _tiles(columns: int, like: Tensor, *tensors: Tensor):
+    rows = max(1, _tile(like.device) // columns)
+    return zip(*(t.split(rows) for t in tensors), strict=True)
+
+
+def _remember_little(part: Callable, *tensors: Tensor) -> Any:
+    """part(*tensors), recomputed in the backward pass instead of remembered."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return part(*tensors)
+
+
+# ---- KeOps -----------------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()  # concurrent KeOps calls return silently wrong values
+_state = {"broken": False}
+
+
+def keops_works() -> bool:
+    """Whether pykeops can be imported here; its absence is warned of once."""
+    return not _state["broken"] and _genred() is not None
+
+
+def _keops_serves(activation: Activation) -> bool:
+    if activation.keops is None:
+        _warn_once(f"the activation {activation.name!r} has no KeOps formula")
+        return False
+    return keops_works()
+
+
+def _keops_failed(error: Exception) -> None:
+    _state["broken"] = True
+    _warn_once(f"KeOps failed here ({type(error).__name__}: {str(error).strip()[:200]})")
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"{reason}: the chunked engine serves instead, with the same numbers", RuntimeWarning, stacklevel=2)
+
+
+@cache
+def _genred() -> Any:
+    """pykeops' Genred, or None. Imported late and quietly: the import can fail in many ways and breaks fork + CUDA."""
+    flags = os.environ.get("CXXFLAGS")
+    unsafe = {
+        "-ffast-math",
+        "-Ofast",
+        "-funsafe-math-optimizations",
+    }  # they turn on flush-to-zero for the whole process
+    os.environ["CXXFLAGS"] = " ".join(flag for flag in (flags or "").split() if flag not in unsafe)
+    os.environ.setdefault("PYKEOPS_VERBOSE", "0")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pykeops.torch import Genred
+    except Exception as error:  # TypeError where libcudart is missing, OSError, ImportError, ...
+        _keops_failed(error)
+        return None
+    finally:
+        os.environ.pop("CXXFLAGS") if flags is None else os.environ.__setitem__("CXXFLAGS", flags)
+    return Genred
+
+
+def formula(activation: Activation, which: Literal["phi", "dphi"], h: str) -> str:
+    """phi or phi' of the KeOps expression h; constants are the parameter k."""
+    assert activation.keops is not None
+    constants = [f"Elem(k,{i})" for i in range(len(activation.keops_constants()))]
+    return activation.keops[which == "dphi"].format(h=h, k=constants)
+
+
+@cache
+def _reduction(which: str, activation: Activation, inputs: int, outs: int) -> Callable:
+    phi, dphi = formula(activation, "phi", "(w|x)"), formula(activation, "dphi", "(w|x)")
+    sides = ("Vj", "Vi") if which == "outputs" else ("Vi", "Vj")  # (particles, data); the sum runs over j
+    aliases = [f"w={sides[0]}({inputs})", f"a={sides[0]}({outs})", f"x={sides[1]}({inputs})"]
+    if which == "outputs":
+        text = f"{phi}*a"  # m is folded into a
+    else:
+        aliases.append(f"d={sides[1]}({outs})")
+        text = f"Concat({phi}*d, ({dphi}*(a|d))*x)"
+    if activation.keops_constants():
+        aliases.append(f"k=Pm({len(activation.keops_constants())})")
+    return _genred()(text, aliases, reduction_op="Sum", axis=1)
+
+
+class _Keops(torch.autograd.Function):
+    """KeOps forward; backward by tiles with explicit phi', since KeOps' own derivative of exponential forms gives NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, which: str, activation: Activation, *tensors: Tensor) -> Any:
+        ctx.which, ctx.activation = which, activation
+        ctx.save_for_backward(*tensors)
+        a, w = tensors[:2]
+        x = tensors[3] if which == "outputs" else tensors[2]
+        fields = [w, tensors[2][:, None] * a, x] if which == "outputs" else [w, a, x, tensors[3]]
+        if constants := activation.keops_constants():
+            fields.append(w.new_tensor(constants))
+        backend = "CPU" if w.device.type == "cpu" else "auto"
+        with _lock:
+            result = _reduction(which, activation, w.shape[1], a.shape[1])(
+                *(t.contiguous() for t in fields), backend=backend
+            )
+        return result if which == "outputs" else (result[:, : a.shape[1]] / len(x), result[:, a.shape[1] :] / len(x))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        needed = ctx.needs_input_grad[2:]
+        inputs = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad():
+            result = {"outputs": _outputs, "velocity": _velocity}[ctx.which](ctx.activation, False, *inputs)
+        results = (result,) if ctx.which == "outputs" else result
+        wanted = [t for t in inputs if t.requires_grad]
+        grads = iter(torch.autograd.grad(results, wanted, cotangents, allow_unused=True))
+        return None, None, *(next(grads) if n else None for n in needed)

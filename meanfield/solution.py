@@ -1,0 +1,139 @@
+"""What answers a problem: Solution. Particle flows, finite networks and every limit return it, on the problem's time grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanfield.kernels import TwoTimeKernel, recorded
+from meanfield.measure import ParticleMeasure
+from meanfield.problem import Problem
+
+
+class Status(Enum):
+    """How a run ended; the value says what to do."""
+
+    FINISHED = "finished: every step was taken"
+    INTERRUPTED = "interrupted: go on from here with solver.resume(solution)"
+    NON_FINITE = "non-finite: the outputs blew up; lower learning_rate, or take optimiser='gradient_flow'"
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A solved problem, complete when created.
+
+    f (T+1, P, C) and f_test (T+1, P_test, C): outputs at every recorded time; T is below training.steps if the run ended early.
+    snapshots: the steps at which everything below was recorded.
+    kernels: "Phi1".."PhiL" feature kernels and "G1".."GL" gradient kernels, each with `.at(t, s)`.
+    tangent_kernels (snapshots, P, C, P, C): in units where df/dt = K Delta / P.
+    particles: two-layer solutions only, the measure at each snapshot. fields: finite networks only, "h1".. and "g1".. of shape
+    (snapshots, N, P) and (snapshots, N, P C).
+    state: tensors from which the solver goes on. solver: its name and settings. stats: seconds, engine, evaluations.
+    """
+
+    problem: Problem
+    solver: Mapping[str, Any]
+    f: Tensor
+    f_test: Tensor | None
+    state: Mapping[str, Tensor]
+    status: Status = Status.FINISHED
+    snapshots: tuple[int, ...] = ()
+    kernels: Mapping[str, TwoTimeKernel] = field(default_factory=dict)
+    tangent_kernels: Tensor | None = None
+    particles: Mapping[int, ParticleMeasure] = field(default_factory=dict)
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        data = self.problem.data
+        if self.f.ndim != 3 or tuple(self.f.shape[1:]) != tuple(data.y.shape):
+            raise ValueError(f"f must have shape (T+1, {data.samples}, {data.outputs}): received {tuple(self.f.shape)}")
+        if (self.f_test is None) != (data.x_test is None):
+            raise ValueError("f_test belongs to a problem with test samples, and to such a problem only")
+
+    def __repr__(self) -> str:
+        end = f", loss {float(self.loss[0]):.4g} -> {float(self.loss[-1]):.4g}" if len(self.f) else ""
+        return f"Solution({self.solver.get('name')}, steps={self.steps}{end}, {self.status.name.lower()})"
+
+    def __eq__(self, other: object) -> bool:
+        """Same problem, settings and numbers; `stats` (seconds and the like) may differ."""
+        if not isinstance(other, Solution):
+            return NotImplemented
+        keys = ("problem", "status", "snapshots", "kernels", "particles")
+        return (
+            dict(self.solver) == dict(other.solver)
+            and all(getattr(self, key) == getattr(other, key) for key in keys)
+            and all(
+                _equal(getattr(self, key), getattr(other, key))
+                for key in ("f", "f_test", "tangent_kernels", "state", "fields")
+            )
+        )
+
+    @property
+    def steps(self) -> int:
+        """T, the steps that were taken"""
+        return len(self.f) - 1
+
+    @property
+    def times(self) -> Tensor:
+        """(T+1,) training time eta k"""
+        return self.problem.training.learning_rate * torch.arange(self.steps + 1, dtype=torch.float64)
+
+    @property
+    def loss(self) -> Tensor:
+        """(T+1,) training loss"""
+        return self.problem.loss_function.mean(self.f.double(), self.problem.data.y)
+
+    @property
+    def test_loss(self) -> Tensor:
+        """(T+1,) loss on the test samples; ValueError if there are none"""
+        if self.f_test is None or self.problem.data.y_test is None:
+            raise ValueError("the problem has no test targets: give the Dataset x_test and y_test")
+        return self.problem.loss_function.mean(self.f_test.double(), self.problem.data.y_test)
+
+    @property
+    def width(self) -> int | None:
+        """N of a finite network; None for a limit"""
+        return self.solver.get("width")
+
+    def tangent_kernel(self, t: int = -1) -> Tensor:
+        """K at step t, (P, P) for one output, else (P, C, P, C) (equation 11)"""
+        index = recorded(t, self.snapshots)
+        if self.tangent_kernels is None:
+            raise ValueError("the solver recorded no tangent kernel: give it snapshots, e.g. snapshots=(0, -1)")
+        kernel = self.tangent_kernels[index]
+        return kernel[:, 0, :, 0] if kernel.shape[1] == 1 else kernel
+
+    def measure(self, t: int = -1) -> ParticleMeasure:
+        """The particles at step t (two-layer solutions)"""
+        if not self.particles:
+            raise ValueError(
+                "no particles were kept: they exist for two-layer networks, with snapshots and keep_neurons=True"
+            )
+        return self.particles[sorted(self.particles)[recorded(t, sorted(self.particles))]]
+
+    def preactivations(self, t: int = -1, layer: int = 1) -> tuple[Tensor, Tensor]:
+        """(h (N, P), weights (N,)): the neurons' preactivations at step t on the training samples"""
+        if f"h{layer}" in self.fields:
+            h = self.fields[f"h{layer}"][recorded(t, self.snapshots)]
+            return h, h.new_full((len(h),), 1 / len(h))
+        if layer != 1 or not self.particles:
+            raise ValueError(
+                f"no preactivations of layer {layer} were kept: the network has {self.problem.network.depth} hidden layers; "
+                "ask for snapshots and keep_neurons=True"
+            )
+        measure = self.measure(t)
+        return measure.w @ self.problem.network.inputs(self.problem.data.x).to(measure.w.dtype).T, measure.m
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return a is None and b is None

@@ -1,0 +1,273 @@
+"""The one loop through training time: record outputs, take snapshots, advance; methods supply outputs and velocity."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from meanfield import checks
+from meanfield.activations import Activation
+from meanfield.problem import Problem, Training
+from meanfield.solution import Solution, Status
+
+State = tuple[Tensor, ...]
+
+
+class Method(Protocol):
+    """What a solver knows; leading dimensions of f (seeds of an ensemble) are its own affair."""
+
+    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
+        """f (..., P, C) and f_test (..., P_test, C)"""
+        ...
+
+    def velocity(self, state: State, f: Tensor) -> State:
+        """d state / d(training time), given f = outputs(state)[0]"""
+        ...
+
+    def capture(self, state: State) -> Any:
+        """What a snapshot keeps; must not alias the state, which is advanced in place"""
+        ...
+
+
+class SolverError(RuntimeError):
+    """A run that could not finish; `solutions` hold what was computed until then."""
+
+    def __init__(self, message: str, solutions: Sequence[Solution] = ()) -> None:
+        super().__init__(message)
+        self.solutions = list(solutions)
+
+    @property
+    def solution(self) -> Solution | None:
+        return _culprit(self.solutions)
+
+
+class NonFiniteError(SolverError):
+    """Outputs became NaN or infinite; `solution` ends at the last finite step."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; `solutions` can be saved and resumed."""
+
+    def __init__(self, message: str, solutions: Sequence[Solution] = ()) -> None:
+        super().__init__(message)
+        self.solutions = list(solutions)
+
+    @property
+    def solution(self) -> Solution | None:
+        return _culprit(self.solutions)
+
+
+@dataclass
+class Trajectory:
+    """Records of one run from step `first`: f[k - first] is the output at step k."""
+
+    first: int
+    f: list[Tensor] = field(default_factory=list)
+    f_test: list[Tensor] = field(default_factory=list)
+    captured: dict[int, Any] = field(default_factory=dict)
+    state: State = ()
+    status: Status = Status.FINISHED
+    stats: dict[str, Any] = field(default_factory=dict)
+    blown: Tensor | None = None  # the non-finite outputs that ended the run
+
+    def history(self, previous: Solution | None = None) -> tuple[Tensor, Tensor | None]:
+        """f and f_test from step 0 on, (steps, ..., P, C) on the CPU; a resumed run repeats the step at which `previous` ended."""
+
+        def joined(new: list[Tensor], old: Tensor | None) -> Tensor | None:
+            recorded = torch.stack(new).cpu() if new else None
+            if old is None or recorded is None:
+                return recorded
+            return torch.cat([old[: self.first], recorded.reshape(-1, *old.shape[1:])])
+
+        f = joined(self.f, previous.f if previous else None)
+        if f is None:
+            raise NonFiniteError(
+                "the outputs are non-finite at the very first step: check the scale of the data and of the weights"
+            )
+        return f, joined(self.f_test, previous.f_test if previous else None)
+
+
+def snapshot_steps(snapshots: Sequence[int], steps: int) -> tuple[int, ...]:
+    """Sorted distinct steps; -1 stands for the last. ValueError outside 0..steps."""
+    resolved = sorted({steps if s == -1 else s for s in snapshots})
+    if resolved and not (resolved[0] >= 0 and resolved[-1] <= steps):
+        raise ValueError(f"snapshots must lie in 0..{steps} (or be -1, the last step): received {tuple(snapshots)}")
+    return tuple(resolved)
+
+
+def tolerance(asked: float | None, activation: Activation, dtype: str) -> float:
+    """The relative tolerance of gradient flow: as asked, else 1e-7.
+
+    At least 1e-5 in float32, and 1e-4 for activations with kinks, whose particles each cost the integrator a refined step.
+    """
+    if asked is not None:
+        return asked
+    return 1e-4 if activation.kinks else 1e-5 if dtype == "float32" else 1e-7
+
+
+def evolve(
+    method: Method,
+    state: State,
+    training: Training,
+    *,
+    first: int = 0,
+    snapshots: Sequence[int] = (),
+    rtol: float = 1e-7,
+    progress: bool | None = None,
+    label: str = "",
+) -> Trajectory:
+    """Advance `state` (in place) from step `first` to training.steps and record every step.
+
+    gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control over each interval.
+    Ends early, with a status, at non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
+    """
+    run, start = Trajectory(first, state=state), time.perf_counter()
+    advance = {"gradient_descent": _descend, "gradient_flow": _flow(rtol)}[training.optimiser]
+    bar = tqdm(
+        total=training.steps,
+        initial=first,
+        desc=label,
+        delay=2,
+        leave=False,
+        disable=None if progress is None else not progress,
+    )
+    with torch.no_grad(), bar, _postponed_interrupt() as interrupted:
+        try:
+            for step in range(first, training.steps + 1):
+                f, f_test = method.outputs(run.state)
+                run.blown = f if f_test is None else torch.cat([f, f_test], -2)
+                if not bool(torch.isfinite(run.blown).all()):
+                    raise _BlewUp
+                run.blown = None
+                run.f.append(f.detach())
+                if f_test is not None:
+                    run.f_test.append(f_test.detach())
+                if step in snapshots:
+                    run.captured[step] = method.capture(run.state)
+                if interrupted():
+                    run.status = Status.INTERRUPTED
+                    break
+                if step < training.steps:
+                    run.state = advance(method, run.state, f, training.learning_rate)
+                    bar.update()
+        except _BlewUp:
+            run.status = Status.NON_FINITE
+    run.stats["seconds"] = time.perf_counter() - start
+    return run
+
+
+class _BlewUp(Exception):
+    """Values that are not finite."""
+
+
+@contextmanager
+def _postponed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C sets a flag, so that no step is left half done; a second one acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _descend(method: Method, state: State, f: Tensor, eta: float) -> State:
+    for tensor, v in zip(state, method.velocity(state, f), strict=True):
+        tensor.add_(v, alpha=eta)
+    return state
+
+
+def _flow(rtol: float) -> Callable[[Method, State, Tensor, float], State]:
+    def advance(method: Method, state: State, f: Tensor, eta: float) -> State:
+        del f  # the integrator evaluates it again with its own stages
+        from torchdiffeq import odeint
+
+        def rhs(t: Tensor, now: State) -> State:
+            del t
+            return method.velocity(now, method.outputs(now)[0])
+
+        times = torch.tensor([0.0, eta], dtype=torch.float64, device=state[0].device)
+        try:
+            path = odeint(rhs, state, times, rtol=rtol, atol=rtol / 100, method="dopri5")
+        except AssertionError as error:  # "underflow in dt", "non-finite values in state"
+            raise _BlewUp from error
+        return tuple(tensor[-1].clone() for tensor in path)
+
+    return advance
+
+
+def settings(solver: Any) -> dict[str, Any]:
+    """Name and settings of a solver, as plain values; what does not change the numbers is left out."""
+    idle = {"progress", "raise_on_failure"}
+    values = {f.name: getattr(solver, f.name) for f in fields(solver) if f.name not in idle}
+    plain = {
+        k: v if isinstance(v, (int, float, str, tuple, type(None))) else f"given ({type(v).__name__})"
+        for k, v in values.items()
+    }
+    return {"name": type(solver).__name__, **plain}
+
+
+def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
+    """The problem that continues `solution` by `steps`; ValueError if this solver cannot go on from it."""
+    name = solution.solver.get("name")
+    if name != type(solver).__name__:
+        raise ValueError(f"a solution of {name} cannot be resumed by {type(solver).__name__}: take {name}(...).resume")
+    if solution.status is Status.NON_FINITE:
+        raise ValueError("a solution that blew up cannot be resumed: solve again with a lower learning rate")
+    mine = settings(solver)
+    other = {k for k, v in mine.items() if k not in _FREE and solution.solver.get(k) != v}
+    if other:
+        raise ValueError(
+            f"the solution was made with other settings: {', '.join(f'{k}={solution.solver.get(k)!r}' for k in sorted(other))}; "
+            "resume with a solver of the same settings"
+        )
+    problem = solution.problem.with_steps(solution.steps + checks.integer("steps", steps, 1))
+    for step in snapshot_steps(mine["snapshots"], problem.training.steps):
+        if step <= solution.steps and step not in solution.snapshots:
+            raise ValueError(
+                f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"
+            )
+    return problem
+
+
+_FREE = {"snapshots", "engine", "device", "batch"}  # may change when a run goes on
+
+
+def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
+    """Raise, with all solutions attached, if a run among them was interrupted or (if so asked) blew up."""
+    bad = _culprit(solutions)
+    if bad is None or bad.status is Status.FINISHED:
+        return
+    if bad.status is Status.INTERRUPTED:
+        raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
+    if raise_on_failure:
+        failed = [s.solver["seed"] for s in solutions if s.status is Status.NON_FINITE]
+        raise NonFiniteError(
+            f"{bad.status.value}. It happened at step {bad.steps + 1} of {bad.problem.training.steps} with "
+            f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; last finite loss "
+            f"{float(bad.loss[-1]):.4g}). What was computed is in this error's .solutions",
+            solutions,
+        )
+
+
+def _culprit(solutions: Sequence[Solution]) -> Solution | None:
+    order = [Status.INTERRUPTED, Status.NON_FINITE, Status.FINISHED]
+    return min(solutions, key=lambda s: order.index(s.status), default=None)

@@ -1,0 +1,130 @@
+"""FiniteWidth: real networks of any depth, trained by autograd, all seeds of a width in one batched run (equation 1).
+
+Nothing here knows a limit: derivatives come from autograd, and no formula is shared with the solvers of the limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.problem import Problem
+from meanfield.solution import Solution, Status
+from solvers.evolve import conclude, earlier, evolve, snapshot_steps, tolerance
+from solvers.networks import Networks
+
+
+@dataclass(frozen=True)
+class FiniteWidth:
+    """Trains networks of one width: `FiniteWidth(512, seed=0)(problem)`, or many at once: `.ensemble(problem, seeds=range(16))`.
+
+    Each seed's initial weights depend on (seed, width) alone, not on the company it runs in. snapshots: steps at which kernels
+    and neurons are recorded; keep_neurons=False keeps the kernels only. batch: seeds per run; None chooses by memory.
+    """
+
+    width: int = 512
+    seed: int = 0
+    dtype: str = "float64"
+    device: str = "cpu"
+    snapshots: Sequence[int] = (0, -1)
+    keep_neurons: bool = True
+    batch: int | None = None
+    rtol: float | None = None
+    progress: bool | None = None
+    raise_on_failure: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", checks.integer("width", self.width, 1))
+        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
+        object.__setattr__(self, "device", checks.device(self.device))
+        object.__setattr__(self, "snapshots", tuple(self.snapshots))
+        checks.integer("seed", self.seed, 0)
+        if self.batch is not None:
+            checks.integer("batch", self.batch, 1)
+        if self.rtol is not None:
+            checks.positive("rtol", self.rtol)
+
+    def __call__(self, problem: Problem) -> Solution:
+        return self.ensemble(problem, (self.seed,))[0]
+
+    def ensemble(self, problem: Problem, seeds: int | Sequence[int] = 16) -> list[Solution]:
+        """One solution per seed; a number n means the seeds 0..n-1.
+
+        A seed that blows up does not cost the others: the error that is raised at the end carries all of them.
+        """
+        chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+        snapshot_steps(self.snapshots, problem.training.steps)
+        per_seed = self.bytes_per_seed(problem)
+        checks.memory("one network", per_seed, "take a smaller width, dtype='float32', or fewer snapshots")
+        at_once = self.batch or max(1, int(_BATCH_BYTES / per_seed))
+        solutions: list[Solution] = []
+        for start in range(0, len(chosen), at_once):
+            solutions += self._train(problem, chosen[start : start + at_once])
+            if solutions[-1].status is Status.INTERRUPTED:
+                break
+        conclude(solutions, self.raise_on_failure)
+        return solutions
+
+    def resume(self, solution: Solution, steps: int) -> Solution:
+        """The solution continued for `steps` more steps; equal to an uninterrupted run of the same seed alone."""
+        if "seed" not in solution.solver:
+            raise ValueError("only solutions of FiniteWidth can be resumed by it")
+        solver = replace(self, seed=solution.solver["seed"])
+        problem = earlier(solver, solution, steps)
+        resumed = solver._train(problem, (solver.seed,), solution)
+        conclude(resumed, self.raise_on_failure)
+        return resumed[0]
+
+    def bytes_per_seed(self, problem: Problem) -> float:
+        """An estimate of the memory that training one network needs."""
+        n, depth, data = self.width, problem.network.depth, problem.data
+        samples = data.samples + (0 if data.x_test is None else len(data.x_test))
+        weights = n * (data.inputs + data.outputs + 2) + (depth - 1) * n * (n + 1)
+        fields = n * depth * (4 * samples + len(self.snapshots) * data.samples * (1 + data.outputs))
+        kept = len(self.snapshots) * n * (data.inputs + data.outputs + 1) if depth == 1 else 0
+        return (3 * weights + fields + kept) * (4 if self.dtype == "float32" else 8)
+
+    def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
+        networks, steps = Networks(problem, self), snapshot_steps(self.snapshots, problem.training.steps)
+        run = evolve(
+            networks,
+            networks.initial_state(seeds) if previous is None else networks.state_of(previous),
+            problem.training,
+            first=previous.steps if previous else 0,
+            snapshots=steps,
+            rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
+            progress=self.progress,
+            label=f"{len(seeds)} networks of width {self.width}",
+        )
+        run.stats["seconds"] /= len(seeds)
+        if run.status is Status.NON_FINITE and len(seeds) > 1:
+            return [solution for group in _without_blown(seeds, run.blown) for solution in self._train(problem, group)]
+        f, f_test = run.history(previous)
+        many = previous is None  # a resumed run has lost its axis of seeds
+        return [
+            networks.solution(
+                replace(self, seed=seed),
+                run,
+                e,
+                f[:, e] if many else f,
+                f_test[:, e] if many and f_test is not None else f_test,
+                previous,
+            )
+            for e, seed in enumerate(seeds)
+        ]
+
+
+_BATCH_BYTES = 5e8
+
+
+def _without_blown(seeds: Sequence[int], outputs: Tensor | None) -> list[tuple[int, ...]]:
+    """The seeds with finite outputs together, each other one alone; all alone if nobody knows who blew up."""
+    if outputs is None:
+        return [(seed,) for seed in seeds]
+    finite = torch.isfinite(outputs).flatten(1).all(1).tolist()
+    healthy = tuple(seed for seed, good in zip(seeds, finite, strict=True) if good)
+    return ([healthy] if healthy else []) + [(seed,) for seed, good in zip(seeds, finite, strict=True) if not good]

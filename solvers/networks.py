@@ -1,0 +1,210 @@
+"""A batch of real networks of one width: forward by matrix products, derivatives by autograd (equation 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.kernels import TwoTimeKernel
+from meanfield.measure import ParticleMeasure
+from meanfield.problem import Problem
+from meanfield.solution import Solution
+from solvers.evolve import State, Trajectory, settings, snapshot_steps
+
+if TYPE_CHECKING:
+    from solvers.finite_width import FiniteWidth
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """Per seed: parameters of two-layer networks, h and g of each layer, and the tangent kernel."""
+
+    parameters: State | None
+    h: list[Tensor]  # (E, N, P) each
+    g: list[Tensor]  # (E, N, P C) each
+    tangent: Tensor  # (E, P, C, P, C)
+
+
+class Networks:
+    """A batch of E independent networks; the state is W0, .., a (and biases), each with a leading axis of seeds."""
+
+    def __init__(self, problem: Problem, solver: FiniteWidth) -> None:
+        self.problem, self.width, self.keep, self.steps = problem, solver.width, solver.keep_neurons, solver.snapshots
+        self.network, self.phi = problem.network, problem.network.nonlinearity.phi
+        self.kind, self.device = checks.DTYPES[solver.dtype], solver.device
+        data = problem.data
+        self.x, self.y = self._here(data.x), self._here(data.y)
+        self.x_test = None if data.x_test is None else self._here(data.x_test)
+        self.sigma = problem.scaling.output_multiplier(solver.width)
+        self.rate_a, self.rate_w = problem.scaling.learning_rate_multipliers(solver.width)
+        n, depth = solver.width, self.network.depth
+        self.shapes: dict[str, tuple[int, ...]] = {"W0": (n, data.inputs)}
+        self.shapes |= {f"W{l}": (n, n) for l in range(1, depth)} | {"a": (n, data.outputs)}
+        if self.network.bias_std:
+            self.shapes |= {f"b{l}": (n, 1) for l in range(depth)} | {"b": (data.outputs,)}
+        self.names = tuple(self.shapes)
+        self.rates = [self.rate_a if name in ("a", "b") else self.rate_w for name in self.names]
+        self.leaves: list[Tensor] = []
+
+    def initial_state(self, seeds: Sequence[int]) -> State:
+        return tuple(torch.stack(tensors) for tensors in zip(*(self._draw(seed) for seed in seeds), strict=True))
+
+    def state_of(self, solution: Solution) -> State:
+        return tuple(self._here(solution.state[name]).clone()[None] for name in self.names)
+
+    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
+        with torch.enable_grad():
+            self.leaves = [tensor.detach().requires_grad_() for tensor in state]
+            f = self._forward(self.leaves, self.x)[0]
+        return f, None if self.x_test is None else self._forward(state, self.x_test)[0]
+
+    def velocity(self, state: State, f: Tensor) -> State:
+        del state  # f remembers the leaves it came from
+        with torch.enable_grad():
+            loss = self.problem.loss_function.mean(f, self.y).sum()  # seeds do not interact
+        gradients = torch.autograd.grad(loss, self.leaves)
+        return tuple(g.mul(-rate) for g, rate in zip(gradients, self.rates, strict=True))
+
+    def capture(self, state: State) -> _Snapshot:
+        with torch.enable_grad():
+            f, h = self._forward([tensor.detach().requires_grad_() for tensor in state], self.x)
+            per_output = [torch.autograd.grad(f[..., c].sum(), h, retain_graph=True) for c in range(f.shape[-1])]
+        slopes = [torch.stack(gs, -1) for gs in zip(*per_output, strict=True)]  # df / dh^l (E, N, P, C)
+        h = [t.detach() for t in h]
+        keep = self.keep and self.network.depth == 1
+        parameters = tuple(t.clone() for t in state) if keep else None
+        return _Snapshot(parameters, h, [s.flatten(2) / self.sigma for s in slopes], self._tangent(h, slopes))
+
+    def solution(
+        self, solver: FiniteWidth, run: Trajectory, e: int, f: Tensor, f_test: Tensor | None, previous: Solution | None
+    ) -> Solution:
+        """The solution of the e-th seed."""
+        steps = sorted(run.captured)
+        captured = [run.captured[step] for step in steps]
+        particles = {
+            step: self._measure(s.parameters, e) for step, s in run.captured.items() if s.parameters is not None
+        }
+        fields = {
+            f"{name}{l + 1}": torch.stack([getattr(s, name)[l][e] for s in captured]).cpu()
+            for name in ("h", "g")
+            for l in range(self.network.depth)
+            if captured
+        }
+        tangent = torch.stack([s.tangent[e] for s in captured]).cpu() if captured else None
+        if previous is not None:
+            particles = dict(previous.particles) | particles
+            steps, fields, tangent = _joined(previous, steps, fields, tangent)
+        wanted = snapshot_steps(self.steps, self.problem.training.steps)
+        chosen = [i for i, step in enumerate(steps) if step in wanted]
+        steps, fields = [steps[i] for i in chosen], {name: field[chosen] for name, field in fields.items()}
+        return Solution(
+            problem=self.problem,
+            solver=settings(solver),
+            f=f,
+            f_test=f_test,
+            state={name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)},
+            status=run.status,
+            snapshots=tuple(steps),
+            kernels=self._kernels(steps, fields) if steps else {},
+            tangent_kernels=None if tangent is None else tangent[chosen],
+            particles={step: measure for step, measure in particles.items() if step in wanted},
+            fields=fields if self.keep else {},
+            stats=dict(run.stats),
+        )
+
+    def _forward(self, parameters: Sequence[Tensor], x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Outputs (E, P, C) and preactivations of each layer (E, N, P)."""
+        p = dict(zip(self.names, parameters, strict=True))
+        std, bias, depth, beta = (
+            self.network.weight_std,
+            self.network.bias_std,
+            self.network.depth,
+            self.network.residual,
+        )
+        h = [std * (p["W0"] @ x.T) / math.sqrt(x.shape[1])]
+        if bias:
+            h[0] = h[0] + bias * p["b0"]
+        for l in range(1, depth):
+            new = std * torch.bmm(p[f"W{l}"], self.phi(h[-1])) / math.sqrt(self.width)
+            if bias:
+                new = new + bias * p[f"b{l}"]
+            h.append(new if beta is None else h[-1] + beta / math.sqrt(depth) * new)
+        f = std * torch.bmm(self.phi(h[-1]).transpose(1, 2), p["a"])
+        if bias:
+            f = f + bias * math.sqrt(self.width) * p["b"][:, None, :]
+        return self.sigma * f, h
+
+    def _tangent(self, h: list[Tensor], slopes: list[Tensor]) -> Tensor:
+        """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
+        std, bias, depth, beta = (
+            self.network.weight_std,
+            self.network.bias_std,
+            self.network.depth,
+            self.network.residual,
+        )
+        branch = 1.0 if beta is None else beta / math.sqrt(depth)
+        e, _, p = h[0].shape
+        total = h[0].new_zeros(e, p, slopes[0].shape[-1], p, slopes[0].shape[-1])
+        for l in range(depth):
+            below = (
+                self.x.T[None] / math.sqrt(self.x.shape[1]) if l == 0 else self.phi(h[l - 1]) / math.sqrt(self.width)
+            )
+            gram = (std**2 * below.transpose(1, 2) @ below + bias**2) * (1.0 if l == 0 else branch**2)  # (E or 1, P, P)
+            dots = torch.einsum("enpc,enqd->epcqd", slopes[l], slopes[l])
+            total += self.rate_w * dots * gram[:, :, None, :, None]
+        phi = self.phi(h[-1])
+        gram = self.rate_a * self.sigma**2 * (std**2 * phi.transpose(1, 2) @ phi + self.width * bias**2)
+        return total + gram[:, :, None, :, None] * torch.eye(total.shape[2]).to(total)[None, None, :, None, :]
+
+    def _kernels(self, steps: list[int], fields: dict[str, Tensor]) -> dict[str, TwoTimeKernel]:
+        m = torch.full((self.width,), 1 / self.width, dtype=self.kind)
+        kernels = {}
+        for l in range(1, self.network.depth + 1):
+            for name, field, feature in (
+                (f"Phi{l}", fields[f"h{l}"], self.phi),
+                (f"G{l}", fields[f"g{l}"], lambda q: q),
+            ):
+                kernels[name] = TwoTimeKernel.from_fields(steps, m, list(field), field.shape[-1], feature)
+        return kernels
+
+    def _measure(self, parameters: State, e: int) -> ParticleMeasure:
+        p = {name: tensor[e].cpu() for name, tensor in zip(self.names, parameters, strict=True)}
+        w = torch.cat([p["W0"], p["b0"]], 1) if "b0" in p else p["W0"]
+        return ParticleMeasure(p["a"], w, torch.full((self.width,), 1 / self.width, dtype=self.kind))
+
+    def _draw(self, seed: int) -> list[Tensor]:
+        entropy = np.random.SeedSequence([seed, self.width]).generate_state(1, np.uint64)[0] % 2**63
+        g = torch.Generator().manual_seed(int(entropy))
+        return [self._here(torch.randn(shape, generator=g, dtype=torch.float64)) for shape in self.shapes.values()]
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(dtype=self.kind, device=self.device)
+
+
+def _joined(
+    previous: Solution, steps: list[int], fields: dict[str, Tensor], tangent: Tensor | None
+) -> tuple[list[int], dict[str, Tensor], Tensor | None]:
+    """Snapshots of a resumed run behind those of the run that it continues."""
+    old = [i for i, step in enumerate(previous.snapshots) if step not in steps]
+    if not old:
+        return steps, fields, tangent
+    if not previous.fields or previous.tangent_kernels is None:
+        raise ValueError(
+            "the earlier snapshots were kept without neurons: resume with snapshots in the future only, e.g. (-1,)"
+        )
+    if not steps:
+        return (
+            [previous.snapshots[i] for i in old],
+            {k: v[old] for k, v in previous.fields.items()},
+            previous.tangent_kernels[old],
+        )
+    joined = {name: torch.cat([previous.fields[name][old], field]) for name, field in fields.items()}
+    assert tangent is not None
+    return [previous.snapshots[i] for i in old] + steps, joined, torch.cat([previous.tangent_kernels[old], tangent])

@@ -1,0 +1,232 @@
+"""WassersteinFlow: the infinite-width limit of a two-layer network as the flow of a particle measure (equations 6 to 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from meanfield import checks, reductions
+from meanfield.kernels import TwoTimeKernel, tangent_kernel
+from meanfield.measure import ParticleMeasure
+from meanfield.problem import Problem
+from meanfield.solution import Solution
+from solvers.evolve import State, Trajectory, conclude, earlier, evolve, settings, snapshot_steps, tolerance
+
+Initial = Literal["sobol", "iid", "gauss_hermite"]
+
+
+@dataclass(frozen=True)
+class WassersteinFlow:
+    """Solves two-layer problems in the mean-field scaling: `WassersteinFlow(particles=2**14)(problem) -> Solution`.
+
+    initial: "sobol" (scrambled quasi-Monte-Carlo, error about 1/N at few samples), "iid" (equal in law to a width-N network),
+    "gauss_hermite" (quadrature, up to about four dimensions; `particles` is then an upper bound), or a ParticleMeasure.
+    balanced: shift the readouts a, by as little as possible, so that f(0) = 0 exactly, as in the limit ("sobol" only; equation 12).
+    snapshots: steps at which kernels and particles are recorded; -1 is the last. Memory O(N + P) per snapshot, plus the kernels.
+    rtol: tolerance of the adaptive integrator (gradient_flow only), see evolve.tolerance. ValueError for problems that it cannot solve.
+    """
+
+    particles: int = 2**14
+    seed: int = 0
+    initial: Initial | ParticleMeasure = "sobol"
+    balanced: bool = True
+    engine: reductions.Engine = "auto"
+    dtype: str = "float64"
+    device: str = "cpu"
+    snapshots: Sequence[int] = (0, -1)
+    rtol: float | None = None
+    progress: bool | None = None
+    raise_on_failure: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "particles", checks.integer("particles", self.particles, 1))
+        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
+        object.__setattr__(self, "device", checks.device(self.device))
+        object.__setattr__(self, "snapshots", tuple(self.snapshots))
+        checks.integer("seed", self.seed, 0)
+        if not isinstance(self.initial, ParticleMeasure):
+            checks.lookup("initial measure", self.initial, dict.fromkeys(get_args(Initial)))
+        checks.lookup("engine", self.engine, dict.fromkeys(get_args(reductions.Engine)))
+        if self.rtol is not None:
+            checks.positive("rtol", self.rtol)
+
+    def __call__(self, problem: Problem) -> Solution:
+        self.check(problem)
+        measure = self.initial_measure(problem)
+        b = measure.a.new_zeros(problem.data.outputs)
+        return self._run(problem, measure.m, (measure.a, measure.w, b), None)
+
+    def resume(self, solution: Solution, steps: int) -> Solution:
+        """The solution continued for `steps` more steps; equal to an uninterrupted run."""
+        problem = earlier(self, solution, steps)
+        kind = {"dtype": checks.DTYPES[self.dtype], "device": self.device}
+        a, w, b, m = (solution.state[key].to(**kind, copy=True) for key in ("a", "w", "b", "m"))
+        return self._run(problem, m, (a, w, b), solution)
+
+    def check(self, problem: Problem) -> None:
+        """ValueError, before any work, for a problem without such a limit."""
+        if problem.network.depth != 1:
+            raise ValueError(
+                f"WassersteinFlow solves networks of depth 1: received depth {problem.network.depth}; FiniteWidth takes any depth"
+            )
+        problem.scaling.measure_limit()
+        snapshot_steps(self.snapshots, problem.training.steps)
+        inputs, outputs = problem.network.inputs(problem.data.x).shape[1], problem.data.outputs
+        if isinstance(self.initial, ParticleMeasure):
+            received = (self.initial.a.shape[1], self.initial.w.shape[1])
+            if received != (outputs, inputs):
+                raise ValueError(
+                    f"the initial measure must have (outputs, inputs) = {(outputs, inputs)}: received {received}"
+                )
+            return
+        # state, velocity, snapshots and the draw's copy
+        copies = 3 + len(self.snapshots)
+        bytes_needed = copies * self.particles * (inputs + outputs + 1) * (4 if self.dtype == "float32" else 8)
+        checks.memory("the particle flow", bytes_needed, "take fewer particles, dtype='float32', or fewer snapshots")
+
+    def initial_measure(self, problem: Problem) -> ParticleMeasure:
+        """The measure at time 0, on the solver's device."""
+        x = all_inputs(problem, torch.float64, "cpu")
+        sizes, outputs = x.shape[1], problem.data.outputs
+        kind, device = checks.DTYPES[self.dtype], torch.device(self.device)
+        if isinstance(self.initial, ParticleMeasure):
+            copies = (t.to(device=device, dtype=kind, copy=True) for t in self.initial.tensors)
+            return ParticleMeasure(*copies)
+        if self.initial == "iid":
+            return ParticleMeasure.iid(self.particles, sizes, outputs, self.seed, self.dtype).to(device)
+        train = len(problem.data.x)
+        important = torch.cat([x[:train], 1e-3 * x[train:]])  # test directions after all training directions
+        if self.initial == "sobol":
+            cloud = ParticleMeasure.sobol(self.particles, sizes, outputs, self.seed, self.dtype, important).to(device)
+            return balance(cloud, x.to(device, kind), problem) if self.balanced else cloud
+        dims = outputs + int(torch.linalg.matrix_rank(important))
+        nodes = max(1, int(self.particles ** (1 / dims) + 1e-9))
+        return ParticleMeasure.gauss_hermite(nodes, sizes, outputs, self.dtype, important).to(device)
+
+    def _run(self, problem: Problem, m: Tensor, state: State, previous: Solution | None) -> Solution:
+        method = _Flow(problem, m, self)
+        steps = snapshot_steps(self.snapshots, problem.training.steps)
+        run = evolve(
+            method,
+            state,
+            problem.training,
+            first=previous.steps if previous else 0,
+            snapshots=steps,
+            rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
+            progress=self.progress,
+            label=f"flow of {len(m)} particles",
+        )
+        particles = {
+            step: measure for step, measure in (previous.particles if previous else {}).items() if step in steps
+        }
+        solution = self._solution(problem, m, run, particles | run.captured, previous)
+        conclude([solution], self.raise_on_failure)
+        return solution
+
+    def _solution(
+        self,
+        problem: Problem,
+        m: Tensor,
+        run: Trajectory,
+        particles: dict[int, ParticleMeasure],
+        previous: Solution | None,
+    ) -> Solution:
+        kernels, tangent = measure_kernels(problem, particles)
+        a, w, b = run.state
+        f, f_test = run.history(previous)
+        engine = self.engine if self.engine != "auto" else _Flow(problem, m, self).chosen
+        return Solution(
+            problem=problem,
+            solver=settings(self),
+            f=f,
+            f_test=f_test,
+            state={"a": a.cpu(), "w": w.cpu(), "b": b.cpu(), "m": m.cpu()},
+            status=run.status,
+            snapshots=tuple(sorted(particles)),
+            kernels=kernels,
+            tangent_kernels=tangent,
+            particles={step: measure.to("cpu") for step, measure in particles.items()},
+            stats=run.stats | {"engine": engine, "particles": len(m)},
+        )
+
+
+class _Flow:
+    """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output."""
+
+    def __init__(self, problem: Problem, m: Tensor, solver: WassersteinFlow) -> None:
+        self.problem, self.m, self.engine, self.activation = problem, m, solver.engine, problem.network.nonlinearity
+        self.x = all_inputs(problem, m.dtype, m.device)
+        self.y = problem.data.y.to(m)
+        self.train = len(self.y)
+        self.gain, self.rate_a, self.rate_w = problem.scaling.measure_limit()
+        self.std, self.bias = problem.network.weight_std, problem.network.bias_std
+
+    @property
+    def chosen(self) -> str:
+        return reductions.choose(len(self.m), len(self.x), self.x.shape[1], self.m.device, self.activation)
+
+    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
+        a, w, b = state
+        f = self.gain * self.std * reductions.outputs(a, w, self.m, self.x, self.activation, self.engine) + b
+        return f[: self.train], f[self.train :] if len(f) > self.train else None
+
+    def velocity(self, state: State, f: Tensor) -> State:
+        a, w, _ = state
+        delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
+        va, vw = reductions.velocity(a, w, self.x[: self.train], delta, self.activation, self.engine)
+        vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
+        return va.mul(self.rate_a * self.std), vw.mul(self.rate_w * self.std), vb
+
+    def capture(self, state: State) -> ParticleMeasure:
+        return ParticleMeasure(state[0].clone(), state[1].clone(), self.m)
+
+
+def all_inputs(problem: Problem, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    """(P + P_test, D) what the first layer's weights multiply, training samples first."""
+    data = problem.data
+    x = data.x if data.x_test is None else torch.cat([data.x, data.x_test])
+    return problem.network.inputs(x).to(dtype=dtype, device=device)
+
+
+def balance(cloud: ParticleMeasure, x: Tensor, problem: Problem) -> ParticleMeasure:
+    """The cloud with a moved, by as little as possible, to give f = 0 at every row of x (P, D) (equation 12)."""
+    phi, m, p = problem.network.nonlinearity.phi, cloud.m, len(x)
+    gram = reductions.gram(lambda w: phi(w @ x.T), m, cloud.w, columns=p)  # (P, P)
+    f = reductions.outputs(cloud.a, cloud.w, m, x, problem.network.nonlinearity)  # (P, C)
+    coefficients = torch.linalg.lstsq(gram.cpu(), f.double().cpu(), driver="gelsd").solution.to(f)
+    for a, w in zip(cloud.a.split(2**12), cloud.w.split(2**12), strict=True):
+        a.sub_(phi(w @ x.T) @ coefficients)
+    return cloud
+
+
+def measure_kernels(
+    problem: Problem, particles: dict[int, ParticleMeasure]
+) -> tuple[dict[str, TwoTimeKernel], Tensor | None]:
+    """Phi1, G1 at every pair of snapshots and the tangent kernel at each (equations 10 and 11)."""
+    if not particles:
+        return {}, None
+    steps, network, first = sorted(particles), problem.network, next(iter(particles.values()))
+    x, act, c = network.inputs(problem.data.x).to(first.w), network.nonlinearity, problem.data.outputs
+    points = [torch.cat(particles[step].tensors[:2], 1) for step in steps]  # (N, C + D) each
+
+    def gradients(q: Tensor) -> Tensor:
+        slope = network.weight_std * act.dphi(q[:, c:] @ x.T)  # (n, P)
+        return (slope[:, :, None] * q[:, None, :c]).flatten(1)  # (n, P C)
+
+    phi = TwoTimeKernel.from_fields(steps, first.m, points, len(x), lambda q: act.phi(q[:, c:] @ x.T))
+    g = TwoTimeKernel.from_fields(steps, first.m, points, len(x) * c, gradients)
+    scaled = problem.data.x.to(phi.factor) / problem.data.inputs**0.5
+    k_x = scaled @ scaled.T
+    gain, rate_a, rate_w = problem.scaling.measure_limit()
+    tangent = torch.stack(
+        [
+            gain * rate_a * tangent_kernel([(phi.at(t), None)], c, network.weight_std, network.bias_std)
+            + gain * rate_w * tangent_kernel([(k_x, g.at(t))], c, network.weight_std, network.bias_std)
+            for t in steps
+        ]
+    )
+    return {"Phi1": phi, "G1": g}, tangent
