@@ -2,6 +2,17 @@
 
 from solvers.evolve import Interrupted, NonFiniteError, SolverError
 from solvers.finite_width import FiniteWidth
+from solvers.predicted_variance import PredictedVariance, predicted_variance
 from solvers.wasserstein_flow import WassersteinFlow
+from solvers.width_sweep import width_sweep
 
-__all__ = ["FiniteWidth", "Interrupted", "NonFiniteError", "SolverError", "WassersteinFlow"]
+__all__ = [
+    "FiniteWidth",
+    "Interrupted",
+    "NonFiniteError",
+    "PredictedVariance",
+    "SolverError",
+    "WassersteinFlow",
+    "predicted_variance",
+    "width_sweep",
+]

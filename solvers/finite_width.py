@@ -58,9 +58,10 @@ class FiniteWidth:
         """
         chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
         snapshot_steps(self.snapshots, problem.training.steps)
-        per_seed = self.bytes_per_seed(problem)
-        checks.memory("one network", per_seed, "take a smaller width, dtype='float32', or fewer snapshots")
-        at_once = self.batch or max(1, int(_BATCH_BYTES / per_seed))
+        checks.memory(
+            "one network", self.bytes_per_seed(problem), "take a smaller width, dtype='float32', or fewer snapshots"
+        )
+        at_once = self.seeds_at_once(problem)
         solutions: list[Solution] = []
         for start in range(0, len(chosen), at_once):
             solutions += self._train(problem, chosen[start : start + at_once])
@@ -78,6 +79,10 @@ class FiniteWidth:
         resumed = solver._train(problem, (solver.seed,), solution)
         conclude(resumed, self.raise_on_failure)
         return resumed[0]
+
+    def seeds_at_once(self, problem: Problem) -> int:
+        """Seeds of one batched run."""
+        return self.batch or max(1, int(_BATCH_BYTES / self.bytes_per_seed(problem)))
 
     def bytes_per_seed(self, problem: Problem) -> float:
         """An estimate of the memory that training one network needs."""

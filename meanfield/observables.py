@@ -1,0 +1,78 @@
+"""What is compared between solutions: numbers drawn from a Solution, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.solution import Solution
+
+
+def observables(depth: int) -> dict[str, Callable[[Solution], Tensor]]:
+    """The known observables of a network with `depth` hidden layers; each gives a flat float64 tensor.
+
+    Outputs and losses over the whole run; kernels at the last snapshot.
+    """
+    known: dict[str, Callable[[Solution], Tensor]] = {
+        "loss": lambda s: _flat(s.loss),
+        "test_loss": lambda s: _flat(s.test_loss),
+        "f": lambda s: _flat(s.f),
+        "f_test": lambda s: _flat(_present(s.f_test)),
+        "tangent_kernel": lambda s: _flat(s.tangent_kernel()),
+    }
+    for l in range(1, depth + 1):
+        known[f"Phi{l}"] = lambda s, l=l: _flat(_kernel(s, f"Phi{l}"))
+        known[f"G{l}"] = lambda s, l=l: _flat(_kernel(s, f"G{l}"))
+    return known
+
+
+def observe(solution: Solution, name: str) -> Tensor:
+    """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
+    return checks.lookup("observable", name, observables(solution.problem.network.depth))(solution)
+
+
+def recorded_observables(solution: Solution) -> tuple[str, ...]:
+    """The names that this solution can answer."""
+    data, depth = solution.problem.data, solution.problem.network.depth
+    lacking = set()
+    if data.x_test is None:
+        lacking.add("f_test")
+    if data.y_test is None:
+        lacking.add("test_loss")
+    if solution.tangent_kernels is None:
+        lacking.add("tangent_kernel")
+    lacking |= {
+        f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, depth + 1) if f"{kind}{l}" not in solution.kernels
+    }
+    return tuple(name for name in observables(depth) if name not in lacking)
+
+
+def alignment(kernel: Tensor, y: Tensor) -> Tensor:
+    """Tr(K y y^T) / (|K| |y y^T|) in [0, 1] of a kernel (P, P) with targets y (P, C): how much of it points at the task."""
+    target = y.to(kernel) @ y.to(kernel).T
+    return (kernel * target).sum() / (kernel.norm() * target.norm())
+
+
+def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = -1) -> Tensor:
+    """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots."""
+    at = solution.tangent_kernel if name == "tangent_kernel" else solution.kernels[name].at
+    return (at(end) - at(start)).norm() / at(start).norm()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float64).flatten()
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise ValueError("the problem has no test samples: give the Dataset x_test")
+    return tensor
+
+
+def _kernel(solution: Solution, name: str) -> Tensor:
+    if name not in solution.kernels:
+        raise ValueError(f"the kernel {name} was not recorded: give the solver snapshots, e.g. snapshots=(0, -1)")
+    return solution.kernels[name].at(-1)

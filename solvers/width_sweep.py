@@ -1,0 +1,170 @@
+"""width_sweep: finite networks of many widths and seeds, through any concurrent.futures.Executor, kept as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from meanfield import checks, storage
+from meanfield.problem import Problem
+from meanfield.solution import Solution, Status
+from solvers.evolve import Interrupted, SolverError, settings
+from solvers.finite_width import FiniteWidth
+
+
+@dataclass(frozen=True)
+class _Task:
+    width: int
+    seeds: tuple[int, ...]
+
+
+def width_sweep(
+    problem: Problem,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    seeds: int | Sequence[int] = 16,
+    solver: FiniteWidth | None = None,
+    executor: Executor | None = None,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
+) -> list[Solution]:
+    """Networks of every width and seed, by width and then seed. A number of seeds n means 0..n-1.
+
+    solver: settings of the networks (its width and seed are replaced). executor: runs the tasks, e.g. a ProcessPoolExecutor;
+    None runs them here. folder: each finished network is kept there as a file, and a sweep that failed or was interrupted
+    goes on from what it holds; ValueError if it holds another run. A network that fails does not cost the others: SolverError
+    at the end carries every finished one in `.solutions`, and so does Interrupted.
+    """
+    solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
+    widths = checks.integers("widths", widths, 1)
+    chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+    store = _Store(Path(folder), problem, solver) if folder is not None else None
+    done = store.load(widths, chosen) if store else {}
+    tasks = _tasks(problem, solver, widths, chosen, done, many=executor is not None)
+    failures: list[str] = []
+    bar = tqdm(total=len(widths) * len(chosen), initial=len(done), desc="networks", delay=2, leave=False,
+               disable=None if progress is None else not progress)  # fmt: skip
+
+    def finished(solutions: Sequence[Solution]) -> None:
+        for solution in solutions:
+            width, seed = solution.solver["width"], solution.solver["seed"]
+            if solution.status is Status.FINISHED:
+                done[width, seed] = solution
+                if store:
+                    store.save(solution)
+            else:
+                failures.append(f"width {width}, seed {seed}: {solution.status.value} (step {solution.steps})")
+        bar.update(len(solutions))
+
+    with bar:
+        try:
+            _run(tasks, problem, solver, executor, finished, failures)
+        except KeyboardInterrupt as error:
+            if isinstance(error, Interrupted):
+                finished([s for s in error.solutions if s.status is Status.FINISHED])
+            kept = f" and kept in {folder}; call again to go on" if store else "; give a folder to go on from them"
+            raise Interrupted(f"interrupted: {len(done)} networks are finished{kept}", _ordered(done)) from error
+    if failures:
+        raise SolverError(
+            f"{len(failures)} of {len(widths) * len(chosen)} networks failed, {len(done)} are finished (in .solutions"
+            + (f" and {folder}): " if store else "): ") + "; ".join(failures[:3]) + ("; .." if len(failures) > 3 else ""),
+            _ordered(done),
+        )  # fmt: skip
+    return _ordered(done)
+
+
+def _tasks(
+    problem: Problem, solver: FiniteWidth, widths: Sequence[int], seeds: Sequence[int], done: dict, many: bool
+) -> list[_Task]:
+    """Blocks of seeds that one batch can hold, the widest first: they take longest."""
+    tasks = []
+    for width in sorted(widths, reverse=True):
+        left = [seed for seed in seeds if (width, seed) not in done]
+        sized = replace(solver, width=width)
+        block = sized.seeds_at_once(problem)
+        if many:  # enough tasks to share among workers
+            block = min(block, max(1, len(left) // 4))
+        tasks += [_Task(width, tuple(left[i : i + block])) for i in range(0, len(left), block)]
+    return tasks
+
+
+def _solve(problem: Problem, solver: FiniteWidth, task: _Task) -> list[Solution]:
+    return replace(solver, width=task.width).ensemble(problem, task.seeds)
+
+
+def _run(
+    tasks: Sequence[_Task],
+    problem: Problem,
+    solver: FiniteWidth,
+    executor: Executor | None,
+    finished: Any,
+    failures: list[str],
+) -> None:
+    if executor is None:
+        for task in tasks:
+            try:
+                finished(_solve(problem, solver, task))
+            except (SolverError, RuntimeError, MemoryError) as error:
+                failures.append(f"width {task.width}, seeds {task.seeds}: {error}")
+        return
+    futures: dict[Future, _Task] = {executor.submit(_solve, problem, solver, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            try:
+                finished(future.result())
+            except Exception as error:  # a worker may fail in any way; the others go on
+                task = futures[future]
+                failures.append(f"width {task.width}, seeds {task.seeds}: {type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+def _ordered(done: dict[tuple[int, int], Solution]) -> list[Solution]:
+    return [done[key] for key in sorted(done)]
+
+
+class _Store:
+    """A folder with one file per network, all of one problem and one set of numerical settings."""
+
+    def __init__(self, folder: Path, problem: Problem, solver: FiniteWidth) -> None:
+        self.folder, self.problem, self.solver = folder, problem, solver
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"the result folder {folder} is a file: give a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*.nc"))[:1]:
+            self._check(path, storage.load(path))
+
+    def path(self, width: int, seed: int) -> Path:
+        return self.folder / f"width{width:06d}_seed{seed:04d}.nc"
+
+    def save(self, solution: Solution) -> None:
+        storage.save(solution, self.path(solution.solver["width"], solution.solver["seed"]))
+
+    def load(self, widths: Sequence[int], seeds: Sequence[int]) -> dict[tuple[int, int], Solution]:
+        found = {}
+        for width in widths:
+            for seed in seeds:
+                path = self.path(width, seed)
+                if path.exists():
+                    found[width, seed] = self._check(path, storage.load(path))
+        return found
+
+    def _check(self, path: Path, solution: Any) -> Solution:
+        mine, free = settings(self.solver), {"width", "seed", "batch", "device"}
+        if not isinstance(solution, Solution) or solution.problem != self.problem:
+            raise ValueError(
+                f"{self.folder} holds another run: {path.name} solves another problem; give an empty folder"
+            )
+        differing = [key for key in mine if key not in free and mine[key] != solution.solver.get(key)]
+        if differing:
+            theirs = ", ".join(f"{key}={solution.solver.get(key)!r}" for key in differing)
+            raise ValueError(
+                f"{self.folder} holds another run: {path.name} was made with {theirs}; give an empty folder"
+            )
+        return solution
