@@ -39,17 +39,18 @@ def finite(name: str, value: Any) -> float:
 
 
 def integer(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`; floats that are whole numbers pass, booleans do not."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    """`value` as an int of at least `least`; whole floats and numpy integers pass, booleans do not."""
+    number = None if isinstance(value, bool) else _number(name, value)
+    if number is None or not math.isfinite(number) or number != int(number):
         raise ValueError(f"{name} must be a whole number: received {value!r}; give e.g. {name}={max(least, 1)}")
-    if value < least:
+    if number < least:
         raise ValueError(f"{name} must be at least {least}: received {value!r}")
     return int(value)
 
 
 def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, ...]:
     """A non-empty tuple of distinct integers; a single number n means that one number."""
-    many = (values,) if isinstance(values, (int, float)) else tuple(values)
+    many = tuple(values) if isinstance(values, Iterable) else (values,)
     checked = tuple(integer(f"{name}[{i}]", v, least) for i, v in enumerate(many))
     if not checked:
         raise ValueError(f"{name} is empty: give at least one, e.g. {name}=({max(least, 64)},)")
@@ -114,7 +115,7 @@ def memory(what: str, needed: float, remedy: str, limit: float | None = None) ->
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
-            value = value.item()  # numpy and torch scalars
+            value = getattr(value, "item")()  # noqa: B009  numpy and torch scalars
         except (AttributeError, ValueError, RuntimeError):
             raise ValueError(f"{name} must be a number: received {value!r}") from None
     return float(value)

@@ -11,7 +11,7 @@ from meanfield.measure import ParticleMeasure
 from meanfield.solution import Solution
 
 _EXACT = 2**22  # entries of the cost matrix up to which the exact problem is solved
-_MARGINALS = 8  # training samples over which the marginal distance is averaged
+_MARGINALS = 4  # training samples over which the marginal distance is averaged
 
 
 def marginal_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
@@ -26,9 +26,9 @@ def marginal_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> flo
         raise ValueError(f"preactivations must be on the same samples: received {h.shape[1]} and {k.shape[1]} columns")
     count = min(_MARGINALS, h.shape[1])
     pairs = zip(h[:, :count].T.numpy(), k[:, :count].T.numpy(), strict=True)
-    mean = np.mean([wasserstein_distance(u, v, m.numpy(), n.numpy()) for u, v in pairs])
+    mean = float(np.mean([wasserstein_distance(u, v, m.numpy(), n.numpy()) for u, v in pairs]))
     centred = k[:, :count] - (n[:, None] * k[:, :count]).sum(0)
-    return float(mean / (n[:, None] * centred.square()).sum(0).mean().sqrt())
+    return mean / float((n[:, None] * centred.square()).sum(0).mean()) ** 0.5
 
 
 def measure_distance(p: ParticleMeasure, q: ParticleMeasure, regularisation: float | None = None) -> float:
@@ -42,7 +42,8 @@ def measure_distance(p: ParticleMeasure, q: ParticleMeasure, regularisation: flo
         import ot
 
         cost = torch.cdist(p.points, q.points).square().numpy()
-        return float(np.sqrt(max(0.0, float(ot.emd2(p.m.numpy(), q.m.numpy(), cost, numItermax=2_000_000)))))
+        transport = ot.emd2(p.m.numpy(), q.m.numpy(), cost, numItermax=2_000_000)
+        return max(0.0, float(np.asarray(transport))) ** 0.5
     relative = 0.05 if regularisation is None else checks.positive("regularisation", regularisation)
     scale = (p.points.square().sum(1) @ p.m + q.points.square().sum(1) @ q.m).item()
     epsilon = relative * scale

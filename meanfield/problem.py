@@ -20,7 +20,7 @@ Optimiser = Literal["gradient_descent", "gradient_flow"]
 
 @dataclass(frozen=True)
 class Network:
-    """A fully connected network with `depth` hidden layers (a two-layer network has depth 1), equations 1 and 20.
+    """A fully connected network with `depth` hidden layers (a two-layer network has depth 1), equation 1.
 
     All weights start as N(0, 1) and are multiplied by weight_std, the readout included. bias_std > 0 adds trained biases, drawn
     N(0, 1) and multiplied by bias_std; 0 means no biases. residual=beta: h^{l+1} = h^l + (beta / sqrt(depth)) W^l phi(h^l) / sqrt(N).

@@ -33,7 +33,7 @@ class Solution:
     tangent_kernels (snapshots, P, C, P, C): in units where df/dt = K Delta / P.
     particles: two-layer solutions only, the measure at each snapshot. fields: finite networks only, "h1".. and "g1".. of shape
     (snapshots, N, P) and (snapshots, N, P C).
-    state: tensors from which the solver goes on. solver: its name and settings. stats: seconds, engine, evaluations.
+    state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds, engine, evaluations.
     """
 
     problem: Problem

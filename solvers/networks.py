@@ -15,7 +15,7 @@ from meanfield import checks
 from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from meanfield.solution import Solution
+from meanfield.solution import Solution, Status
 from solvers.evolve import State, Trajectory, settings, snapshot_steps
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Networks:
             solver=settings(solver),
             f=f,
             f_test=f_test,
-            state={name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)},
+            state={} if run.status is Status.NON_FINITE else {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)},
             status=run.status,
             snapshots=tuple(steps),
             kernels=self._kernels(steps, fields) if steps else {},

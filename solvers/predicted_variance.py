@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,9 @@ from tqdm import tqdm
 
 from meanfield import checks, reductions
 from meanfield.activations import Activation
+from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from solvers.wasserstein_flow import WassersteinFlow, all_inputs
+from solvers.wasserstein_flow import Initial, WassersteinFlow, all_inputs
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,19 @@ def predicted_variance(
     particles: int = 2**12,
     seed: int = 0,
     points: Sequence[int] | None = None,
-    kink_width: float = 0.1,
+    initial: Initial | ParticleMeasure = "sobol",
+    kink_width: float = 0.2,
     progress: bool | None = None,
 ) -> PredictedVariance:
-    """The variance over particles of d f_T(x) / d m_r, one backward pass through the flow per output (equation 18).
+    """The variance over particles of d f_T(x) / d m_r, and the readout bias's, one backward pass per output (equation 18).
 
     points: rows of [x; x_test] to predict (None: all). kink_width: at a kink of the activation (ReLU) phi'' is a delta function, here a
-    Gaussian of this width in h; smooth activations do not use it. Memory O(steps particles (D + C)). Gradient descent only.
+    Gaussian of this width in h (equation 19); steps that move preactivations by much more make the prediction wrong there, and are warned
+    of. Smooth activations are exact. Memory O(steps particles (D + C)). Gradient descent only.
     """
     if problem.training.optimiser != "gradient_descent":
         raise ValueError("predicted_variance follows gradient_descent: for gradient_flow take a small learning_rate")
-    flow = WassersteinFlow(particles, seed, snapshots=())
+    flow = WassersteinFlow(particles, seed, initial, snapshots=())
     flow.check(problem)
     x = all_inputs(problem, torch.float64, "cpu")
     rows = list(range(len(x))) if points is None else [checks.integer("points", p, 0) for p in points]
@@ -50,39 +54,48 @@ def predicted_variance(
     per_step = particles * (3 * (x.shape[1] + c) + 3 * problem.data.samples)
     checks.memory("the backward pass", 8.0 * steps * per_step, "take fewer particles or steps")
     measure = flow.initial_measure(problem)
-    m = measure.m.requires_grad_()
-    f = _final_outputs(
-        problem,
-        measure.a,
-        measure.w,
-        m,
-        x,
-        _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width)),
-    )
+    m, b = measure.m.requires_grad_(), torch.zeros(c, dtype=torch.float64, requires_grad=True)
+    gain = problem.scaling.measure_limit()[0]
+    own = (gain * problem.network.bias_std) ** 2  # N times the variance of a network's readout bias
+    activation = _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width))
+    f, stride = _final_outputs(problem, measure.a, measure.w, m, b, x, activation)
+    if problem.network.nonlinearity.kinks and stride > 2 * kink_width:
+        warnings.warn(
+            f"a step moves preactivations by up to {stride:.2g} (root mean square), more than twice kink_width={kink_width:g}: the "
+            f"prediction for {problem.network.nonlinearity.name} is unreliable; take a smaller learning_rate",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     variance = torch.full((len(x), c), math.nan, dtype=torch.float64)
     bar = tqdm([(row, k) for row in rows for k in range(c)], desc="predicted variance", delay=2, leave=False,
                disable=None if progress is None else not progress)  # fmt: skip
     for row, k in bar:
-        (influence,) = torch.autograd.grad(f[row, k], m, retain_graph=True)
+        influence, through_bias = torch.autograd.grad(f[row, k], (m, b), retain_graph=True)
         mean = measure.m.detach() @ influence
-        variance[row, k] = measure.m.detach() @ (influence - mean).square()
+        variance[row, k] = measure.m.detach() @ (influence - mean).square() + own * through_bias.square().sum()
     train = problem.data.samples
     return PredictedVariance(variance[:train], variance[train:] if len(x) > train else None)
 
 
-def _final_outputs(problem: Problem, a: Tensor, w: Tensor, m: Tensor, x: Tensor, activation: Activation) -> Tensor:
-    """f_T (rows of x, C) by gradient descent on the particles, remembered by autograd (equations 7 to 9)."""
+def _final_outputs(
+    problem: Problem, a: Tensor, w: Tensor, m: Tensor, b: Tensor, x: Tensor, activation: Activation
+) -> tuple[Tensor, float]:
+    """f_T (rows of x, C) by gradient descent on the particles, remembered by autograd (equations 7 to 9), and the largest root
+    mean square step of a preactivation.
+    """
     network, training, loss = problem.network, problem.training, problem.loss_function
     gain, rate_a, rate_w = problem.scaling.measure_limit()
     train, y, std = problem.data.samples, problem.data.y, network.weight_std
-    b = a.new_zeros(a.shape[1])
+    stride = 0.0
     for _ in range(training.steps):
         f = gain * std * reductions.outputs(a, w, m, x[:train], activation, "dense") + b
         delta = loss.delta(f, y)
         va, vw = reductions.velocity(a, w, x[:train], delta, activation, "dense")
         b = b + training.learning_rate * gain * rate_a * network.bias_std**2 * delta.mean(0)
-        a, w = a + training.learning_rate * rate_a * std * va, w + training.learning_rate * rate_w * std * vw
-    return gain * std * reductions.outputs(a, w, m, x, activation, "dense") + b
+        dw = training.learning_rate * rate_w * std * vw
+        stride = max(stride, float((dw.detach() @ x[:train].T).square().mean().sqrt()))
+        a, w = a + training.learning_rate * rate_a * std * va, w + dw
+    return gain * std * reductions.outputs(a, w, m, x, activation, "dense") + b, stride
 
 
 def _softened(activation: Activation, width: float) -> Activation:

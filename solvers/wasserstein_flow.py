@@ -13,7 +13,7 @@ from meanfield import checks, reductions
 from meanfield.kernels import TwoTimeKernel, tangent_kernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from meanfield.solution import Solution
+from meanfield.solution import Solution, Status
 from solvers.evolve import State, Trajectory, conclude, earlier, evolve, settings, snapshot_steps, tolerance
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
@@ -144,7 +144,7 @@ class WassersteinFlow:
             solver=settings(self),
             f=f,
             f_test=f_test,
-            state={"a": a.cpu(), "w": w.cpu(), "b": b.cpu(), "m": m.cpu()},
+            state={} if run.status is Status.NON_FINITE else {"a": a.cpu(), "w": w.cpu(), "b": b.cpu(), "m": m.cpu()},
             status=run.status,
             snapshots=tuple(sorted(particles)),
             kernels=kernels,
@@ -158,7 +158,8 @@ class _Flow:
     """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output."""
 
     def __init__(self, problem: Problem, m: Tensor, solver: WassersteinFlow) -> None:
-        self.problem, self.m, self.engine, self.activation = problem, m, solver.engine, problem.network.nonlinearity
+        self.problem, self.m, self.activation = problem, m, problem.network.nonlinearity
+        self.engine: reductions.Engine = solver.engine
         self.x = all_inputs(problem, m.dtype, m.device)
         self.y = problem.data.y.to(m)
         self.train = len(self.y)

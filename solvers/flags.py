@@ -1,0 +1,215 @@
+"""Command-line flags out of the library's own dataclasses and functions; meanfield itself knows nothing of tyro."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from meanfield import activations, checks, data, losses, scaling
+from meanfield.activations import Activation
+from meanfield.data import Dataset
+from meanfield.losses import Loss
+from meanfield.problem import Network, Problem, Training
+from meanfield.scaling import Scaling
+from solvers.finite_width import FiniteWidth
+from solvers.wasserstein_flow import WassersteinFlow
+
+registry = ConstructorRegistry()
+
+_WITHOUT = {  # dataclasses whose fields become flags, and the fields that do not
+    Problem: (),
+    Network: (),
+    Training: (),
+    WassersteinFlow: ("progress", "raise_on_failure"),
+    FiniteWidth: ("width", "seed", "progress", "raise_on_failure"),
+}
+_HELP = {  # where the docstrings are silent, or speak of what a shell cannot give
+    "depth": "hidden layers",
+    "activation": "the nonlinearity of the hidden layers",
+    "weight_std": "multiplies all weights",
+    "bias_std": "multiplies the biases; 0 means no biases",
+    "residual": "beta of h^{l+1} = h^l + (beta / sqrt(depth)) W^l phi(h^l) / sqrt(N); plain layers if left out",
+    "learning_rate": "training time per step",
+    "steps": "steps, each of which is recorded",
+    "optimiser": "exact steps, or the flow in continuous time",
+    "loss": "averaged over the training samples",
+    "particles": "points of the measure; a power of 2 is best",
+    "seed": "of the initial measure",
+    "initial": "sobol: quasi-Monte-Carlo, error about 1/N; iid: equal in law to a width-N network; gauss_hermite: quadrature, up to "
+    "about four dimensions (particles is then an upper bound)",
+    "engine": "how sums over particles are taken; the numbers are the same",
+    "dtype": "of all numbers",
+    "device": "cpu, cuda, cuda:1, ..",
+    "keep_neurons": "record the neurons themselves at snapshots",
+    "batch": "seeds trained at once; by memory if left out",
+    "rtol": "relative tolerance of the adaptive integrator (gradient_flow only)",
+}
+_DATA: dict[str, Callable[..., Dataset]] = {
+    "digits": data.digits,
+    "file": data.from_file,
+    "mixture": data.gaussian_mixture,
+    "single-index": data.single_index_teacher,
+    "multi-index": data.multi_index_teacher,
+}
+_DATA_FLAGS: dict[str, tuple[Any, str]] = {
+    "path": (Path, "a .npz or .csv file"),
+    "targets": (tuple[str, ...], "target columns of a .csv file: their names, or how many at the right"),
+    "classes": (tuple[int, ...], "which digits, or how many clusters"),
+    "n_train": (int, "training samples"),
+    "n_test": (int, "test samples"),
+    "inputs": (int, "input dimensions"),
+    "separation": (float, "norm of the clusters' means"),
+    "directions": (int, "directions that the teacher looks at"),
+    "link": (Activation, "the teacher's nonlinearity"),
+    "noise": (float, "standard deviation of noise on the training targets"),
+    "seed": (int, "of the draw"),
+    "one_hot": (bool, "one-hot targets for two classes as well"),
+}
+
+
+class BadValue(Exception):
+    """What the library said against the flags' values; not a ValueError, which tyro would frame and wrap."""
+
+
+def about(kind: type) -> str:
+    """What the docstring says of `kind` as a whole, without examples of code."""
+    sentences = re.split(r"(?<=\.)\s+", _documented(kind)[0])
+    return " ".join(s for s in sentences if not re.search(r"`[^`]*\([^`]*`", s))
+
+
+@registry.struct_rule
+def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
+    if info.type not in _WITHOUT:
+        return None
+    hints, told = get_type_hints(info.type), _documented(info.type)[1]
+    flags = []
+    for f in fields(info.type):
+        kind = hints[f.name]
+        if kind in _WITHOUT or kind in (Dataset, Scaling):
+            text = about(kind) if kind in _WITHOUT else ""
+            flags.append(StructFieldSpec(f.name, kind, tyro.MISSING_NONPROP, text))
+        elif f.name not in _WITHOUT[info.type]:
+            default = tyro.MISSING_NONPROP if f.default is MISSING else f.default
+            flags.append(_flag(f.name, kind, default, _HELP.get(f.name) or told.get(f.name, "")))
+    return StructConstructorSpec(_refusing(info.type), tuple(flags))
+
+
+@registry.struct_rule
+def _from_dataset(info: StructTypeInfo) -> StructConstructorSpec | None:
+    if info.type is not Dataset:
+        return None
+    which = {"name": "data", "prefix_name": False, "metavar": _either(_DATA)}
+    flags = [_flag("kind", str, "digits", "where the samples come from", **which)]
+    for name, (kind, text) in _DATA_FLAGS.items():
+        flags.append(_flag(name, kind | None, None, text, help_behavior_hint=_defaults(name)))
+    return StructConstructorSpec(_refusing(_dataset), tuple(flags))
+
+
+@registry.struct_rule
+def _from_scaling(info: StructTypeInfo) -> StructConstructorSpec | None:
+    if info.type is not Scaling:
+        return None
+    which = {"name": "scaling", "prefix_name": False, "metavar": _either(scaling._NAMED)}
+    richness = {"name": "gamma0", "prefix_name": False, "help_behavior_hint": "(mean_field: 1.0)"}
+    flags = (
+        _flag("name", str, "mean_field", "how the output and the learning rates depend on the width", **which),
+        _flag("gamma0", float | None, None, "richness: lazy towards 0, rich at 1", **richness),
+    )
+    return StructConstructorSpec(_refusing(_scaling), flags)
+
+
+def _flag(name: str, kind: Any, default: Any, text: str, /, **shown: Any) -> StructFieldSpec:
+    """One flag. What the library looks up by name stays text here: the library lists what it knows."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    literals = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+    known = {Activation: activations.names, Loss: losses.names}
+    names = next((known[part]() for part in parts if part in known), literals)
+    names = tuple(checks.DTYPES) if name == "dtype" else names
+    if names:
+        kind, shown = (str | None if default is None else str), {"metavar": _either(names)} | shown
+    elif get_origin(kind) is Sequence:
+        kind = tuple[get_args(kind)[0], ...]
+    elif default is None:  # without tyro's {None}|INT
+        inner = parts[0]
+        many = get_origin(inner) is tuple
+        word = (get_args(inner)[0] if many else inner).__name__.upper()
+        shown = {"metavar": f"{word} [{word} ...]" if many else "{True,False}" if inner is bool else word} | shown
+        shown = {"help_behavior_hint": ""} | shown
+    annotated: Any = Annotated[kind, tyro.conf.arg(**shown)]
+    return StructFieldSpec(name, annotated, default, text)
+
+
+def _dataset(kind: str, **options: Any) -> Dataset:
+    make = checks.lookup("data", kind, _DATA)
+    takes = inspect.signature(make).parameters
+    values = {name: value for name, value in options.items() if value is not None}
+    for name in values:
+        if name not in takes:
+            known = ", ".join(f"--data.{_dashed(n)}" for n in takes)
+            raise ValueError(f"--data.{_dashed(name)} does not belong to --data {kind}, which takes {known}")
+    if "path" in takes and "path" not in values:
+        raise ValueError(f"--data {kind} needs a file: give --data.path FILE")
+    if "classes" in values and takes["classes"].annotation == "int":
+        if len(values["classes"]) != 1:
+            raise ValueError(f"--data.classes is one number for --data {kind}: received {values['classes']}")
+        (values["classes"],) = values["classes"]
+    if "targets" in values and len(values["targets"]) == 1 and values["targets"][0].isdecimal():
+        values["targets"] = int(values["targets"][0])
+    return make(**values)
+
+
+def _scaling(name: str, gamma0: float | None) -> Scaling:
+    factory = checks.lookup("scaling", name, scaling._NAMED)
+    if gamma0 is not None and "gamma0" not in inspect.signature(factory).parameters:
+        raise ValueError(f"--gamma0 does not belong to --scaling {name}: leave it out, or take --scaling mean_field")
+    return factory() if gamma0 is None else factory(gamma0=gamma0)
+
+
+def _refusing(build: Callable[..., Any]) -> Callable[..., Any]:
+    def built(**values: Any) -> Any:
+        try:
+            return build(**values)
+        except ValueError as error:
+            raise BadValue(str(error)) from error
+
+    return built
+
+
+def _either(names: Iterable[str]) -> str:
+    return f"{{{','.join(names)}}}"
+
+
+def _documented(kind: type) -> tuple[str, dict[str, str]]:
+    """The docstring as what it says of the whole and of each field, which it explains as "name: text." or "name=x: text."."""
+    text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+    names = "|".join(f.name for f in fields(kind))
+    whole, *parts = re.split(rf"(?:(?<=\.)|^) ?\b({names})(?:=\w+)?: ", text)
+    told = {
+        name: re.sub(r" ValueError.*", "", part).strip().rstrip(".")
+        for name, part in zip(parts[::2], parts[1::2], strict=True)
+    }
+    return whole.strip(), told
+
+
+def _defaults(name: str) -> str:
+    """What each kind of data takes for `name` if it is left out, e.g. "(digits: 0 1; mixture: 2)"."""
+    kinds: dict[str, list[str]] = {}
+    for kind, make in _DATA.items():
+        if name in (takes := inspect.signature(make).parameters):
+            value = takes[name].default
+            shown = {inspect.Parameter.empty: "required", None: "automatic"}.get(value, value)
+            shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
+            kinds.setdefault(shown, []).append(kind)
+    return "(" + "; ".join(f"{', '.join(which)}: {value}" for value, which in kinds.items()) + ")"
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

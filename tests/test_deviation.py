@@ -1,0 +1,193 @@
+"""Bias, variance, floor and exponents on answers made with known ones; distances with known values."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import meanfield as mf
+from solvers import FiniteWidth, WassersteinFlow
+
+P, T = 6, 4
+PROBLEM = mf.Problem(mf.single_index_teacher(P, 0, 3), training=mf.Training(0.1, T))
+REFERENCE = torch.linspace(0.5, 2, (T + 1) * P, dtype=torch.float64).reshape(T + 1, P, 1)
+
+
+def made(f, width=None, seed=0):
+    solver = {"name": "made", "seed": seed} | ({"width": width} if width else {})
+    return mf.Solution(problem=PROBLEM, solver=solver, f=f, f_test=None, state={})
+
+
+def made_nets(widths, seeds, bias=0.0, noise=1.0, seed=0):
+    """f = reference + bias direction / N + independent Gaussian noise of standard deviation noise / sqrt(N)."""
+    g = torch.Generator().manual_seed(seed)
+    direction = torch.ones_like(REFERENCE)
+    return [
+        made(
+            REFERENCE
+            + bias * direction / n
+            + noise / n**0.5 * torch.randn(REFERENCE.shape, generator=g, dtype=torch.float64),
+            n,
+            s,
+        )
+        for n in widths
+        for s in range(seeds)
+    ]
+
+
+SIZE = float(REFERENCE.square().mean())
+
+
+def test_known_variance_bias_and_exponents_are_found():
+    widths = (64, 128, 256, 512)
+    report = mf.deviation(made_nets(widths, 40, bias=30.0), made(REFERENCE), names=("f",))
+    found, n = report["f"], np.array(widths)
+    assert np.all(np.abs(found.variance - 1 / (n * SIZE)) < 4 * found.variance_se)
+    assert np.all(np.abs(found.bias2 - (30.0 / n) ** 2 / SIZE) < 4 * found.bias2_se)
+    assert np.all(np.abs(found.deviation**2 - found.variance - found.bias2) < 1e-9 + 4 * found.bias2_se)
+    assert found.bias_detected.all()
+    for name, truth in (("variance", -1.0), ("|bias|", -1.0)):
+        slope = found.exponents[name]
+        assert slope.low < truth < slope.high, (name, slope)
+        assert slope.high - slope.low < 0.5
+
+
+def test_without_bias_the_estimate_is_unbiased_and_declared_below_the_floor():
+    """The raw distance of the mean is one floor; the unbiased estimate scatters about 0."""
+    estimates, detected = [], 0
+    for seed in range(60):
+        found = mf.deviation(made_nets((100,), 8, seed=seed), made(REFERENCE), names=("f",), bootstrap=10)["f"]
+        estimates.append(found.bias2[0])
+        detected += int(found.bias_detected[0])
+    error = np.std(estimates) / math.sqrt(60)
+    assert abs(np.mean(estimates)) < 4 * error
+    assert error < 0.2 / (100 * 8 * SIZE), "the test would not see a forgotten floor"
+    assert detected <= 8  # 2.5 % expected, of 60
+
+
+def test_bootstrap_interval_of_the_variance_exponent_covers_the_truth():
+    covered = 0
+    for seed in range(40):
+        slope = mf.deviation(
+            made_nets((64, 128, 256, 512), 12, seed=seed), made(REFERENCE), names=("f",), bootstrap=200
+        )["f"].exponents
+        covered += slope["variance"].low < -1 < slope["variance"].high
+    assert covered >= 31  # 38 expected; a bootstrap of 12 seeds covers a little less than it says
+
+
+def test_the_error_of_the_limit_comes_from_two_limits_and_is_subtracted():
+    g = torch.Generator().manual_seed(5)
+    shift = 0.05 * torch.randn(REFERENCE.shape, generator=g, dtype=torch.float64)
+    limits = [made(REFERENCE + shift), made(REFERENCE - shift)]
+    found = mf.deviation(made_nets((10**4,), 16), limits, names=("f",))["f"]
+    expected = math.sqrt(
+        float(shift.square().mean()) / SIZE
+    )  # the mean of two has 1/sqrt(2) of one's error, and one's is sqrt(2) |shift|
+    assert found.reference_error == pytest.approx(expected, rel=1e-9)
+    assert found.floor[0] >= expected
+    assert not found.bias_detected[0]
+    alone = mf.deviation(made_nets((10**4,), 16), limits[0], names=("f",))
+    assert math.isnan(alone["f"].reference_error)
+    assert "not estimated: give two limits" in alone.table()
+
+
+def test_scaled_variance_is_that_of_the_final_outputs():
+    report = mf.deviation(made_nets((64, 256), 200), made(REFERENCE), names=("f",), predicted=torch.ones(P, 1))
+    assert np.all(np.abs(report.n_var - 1) < 4 * report.n_var_se)
+    assert report.n_var_se.max() < 0.1
+    assert report.predicted_n_var == 1.0
+
+
+@pytest.fixture(scope="module")
+def solved():
+    asked = mf.Problem(mf.digits(n_train=5, n_test=4), mf.Network(1, "tanh"), training=mf.Training(0.2, 3))
+    return [s for n in (16, 32, 64) for s in FiniteWidth(n).ensemble(asked, 3)], [
+        WassersteinFlow(256, seed=s)(asked) for s in (0, 1)
+    ]
+
+
+def test_everything_recorded_is_compared_and_the_table_shows_it(solved):
+    report = mf.deviation(*solved)
+    assert set(report.observables) == {"loss", "test_loss", "f", "f_test", "tangent_kernel", "Phi1", "G1", "h1"}
+    for name in report.observables:
+        assert f"\n{name}" in report.table()
+    assert report == mf.deviation(*solved)
+    assert report != mf.deviation(*solved, seed=1)
+
+
+def test_distances_of_distributions_sit_at_their_floor_for_the_limit_itself(solved):
+    nets, limits = solved
+    report = mf.deviation(nets, limits, names=("h1", "measure"))
+    for name in ("h1", "measure"):
+        assert np.all(report[name].deviation > 0)
+        assert np.all(report[name].deviation < 2 * report[name].floor)
+
+
+@pytest.mark.parametrize(
+    ("nets", "limits", "names", "message"),
+    [
+        ([], made(REFERENCE), None, "received 0 networks"),
+        (made_nets((8,), 2), [], None, "0 limits"),
+        (
+            made_nets((8,), 1),
+            made(REFERENCE),
+            None,
+            r"width 8 needs at least two networks with different seeds: received the seeds \[0\]",
+        ),
+        (made_nets((8,), 2), made(REFERENCE), ("g",), "unknown observable: received 'g'; known: G1, Phi1, f"),
+        (made_nets((8,), 2), made(REFERENCE), ("Phi1",), "Phi1 was not recorded"),
+        (made_nets((8,), 2), made(REFERENCE[:-1]), None, "must share samples and time grid"),
+        (
+            [made(REFERENCE), made(REFERENCE)],
+            made(REFERENCE),
+            None,
+            "takes finite networks: received a solution of made",
+        ),
+        (made_nets((8,), 2), made(0 * REFERENCE), ("f",), "zero throughout"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(nets, limits, names, message):
+    with pytest.raises(ValueError, match=message):
+        mf.deviation(nets, limits, names)
+
+
+def test_solutions_of_different_problems_are_refused():
+    other = replace(made(REFERENCE), problem=replace(PROBLEM, scaling=mf.mean_field(2.0)))
+    with pytest.raises(ValueError, match="different problems"):
+        mf.deviation(made_nets((8,), 2), other)
+
+
+def test_distance_of_a_shifted_cloud_is_the_shift():
+    p = mf.ParticleMeasure.iid(200, 3, seed=0)
+    q = mf.ParticleMeasure(p.a, p.w + torch.tensor([0.3, 0.0, -0.4], dtype=torch.float64), p.m)
+    assert mf.measure_distance(p, q) == pytest.approx(0.5, rel=1e-9)
+    assert mf.measure_distance(p, p) == pytest.approx(0, abs=1e-7)  # the root of a rounding error
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    assert mf.measure_distance(p, mf.ParticleMeasure(*(t[order] for t in p.tensors))) == pytest.approx(0, abs=1e-7)
+
+
+def test_sinkhorn_distance_approaches_the_exact_one():
+    p = mf.ParticleMeasure.iid(100, 2, seed=0)
+    q = mf.ParticleMeasure(2 * p.a, 0.5 * p.w + 1.0, p.m)
+    exact = mf.measure_distance(p, q)
+    errors = [abs(mf.measure_distance(p, q, regularisation=r) / exact - 1) for r in (0.5, 0.05)]
+    assert errors[1] < 0.03
+    assert errors[1] < errors[0]
+
+
+def test_marginal_distance_of_shifted_preactivations_is_the_shift_in_standard_deviations():
+    g = torch.Generator().manual_seed(0)
+    h, m = torch.randn(500, 2, generator=g, dtype=torch.float64), torch.full((500,), 1 / 500, dtype=torch.float64)
+    spread = float(h.var(0, correction=0).mean().sqrt())
+    assert mf.marginal_distance((h + 0.7, m), (h, m)) == pytest.approx(0.7 / spread, rel=1e-9)
+
+
+def test_movement_and_alignment(solved):
+    limit = solved[1][0]
+    y = limit.problem.data.y
+    assert float(mf.movement(limit, "Phi1", 0, 0)) == 0
+    assert float(mf.movement(limit, "tangent_kernel")) > 0
+    assert float(mf.alignment(y @ y.T, y)) == pytest.approx(1)
+    assert float(mf.alignment(torch.eye(5), y)) == pytest.approx(1 / math.sqrt(5))

@@ -1,0 +1,113 @@
+"""Sweeps: any executor, nothing finished is lost, and they go on from where they stopped."""
+
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+import meanfield as mf
+from solvers import FiniteWidth, Interrupted, SolverError, width_sweep
+from solvers.finite_width import FiniteWidth as Solver
+
+PROBLEM = mf.Problem(mf.digits(n_train=5, n_test=2), mf.Network(1, "tanh"), training=mf.Training(0.2, 3))
+ASK = dict(problem=PROBLEM, widths=(4, 8), seeds=3)
+
+
+def test_networks_come_by_width_and_seed():
+    nets = width_sweep(**ASK)
+    assert [(s.width, s.solver["seed"]) for s in nets] == [(n, e) for n in (4, 8) for e in range(3)]
+    assert float((nets[4].f - FiniteWidth(8, seed=1)(PROBLEM).f).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_any_executor_gives_the_same_numbers(kind):
+    pool = ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    with pool as executor:
+        shared = width_sweep(**ASK, executor=executor)
+    for a, b in zip(shared, width_sweep(**ASK), strict=True):
+        assert a.solver == b.solver
+        assert float((a.f - b.f).abs().max()) < 1e-12
+
+
+def test_a_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
+    first = width_sweep(PROBLEM, (4,), 2, folder=tmp_path)
+    trained = []
+    original = Solver.ensemble
+    monkeypatch.setattr(
+        Solver,
+        "ensemble",
+        lambda self, problem, seeds: trained.append((self.width, seeds)) or original(self, problem, seeds),
+    )
+    everything = width_sweep(**ASK, folder=tmp_path)
+    assert sorted(trained) == [(4, (2,)), (8, (0, 1, 2))]
+    assert everything[:2] == first
+    trained.clear()
+    assert width_sweep(**ASK, folder=tmp_path) == everything
+    assert trained == []
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("out of memory")])
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_failed_or_interrupted_sweep_keeps_what_is_finished(tmp_path, monkeypatch, failure, threads):
+    original = Solver.ensemble
+
+    def failing(self, problem, seeds):
+        if self.width == 4:
+            raise failure
+        return original(self, problem, seeds)
+
+    monkeypatch.setattr(Solver, "ensemble", failing)
+    executor = ThreadPoolExecutor(1) if threads else None
+    with pytest.raises(Interrupted if isinstance(failure, KeyboardInterrupt) else SolverError) as caught:
+        width_sweep(**ASK, folder=tmp_path, executor=executor)
+    assert [s.width for s in caught.value.solutions] == [8, 8, 8]
+    assert len(list(tmp_path.glob("*.nc"))) == 3
+    monkeypatch.undo()
+    assert len(width_sweep(**ASK, folder=tmp_path)) == 6
+
+
+def test_networks_that_blow_up_are_named_and_the_others_kept(tmp_path):
+    hot = mf.Problem(mf.digits(n_train=8), mf.Network(1, "tanh"), training=mf.Training(5.0, 268))
+    with pytest.raises(
+        SolverError, match=r"\d of 8 networks failed.*width 2, seed \d: non-finite: .*lower learning_rate"
+    ) as caught:
+        width_sweep(hot, (2,), 8, FiniteWidth(snapshots=()), folder=tmp_path)
+    assert 0 < len(caught.value.solutions) < 8
+    assert all(s.status is mf.Status.FINISHED for s in caught.value.solutions)
+    assert len(list(tmp_path.glob("*.nc"))) == len(caught.value.solutions)
+
+
+def test_a_folder_that_holds_another_run_is_refused_before_any_work(tmp_path):
+    width_sweep(PROBLEM, (4,), 2, folder=tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="holds another run: .* solves another problem; give an empty folder"):
+        width_sweep(PROBLEM.with_steps(4), (4,), 2, folder=tmp_path)
+    with pytest.raises(ValueError, match="was made with dtype='float64'"):
+        width_sweep(PROBLEM, (4,), 2, FiniteWidth(dtype="float32"), folder=tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    blocked = tmp_path / "file"
+    blocked.write_text("text")
+    with pytest.raises(ValueError, match="is a file: give a folder"):
+        width_sweep(PROBLEM, (4,), 2, folder=blocked)
+
+
+def test_a_truncated_result_is_named(tmp_path):
+    width_sweep(PROBLEM, (4,), 2, folder=tmp_path)
+    path = sorted(tmp_path.glob("*.nc"))[0]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=path.name):
+        width_sweep(PROBLEM, (4,), 2, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(widths=()), "widths is empty"),
+        (dict(widths=(8, -8)), r"widths\[1\] must be at least 1: received -8"),
+        (dict(widths=(8, 8)), "same number twice"),
+        (dict(seeds=0), "seeds is empty"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        width_sweep(**(ASK | change))
