@@ -6,6 +6,9 @@
 The solvers live in the package `solvers`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from meanfield.activations import Activation, activation
 from meanfield.activations import register as register_activation
 from meanfield.data import Dataset, digits, from_file, gaussian_mixture, multi_index_teacher, single_index_teacher
@@ -18,6 +21,10 @@ from meanfield.observables import alignment, movement, observe
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling, mean_field, ntk
 from meanfield.solution import Solution, Status
+from meanfield.storage import load, save
+
+if TYPE_CHECKING:
+    from meanfield import plot
 
 __all__ = [
     "Activation",
@@ -38,6 +45,7 @@ __all__ = [
     "digits",
     "from_file",
     "gaussian_mixture",
+    "load",
     "loss",
     "marginal_distance",
     "mean_field",
@@ -46,6 +54,15 @@ __all__ = [
     "multi_index_teacher",
     "ntk",
     "observe",
+    "plot",
     "register_activation",
+    "save",
     "single_index_teacher",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`mf.plot` is imported when it is first used: matplotlib takes a second to load."""
+    if name == "plot":
+        return import_module("meanfield.plot")
+    raise AttributeError(f"module 'meanfield' has no attribute {name!r}")

@@ -62,7 +62,10 @@ def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, .
 def matrix(name: str, value: Any, vector_is_column: bool = False) -> Tensor:
     """A finite, non-empty float64 CPU matrix from anything array-like (float32 stays exact in float64)."""
     try:
-        array = torch.as_tensor(value).detach().to(device="cpu", dtype=torch.float64)
+        array = torch.as_tensor(value).detach()
+        if array.is_complex():
+            raise TypeError("complex numbers")
+        array = array.to(device="cpu", dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is no array of numbers: received {type(value).__name__} ({error})") from error
     if array.ndim == 1 and vector_is_column:

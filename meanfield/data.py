@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,9 +219,9 @@ def _same(what: str, a: str, count_a: int, b: str, count_b: int) -> None:
 def _read_npz(path: Path, targets: Any) -> dict[str, Any]:
     del targets  # the arrays are named
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path.name} is truncated, no .npz archive, or holds pickled objects ({error}): save plain arrays"
         ) from error
@@ -233,11 +234,22 @@ def _read_npz(path: Path, targets: Any) -> dict[str, Any]:
 
 
 def _read_csv(path: Path, targets: int | Sequence[str]) -> dict[str, Any]:
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        rows = [row for row in csv.reader(lines) if row]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.reader(lines)
+            numbered = [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path.name} is no text of comma-separated numbers ({error})") from error
+    rows = [row for _, row in numbered]
     if len(rows) < 2:
         raise ValueError(f"{path.name} is empty: needed are a header line and at least one line of numbers")
     header = [column.strip() for column in rows[0]]
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path.name} names a column twice: received {', '.join(header)}")
+    if all(map(_is_number, header)):
+        raise ValueError(
+            f"{path.name} has no header line: its first line must name the columns, received {', '.join(header)}"
+        )
     if isinstance(targets, int):
         if not 1 <= targets < len(header):
             raise ValueError(
@@ -250,12 +262,21 @@ def _read_csv(path: Path, targets: int | Sequence[str]) -> dict[str, Any]:
     if missing or not names:
         raise ValueError(f"{path.name} has no column {missing}: known: {', '.join(header)}")
     table = np.empty((len(rows) - 1, len(header)))
-    for number, row in enumerate(rows[1:], start=2):
+    for index, (number, row) in enumerate(numbered[1:]):
         try:
-            table[number - 2] = [float(cell) for cell in row]
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells")
+            table[index] = [float(cell) for cell in row]
         except ValueError as error:
             raise ValueError(
                 f"{path.name}, line {number}: {len(header)} numbers expected, received {row} ({error})"
             ) from error
     of_target = np.isin(header, names)
     return {"x": table[:, ~of_target], "y": table[:, [header.index(name) for name in names]]}
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return float(cell) is not None
+    except ValueError:
+        return False

@@ -86,7 +86,10 @@ def tangent_kernel(
 
 
 def _square_root(gram: Tensor) -> Tensor:
-    """c (K, n) with c^T c = gram, numerically zero directions left out."""
+    """c (K, n) with c^T c = gram: Cholesky if the matrix is safely definite, else its positive eigen-directions."""
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if not int(failed):
+        return lower.T
     values, vectors = torch.linalg.eigh(gram)
     keep = values > values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
     if not bool(keep.any()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -124,14 +124,14 @@ class ParticleMeasure:
         if directions is not None:
             basis = basis[:, : int(torch.linalg.matrix_rank(directions.double()))]
         dims = c + basis.shape[1]
-        if nodes**dims > 2**22:
+        if dims * math.log2(nodes) > 22:
             raise ValueError(
-                f"{nodes} Gauss-Hermite nodes in {dims} dimensions are {nodes**dims:.3g} particles, more than {2**22}: "
+                f"{nodes} Gauss-Hermite nodes in {dims} dimensions are {nodes}^{dims} particles, more than {2**22}: "
                 "take fewer nodes, or sobol for more than about 4 dimensions"
             )
         points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-        grid = torch.tensor(list(itertools.product(points.tolist(), repeat=dims)), dtype=torch.float64)
-        mass = torch.tensor(list(itertools.product(weights.tolist(), repeat=dims)), dtype=torch.float64).prod(1)
+        grid = _product(torch.from_numpy(points), dims)
+        mass = _product(torch.from_numpy(weights), dims).prod(1)
         measure = ParticleMeasure(grid[:, :c], grid[:, c:] @ basis.T, mass / mass.sum())
         return measure.to(dtype=checks.DTYPES[checks.dtype(dtype)])
 
@@ -151,6 +151,11 @@ def _sizes(particles: int, inputs: int, outputs: int) -> tuple[int, int, int]:
         checks.integer("inputs", inputs, 1),
         checks.integer("outputs", outputs, 1),
     )
+
+
+def _product(values: Tensor, times: int) -> Tensor:
+    """(n^times, times) all combinations"""
+    return torch.cartesian_prod(*[values] * times).reshape(-1, times)
 
 
 def _equal(n: int, kind: torch.dtype) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.kernels import TwoTimeKernel
 from meanfield.solution import Solution
 
 
@@ -24,8 +25,8 @@ def observables(depth: int) -> dict[str, Callable[[Solution], Tensor]]:
         "tangent_kernel": lambda s: _flat(s.tangent_kernel()),
     }
     for l in range(1, depth + 1):
-        known[f"Phi{l}"] = lambda s, l=l: _flat(_kernel(s, f"Phi{l}"))
-        known[f"G{l}"] = lambda s, l=l: _flat(_kernel(s, f"G{l}"))
+        known[f"Phi{l}"] = lambda s, l=l: _flat(_kernel(s, f"Phi{l}").at())
+        known[f"G{l}"] = lambda s, l=l: _flat(_kernel(s, f"G{l}").at())
     return known
 
 
@@ -58,7 +59,7 @@ def alignment(kernel: Tensor, y: Tensor) -> Tensor:
 
 def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = -1) -> Tensor:
     """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots."""
-    at = solution.tangent_kernel if name == "tangent_kernel" else solution.kernels[name].at
+    at = solution.tangent_kernel if name == "tangent_kernel" else _kernel(solution, name).at
     return (at(end) - at(start)).norm() / at(start).norm()
 
 
@@ -72,7 +73,7 @@ def _present(tensor: Tensor | None) -> Tensor:
     return tensor
 
 
-def _kernel(solution: Solution, name: str) -> Tensor:
+def _kernel(solution: Solution, name: str) -> TwoTimeKernel:
     if name not in solution.kernels:
         raise ValueError(f"the kernel {name} was not recorded: give the solver snapshots, e.g. snapshots=(0, -1)")
-    return solution.kernels[name].at(-1)
+    return solution.kernels[name]

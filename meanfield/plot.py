@@ -37,10 +37,10 @@ def loss(nets: Solutions, limit: Solutions | None = None, ax: Axes | None = None
     panel: Axes = _panels(ax)[0]
     curves = _curves(panel, groups, limits, lambda s: s.test_loss if test else s.loss)
     panel.set_yscale("log")
-    _plain_log(panel)
     lowest, highest = min(c[c > 0].min(initial=np.inf) for c in curves), max(c.max() for c in curves)
     if 0 < lowest < highest:  # a band that reaches down to zero must not set the scale
         panel.set_ylim(0.6 * lowest, 1.6 * highest)
+    _plain_log(panel)
     data = _any(groups, limits).problem.data
     samples = len(data.x_test) if test and data.x_test is not None else data.samples
     panel.set(xlabel=_TIME, ylabel=f"{'test' if test else 'training'} loss, mean of {samples} samples")
@@ -197,8 +197,7 @@ def animate_particles(
     panel: Axes = _panels(ax, size=(5.0, 4.2))[0]
     picture = _scatter(panel, clouds, min(clouds.points))
     panel.set_ylabel(clouds.axes[1])
-    figure = panel.get_figure(root=True)
-    assert figure is not None
+    figure: Any = panel.get_figure(root=True)
     figure.colorbar(picture, ax=panel, label="readout $a$", extend="both")
 
     def show(step: int) -> list[Any]:
@@ -206,6 +205,10 @@ def animate_particles(
         picture.set_array(clouds.readouts[step])
         return [picture, panel.set_title(plot_data.when(solution, step))]
 
+    show(min(clouds.points))
+    if ax is None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once: doing so for every frame costs more than drawing it
     return FuncAnimation(figure, show, frames=list(clouds.points), interval=milliseconds)
 
 
@@ -281,6 +284,7 @@ def _scatter(ax: Axes, clouds: plot_data.Clouds, step: int) -> PathCollection:
     low, high = everywhere.min(0), everywhere.max(0)
     (x0, y0), (x1, y1) = low - 0.05 * (high - low), high + 0.05 * (high - low)
     ax.set(xlim=(x0, x1), ylim=(y0, y1), xlabel=clouds.axes[0], facecolor="0.93")
+    ax.set_aspect("equal" if clouds.isometric else "auto")
     norm = CenteredNorm(0, float(np.quantile(np.abs(readouts), 0.98)) or 1.0)
     points = clouds.points[step]
     return ax.scatter(*points.T, s=clouds.sizes, c=clouds.readouts[step], norm=norm, cmap="RdBu_r", linewidths=0)
@@ -297,10 +301,12 @@ def _colours(count: int) -> list[Any]:
 
 
 def _plain_log(ax: Axes) -> None:
-    """Ticks at 1, 2, 5 of each decade: the default labels crowd in less than a decade"""
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("")
+    """Ticks at 1, 2, 5 of each decade where the default labels would crowd; for the limits as they are now"""
+    low, high = ax.get_ylim()
+    if high < 1000 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
 
 
 def _width_axis(ax: Axes, widths: Sequence[int], label: bool = True) -> None:

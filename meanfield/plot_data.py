@@ -85,6 +85,7 @@ class Clouds:
     points: dict[int, np.ndarray]  # (n, 2)
     readouts: dict[int, np.ndarray]  # (n,)
     sizes: np.ndarray  # (n,) areas, proportional to the particle weights
+    isometric: bool  # whether angles in the plane mean something
 
 
 def clouds(solution: Solution, output: int) -> Clouds:
@@ -107,7 +108,7 @@ def clouds(solution: Solution, output: int) -> Clouds:
         points = {step: (q.w[rows] @ plane).numpy() for step, q in measures.items()}
     area = min(20.0, 15_000 / len(rows))
     sizes = np.clip(area * (first.m[rows] / first.m[rows].mean()).numpy(), 0.3, 80)
-    return Clouds(axes, points, readouts, sizes)
+    return Clouds(axes, points, readouts, sizes, inputs > 1)
 
 
 def _plane_of_movement(start: Tensor, end: Tensor, m: Tensor) -> Tensor:
@@ -118,9 +119,10 @@ def _plane_of_movement(start: Tensor, end: Tensor, m: Tensor) -> Tensor:
 
 
 def _drawn(m: Tensor) -> Tensor:
-    """At most `_POINTS` particles: the heaviest, or a random choice if all weigh the same."""
+    """At most `_POINTS` particles: the heaviest, or a random choice if all weigh the same; none that weighs next to nothing."""
     shuffled = torch.randperm(len(m), generator=torch.Generator().manual_seed(0))
-    return shuffled[m[shuffled].argsort(descending=True, stable=True)[:_POINTS]]
+    rows = shuffled[m[shuffled].argsort(descending=True, stable=True)[:_POINTS]]
+    return rows[m[rows] > 1e-3 * m.mean()]
 
 
 _NAMES = {

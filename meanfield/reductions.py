@@ -79,11 +79,14 @@ def _serve(which: str, engine: Engine, activation: Activation, *tensors: Tensor)
 def _check_shapes(which: str, a: Tensor, w: Tensor, *rest: Tensor) -> None:
     m, x, delta = (rest[0], rest[1], None) if which == "outputs" else (None, rest[0], rest[1])
     shapes = {"a": a, "w": w, "m": m, "x": x, "delta": delta}
-    fits = len(a) == len(w) and w.shape[1] == x.shape[1]
+    fits = a.ndim == w.ndim == x.ndim == 2 and len(a) == len(w) and w.shape[1] == x.shape[1]
     fits = fits and (m is None or m.shape == w.shape[:1]) and (delta is None or delta.shape == (len(x), a.shape[1]))
     if not fits:
         received = ", ".join(f"{k} {tuple(t.shape)}" for k, t in shapes.items() if t is not None)
         raise ValueError(f"{which} needs a (N, C), w (N, D), m (N,), x (P, D), delta (P, C): received {received}")
+    kinds = {(t.dtype, t.device) for t in shapes.values() if t is not None}
+    if len(kinds) > 1:
+        raise ValueError(f"{which} needs tensors of one dtype on one device: received {sorted(map(str, kinds))}")
 
 
 # ---- dense and chunked -----------------------------------------------------------------------------------------------
@@ -114,14 +117,19 @@ def _velocity(
 
     if dense:
         va, vw = part(a, w, x, delta)
-    elif len(x) <= _columns(w):
-        pairs = [_remember_little(part, *tile, x, delta) for tile in _tiles(len(x), w, a, w)]
-        va, vw = (torch.cat(rows) for rows in zip(*pairs, strict=True))
-    else:
+    elif _differentiated(a, w, x, delta):
+        blocks = []
+        for xt, dt in zip(x.split(_columns(w)), delta.split(_columns(w)), strict=True):
+            pairs = [_remember_little(part, *tile, xt, dt) for tile in _tiles(len(xt), w, a, w)]
+            blocks.append([torch.cat(rows) for rows in zip(*pairs, strict=True)])
+        va, vw = (torch.stack(parts).sum(0) for parts in zip(*blocks, strict=True))
+    else:  # results are written in place: keeping thousands of small ones among the tiles would scatter the heap
         va, vw = torch.zeros_like(a), torch.zeros_like(w)
         for xt, dt in zip(x.split(_columns(w)), delta.split(_columns(w)), strict=True):
-            block = _velocity(activation, False, a, w, xt, dt)
-            va, vw = va + block[0] * len(xt), vw + block[1] * len(xt)
+            for at, wt, va_t, vw_t in _tiles(len(xt), w, a, w, va, vw):
+                pa, pw = part(at, wt, xt, dt)
+                va_t += pa
+                vw_t += pw
     return va / len(x), vw / len(x)
 
 
@@ -139,9 +147,13 @@ def _tiles(columns: int, like: Tensor, *tensors: Tensor):
     return zip(*(t.split(rows) for t in tensors), strict=True)
 
 
+def _differentiated(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 def _remember_little(part: Callable, *tensors: Tensor) -> Any:
     """part(*tensors), recomputed in the backward pass instead of remembered."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if _differentiated(*tensors):
         return checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
     return part(*tensors)
 
@@ -185,6 +197,7 @@ def _genred() -> Any:
     }  # they turn on flush-to-zero for the whole process
     os.environ["CXXFLAGS"] = " ".join(flag for flag in (flags or "").split() if flag not in unsafe)
     os.environ.setdefault("PYKEOPS_VERBOSE", "0")
+    os.environ.setdefault("KEOPS_VERBOSE", os.environ["PYKEOPS_VERBOSE"])  # pykeops 2.3 hands it on too late
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -204,9 +217,13 @@ def formula(activation: Activation, which: Literal["phi", "dphi"], h: str) -> st
     return activation.keops[which == "dphi"].format(h=h, k=constants)
 
 
-@cache
 def _reduction(which: str, activation: Activation, inputs: int, outs: int) -> Callable:
     phi, dphi = formula(activation, "phi", "(w|x)"), formula(activation, "dphi", "(w|x)")
+    return _compiled(which, phi, dphi, len(activation.keops_constants()), inputs, outs)
+
+
+@cache
+def _compiled(which: str, phi: str, dphi: str, constants: int, inputs: int, outs: int) -> Callable:
     sides = ("Vj", "Vi") if which == "outputs" else ("Vi", "Vj")  # (particles, data); the sum runs over j
     aliases = [f"w={sides[0]}({inputs})", f"a={sides[0]}({outs})", f"x={sides[1]}({inputs})"]
     if which == "outputs":
@@ -214,8 +231,8 @@ def _reduction(which: str, activation: Activation, inputs: int, outs: int) -> Ca
     else:
         aliases.append(f"d={sides[1]}({outs})")
         text = f"Concat({phi}*d, ({dphi}*(a|d))*x)"
-    if activation.keops_constants():
-        aliases.append(f"k=Pm({len(activation.keops_constants())})")
+    if constants:
+        aliases.append(f"k=Pm({constants})")
     return _genred()(text, aliases, reduction_op="Sum", axis=1)
 
 
@@ -247,5 +264,8 @@ class _Keops(torch.autograd.Function):
             result = {"outputs": _outputs, "velocity": _velocity}[ctx.which](ctx.activation, False, *inputs)
         results = (result,) if ctx.which == "outputs" else result
         wanted = [t for t in inputs if t.requires_grad]
-        grads = iter(torch.autograd.grad(results, wanted, cotangents, allow_unused=True))
+        reached = [
+            (r, c) for r, c in zip(results, cotangents, strict=True) if r.requires_grad
+        ]  # v_a does not depend on a
+        grads = iter(torch.autograd.grad([r for r, _ in reached], wanted, [c for _, c in reached], allow_unused=True))
         return None, None, *(next(grads) if n else None for n in needed)

@@ -53,14 +53,14 @@ def exponents_of(
     if len(widths) < 3 or min(values) <= 0:
         return {}
     x, y = np.log(widths), power * np.log(np.array(values))
-    positive = [np.log(np.maximum(d, 1e-300)) * power for d in draws]
-    deviations = np.array([max(float(np.std(np.clip(d, np.median(d) - 5, None))), 1e-12) for d in positive])
-    weights = deviations**-2
+    table = np.array(draws)  # (widths, draws); a draw of one seed E times over has no variance and tells nothing
+    usable = (table > 1e-9 * np.array(values)[:, None]).all(0)
+    if usable.sum() < 10:
+        return {}
+    heights = power * np.log(table[:, usable])
+    weights = np.maximum(heights.std(1), 1e-12) ** -2
     centred = x - np.average(x, weights=weights)
 
-    def slope(heights: np.ndarray) -> float:
-        return float((weights * centred * heights).sum() / (weights * centred**2).sum())
-
-    slopes = [slope(np.array(row)) for row in zip(*positive, strict=True)]
-    low, high = np.percentile(slopes, [2.5, 97.5])
-    return {name: Exponent(slope(y), float(low), float(high))}
+    pull = weights * centred / (weights * centred**2).sum()
+    low, high = np.percentile(pull @ heights, [2.5, 97.5])
+    return {name: Exponent(float(pull @ y), float(low), float(high))}

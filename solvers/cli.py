@@ -1,11 +1,14 @@
-"""Command-line flags out of the library's own dataclasses and functions; meanfield itself knows nothing of tyro."""
+"""The command `meanfield`. Its flags are the fields of the library's own dataclasses; this is the only file that imports tyro."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,12 +22,17 @@ from meanfield.data import Dataset
 from meanfield.losses import Loss
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling
+from solvers import result_commands, run_commands
+from solvers.evolve import SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.wasserstein_flow import WassersteinFlow
 
-registry = ConstructorRegistry()
+COMMANDS = run_commands.COMMANDS | result_commands.COMMANDS
+
+_registry = ConstructorRegistry()
 
 _WITHOUT = {  # dataclasses whose fields become flags, and the fields that do not
+    **dict.fromkeys(COMMANDS, ()),
     Problem: (),
     Network: (),
     Training: (),
@@ -75,34 +83,59 @@ _DATA_FLAGS: dict[str, tuple[Any, str]] = {
 }
 
 
-class BadValue(Exception):
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 if a solver failed, 2 for bad input, 130 after Ctrl-C."""
+    named = [Annotated[c, tyro.conf.subcommand(c.__name__.lower(), description=_about(c))] for c in COMMANDS]
+    about = "Infinite-width neural networks, and how far finite ones are from them."
+    try:
+        with _registry:
+            asked = tyro.cli(reduce(or_, named), prog="meanfield", description=about, args=arguments)  # type: ignore[arg-type]
+        COMMANDS[type(asked)](asked)
+        return 0
+    except (_BadValue, ValueError, MemoryError) as error:
+        return _failed(2, str(error))
+    except SolverError as error:
+        return _failed(1, str(error))
+    except OSError as error:
+        return _failed(1, f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt as error:
+        return _failed(130, str(error) or "interrupted; nothing was computed that could be kept")
+
+
+def _failed(code: int, message: str) -> int:
+    print(f"meanfield: {message}", file=sys.stderr)
+    return code
+
+
+class _BadValue(Exception):
     """What the library said against the flags' values; not a ValueError, which tyro would frame and wrap."""
 
 
-def about(kind: type) -> str:
+def _about(kind: type) -> str:
     """What the docstring says of `kind` as a whole, without examples of code."""
     sentences = re.split(r"(?<=\.)\s+", _documented(kind)[0])
     return " ".join(s for s in sentences if not re.search(r"`[^`]*\([^`]*`", s))
 
 
-@registry.struct_rule
+@_registry.struct_rule
 def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
     if info.type not in _WITHOUT:
         return None
     hints, told = get_type_hints(info.type), _documented(info.type)[1]
     flags = []
     for f in fields(info.type):
-        kind = hints[f.name]
+        kind, default = hints[f.name], tyro.MISSING_NONPROP if f.default is MISSING else f.default
         if kind in _WITHOUT or kind in (Dataset, Scaling):
-            text = about(kind) if kind in _WITHOUT else ""
-            flags.append(StructFieldSpec(f.name, kind, tyro.MISSING_NONPROP, text))
+            shown = tyro.conf.arg(name="" if kind is Problem else None, help=_about(kind) if kind in _WITHOUT else "")
+            nested: Any = Annotated[kind, shown]
+            flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
         elif f.name not in _WITHOUT[info.type]:
-            default = tyro.MISSING_NONPROP if f.default is MISSING else f.default
-            flags.append(_flag(f.name, kind, default, _HELP.get(f.name) or told.get(f.name, "")))
+            text = told.get(f.name, "") if info.type in COMMANDS else _HELP.get(f.name) or told.get(f.name, "")
+            flags.append(_flag(f.name, kind, default, text, f.metadata.get("positional", False)))
     return StructConstructorSpec(_refusing(info.type), tuple(flags))
 
 
-@registry.struct_rule
+@_registry.struct_rule
 def _from_dataset(info: StructTypeInfo) -> StructConstructorSpec | None:
     if info.type is not Dataset:
         return None
@@ -113,7 +146,7 @@ def _from_dataset(info: StructTypeInfo) -> StructConstructorSpec | None:
     return StructConstructorSpec(_refusing(_dataset), tuple(flags))
 
 
-@registry.struct_rule
+@_registry.struct_rule
 def _from_scaling(info: StructTypeInfo) -> StructConstructorSpec | None:
     if info.type is not Scaling:
         return None
@@ -126,7 +159,7 @@ def _from_scaling(info: StructTypeInfo) -> StructConstructorSpec | None:
     return StructConstructorSpec(_refusing(_scaling), flags)
 
 
-def _flag(name: str, kind: Any, default: Any, text: str, /, **shown: Any) -> StructFieldSpec:
+def _flag(name: str, kind: Any, default: Any, text: str, first: bool = False, /, **shown: Any) -> StructFieldSpec:
     """One flag. What the library looks up by name stays text here: the library lists what it knows."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     literals = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
@@ -137,13 +170,14 @@ def _flag(name: str, kind: Any, default: Any, text: str, /, **shown: Any) -> Str
         kind, shown = (str | None if default is None else str), {"metavar": _either(names)} | shown
     elif get_origin(kind) is Sequence:
         kind = tuple[get_args(kind)[0], ...]
-    elif default is None:  # without tyro's {None}|INT
-        inner = parts[0]
-        many = get_origin(inner) is tuple
-        word = (get_args(inner)[0] if many else inner).__name__.upper()
-        shown = {"metavar": f"{word} [{word} ...]" if many else "{True,False}" if inner is bool else word} | shown
-        shown = {"help_behavior_hint": ""} | shown
-    annotated: Any = Annotated[kind, tyro.conf.arg(**shown)]
+    elif default is None or first:  # as tyro shows them, but without {None}| and brackets
+        many = get_origin(parts[0]) is tuple
+        word = (get_args(parts[0])[0] if many else parts[0]).__name__.upper()
+        word = "{True,False}" if word == "BOOL" else f"{word} [{word} ...]" if many else word
+        shown = {"metavar": word, "help_behavior_hint": "(required)" if first else ""} | shown
+    marks = [tyro.conf.arg(**shown), *([tyro.conf.Positional] if first else [])]
+    marks += [tyro.conf.FlagCreatePairsOff] if default is False else []
+    annotated: Any = reduce(lambda inner, mark: Annotated[inner, mark], marks, kind)
     return StructFieldSpec(name, annotated, default, text)
 
 
@@ -178,7 +212,7 @@ def _refusing(build: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return build(**values)
         except ValueError as error:
-            raise BadValue(str(error)) from error
+            raise _BadValue(str(error)) from error
 
     return built
 
@@ -213,3 +247,7 @@ def _defaults(name: str) -> str:
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

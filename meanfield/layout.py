@@ -1,0 +1,258 @@
+"""How results lie in a file: as named arrays with named dimensions, beside settings that JSON can hold.
+
+`storage` writes and reads them. To keep another kind of result, add a `Kind` to `KINDS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield import activations, losses
+from meanfield.data import Dataset
+from meanfield.kernels import TwoTimeKernel
+from meanfield.measure import ParticleMeasure
+from meanfield.problem import Network, Problem, Training
+from meanfield.report import Deviation, DeviationReport
+from meanfield.scaling import Scaling
+from meanfield.solution import Solution, Status
+from meanfield.statistics import Exponent
+
+_SOLUTION = {  # dimensions and meaning
+    "x": ("sample input", "training inputs"),
+    "y": ("sample output", "training targets"),
+    "x_test": ("test_sample input", "test inputs"),
+    "y_test": ("test_sample output", "test targets"),
+    "f": ("time sample output", "outputs on the training samples"),
+    "f_test": ("time test_sample output", "outputs on the test samples"),
+    "loss": ("time", "loss, mean over the training samples"),
+    "test_loss": ("time", "loss, mean over the test samples"),
+    "tangent_kernels": ("snapshot sample output sample_2 output_2", "tangent kernel K, df/dt = K Delta / P"),
+}
+_MEASURE = {
+    "a": ("particle output", "readouts"),
+    "w": ("particle weight", "input weights"),
+    "m": ("particle", "masses"),
+}
+_COLUMNS = tuple(f.name for f in fields(Deviation) if f.name not in ("name", "exponents"))
+Stored = Mapping[str, np.ndarray]
+
+
+class Arrays:
+    """Named arrays whose dimensions agree: one name stands for one size throughout a file."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, tuple] = {}
+        self.coordinates: dict[str, tuple] = {}
+        self._sizes: dict[str, int] = {}
+
+    def put(self, name: str, value: Any, dims: str = "", meaning: str = "", coordinate: bool = False) -> None:
+        """Add an array; a dimension without a name, or of another size than its name stands for, is named after its size."""
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise ValueError(f"{name!r} cannot name an array of a file: letters, digits and _ . + - only")
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        wanted = dims.split() if len(dims.split()) == array.ndim else [""] * array.ndim
+        named: list[str] = []
+        for dim, n in zip(wanted, array.shape, strict=True):
+            fits = dim and self._sizes.setdefault(dim, n) == n
+            named.append(dim if fits else f"size_{n}" + f"_{len(named)}" * (f"size_{n}" in named))
+        attributes = {"long_name": meaning or name} | ({"units": "1"} if array.dtype.kind == "f" else {})
+        (self.coordinates if coordinate else self.data)[name] = (named, array, attributes)
+
+    def axis(self, name: str, values: Any, meaning: str) -> str:
+        """A dimension with its coordinate"""
+        self.put(name, np.asarray(values), name, meaning, coordinate=True)
+        return name
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How results of one type become arrays and settings, and come back."""
+
+    name: str
+    type: type
+    pack: Callable[[Any, Arrays], dict[str, Any]]
+    unpack: Callable[[Stored, Mapping[str, Any]], Any]
+
+
+def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
+    problem, network = solution.problem, solution.problem.network
+    hint = "make it known with meanfield.register_activation"
+    _registered("activation", network.nonlinearity, activations.activation, hint)
+    _registered("loss", problem.loss_function, losses.loss, "add it to meanfield/losses.py")
+    arrays.axis("time", solution.times, "training time, learning rate times step")
+    arrays.put("step", np.arange(len(solution.f)), "time", "training step", coordinate=True)
+    arrays.axis("snapshot", np.array(solution.snapshots, dtype=np.int64), "steps recorded in detail")
+    for name, (dims, meaning) in _SOLUTION.items():
+        holder = problem.data if name[0] in "xy" else solution
+        value = None if name == "test_loss" and problem.data.y_test is None else getattr(holder, name)
+        if value is not None:
+            arrays.put(name, value, dims, meaning)
+    _pack_records(solution, arrays)
+    return {
+        "problem": {
+            "data": problem.data.name,
+            "network": _fields(network) | {"activation": network.nonlinearity.name},
+            "scaling": _fields(problem.scaling),
+            "training": _fields(problem.training),
+            "loss": problem.loss_function.name,
+        },
+        "solver": {k: _plain(v, f"the solver's setting {k}") for k, v in solution.solver.items()},
+        "stats": {k: _plain(v) for k, v in solution.stats.items()},
+        "status": solution.status.name,
+    }
+
+
+def _pack_records(solution: Solution, arrays: Arrays) -> None:
+    """What was recorded at snapshots, and the state."""
+
+    def axis(name: str, steps: Sequence[int]) -> str:
+        same = tuple(steps) == tuple(solution.snapshots)
+        return "snapshot" if same else arrays.axis(f"snapshot_{name}", np.array(steps, np.int64), f"steps of {name}")
+
+    for name, kernel in solution.kernels.items():
+        dims = f"{axis(name, kernel.steps)} rank_{name} {'sample_output' if name.startswith('G') else 'sample'}"
+        arrays.put(f"kernel_{name}", kernel.factor, dims, f"factor c of {name}(t, s) = c(t)^T c(s)")
+    for name, value in solution.fields.items():
+        dims = f"snapshot neuron {'sample_output' if name.startswith('g') else 'sample'}"
+        arrays.put(f"field_{name}", value, dims, f"{name} of each neuron")
+    steps = sorted(solution.particles)
+    if len({tuple(t.shape for t in solution.particles[step].tensors) for step in steps}) > 1:
+        raise ValueError("the number of particles differs between snapshots: a file keeps one number")
+    for name, (dims, meaning) in (_MEASURE if steps else {}).items():
+        stacked = torch.stack([getattr(solution.particles[step], name) for step in steps])
+        arrays.put(f"particle_{name}", stacked, f"{axis('particles', steps)} {dims}", f"the particles' {meaning}")
+    for name, value in solution.state.items():
+        arrays.put(f"state_{name}", value, meaning="what the solver goes on from")
+
+
+def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
+    asked, network = settings["problem"], settings["problem"]["network"]
+    if network["activation"] not in activations.names():
+        raise ValueError(
+            f"unknown activation: received {network['activation']!r}; known: {', '.join(activations.names())}; "
+            "make yours known with meanfield.register_activation before loading"
+        )
+    problem = Problem(
+        data=Dataset(**_some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
+        network=Network(**network),
+        scaling=Scaling(**asked["scaling"]),
+        training=Training(**asked["training"]),
+        loss=asked["loss"],
+    )
+    clouds = dict(_prefixed(stored, "particle_"))
+    steps = _steps(stored, "particles") if clouds else ()
+    return Solution(
+        problem=problem,
+        solver=settings["solver"],
+        f=_tensor(stored, "f"),
+        f_test=_some(stored, "f_test").get("f_test"),
+        state=dict(_prefixed(stored, "state_")),
+        status=Status[settings["status"]],
+        snapshots=tuple(stored["snapshot"].tolist()),
+        kernels={k: TwoTimeKernel(_steps(stored, k), c) for k, c in _prefixed(stored, "kernel_")},
+        tangent_kernels=_some(stored, "tangent_kernels").get("tangent_kernels"),
+        particles={step: ParticleMeasure(*(clouds[k][i] for k in _MEASURE)) for i, step in enumerate(steps)},
+        fields=dict(_prefixed(stored, "field_")),
+        stats=settings["stats"],
+    )
+
+
+def _pack_report(report: DeviationReport, arrays: Arrays) -> dict[str, Any]:
+    found = list(report.observables.values())
+    quantities = list(dict.fromkeys(quantity for d in found for quantity in d.exponents))
+    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in a hidden layer")
+    arrays.put("seeds", np.array(report.seeds, dtype=np.int64), "width", "networks of this width", coordinate=True)
+    arrays.axis("observable", np.array(list(report.observables), dtype=str), "what is compared")
+    arrays.axis("quantity", np.array(quantities, dtype=str), "what goes as a power of the width")
+    arrays.axis("bound", np.array(["slope", "low", "high"]), "the exponent and its 95 % interval")
+    for name in _COLUMNS:
+        dims = "observable" if name == "reference_error" else "observable width"
+        arrays.put(name, np.array([getattr(d, name) for d in found]), dims, f"{name}, relative to the limit")
+    exponents = np.full((len(found), len(quantities), 3), np.nan)
+    for i, d in enumerate(found):
+        for quantity, e in d.exponents.items():
+            exponents[i, quantities.index(quantity)] = e.slope, e.low, e.high
+    arrays.put("exponent", exponents, "observable quantity bound", "powers of the width, nan if not fitted")
+    arrays.put("n_var", report.n_var, "width", "N Var f_T, mean over the training outputs")
+    arrays.put("n_var_se", report.n_var_se, "width", "standard error of n_var")
+    arrays.put("predicted_n_var", report.predicted_n_var, meaning="n_var, computed before any network was trained")
+    return {"compared": {k: _plain(v, f"the report's setting {k}") for k, v in report.settings.items()}}
+
+
+def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationReport:
+    quantities, found = [str(q) for q in stored["quantity"]], {}
+    for i, name in enumerate(str(n) for n in stored["observable"]):
+        columns = {k: stored[k][i] for k in _COLUMNS}
+        columns["reference_error"] = float(columns["reference_error"])
+        rows = zip(quantities, stored["exponent"][i].tolist(), strict=True)
+        fitted = {quantity: Exponent(*row) for quantity, row in rows if not np.isnan(row).all()}
+        found[name] = Deviation(name, **columns, exponents=fitted)
+    return DeviationReport(
+        widths=tuple(stored["width"].tolist()),
+        seeds=tuple(stored["seeds"].tolist()),
+        observables=found,
+        n_var=stored["n_var"],
+        n_var_se=stored["n_var_se"],
+        predicted_n_var=float(stored["predicted_n_var"]),
+        settings=settings["compared"],
+    )
+
+
+KINDS = (
+    Kind("meanfield solution", Solution, _pack_solution, _unpack_solution),
+    Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
+)
+
+
+def _registered(what: str, thing: Any, known: Callable[[str], Any], remedy: str) -> None:
+    try:
+        found = known(thing.name)
+    except ValueError:
+        found = None
+    if found is not thing:
+        raise ValueError(f"the {what} {thing.name!r} is not registered, and a file keeps only its name: {remedy}")
+
+
+def _fields(thing: Any) -> dict[str, Any]:
+    return {f.name: getattr(thing, f.name) for f in fields(thing)}
+
+
+def _plain(value: Any, strictly: str = "") -> Any:
+    """`value` for JSON, tuples as arrays. Other things become text or, if `strictly` names them, a ValueError."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and (value.ndim == 0 or not strictly):
+        return value.tolist()
+    if isinstance(value, tuple) or (isinstance(value, list) and not strictly):
+        return [_plain(v, strictly) for v in value]
+    if isinstance(value, Mapping) and not strictly:
+        return {str(k): _plain(v) for k, v in value.items()}
+    if strictly:
+        raise ValueError(f"{strictly} cannot be kept: received {type(value).__name__}; give numbers, text or tuples")
+    return str(value)
+
+
+def _tensor(stored: Stored, name: str) -> Tensor:
+    return torch.from_numpy(np.array(stored[name]))
+
+
+def _some(stored: Stored, *names: str) -> dict[str, Tensor]:
+    return {name: _tensor(stored, name) for name in names if name in stored}
+
+
+def _prefixed(stored: Stored, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name in stored:
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), _tensor(stored, name)
+
+
+def _steps(stored: Stored, name: str) -> tuple[int, ...]:
+    """The steps at which `name` was recorded: its own, or the solution's snapshots."""
+    return tuple(stored.get(f"snapshot_{name}", stored["snapshot"]).tolist())

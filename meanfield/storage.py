@@ -1,0 +1,152 @@
+"""Solutions and reports as netCDF files: `save(result, "run.nc")`, `load("run.nc")`; `xarray.open_dataset` reads them too.
+
+Nothing is pickled. This is the only file that imports xarray and h5netcdf; `layout` says what lies where in a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import uuid
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meanfield.layout import KINDS, Arrays
+from meanfield.report import DeviationReport
+from meanfield.solution import Solution
+
+FORMAT = 1  # to be raised when an older `load` would misread the file
+
+
+def save(result: Solution | DeviationReport, path: str | Path) -> Path:
+    """Write `result` to a .nc file, whole or not at all, in place of any older file of that name; returns the path.
+
+    ValueError, before anything is written, for a path that will not do and for an activation or loss that no file could name.
+    """
+    import xarray as xr
+
+    path = writable(path)
+    kind = next((k for k in KINDS if isinstance(result, k.type)), None)
+    if kind is None:
+        known = ", ".join(k.type.__name__ for k in KINDS)
+        raise ValueError(f"there is no file format for {type(result).__name__}: save takes one of {known}")
+    arrays = Arrays()
+    settings = json.dumps(kind.pack(result, arrays))
+    title = str(result).splitlines()[0]
+    attributes = {"kind": kind.name, "format_version": FORMAT, "title": title, "settings": settings}
+    dataset = xr.Dataset(arrays.data, arrays.coordinates, attributes | _provenance(result))
+    exactly = {name: {"_FillValue": None} for name in dataset.variables}
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # same folder: replacing is atomic
+    try:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=exactly)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path) -> Any:
+    """The result kept in `path`, equal to the one saved. ValueError for a file that is broken, too new or none of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    arrays, attributes = _read(path)
+    name, version = attributes.get("kind"), attributes.get("format_version")
+    kind = next((k for k in KINDS if k.name == name), None)
+    if kind is None:
+        held = "no result of meanfield" if name is None else f"a {name!r}"
+        raise ValueError(f"{path} holds {held}; known: {', '.join(repr(k.name) for k in KINDS)}")
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(
+            f"{path} has the format version {version}; meanfield {_version('meanfield')} reads versions up to {FORMAT}: update it"
+        )
+    try:
+        return kind.unpack(arrays, _tuples(json.loads(attributes["settings"])))
+    except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the result again") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
+
+
+def writable(path: str | Path) -> Path:
+    """`path`, if a result can be written there; ValueError otherwise."""
+    path = Path(path)
+    if path.suffix != ".nc":
+        good = f"{path.stem or 'result'}.nc"
+        raise ValueError(f"results are kept in files that end in .nc: received {str(path)!r}; give e.g. {good!r}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file, e.g. {str(path / 'result.nc')!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of {str(path)!r} does not exist: create {path.parent} first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"the folder {path.parent} cannot be written to: give another one")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and attributes. By h5py: xarray takes ten times as long, which counts for a folder of networks."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            arrays = {name: _array(d) for name, d in file.items() if isinstance(d, h5py.Dataset)}
+            return arrays, {k: v.item() if np.size(v) == 1 and np.ndim(v) else v for k, v in file.attrs.items()}
+    except Exception as error:  # OSError, KeyError, RuntimeError, ..: it depends on the place of the damage
+        raise ValueError(f"{path} is truncated or no netCDF-4 file: {type(error).__name__}: {error}") from error
+
+
+def _array(stored: Any) -> np.ndarray:
+    if stored.dtype.kind == "O":
+        return np.array(stored.asstr()[()], dtype=str)
+    return np.asarray(stored[()], dtype=stored.attrs.get("dtype"))  # xarray's note on bool, kept as int8
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's arrays as tuples"""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _provenance(result: Solution | DeviationReport) -> dict[str, Any]:
+    packages = ("torch", "numpy", "scipy", "xarray", "h5netcdf", "h5py")
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    told = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "meanfield_version": _version("meanfield"),
+        "versions": json.dumps(versions),
+        "git_commit": _commit(),
+        "seed": result.solver.get("seed") if isinstance(result, Solution) else None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the source tree, with "-dirty" if it was changed since; None for an installed package or without git."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # or the tree around it belongs to another project
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,130 @@
+"""Commands on what was solved: compare and draw. cli.py makes flags of the fields and help of the docstrings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meanfield import storage
+from meanfield.deviation import deviation
+from meanfield.report import DeviationReport
+from meanfield.solution import Solution
+from solvers.predicted_variance import predicted_variance
+from solvers.run_commands import keep
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Deviation of networks from their limit: print the table, keep the report and a picture of it.
+
+    nets: networks, as files or folders of a sweep. limits: the limit; with two or more (other seeds) its own error is known too.
+    out: file to write (.nc), the picture is put beside it (.png). names: what to compare (f, loss, Phi1, tangent_kernel, h1,
+    measure, ..), all that was recorded if left out. predict: compute N Var f(T) from the limit as well (two-layer networks, gradient
+    descent). overwrite: replace an older file.
+    """
+
+    limits: tuple[Path, ...]
+    out: Path
+    nets: tuple[Path, ...] = field(metadata={"positional": True})
+    names: tuple[str, ...] | None = None
+    predict: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw kept runs or a kept report as .png pictures; a limit and its networks are drawn together.
+
+    files: runs, as files or folders of a sweep, or one report. out: folder of the pictures, that of the first file if left out.
+    """
+
+    files: tuple[Path, ...] = field(metadata={"positional": True})
+    out: Path | None = None
+
+
+def _compare(asked: Compare) -> None:
+    storage.writable(asked.out)
+    picture = asked.out.with_suffix(".png")
+    for path in (asked.out, picture):
+        if path.exists() and not asked.overwrite:
+            raise ValueError(f"{path} is there already: give another --out, or --overwrite to replace it")
+    nets, limits = _runs(_loaded(asked.nets)), _runs(_loaded(asked.limits))
+    predicted = predicted_variance(limits[0].problem).train if asked.predict else None
+    report = deviation(nets, limits, asked.names, predicted)
+    print(report.table())
+    path = keep(report, asked.out)
+    plot = _plots()
+    _draw(plot.deviation(report), picture)
+    print(f"kept in {path}, drawn in {picture}")
+
+
+def _plot(asked: Plot) -> None:
+    results, plot = _loaded(asked.files), _plots()
+    first, only = asked.files[0], next(iter(results.values()))
+    folder = asked.out or (first if first.is_dir() else first.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(results) == 1 and isinstance(only, DeviationReport):
+        pictures = {"deviation": lambda: plot.deviation(only), "variance": lambda: plot.variance(only)}
+    else:
+        pictures = _pictures(plot, _runs(results))
+    for name, draw in pictures.items():
+        path = folder / f"{first.stem}_{name}.png"
+        _draw(draw(), path)
+        print(path)
+
+
+def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any]]:
+    """What these runs can show. Kernels and particles are those of the limit, if there is one."""
+    one = next((run for run in runs if run.width is None), runs[0])
+    steps = tuple(dict.fromkeys((*one.snapshots[:1], *one.snapshots[-1:])))
+    samples = range(min(3, one.problem.data.samples))
+    pictures: dict[str, Callable[[], Any]] = {
+        "loss": lambda: plot.loss(runs),
+        "outputs": lambda: plot.outputs(runs, samples=samples),
+    }
+    if one.problem.data.y_test is not None:
+        pictures["test_loss"] = lambda: plot.loss(runs, test=True)
+    for name in (*one.kernels, *(["tangent_kernel"] if one.tangent_kernels is not None else [])):
+        pictures[name] = lambda name=name: plot.kernels(one, name, steps)
+    if one.particles:
+        pictures["particles"] = lambda: plot.particles(one, steps)
+    for l in range(1, one.problem.network.depth + 1):
+        kept = all(f"h{l}" in run.fields or (l == 1 and run.particles) for run in runs)
+        if steps and kept and all(set(steps) <= set(run.snapshots) for run in runs):
+            pictures[f"h{l}"] = lambda l=l: plot.preactivations(runs, steps=steps, layer=l)
+    return pictures
+
+
+def _plots() -> Any:
+    os.environ.setdefault("MPLBACKEND", "Agg")  # no window
+    from meanfield import plot
+
+    return plot
+
+
+def _draw(axes: Any, path: Path) -> None:
+    figure = (axes if hasattr(axes, "figure") else axes[0]).figure
+    figure.savefig(path, dpi=150)
+    _plots().plt.close(figure)
+
+
+def _loaded(paths: Sequence[Path]) -> dict[Path, Any]:
+    found = [inner for path in paths for inner in (sorted(path.glob("*.nc")) if path.is_dir() else [path])]
+    if not found:
+        raise ValueError(
+            f"no .nc files in {', '.join(map(str, paths)) or 'nothing'}: give files or folders that hold some"
+        )
+    return {path: storage.load(path) for path in found}
+
+
+def _runs(results: Mapping[Path, Any]) -> list[Solution]:
+    for path, result in results.items():
+        if not isinstance(result, Solution):
+            raise ValueError(f"{path} holds a {type(result).__name__}: a run is needed here")
+    return list(results.values())
+
+
+COMMANDS: dict[type, Callable[[Any], None]] = {Compare: _compare, Plot: _plot}

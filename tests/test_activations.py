@@ -1,0 +1,127 @@
+"""Activations: phi' is the derivative of phi, and both stay right from h = 0 to |h| = 1e4."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+
+import meanfield as mf
+from meanfield import activations, reductions
+
+NAMES = activations.names()
+POINTS = torch.linspace(-6.05, 6.05, 122, dtype=torch.float64)  # 0, where relu has its kink, is not among them
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(activations, "_KNOWN", dict(activations._KNOWN))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dphi_is_autograd_of_phi(name):
+    act, h = mf.activation(name), POINTS.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(act.phi(h).sum(), h)
+    torch.testing.assert_close(act.dphi(POINTS), slope, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dphi_is_the_central_difference_of_phi(name):
+    """The error of a step e is e^2 + eps / e: 1e-10 at e = 1e-5."""
+    act, e = mf.activation(name), 1e-5
+    slope = (act(POINTS + e) - act(POINTS - e)) / (2 * e)
+    torch.testing.assert_close(act.dphi(POINTS), slope, rtol=0, atol=1e-9)
+
+
+LIMITS = {  # phi(-h), phi(h), phi'(-h), phi'(h) at h = 1e4
+    "linear": (-1e4, 1e4, 1, 1),
+    "tanh": (-1, 1, 0, 0),
+    "relu": (0, 1e4, 0, 1),
+    "erf": (-1, 1, 0, 0),
+    "sigmoid": (0, 1, 0, 0),
+    "softplus": (0, 1e4, 0, 1),
+    "sin": (-math.sin(1e4), math.sin(1e4), math.cos(1e4), math.cos(1e4)),
+    "gelu": (0, 1e4, 0, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_right_at_huge_arguments(name, dtype):
+    act, h = mf.activation(name), torch.tensor([-1e4, 1e4], dtype=dtype)
+    found = torch.cat([act.phi(h), act.dphi(h)])
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, torch.tensor(LIMITS[name], dtype=dtype), rtol=1e-6, atol=1e-6)
+
+
+def test_every_activation_has_a_known_limit():
+    assert set(LIMITS) == set(NAMES)
+
+
+REFERENCES = {
+    "softplus": lambda h: special.log1p(np.exp(h)),
+    "sigmoid": special.expit,
+    "erf": special.erf,
+    "tanh": np.tanh,
+    "gelu": lambda h: h * special.ndtr(h),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_relative_accuracy_on_the_negative_side(name, dtype):
+    """Small values keep their digits: tails are not differences of numbers near 1. Condition numbers here are below h^2 = 36."""
+    h = -torch.linspace(0.01, 6, 50, dtype=dtype)
+    exact = REFERENCES[name](h.double().numpy())
+    found = mf.activation(name)(h).double().numpy()
+    np.testing.assert_allclose(found, exact, rtol=100 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kinks_are_where_dphi_jumps(name):
+    act, below = mf.activation(name), torch.tensor([-1e-9], dtype=torch.float64)
+    jump = (act.dphi(-below) - act.dphi(below)).item()
+    assert act.kinks == (((0.0, 1.0),) if name == "relu" else ())
+    assert jump == pytest.approx(sum(size for _, size in act.kinks), abs=1e-8)
+
+
+@pytest.mark.parametrize("wrong", ["tahn", "", None, 3])
+def test_an_unknown_name_is_answered_with_the_known_ones(wrong):
+    with pytest.raises(ValueError, match="unknown activation") as error:
+        mf.activation(wrong)
+    assert all(name in str(error.value) for name in NAMES)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_registered_activation_serves_by_name():
+    cube = mf.register_activation(mf.Activation("cube", lambda h: h**3, lambda h: 3 * h**2))
+    assert mf.Network(activation="cube").nonlinearity is cube
+    w = x = torch.full((1, 1), 2.0, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    assert reductions.outputs(one[:, None], w, one, x, mf.activation("cube")).item() == 64
+    assert mf.register_activation(cube) is cube  # again, the same one
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match="'tanh' is taken"):
+        mf.register_activation(mf.Activation("tanh", torch.sin, torch.cos))
+    assert mf.activation("tanh")(torch.ones(1)).item() == pytest.approx(math.tanh(1), rel=1e-6)
+
+
+def test_only_an_activation_can_be_registered():
+    with pytest.raises(ValueError, match="received str"):
+        mf.register_activation("tanh")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pickling_gives_the_same_object(name):
+    assert pickle.loads(pickle.dumps(mf.activation(name))) is mf.activation(name)
+
+
+def test_an_unregistered_activation_is_pickled_with_its_functions():
+    mine = pickle.loads(pickle.dumps(mf.Activation("mine", torch.sin, torch.cos, kinks=((1.0, 2.0),))))
+    assert (mine.name, mine.phi, mine.dphi, mine.kinks) == ("mine", torch.sin, torch.cos, ((1.0, 2.0),))

@@ -1,0 +1,129 @@
+"""The arrow solvers -> meanfield, one home for each heavy dependency, and nothing that runs foreign code or keeps global state."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [path for package in ("meanfield", "solvers") for path in sorted((ROOT / package).rglob("*.py"))]
+
+HOMES = {
+    "pykeops": {"meanfield/reductions.py"},
+    "matplotlib": {"meanfield/plot.py"},
+    "xarray": {"meanfield/storage.py"},
+    "h5netcdf": {"meanfield/storage.py"},
+    "tyro": {"solvers/cli.py"},
+}
+UNSAFE = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "torch.load",
+    "numpy.load(allow_pickle=True)",
+}
+GLOBAL = {
+    "torch.manual_seed",
+    "torch.seed",
+    "torch.random.manual_seed",
+    "torch.cuda.manual_seed",
+    "torch.cuda.manual_seed_all",
+    "torch.set_default_dtype",
+    "torch.set_default_device",
+    "torch.set_default_tensor_type",
+    "torch.use_deterministic_algorithms",
+    "numpy.random.seed",
+    "random.seed",
+}
+
+
+def imports(tree):
+    """Full names of everything imported, anywhere in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def uses(tree):
+    """Full dotted names that the file imports or reaches, whatever the modules are called there; f(.., allow_pickle=x) as written."""
+    local = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            local |= {
+                a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
+            }
+        elif isinstance(node, ast.ImportFrom):
+            local |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+
+    def dotted(node):
+        if isinstance(node, ast.Name):
+            return local.get(node.id)
+        base = dotted(node.value) if isinstance(node, ast.Attribute) else None
+        return f"{base}.{node.attr}" if base else None
+
+    found = set(imports(tree)) | {name.split(".")[0] for name in imports(tree)}
+    for node in ast.walk(tree):
+        if name := dotted(node):
+            found.add(name)
+        if isinstance(node, ast.Call) and dotted(node.func):
+            options = [f"{k.arg}={ast.unparse(k.value)}" for k in node.keywords if k.arg == "allow_pickle"]
+            found.add(f"{dotted(node.func)}({', '.join(options)})")
+    return found
+
+
+USES = {path.relative_to(ROOT).as_posix(): uses(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES}
+
+
+def test_both_packages_are_looked_at():
+    """What is known to be there is found."""
+    assert "pykeops" in USES["meanfield/reductions.py"]
+    assert "meanfield.problem" in {name.rpartition(".")[0] for name in USES["solvers/wasserstein_flow.py"]}
+
+
+def test_meanfield_never_imports_solvers():
+    assert [name for name, used in USES.items() if name.startswith("meanfield/") and "solvers" in used] == []
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_heavy_dependencies_live_in_one_file_each(package):
+    assert {name for name, used in USES.items() if package in used} <= HOMES[package]
+
+
+@pytest.mark.parametrize("name", USES)
+def test_nothing_unpickles_and_nothing_sets_global_state(name):
+    assert USES[name] & (UNSAFE | GLOBAL) == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "use"),
+    [
+        ("import pickle as p", "pickle"),
+        ("from pickle import loads", "pickle"),
+        ("import torch\ntorch.load('x')", "torch.load"),
+        ("def f():\n    from torch import load", "torch.load"),
+        ("import torch as t\nseed = t.manual_seed", "torch.manual_seed"),
+        ("import numpy as np\nnp.random.seed(0)", "numpy.random.seed"),
+        ("import numpy as np\nnp.load('x', allow_pickle=True)", "numpy.load(allow_pickle=True)"),
+        ("if True:\n    import matplotlib.pyplot as plt", "matplotlib"),
+    ],
+)
+def test_the_search_sees_what_it_looks_for(code, use):
+    assert use in uses(ast.parse(code))
+
+
+def test_the_search_lets_generators_pass():
+    allowed = "import torch, numpy as np\ng = torch.Generator().manual_seed(0)\nnp.load('x', allow_pickle=False)"
+    assert uses(ast.parse(allowed)) & (UNSAFE | GLOBAL) == set()
+
+
+def test_importing_the_packages_does_not_load_what_is_rarely_needed():
+    code = "import meanfield, solvers, sys; print(*{'pykeops', 'keopscore', 'sklearn'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == []

@@ -1,0 +1,409 @@
+"""The command `meanfield`: flags are the library's fields, files its results, and what fails says so in its words."""
+
+import inspect
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import meanfield as mf
+from meanfield import storage
+from meanfield.storage import load
+from solvers import FiniteWidth, WassersteinFlow, cli, predicted_variance, result_commands, width_sweep
+from solvers.cli import main
+
+matplotlib.use("Agg")
+
+TINY = shlex.split("--data single-index --data.n-train 5 --data.n-test 3 --data.inputs 3 --training.steps 4")
+DATA = mf.single_index_teacher(n_train=5, n_test=3, inputs=3)
+PROBLEM = mf.Problem(DATA, training=mf.Training(steps=4))
+
+
+def _run(capsys, *arguments, code=0):
+    """(stdout, stderr) of a command that must end with `code`"""
+    capsys.readouterr()
+    found = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    assert found == code, err
+    return out, err
+
+
+def _help(capsys, *command):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_every_field(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    top = _help(capsys)
+    assert all(name in top for name in ("flow", "net", "sweep", "resume", "compare", "plot"))
+    flow, net, sweep = (_help(capsys, command) for command in ("flow", "net", "sweep"))
+    hidden = {"progress", "raise_on_failure"}
+    for text, kind, prefix, without in (
+        (flow, mf.Network, "network", set()),
+        (flow, mf.Training, "training", set()),
+        (flow, WassersteinFlow, "solver", hidden),
+        (net, FiniteWidth, "solver", hidden | {"width", "seed"}),
+        (sweep, FiniteWidth, "solver", hidden | {"width", "seed"}),
+    ):
+        for f in fields(kind):
+            flag = f"--{prefix}.{f.name.replace('_', '-')}"
+            assert (flag in text or f"--{prefix}.no-{f.name.replace('_', '-')}" in text) == (f.name not in without), (
+                flag
+            )
+    assert "shift the readouts a, by as little as possible" in flow  # from the docstring
+    assert "{erf,gelu,linear,relu,sigmoid,sin,softplus,tanh}" in flow
+    assert "--widths" in sweep
+    assert "--seed INT" in net
+    assert "{None}" not in top + flow + net + sweep + "".join(_help(capsys, c) for c in ("resume", "compare", "plot"))
+
+
+def test_every_parameter_of_a_dataset_has_a_flag():
+    taken = {name for make in cli._DATA.values() for name in inspect.signature(make).parameters}
+    assert taken == set(cli._DATA_FLAGS)
+
+
+def test_flow_is_the_library_s_run(capsys, tmp_path):
+    path = tmp_path / "run.nc"
+    out, _ = _run(capsys, "flow", "--out", path, *TINY, "--solver.particles", 16)
+    solution = WassersteinFlow(particles=16)(PROBLEM)
+    assert load(path) == solution
+    assert str(solution) in out
+    assert f"s, kept in {path}" in out
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a command was asked, without doing it"""
+    received = []
+    monkeypatch.setattr(cli, "COMMANDS", dict.fromkeys(cli.COMMANDS, received.append))
+
+    def of(text):
+        assert main(shlex.split(text)) == 0
+        return received.pop()
+
+    return of
+
+
+def test_all_flags_arrive(asked):
+    found = asked(
+        "flow --out run.nc --data digits --data.classes 3 5 --data.n-train 6 --data.n-test 0 --data.seed 2 --data.one-hot True "
+        "--loss cross_entropy --network.activation gelu --network.weight-std 1.5 --network.bias-std 0.5 --scaling mean_field "
+        "--gamma0 0.5 --training.learning-rate 0.05 --training.steps 3 --training.optimiser gradient_flow --solver.particles 12 "
+        "--solver.seed 4 --solver.initial iid --solver.no-balanced --solver.engine chunked --solver.dtype float32 "
+        "--solver.snapshots 1 2 -1 --solver.rtol 1e-3 --overwrite"
+    )
+    assert found.problem == mf.Problem(
+        mf.digits((3, 5), 6, 0, seed=2, one_hot=True),
+        mf.Network(1, "gelu", 1.5, 0.5),
+        mf.mean_field(0.5),
+        mf.Training(0.05, 3, "gradient_flow"),
+        "cross_entropy",
+    )
+    assert found.solver == WassersteinFlow(12, 4, "iid", False, "chunked", "float32", "cpu", (1, 2, -1), 1e-3)
+    assert (found.out, found.overwrite) == (Path("run.nc"), True)
+
+
+def test_nothing_asked_means_the_library_s_defaults(asked):
+    found = asked("sweep --out nets")
+    assert found.problem == mf.Problem(mf.digits())
+    assert found.solver == FiniteWidth()
+    takes = inspect.signature(width_sweep).parameters
+    assert (found.widths, found.seeds) == (takes["widths"].default, (takes["seeds"].default,))
+    assert asked("flow --out run.nc").solver == WassersteinFlow()
+    net = asked("net --out run.nc")
+    assert (net.width, net.seed) == (FiniteWidth().width, FiniteWidth().seed)
+
+
+def test_every_kind_of_data(asked, tmp_path):
+    table, arrays = tmp_path / "table.csv", tmp_path / "arrays.npz"
+    table.write_text("a,b,c\n1,2,3\n4,5,7\n7,8,8\n")
+    np.savez(arrays, x=np.eye(3), y=np.ones(3))
+    for options, data in (
+        ("digits --data.classes 0 1 2 --data.n-train 4", mf.digits((0, 1, 2), 4)),
+        (f"file --data.path {arrays}", mf.from_file(arrays)),
+        (f"file --data.path {table} --data.targets 2 --data.n-test 1", mf.from_file(table, 2, 1)),
+        (f"file --data.path {table} --data.targets a c", mf.from_file(table, ("a", "c"))),
+        ("mixture --data.classes 3 --data.separation 1", mf.gaussian_mixture(classes=3, separation=1.0)),
+        ("single-index --data.noise 0.1 --data.link relu", mf.single_index_teacher(noise=0.1, link="relu")),
+        ("multi-index --data.directions 3 --data.inputs 4", mf.multi_index_teacher(inputs=4, directions=3)),
+    ):
+        assert asked(f"flow --out run.nc --data {options}").problem.data == data, options
+
+
+def test_net_of_any_depth_and_scaling(capsys, tmp_path):
+    options = shlex.split(
+        "--network.depth 3 --network.residual 0.5 --scaling ntk --width 6 --seed 2 --solver.no-keep-neurons"
+    )
+    _run(capsys, "net", "--out", tmp_path / "net.nc", *TINY, *options)
+    problem = replace(PROBLEM, network=mf.Network(3, residual=0.5), scaling=mf.ntk())
+    assert load(tmp_path / "net.nc") == FiniteWidth(6, 2, keep_neurons=False)(problem)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--network.activation tan", "unknown activation: received 'tan'; known: erf, gelu"),
+        ("--loss hinge", "unknown loss: received 'hinge'; known: cross_entropy, logistic"),
+        ("--scaling mup", "unknown scaling: received 'mup'; known: mean_field, ntk"),
+        ("--scaling ntk --gamma0 2", "--gamma0 does not belong to --scaling ntk"),
+        ("--scaling ntk", "has no limit as a flow of measures"),
+        ("--gamma0 -1", "gamma0 must be positive and finite: received -1.0"),
+        ("--training.learning-rate 0", "learning_rate must be positive and finite: received 0.0"),
+        ("--training.optimiser adam", "unknown optimiser: received 'adam'; known: gradient_descent"),
+        ("--network.depth 2", "solves networks of depth 1: received depth 2"),
+        ("--solver.dtype half", "unknown dtype: received 'half'; known: float32, float64"),
+        ("--solver.device tpu", "device"),
+        ("--solver.engine fast", "unknown engine: received 'fast'"),
+        ("--solver.snapshots 9", r"snapshots must lie in 0..4"),
+        ("--solver.particles 1000000000000", "take fewer particles"),
+        ("--data images", "unknown data: received 'images'; known: digits, file"),
+        ("--data.separation 2", "--data.separation does not belong to --data single-index, which takes --data.n-train"),
+        ("--data file --data.path no.csv", "does not belong to --data file"),
+        ("--data mixture --data.classes 2 3", "--data.classes is one number for --data mixture: received (2, 3)"),
+    ],
+)
+def test_bad_values_are_refused_in_the_library_s_words(capsys, tmp_path, arguments, message):
+    out, err = _run(capsys, "flow", "--out", tmp_path / "run.nc", *TINY, *arguments.split(), code=2)
+    assert err.startswith("meanfield: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_flags_end_with_2(capsys):
+    for arguments in (["flow"], ["fly"], ["flow", "--out", "a.nc", "--training.steps", "many"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+    assert "--training.steps" in capsys.readouterr().err
+
+
+@pytest.fixture
+def solve_nothing(monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise AssertionError("a run was started")
+
+    monkeypatch.setattr(WassersteinFlow, "_run", refuse)
+    monkeypatch.setattr(FiniteWidth, "_train", refuse)
+
+
+def test_bad_outputs_are_refused_before_the_run(capsys, tmp_path, solve_nothing):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "text.nc").write_text("no netCDF")
+    for command, path, message in (
+        ("flow", tmp_path / "run.h5", "end in .nc"),
+        ("flow", tmp_path / "missing" / "run.nc", "does not exist: create"),
+        ("net", tmp_path, "end in .nc"),
+        ("flow", tmp_path / "text.nc", "truncated or no netCDF-4 file"),
+    ):
+        assert message in _run(capsys, command, "--out", path, *TINY, code=2)[1]
+    assert "is a file: give a folder" in _run(capsys, "sweep", "--out", tmp_path / "file", *TINY, code=2)[1]
+    with pytest.raises(AssertionError, match="a run was started"):
+        main(["flow", "--out", str(tmp_path / "run.nc"), *TINY])
+
+
+def test_another_run_is_not_overwritten(capsys, tmp_path, monkeypatch):
+    path, settings = tmp_path / "run.nc", [*TINY, "--solver.particles", 8]
+    _run(capsys, "flow", "--out", path, *settings)
+    first = path.read_bytes()
+    for other in (["--solver.seed", 1], ["--gamma0", 2.0]):
+        message = _run(capsys, "flow", "--out", path, *settings, *other, code=2)[1]
+        assert f"{path} holds another run, Solution(WassersteinFlow, steps=4" in message
+        assert "--overwrite" in message
+    with monkeypatch.context() as patch:
+        patch.setattr(WassersteinFlow, "_run", None)  # calling it would be a TypeError
+        assert "already kept in" in _run(capsys, "flow", "--out", path, *settings)[0]
+    assert path.read_bytes() == first
+    _run(capsys, "flow", "--out", path, *settings, "--solver.seed", 1, "--overwrite")
+    assert load(path).solver["seed"] == 1
+
+
+def test_a_run_that_blows_up_keeps_what_it_has(capsys, tmp_path):
+    wild = [*TINY, "--network.activation", "linear", "--training.learning-rate", 1e6, "--training.steps", 300]
+    _, err = _run(capsys, "flow", "--out", tmp_path / "run.nc", *wild, "--solver.particles", 8, code=1)
+    assert "lower learning_rate" in err
+    assert "It happened at step" in err
+    assert f"kept in {tmp_path / 'run.partial.nc'}" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["run.partial.nc"]
+    kept = load(tmp_path / "run.partial.nc")
+    assert kept.status is mf.Status.NON_FINITE
+    assert torch.isfinite(kept.f).all()
+    _run(capsys, "net", "--out", tmp_path / "run.nc", *wild, "--width", 4, code=1)
+    assert load(tmp_path / "run.partial-2.nc").solver["name"] == "FiniteWidth"  # the first one stays
+    assert "lower learning rate" in _run(capsys, "resume", tmp_path / "run.partial.nc", code=2)[1]
+
+
+_INTERRUPTED = """
+import os, signal, sys
+from solvers import cli
+from solvers.wasserstein_flow import _Flow
+
+velocity, calls = _Flow.velocity, []
+
+def then_interrupt(*arguments):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+    return velocity(*arguments)
+
+_Flow.velocity = then_interrupt
+sys.exit(cli.main(sys.argv[1:]))
+"""
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def test_ctrl_c_keeps_the_run_and_resume_ends_it(capsys, tmp_path):
+    settings = ["--out", str(tmp_path / "run.nc"), *TINY, "--solver.particles", "16"]
+    command = [sys.executable, "-W", "error", "-c", _INTERRUPTED, "flow", *settings]
+    run = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 130, run.stderr
+    partial = tmp_path / "run.partial.nc"
+    assert f"go on with: meanfield resume {partial}" in run.stderr
+    assert "Traceback" not in run.stderr
+    kept = load(partial)
+    assert kept.status is mf.Status.INTERRUPTED
+    assert kept.steps == 3
+    out, _ = _run(capsys, "resume", partial)
+    assert f"kept in {tmp_path / 'run.nc'}" in out
+    assert load(tmp_path / "run.nc") == WassersteinFlow(particles=16)(PROBLEM)
+
+
+def test_ctrl_c_before_the_first_step(capsys, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WassersteinFlow, "check", interrupt)
+    assert "interrupted" in _run(capsys, "flow", "--out", tmp_path / "run.nc", *TINY, code=130)[1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_resume_for_more_steps(capsys, tmp_path):
+    path, longer = tmp_path / "net.nc", tmp_path / "longer.nc"
+    _run(capsys, "net", "--out", path, *TINY, "--width", 4)
+    assert "is finished after 4 steps: give --steps" in _run(capsys, "resume", path, code=2)[1]
+    assert "give --out FILE" in _run(capsys, "resume", path, "--steps", 3, code=2)[1]
+    assert "holds another run" in _run(capsys, "resume", path, "--steps", 3, "--out", path, code=2)[1]
+    _run(capsys, "resume", path, "--steps", 3, "--out", longer)
+    assert load(longer) == FiniteWidth(4)(PROBLEM.with_steps(7))
+    _run(capsys, "resume", path, "--steps", 3, "--out", path, "--overwrite")
+    assert load(path) == load(longer)
+    assert "no such file" in _run(capsys, "resume", tmp_path / "no.nc", code=2)[1]
+    given = WassersteinFlow(initial=mf.ParticleMeasure.iid(4, 3))
+    mf.save(given(PROBLEM), tmp_path / "given.nc")
+    assert "go on from there" in _run(capsys, "resume", tmp_path / "given.nc", "--steps", 1, "--out", longer, code=2)[1]
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_sweep_compare_plot(capsys, tmp_path, monkeypatch):
+    nets, report = tmp_path / "nets", tmp_path / "report.nc"
+    sweep = ["sweep", "--out", nets, *TINY, "--widths", 4, 8]
+    out, _ = _run(capsys, *sweep, "--seeds", 2)
+    assert "width 8: 2 networks, final loss" in out
+    assert f"kept in {nets}" in out
+    kept = [load(path) for path in sorted(nets.glob("*.nc"))]
+    assert kept == [net for width in (4, 8) for net in FiniteWidth(width).ensemble(PROBLEM, 2)]
+
+    limits = [mf.save(WassersteinFlow(32, seed)(PROBLEM), tmp_path / f"limit{seed}.nc") for seed in (0, 1)]
+    compare = ["compare", nets, "--limits", *limits, "--out", report, "--names", "f", "loss", "--predict"]
+    out, _ = _run(capsys, *compare)
+    found = load(report)
+    assert found == mf.deviation(kept, [load(p) for p in limits], ("f", "loss"), predicted_variance(PROBLEM).train)
+    assert found.table() in out
+    assert (tmp_path / "report.png").read_bytes().startswith(PNG)
+    assert "is there already" in _run(capsys, *compare, code=2)[1]
+    wrong = ["compare", nets, "--limits", report, "--out", tmp_path / "other.nc"]
+    assert "report.nc holds a DeviationReport: a run is needed here" in _run(capsys, *wrong, code=2)[1]
+    none = ["compare", "--limits", *limits, "--out", tmp_path / "other.nc"]
+    assert "no .nc files" in _run(capsys, *none, code=2)[1]
+
+    out, _ = _run(capsys, "plot", report)
+    pictures = [tmp_path / f"report_{name}.png" for name in ("deviation", "variance")]
+    assert out.split() == [str(picture) for picture in pictures]
+    assert all(picture.read_bytes().startswith(PNG) for picture in pictures)
+
+    drawn = []
+
+    def draw(axes, path):  # writing eight pictures takes seconds
+        drawn.append(path.name)
+        plt.close(np.ravel(axes)[0].figure)
+
+    monkeypatch.setattr(result_commands, "_draw", draw)
+    _run(capsys, "plot", limits[0], nets, "--out", tmp_path / "pictures")
+    names = ("loss", "outputs", "test_loss", "Phi1", "G1", "tangent_kernel", "particles", "h1")
+    assert drawn == [f"limit0_{name}.png" for name in names]
+    (tmp_path / "empty").mkdir()
+    assert "no .nc files in" in _run(capsys, "plot", tmp_path / "empty", code=2)[1]
+    assert "give files" in _run(capsys, "plot", code=2)[1]
+
+
+def test_a_sweep_goes_on_with_what_is_missing(capsys, tmp_path, monkeypatch):
+    sweep = ["sweep", "--out", tmp_path, *TINY, "--widths", 4]
+    _run(capsys, *sweep, "--seeds", 3, 5)
+    trained, train = [], FiniteWidth._train
+
+    def noting(solver, problem, seeds, *previous):
+        trained.extend(seeds)
+        return train(solver, problem, seeds, *previous)
+
+    monkeypatch.setattr(FiniteWidth, "_train", noting)
+    _run(capsys, *sweep, "--seeds", 3, 4, 5)
+    assert trained == [4]
+    assert len(list(tmp_path.glob("*.nc"))) == 3
+    assert "holds another run" in _run(capsys, *sweep, "--seeds", 3, 4, "--gamma0", 2.0, code=2)[1]
+
+
+def test_a_failed_sweep_ends_with_1(capsys, tmp_path):
+    wild = ["--network.activation", "linear", "--training.learning-rate", 1e6, "--training.steps", 300]
+    _, err = _run(capsys, "sweep", "--out", tmp_path, *TINY, *wild, "--widths", 4, "--seeds", 2, code=1)
+    assert "2 of 2 networks failed" in err
+
+
+@pytest.mark.slow
+def test_workers_train_the_same_networks(tmp_path):
+    """In a process of its own: workers start by importing the main module."""
+    sweep = ["sweep", "--out", str(tmp_path), *TINY, "--widths", "4", "8", "--seeds", "2", "--workers", "2"]
+    subprocess.run([sys.executable, "-m", "solvers.cli", *sweep], env=_ENVIRONMENT, check=True, timeout=300)
+    kept = [load(path) for path in sorted(tmp_path.glob("*.nc"))]
+    assert kept == [FiniteWidth(width, seed)(PROBLEM) for width in (4, 8) for seed in (0, 1)]
+
+
+def test_a_result_is_kept_elsewhere_if_the_disk_is_full(capsys, tmp_path, monkeypatch):
+    save, elsewhere = storage.save, tmp_path / "temporary"
+    elsewhere.mkdir()
+
+    def full(result, path):
+        if path.parent != elsewhere:
+            raise OSError("no space left on device")
+        return save(result, path)
+
+    monkeypatch.setattr(storage, "save", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    out, err = _run(capsys, "flow", "--out", tmp_path / "run.nc", *TINY, "--solver.particles", 8)
+    assert "no space left on device" in err
+    assert f"kept in {elsewhere / 'run.nc'}" in out
+    assert load(elsewhere / "run.nc") == WassersteinFlow(8)(PROBLEM)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert "OSError: no space left" in _run(capsys, "flow", "--out", tmp_path / "run.nc", *TINY, code=1)[1]
+
+
+def test_the_command_runs_as_a_module():
+    command = [sys.executable, "-W", "error", "-m", "solvers.cli", "--help"]
+    run = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0
+    assert "usage: meanfield" in run.stdout
+    assert not run.stderr

@@ -1,0 +1,62 @@
+"""Every example runs, keeps the files it promises, and finds what it says."""
+
+import importlib
+
+import matplotlib
+import pytest
+
+from examples import names
+from examples.__main__ import main as run_all
+
+matplotlib.use("Agg")
+
+FILES = {
+    "demo": {
+        "deviation.txt", "limit.nc", "report.nc", "loss.png", "test_loss.png", "outputs.png", "outputs_difference.png",
+        "deviation.png", "variance.png", "feature_kernels.png", "tangent_kernels.png", "preactivations.png", "particles.png",
+    },
+    "gradient_flow": {"gradient_flow.png"},
+    "lazy_to_rich": {"lazy_to_rich.png", "kernels.png"},
+    "multi_class": {"test_loss.png", "correct_logits.png", "kernels.png"},
+    "own_activation": {"loss.png", "deviation.png"},
+    "particle_clouds": {"particles.png", "particles.gif"},
+    "quadrature_against_sampling": {"quadrature_against_sampling.png"},
+    "single_outputs": {"training_outputs.png", "test_outputs.png"},
+}  # fmt: skip
+
+FINDINGS = {
+    "demo": lambda r: -0.75 < r["exponent"] < -0.3 and 0.5 < r["n_var"] / r["predicted_n_var"] < 2,
+    "gradient_flow": lambda r: 0.9 < r["order"] < 1.2,
+    "lazy_to_rich": lambda r: 1.8 < r["power"] < 2.1 and r["alignment_rich"] > r["alignment_before"] + 0.4,
+    "multi_class": lambda r: r["limit"] > 0.85 and abs(r["N = 128"] - r["limit"]) < 0.08,
+    "own_activation": lambda r: -0.75 < r["power"] < -0.3,
+    "particle_clouds": lambda r: r["directions_after"] < 0.5 * r["directions_before"],
+    "quadrature_against_sampling": lambda r: -0.75 < r["iid"] < -0.3 and max(r["sobol"], r["gauss_hermite"]) < -0.75,
+    "single_outputs": lambda r: -0.75 < r["power"] < -0.3,
+}
+
+
+def test_every_example_is_tested():
+    assert set(names()) == set(FILES) == set(FINDINGS)
+    assert names()[0] == "demo"
+
+
+@pytest.mark.parametrize("name", names())
+def test_example_finds_what_it_says_and_keeps_its_files(name, tmp_path, capsys):
+    module = importlib.import_module(f"examples.{name}")
+    found = module.main(tmp_path / "deep" / name, quick=True)
+    assert FINDINGS[name](found), found
+    assert {path.name for path in (tmp_path / "deep" / name).iterdir()} == FILES[name]
+    assert all(path.stat().st_size > 300 for path in (tmp_path / "deep" / name).iterdir())
+    assert len(capsys.readouterr().out.splitlines()) >= 3
+    assert "Expected:" in module.__doc__
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_examples_run_by_name_and_keep_nothing_without_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_all(("gradient_flow",), out=None, quick=True)
+    assert "=== gradient_flow: Gradient descent" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit, match=r"unknown example: nonsense; known: demo, "):
+        run_all(("nonsense",))

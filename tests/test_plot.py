@@ -1,0 +1,316 @@
+"""Pictures show the numbers they claim to, say what they show, and leave nothing behind."""
+
+import dataclasses
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+import meanfield as mf
+from solvers import FiniteWidth, WassersteinFlow, width_sweep
+
+matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+plot = mf.plot
+
+WIDTHS, SEEDS = (8, 16, 32), 4
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return mf.Problem(mf.digits(n_train=8, n_test=6), mf.Network(1, "tanh"), training=mf.Training(0.2, 6))
+
+
+@pytest.fixture(scope="module")
+def limit(problem):
+    return WassersteinFlow(2**8, snapshots=(0, 3, -1))(problem)
+
+
+@pytest.fixture(scope="module")
+def nets(problem):
+    return width_sweep(problem, WIDTHS, SEEDS)
+
+
+@pytest.fixture(scope="module")
+def report(problem, nets, limit):
+    names = ("f", "loss", "Phi1", "tangent_kernel", "h1")
+    return mf.deviation(nets, limit, names, predicted=torch.full((8, 1), 0.2), bootstrap=50)
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Three classes and biases: a network and its limit"""
+    data = mf.digits((0, 1, 2), n_train=9, n_test=6)
+    problem = mf.Problem(data, mf.Network(bias_std=0.5), training=mf.Training(0.2, 4), loss="cross_entropy")
+    return WassersteinFlow(2**7)(problem), FiniteWidth(8)(problem)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind():
+    before = dict(matplotlib.rcParams)
+    yield
+    assert dict(matplotlib.rcParams) == before
+    plt.close("all")
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+PICTURES = {
+    "loss": lambda n, l, r: plot.loss(n, l),
+    "loss of one": lambda n, l, r: plot.loss(l),
+    "test loss": lambda n, l, r: plot.loss(n, [l, l], test=True),
+    "outputs": lambda n, l, r: plot.outputs(n, l),
+    "outputs of tests": lambda n, l, r: plot.outputs(n, l, (1, -1), test=True, difference=True),
+    "deviation": lambda n, l, r: plot.deviation(r),
+    "deviation of three": lambda n, l, r: plot.deviation(r, ("h1", "f", "loss")),
+    "variance": lambda n, l, r: plot.variance(r),
+    "kernels": lambda n, l, r: plot.kernels([l, n[0]], steps=(0, -1)),
+    "tangent kernels": lambda n, l, r: plot.kernels(l, "tangent_kernel", (-1,)),
+    "preactivations": lambda n, l, r: plot.preactivations(n, l),
+    "particles": lambda n, l, r: plot.particles(l, (0, 3, -1)),
+    "particles of a network": lambda n, l, r: plot.particles(n[0]),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_axes_say_what_they_show(name, nets, limit, report):
+    axes = np.atleast_1d(PICTURES[name](nets, limit, report))
+    figure = axes[0].figure
+    figure.draw_without_rendering()  # warnings are errors
+    assert all(ax.get_xlabel() for ax in axes[-1:])
+    assert axes[0].get_ylabel()
+    assert len(axes) == 1 or all(ax.get_title() for ax in axes)
+    assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize(("name", "panels"), [("loss", 1), ("outputs", 3), ("preactivations", 2), ("particles", 2)])
+def test_pictures_are_drawn_on_given_axes(name, panels, limit):
+    _, given = plt.subplots(1, panels)
+    returned = getattr(plot, name)(limit, ax=given)
+    assert list(np.atleast_1d(returned)) == list(np.atleast_1d(given))
+    assert len(plt.get_fignums()) == 1
+
+
+def test_importing_the_packages_does_not_load_matplotlib():
+    code = "import meanfield, solvers, sys; print('matplotlib' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+
+
+def test_loss_draws_the_limit_and_mean_and_band_of_each_width(nets, limit):
+    ax = plot.loss(nets, limit)
+    drawn = lines(ax)
+    assert np.array_equal(drawn["limit"].get_xydata(), torch.stack([limit.times, limit.loss], 1))
+    assert drawn["limit"].get_color() == "black"
+    for width, band in zip(WIDTHS, ax.collections, strict=True):
+        values = torch.stack([net.loss for net in nets if net.width == width]).numpy()
+        mean, spread = values.mean(0), values.std(0, ddof=1)
+        assert np.allclose(drawn[f"N = {width}"].get_ydata(), mean)
+        edges = band.get_paths()[0].vertices[:, 1]
+        assert all(np.isclose(edges, value).any() for value in [*(mean - spread), *(mean + spread)])
+    assert f"± 1 std over {SEEDS} seeds" in ax.get_legend().get_title().get_text()
+    assert ax.get_yscale() == "log"
+
+
+def test_a_band_below_zero_does_not_set_the_scale_of_the_loss(problem, limit):
+    """Two networks whose losses differ by orders of magnitude"""
+    good, bad = (
+        dataclasses.replace(limit, f=limit.problem.data.y + scale * torch.ones(7, 8, 1), solver={"width": 4})
+        for scale in (1e-4, 1.0)
+    )
+    ax = plot.loss([good, bad])
+    ax.figure.draw_without_rendering()
+    assert ax.get_ylim()[0] > 0.01
+
+
+@pytest.mark.parametrize("smallest", [0.5, 1e-1, 1e-3, 1e-6, 1e-12])
+def test_losses_over_many_decades_and_over_few_have_labelled_ticks(limit, smallest):
+    scale = torch.linspace(1, smallest, len(limit.f))[:, None, None]
+    ax = plot.loss(dataclasses.replace(limit, f=limit.problem.data.y * (1 - scale)))
+    ax.figure.draw_without_rendering()
+    low, high = ax.get_ylim()
+    assert sum(low <= tick <= high for tick in ax.get_yticks()) >= 2
+
+
+def test_outputs_draws_single_samples_their_targets_and_differences(nets, limit):
+    samples = (0, 5)
+    for ax, mu in zip(plot.outputs(nets, limit, samples), samples, strict=True):
+        assert np.array_equal(lines(ax)["limit"].get_ydata(), limit.f[:, mu, 0])
+        assert set(lines(ax)["target"].get_ydata()) == {float(limit.problem.data.y[mu, 0])}
+    ax = plot.outputs(nets, limit, (2,), test=True, difference=True)[0]
+    expected = torch.stack([s.f_test[:, 2, 0] for s in nets if s.width == 8]).mean(0) - limit.f_test[:, 2, 0]
+    assert np.allclose(lines(ax)["N = 8"].get_ydata(), expected)
+    assert not np.any(lines(ax)["limit"].get_ydata())
+    assert "target" not in lines(ax)
+
+
+def test_outputs_of_several_classes_are_those_of_the_right_class(classes):
+    limit, net = classes
+    right = int(limit.problem.data.y[4].argmax())
+    ax = plot.outputs(net, limit, (4,))[0]
+    assert np.array_equal(lines(ax)["limit"].get_ydata(), limit.f[:, 4, right])
+    assert f"output {right}" in ax.get_title()
+    other = plot.outputs(net, limit, (4,), output=(right + 1) % 3)[0]
+    assert np.array_equal(lines(other)["limit"].get_ydata(), limit.f[:, 4, (right + 1) % 3])
+
+
+def test_deviation_draws_points_the_fitted_power_and_the_floor(report):
+    for ax, name in zip(plot.deviation(report, ("f", "h1")), ("f", "h1"), strict=True):
+        d = report[name]
+        points, *bars = ax.containers[0].lines
+        assert np.allclose(points.get_ydata(), d.deviation)
+        assert len(bars) == 2
+        exponent = next(iter(d.exponents.values()))
+        (fit,) = (line for label, line in lines(ax).items() if "propto" in label)
+        slope = np.diff(np.log(fit.get_ydata())) / np.diff(np.log(fit.get_xdata()))
+        assert np.allclose(slope, exponent.slope)
+        assert f"{exponent.slope:.2f}" in fit.get_label()
+        assert f"{exponent.low:.2f}" in fit.get_label()
+        assert any(np.array_equal(line.get_ydata(), d.floor) for line in lines(ax).values())
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [str(n) for n in WIDTHS]
+
+
+def test_bias_is_drawn_where_it_was_detected_only(report):
+    f = report["f"]
+    biased = dataclasses.replace(f, bias2=np.array([0.04, 0.01, -1e-4]), bias2_se=np.array([1e-3, 1e-3, 1e-3]))
+    ax = plot.deviation(dataclasses.replace(report, observables={"f": biased}))[0]
+    (bias,) = (c for c in ax.containers if c.get_label() == "|bias|")
+    assert np.allclose(bias.lines[0].get_xydata(), [[8, 0.2], [16, 0.1]])
+    ax.figure.draw_without_rendering()
+
+
+def test_variance_draws_measurement_and_prediction(report):
+    ax = plot.variance(report)
+    assert np.allclose(ax.containers[0].lines[0].get_ydata(), report.n_var)
+    assert set(lines(ax)["predicted before training"].get_ydata()) == {report.predicted_n_var}
+    without = plot.variance(dataclasses.replace(report, predicted_n_var=float("nan")))
+    assert "predicted before training" not in lines(without)
+
+
+def test_kernels_are_sorted_by_class_on_one_scale(limit, nets):
+    axes = plot.kernels([limit, nets[0]], "Phi1", (0, -1))
+    y = limit.problem.data.y[:, 0].numpy()
+    order, border = np.argsort(y, kind="stable"), int((y < 0).sum())
+    shown = limit.kernels["Phi1"].at(-1).numpy()[np.ix_(order, order)]
+    assert np.array_equal(axes[1].images[0].get_array(), shown)
+    assert len({id(ax.images[0].norm) for ax in axes}) == 1
+    assert lines(axes[0])["_child1"].get_ydata()[0] == border - 0.5
+    assert [ax.get_title().split(",")[0] for ax in axes] == ["limit", "limit", "N = 8", "N = 8"]
+
+
+def test_kernels_of_several_outputs_average_over_equal_outputs(classes):
+    limit, _ = classes
+    ax = plot.kernels(limit, "tangent_kernel", (0,))[0]
+    expected = torch.einsum("icjc->ij", limit.tangent_kernel(0)).numpy() / 3
+    order = np.argsort(limit.problem.data.y.argmax(1).numpy(), kind="stable")
+    assert np.allclose(ax.images[0].get_array(), expected[np.ix_(order, order)])
+    assert len(ax.get_lines()) == 4  # two borders, across and down
+
+
+def test_preactivations_are_weighted_densities(limit, nets):
+    axes = plot.preactivations(nets, limit, sample=3, steps=(-1,), bins=30)
+    drawn = {patch.get_label(): patch.get_data() for patch in axes[0].patches}
+    assert list(drawn) == [*(f"N = {n}" for n in WIDTHS), "limit"]
+    for values, edges, _ in drawn.values():
+        assert 0.97 < float((values * np.diff(edges)).sum()) <= 1 + 1e-9
+    h, m = limit.preactivations(-1)
+    expected = np.histogram(h[:, 3].numpy(), drawn["limit"].edges, weights=m.numpy())[0]
+    assert np.allclose(drawn["limit"].values * np.diff(drawn["limit"].edges), expected)
+
+
+def test_particles_of_two_inputs_are_shown_as_they_are():
+    data = mf.single_index_teacher(6, 0, inputs=2)
+    solution = WassersteinFlow(2**12, snapshots=(0, 2, -1))(mf.Problem(data, training=mf.Training(0.2, 4)))
+    start, end = (ax.collections[0] for ax in plot.particles(solution))
+    assert len(start.get_offsets()) == 3000
+    for cloud, step in ((start, 0), (end, -1)):
+        known = {(*w, a) for w, a in zip(solution.measure(step).w.tolist(), solution.measure(step).a[:, 0].tolist())}  # noqa: B905
+        assert {(*w, a) for w, a in zip(cloud.get_offsets().tolist(), cloud.get_array().tolist())} <= known  # noqa: B905
+    assert start.norm.vmin == -start.norm.vmax == end.norm.vmin
+
+
+def test_particles_of_many_inputs_are_shown_in_the_plane_of_their_movement(limit):
+    start, end = (ax.collections[0].get_offsets() for ax in plot.particles(limit))
+    moved = limit.measure(-1).w - limit.measure(0).w
+    largest = torch.linalg.svdvals(moved)[:2].square().sum()
+    assert np.allclose(np.square(end - start).sum(), largest)
+
+
+def test_particle_sizes_follow_their_weights():
+    data = mf.single_index_teacher(4, 0, inputs=1)
+    solve = WassersteinFlow(900, initial="gauss_hermite")
+    ax = plot.particles(solve(mf.Problem(data, training=mf.Training(0.1, 2))))[0]
+    sizes = ax.collections[0].get_sizes()
+    assert sizes.max() / sizes.min() > 10
+    assert len(sizes) < 450  # those that weigh next to nothing are left out
+    assert "readout" in ax.get_ylabel()
+
+
+def test_animations_show_every_snapshot(limit, tmp_path):
+    from PIL import Image
+
+    animation = plot.animate_particles(limit)
+    animation.save(tmp_path / "cloud.gif", writer="pillow", dpi=30)
+    with Image.open(tmp_path / "cloud.gif") as picture:
+        assert picture.n_frames == len(limit.snapshots)
+    last = animation._fig.axes[0]
+    assert np.allclose(last.collections[0].get_offsets(), plot.particles(limit)[-1].collections[0].get_offsets())
+
+
+def test_many_networks_of_one_seed_have_no_band(nets):
+    ax = plot.loss([net for net in nets if net.solver["seed"] == 0])
+    assert len(ax.collections) == 0
+    assert ax.get_legend().get_title().get_text() == ""
+
+
+REFUSED = {
+    "nothing to draw": lambda n, l: plot.loss([]),
+    "nothing to draw: give at least one Solution and": lambda n, l: plot.kernels([]),
+    "share samples and time grid": lambda n, l: plot.loss(n, _longer(l)),
+    "needs 3 axes: received 1": lambda n, l: plot.outputs(n, l, ax=plt.figure().subplots()),
+    "sample 8 does not exist": lambda n, l: plot.outputs(n, l, samples=(8,)),
+    "sample 99 does not exist": lambda n, l: plot.preactivations(n, l, sample=99),
+    "difference needs a limit": lambda n, l: plot.outputs(n, difference=True),
+    "step 4 was not recorded": lambda n, l: plot.particles(l, (4,)),
+    "step 3 was not recorded": lambda n, l: plot.kernels([l, n[0]], steps=(3,)),
+    "no preactivations of layer 2": lambda n, l: plot.preactivations(n, l, layer=2),
+    "no kernel 'Phi2': recorded are Phi1, G1": lambda n, l: plot.kernels(l, "Phi2"),
+    "recorded are none": lambda n, l: plot.kernels(_bare(l)),
+    "no particles were kept": lambda n, l: plot.particles(_bare(l)),
+    "no preactivations": lambda n, l: plot.preactivations(_bare(l)),
+    "recorded no tangent kernel|nothing was recorded": lambda n, l: plot.kernels(_bare(l), "tangent_kernel"),
+    "output 1 does not exist": lambda n, l: plot.particles(l, output=1),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_drawn_is_refused(message, nets, limit):
+    with pytest.raises(ValueError, match=message):
+        REFUSED[message](nets, limit)
+
+
+def test_pictures_of_test_samples_need_test_samples():
+    solution = WassersteinFlow(2**5)(mf.Problem(mf.single_index_teacher(4, 0, 2), training=mf.Training(0.1, 2)))
+    with pytest.raises(ValueError, match="no test targets"):
+        plot.loss(solution, test=True)
+    with pytest.raises(ValueError, match="no test samples"):
+        plot.outputs(solution, test=True)
+
+
+def test_an_unknown_observable_is_refused_by_name(report):
+    with pytest.raises(ValueError, match="unknown observable: received 'Phi7'; known: Phi1"):
+        plot.deviation(report, ("Phi7",))
+
+
+def _longer(limit):
+    return WassersteinFlow(2**4)(limit.problem.with_steps(9))
+
+
+def _bare(limit):
+    return WassersteinFlow(2**4, snapshots=())(limit.problem)

@@ -1,0 +1,446 @@
+"""The two sums of a two-layer network: three engines, one answer; the velocity is a gradient; little memory; a way out without KeOps."""
+
+import subprocess
+import sys
+import threading
+import time
+import types
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import meanfield as mf
+from meanfield import activations, reductions
+
+N, P, D, C = 200, 11, 3, 2
+GELU = mf.activation("gelu")
+KEOPS = pytest.param("keops", marks=pytest.mark.keops)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_caches():
+    """No test sees the warnings and failures of another one."""
+
+    def forget():
+        for cached in vars(reductions).values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
+        reductions._state["broken"] = False
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture(params=["one tile", "tiles of particles", "tiles of particles and of data"])
+def tiling(request, monkeypatch):
+    """Tiles hold all of N P = 2200 elements, or 11 data points and 372 / 2 particles, or 4 data points and 64 particles."""
+    elements = {"one tile": 2**18, "tiles of particles": 11 * 64, "tiles of particles and of data": 256}[request.param]
+    monkeypatch.setattr(reductions, "_CPU_TILE", elements)
+
+
+def _problem(n=N, p=P, d=D, c=C, dtype=torch.float64, seed=0):
+    """a, w, m, x, delta"""
+    g = torch.Generator().manual_seed(seed)
+    a, w, x, delta = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((n, c), (n, d), (p, d), (p, c)))
+    m = torch.rand(n, generator=g, dtype=torch.float64)
+    return [t.to(dtype) for t in (a, w, m / m.sum(), x, delta)]
+
+
+def _both(a, w, m, x, delta, activation, engine):
+    """f, v_a, v_w"""
+    return (
+        reductions.outputs(a, w, m, x, activation, engine),
+        *reductions.velocity(a, w, x, delta, activation, engine),
+    )
+
+
+def _by_the_formula(a, w, m, x, delta, activation):
+    h = torch.einsum("rd,pd->rp", w, x)
+    phi, slope = activation.phi(h), activation.dphi(h)
+    f = torch.einsum("r,rc,rp->pc", m, a, phi)
+    va = torch.einsum("pc,rp->rc", delta, phi) / len(x)
+    return f, va, torch.einsum("pc,rc,rp,pd->rd", delta, a, slope, x) / len(x)
+
+
+def _cotangent(results):
+    """A scalar that depends on every entry of every result."""
+    g = torch.Generator().manual_seed(1)
+    return sum((r * torch.randn(r.shape, generator=g, dtype=torch.float64).to(r)).sum() for r in results)
+
+
+# ---- three engines, one answer ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("engine", ["dense", "chunked", "auto", KEOPS])
+def test_every_engine_sums_the_formula_and_its_gradients(engine):
+    """f, v_a, v_w and the gradients of all of them with respect to a, w, m, x, delta, in float64."""
+    tensors = [t.requires_grad_() for t in _problem()]
+    found, exact = _both(*tensors, GELU, engine), _by_the_formula(*tensors, GELU)
+    for f, e in zip(found, exact, strict=True):
+        torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(_cotangent(results), tensors) for results in (found, exact)]
+    for f, e in zip(*gradients, strict=True):
+        torch.testing.assert_close(f, e, rtol=0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("name", activations.names())
+def test_every_activation_is_served_by_tiles(name):
+    problem, act = _problem(), mf.activation(name)
+    for f, e in zip(_both(*problem, act, "chunked"), _by_the_formula(*problem, act), strict=True):
+        torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("wanted", ["a", "w", "m", "x", "delta"])
+@pytest.mark.parametrize("engine", ["chunked", KEOPS])
+def test_gradients_with_respect_to_one_tensor_alone(engine, wanted):
+    """v_a does not depend on a: engines may not trip over a result without a gradient."""
+    problem = dict(zip(("a", "w", "m", "x", "delta"), _problem(), strict=True))
+    problem[wanted].requires_grad_()
+    gradients = [
+        torch.autograd.grad(_cotangent(results), problem[wanted])[0]
+        for results in (_both(*problem.values(), GELU, engine), _by_the_formula(*problem.values(), GELU))
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+def test_float32_is_float64_to_its_precision(engine):
+    """Sums of N and P terms of either sign: an error of some eps times the sum of their sizes."""
+    double, single = _problem(n=5000), _problem(n=5000, dtype=torch.float32)
+    sizes = _by_the_formula(*(t.abs() for t in double), mf.activation("linear"))  # |tanh h| <= |h|, |tanh'| <= 1
+    for s, d, size in zip(
+        _both(*single, mf.activation("tanh"), engine), _both(*double, mf.activation("tanh"), engine), sizes, strict=True
+    ):
+        assert s.dtype == torch.float32
+        assert ((s.double() - d).abs() <= 8 * torch.finfo(torch.float32).eps * size).all()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("engine", ["dense", "chunked", "keops"])
+@pytest.mark.parametrize("name", ["tanh", "gelu", "relu"])
+def test_cuda_gives_the_numbers_of_the_cpu(monkeypatch, name, engine):
+    monkeypatch.setattr(reductions, "_CUDA_TILE", 2**14)  # several tiles
+    act = mf.activation(name)
+    here = [t.requires_grad_() for t in _problem(n=3000, p=300)]
+    there = [t.detach().cuda().requires_grad_() for t in here]
+    results = _both(*here, act, "dense"), _both(*there, act, engine)
+    gradients = [
+        torch.autograd.grad(_cotangent([r.cpu() for r in rs]), ts)
+        for rs, ts in zip(results, (here, there), strict=True)
+    ]
+    for cpu, cuda in [*zip(*results, strict=True), *zip(*gradients, strict=True)]:
+        assert cuda.is_cuda
+        torch.testing.assert_close(cuda.cpu(), cpu, rtol=0, atol=1e-10)
+
+
+# ---- what the sums mean ----------------------------------------------------------------------------------------------
+
+
+def _risk(a, w, m, x, y, act):
+    return 0.5 * (reductions.outputs(a, w, m, x, act, "dense") - y).square().sum() / len(x)
+
+
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+@pytest.mark.parametrize("name", ["tanh", "gelu", "softplus"])
+def test_velocity_is_minus_the_gradient_of_the_risk_per_mass(name, engine):
+    """d R / d a_r = -m_r v_a[r], d R / d w_r = -m_r v_w[r]: by autograd, and by central differences with steps of 1e-5."""
+    (a, w, m, x, y), act = _problem(n=7), mf.activation(name)
+    delta = y - reductions.outputs(a, w, m, x, act)
+    velocity = reductions.velocity(a, w, x, delta, act, engine)
+    leaves = [a.clone().requires_grad_(), w.clone().requires_grad_()]
+    for v, gradient in zip(velocity, torch.autograd.grad(_risk(*leaves, m, x, y, act), leaves), strict=True):
+        torch.testing.assert_close(gradient, -m[:, None] * v, rtol=0, atol=1e-14)
+    for which, (r, i) in ((0, (2, 1)), (0, (6, 0)), (1, (0, 2)), (1, (3, 0))):
+        step = torch.zeros_like((a, w)[which])
+        step[r, i] = 1e-5
+        up, down = ([t + s * step if k == which else t for k, t in enumerate((a, w))] for s in (1, -1))
+        slope = (_risk(*up, m, x, y, act) - _risk(*down, m, x, y, act)) / 2e-5
+        assert slope.item() == pytest.approx(-(m[r] * velocity[which][r, i]).item(), abs=1e-9)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+def test_splitting_a_particle_changes_nothing(engine):
+    """Two of half weight in its place: the same outputs, and both move as the one did."""
+    a, w, m, x, delta = _problem()
+    f, va, vw = _both(a, w, m, x, delta, GELU, engine)
+    m2 = torch.cat([m, m[:1] / 2])
+    m2[0] /= 2
+    f2, va2, vw2 = _both(torch.cat([a, a[:1]]), torch.cat([w, w[:1]]), m2, x, delta, GELU, engine)
+    torch.testing.assert_close(f2, f, rtol=0, atol=1e-14)
+    torch.testing.assert_close(va2, torch.cat([va, va[:1]]), rtol=0, atol=1e-13)
+    torch.testing.assert_close(vw2, torch.cat([vw, vw[:1]]), rtol=0, atol=1e-13)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+def test_the_order_of_particles_and_data_does_not_matter(engine):
+    a, w, m, x, delta = _problem()
+    g = torch.Generator().manual_seed(2)
+    r, s = torch.randperm(N, generator=g), torch.randperm(P, generator=g)
+    f, va, vw = _both(a, w, m, x, delta, GELU, engine)
+    f2, va2, vw2 = _both(a[r], w[r], m[r], x[s], delta[s], GELU, engine)
+    torch.testing.assert_close(f2, f[s], rtol=0, atol=1e-14)
+    torch.testing.assert_close(va2, va[r], rtol=0, atol=1e-13)
+    torch.testing.assert_close(vw2, vw[r], rtol=0, atol=1e-13)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gram_is_the_weighted_second_moment_of_features(dtype):
+    _, w, m, x, _ = _problem(dtype=dtype)
+    q = torch.tanh(w @ x.T)
+    found = reductions.gram(lambda w, q: torch.cat([torch.tanh(w @ x.T), q], 1), m, w, q, columns=2 * P)
+    exact = torch.einsum("r,rk,rl->kl", m.double(), q.double(), q.double()).repeat(2, 2)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, exact, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+# ---- choices and refusals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"a": (N + 1, C)}, "outputs velocity"),
+        ({"w": (N - 1, D)}, "outputs velocity"),
+        ({"m": (N + 1,)}, "outputs"),
+        ({"m": (N, 1)}, "outputs"),
+        ({"x": (P, D + 1)}, "outputs velocity"),
+        ({"delta": (P + 1, C)}, "velocity"),
+        ({"delta": (P, C + 1)}, "velocity"),
+        ({"delta": (P,)}, "velocity"),
+        ({"a": (N,)}, "outputs velocity"),
+        ({"w": (N,)}, "outputs velocity"),
+        ({"x": (D,)}, "outputs velocity"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["auto", "dense", "chunked", "keops"])
+def test_shapes_that_do_not_fit_are_named(engine, change, what):
+    sizes = {"a": (N, C), "w": (N, D), "m": (N,), "x": (P, D), "delta": (P, C)} | change
+    t = {name: torch.ones(size, dtype=torch.float64) for name, size in sizes.items()}
+    for which in what.split():
+        names = ("a", "w", "m", "x") if which == "outputs" else ("a", "w", "x", "delta")
+        with pytest.raises(ValueError, match=f"{which} needs a \\(N, C\\), w \\(N, D\\)") as error:
+            getattr(reductions, which)(*(t[name] for name in names), GELU, engine)
+        assert all(f"{name} {size}" in str(error.value) for name, size in change.items())
+
+
+@pytest.mark.parametrize("engine", ["gpu", "", None])
+def test_an_unknown_engine_is_answered_with_the_known_ones(engine):
+    with pytest.raises(ValueError, match=r"unknown engine: received .*; known: auto, chunked, dense, keops"):
+        reductions.outputs(*_problem()[:4], GELU, engine)
+
+
+@pytest.mark.parametrize(
+    ("device", "n", "inputs", "keops", "chosen"),
+    [
+        ("cpu", 100, 5, True, "dense"),
+        ("cpu", 10**6, 5, True, "chunked"),
+        ("cuda", 100, 5, True, "dense"),
+        ("cuda", 10**6, 5, True, "keops"),
+        ("cuda", 10**6, 500, True, "chunked"),
+        ("cuda", 10**6, 5, False, "chunked"),
+    ],
+)
+def test_auto_chooses_by_shape_and_device(monkeypatch, device, n, inputs, keops, chosen):
+    monkeypatch.setattr(reductions, "keops_works", lambda: keops)
+    assert reductions.choose(n, 1000, inputs, torch.device(device), GELU) == chosen
+    without = mf.Activation("mine", torch.sin, torch.cos)
+    assert reductions.choose(n, 1000, inputs, torch.device(device), without) == chosen.replace("keops", "chunked")
+
+
+_MEMORY = """
+import resource
+import torch
+from meanfield import activation, reductions
+
+torch.set_num_threads(1)
+n, p, d = 200_000, 2_000, 8
+a, w, x = torch.ones(n, 1), torch.full((n, d), 0.1), torch.full((p, d), 0.1)
+m, y = torch.full((n,), 1 / n), torch.full((p, 1), 2.0)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+reductions.velocity(a[:9], w[:9], x, y, activation("relu"), "chunked")  # first calls load code
+before = peak()
+f = reductions.outputs(a, w, m, x, activation("relu"), "chunked")
+reductions.velocity(a, w, x, y - f, activation("relu"), "chunked")
+print((peak() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has other units there")
+def test_chunked_needs_a_fraction_of_the_memory_of_all_pairs():
+    """N P = 200,000 x 2,000 float32 numbers are 1.6 GB: less than 0.2 GB is added, freed and fragmented blocks included."""
+    root = Path(__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True, cwd=root)
+    assert float(ran.stdout) < 0.2e9
+
+
+# ---- KeOps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.keops
+def test_keops_formulas_are_the_activations():
+    """phi and phi' of every activation, from h = 0 to 1e4, in one reduction; erf is a polynomial of error 2e-14."""
+    h = torch.cat([torch.linspace(-40, 40, 1601), torch.tensor([-1e4, -100, 1e-9, -1e-9, 100, 1e4])]).double()[:, None]
+    acts = [act for act in map(mf.activation, activations.names()) if act.keops]
+    constants = max((act.keops_constants() for act in acts), key=len)
+    assert all(act.keops_constants() in ((), constants) for act in acts)  # one parameter k serves all
+    *head, text = [reductions.formula(act, which, "h") for act in acts for which in ("phi", "dphi")]
+    for part in reversed(head):
+        text = f"Concat({part},{text})"
+    aliases = ["h=Vi(1)", "one=Vj(1)", f"k=Pm({len(constants)})"]
+    reduction = reductions._genred()(f"{text}*one", aliases, reduction_op="Sum", axis=1)
+    found = reduction(h, h.new_ones(1, 1), h.new_tensor(constants), backend="CPU")
+    exact = torch.cat([part(h) for act in acts for part in (act.phi, act.dphi)], 1)
+    assert ((found - exact).abs() <= 5e-14 * (1 + h.abs())).all()
+
+
+@pytest.mark.keops
+def test_concurrent_calls_of_keops_give_each_its_own_sums():
+    problems = [_problem(seed=seed) for seed in range(4)]
+    exact = [_by_the_formula(*problem, GELU) for problem in problems]
+    start, wrong = threading.Barrier(4), []
+
+    def work(k):
+        start.wait()
+        for _ in range(10):
+            found = _both(*problems[k], GELU, "keops")
+            if not all(torch.allclose(f, e, rtol=0, atol=1e-12) for f, e in zip(found, exact[k], strict=True)):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reductions.keops_works()
+    assert wrong == []
+
+
+def test_one_thread_at_a_time_is_in_keops(monkeypatch):
+    """A stub in KeOps' place counts who is inside; it returns zeros, which shows that it served."""
+    inside, most = [], []
+
+    def reduction(*fields, backend):
+        del backend
+        inside.append(1)
+        time.sleep(0.01)
+        most.append(len(inside))
+        inside.pop()
+        return torch.zeros(P, C, dtype=torch.float64)
+
+    monkeypatch.setattr(reductions, "_genred", lambda: object())
+    monkeypatch.setattr(reductions, "_reduction", lambda *key: reduction)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(reductions.outputs(*_problem()[:4], GELU, "keops")))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
+    assert all(torch.equal(f, torch.zeros(P, C).double()) for f in found)
+
+
+def _absent(monkeypatch):
+    for name in ("pykeops", "pykeops.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def _raises_type_error(monkeypatch):
+    """As where libcudart is missing."""
+
+    class Module(types.ModuleType):
+        def __getattr__(self, name):
+            raise TypeError("bad argument type")
+
+    for name in ("pykeops", "pykeops.torch"):
+        monkeypatch.setitem(sys.modules, name, Module(name))
+
+
+def _does_not_compile(monkeypatch):
+    def reduction(*key):
+        raise RuntimeError("g++: not found")
+
+    monkeypatch.setattr(reductions, "_genred", lambda: object())
+    monkeypatch.setattr(reductions, "_reduction", reduction)
+
+
+@pytest.mark.parametrize("breakage", [_absent, _raises_type_error, _does_not_compile])
+def test_tiles_serve_where_keops_is_broken_and_say_so_once(monkeypatch, breakage):
+    breakage(monkeypatch)
+    problem = _problem()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = [_both(*problem, GELU, "keops") for _ in range(2)]
+    assert [w.category for w in seen] == [RuntimeWarning]
+    assert "KeOps failed here" in str(seen[0].message)
+    assert "chunked engine serves" in str(seen[0].message)
+    assert not reductions.keops_works()
+    for results in found:
+        for f, e in zip(results, _by_the_formula(*problem, GELU), strict=True):
+            torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
+
+
+def test_tiles_serve_an_activation_without_a_formula_and_say_so_once():
+    mine, problem = replace(GELU, name="mine", keops=None), _problem()
+    with pytest.warns(RuntimeWarning, match="'mine' has no KeOps formula: the chunked engine serves") as seen:
+        found = _both(*problem, mine, "keops")
+    assert len(seen) == 1
+    for f, e in zip(found, _by_the_formula(*problem, GELU), strict=True):
+        torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
+    assert not reductions._state["broken"]  # KeOps itself is in order
+
+
+@pytest.fixture
+def pretended_pykeops(tmp_path, monkeypatch):
+    """A package that notes the environment in which it is imported."""
+    (tmp_path / "pykeops").mkdir()
+    (tmp_path / "pykeops" / "__init__.py").write_text("")
+    (tmp_path / "pykeops" / "torch.py").write_text("import os\nclass Genred:\n    environment = dict(os.environ)\n")
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "pykeops"}
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "pykeops"]:
+        del sys.modules[name]
+    sys.modules.update(real)
+
+
+@pytest.mark.usefixtures("pretended_pykeops")
+@pytest.mark.parametrize(
+    ("flags", "passed_on"), [("-O2 -ffast-math -g", "-O2 -g"), ("-Ofast", ""), ("-funsafe-math-optimizations -g", "-g")]
+)
+def test_unsafe_compiler_flags_are_not_passed_on_and_stay_in_place(monkeypatch, flags, passed_on):
+    """-ffast-math would turn on flush-to-zero in the whole process."""
+    monkeypatch.setenv("CXXFLAGS", flags)
+    assert reductions._genred().environment.get("CXXFLAGS") == passed_on
+    assert reductions.os.environ["CXXFLAGS"] == flags
+
+
+@pytest.mark.usefixtures("pretended_pykeops")
+def test_keops_is_imported_quietly_and_leaves_no_flags(monkeypatch):
+    """pykeops 2.3 imports keopscore before it passes PYKEOPS_VERBOSE on: KEOPS_VERBOSE is needed too."""
+    for name in ("CXXFLAGS", "PYKEOPS_VERBOSE", "KEOPS_VERBOSE"):
+        monkeypatch.delenv(name, raising=False)
+    environment = reductions._genred().environment
+    assert (environment.get("PYKEOPS_VERBOSE"), environment.get("KEOPS_VERBOSE")) == ("0", "0")
+    assert "CXXFLAGS" not in reductions.os.environ
+
+
+def test_two_activations_of_one_name_keep_their_own_formulas(monkeypatch):
+    """Activations are equal by name; compiled formulas may not be looked up by it."""
+    monkeypatch.setattr(reductions, "_genred", lambda: lambda text, aliases, **options: text)
+    for which in ("outputs", "velocity"):
+        first, second = (mf.Activation("mine", torch.sin, torch.cos, (f, f)) for f in ("Sin({h})", "Cos({h})"))
+        assert reductions._reduction(which, first, D, C) != reductions._reduction(which, second, D, C)
