@@ -2,7 +2,7 @@
 
     f = sigma(N) sum_r a_r phi(h_r),    sigma = sigma* (N/N*)^q_sigma,    eta_a = eta eta_a* (N/N*)^q_a,    eta_w = eta eta_w* (N/N*)^q_w
 
-A named scaling is a function that returns a `Scaling`; add yours below and name it in `_NAMED`.
+A named scaling is a function that returns a `Scaling`; add yours below and name it in `NAMED`.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def ntk() -> Scaling:
     return Scaling(-0.5, 0.0, 0.0, 1.0, 1.0, 1.0, 1, "ntk")
 
 
-_NAMED = {"mean_field": mean_field, "ntk": ntk}
+NAMED = {"mean_field": mean_field, "ntk": ntk}
 
 
 def named(name: str, **parameters: float) -> Scaling:
     """The scaling called `name`; ValueError listing the known names."""
-    return checks.lookup("scaling", name, _NAMED)(**parameters)
+    return checks.lookup("scaling", name, NAMED)(**parameters)

@@ -1,6 +1,6 @@
 """Solutions and reports as netCDF files: `save(result, "run.nc")`, `load("run.nc")`; `xarray.open_dataset` reads them too.
 
-Nothing is pickled. This is the only file that imports xarray and h5netcdf; `layout` says what lies where in a file.
+Nothing is pickled. This is the only file that imports h5netcdf and h5py; `layout` says what lies where in a file.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ def save(result: Solution | DeviationReport, path: str | Path) -> Path:
 
     ValueError, before anything is written, for a path that will not do and for an activation or loss that no file could name.
     """
-    import xarray as xr
-
     path = writable(path)
     kind = next((k for k in KINDS if isinstance(result, k.type)), None)
     if kind is None:
@@ -41,11 +39,9 @@ def save(result: Solution | DeviationReport, path: str | Path) -> Path:
     settings = json.dumps(kind.pack(result, arrays))
     title = str(result).splitlines()[0]
     attributes = {"kind": kind.name, "format_version": FORMAT, "title": title, "settings": settings}
-    dataset = xr.Dataset(arrays.data, arrays.coordinates, attributes | _provenance(result))
-    exactly = {name: {"_FillValue": None} for name in dataset.variables}
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # same folder: replacing is atomic
     try:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=exactly)
+        _write(temporary, arrays, attributes | _provenance(result))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -88,6 +84,28 @@ def writable(path: str | Path) -> Path:
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ValueError(f"the folder {path.parent} cannot be written to: give another one")
     return path
+
+
+def _write(path: Path, arrays: Arrays, attributes: dict[str, Any]) -> None:
+    """By h5netcdf: xarray, which reads the file, takes ten times as long to write it, which counts for a sweep of networks."""
+    import h5netcdf
+    import h5py
+
+    everything = arrays.coordinates | arrays.data
+    with h5netcdf.File(path, "w") as file:
+        file.dimensions = {
+            dim: n for dims, array, _ in everything.values() for dim, n in zip(dims, array.shape, strict=True)
+        }
+        for name, (dims, array, told) in everything.items():
+            text = array.dtype.kind == "U"
+            kept = array.astype(np.int8) if array.dtype.kind == "b" else array.astype(object) if text else array
+            variable = file.create_variable(name, dims, dtype=h5py.string_dtype() if text else kept.dtype, data=kept)
+            notes = told | ({"dtype": "bool"} if array.dtype.kind == "b" else {})
+            beside = " ".join(
+                c for c, (own, *_) in arrays.coordinates.items() if [c] != own and set(own) <= set(dims) and c != name
+            )
+            variable.attrs.update(notes | ({"coordinates": beside} if beside and name in arrays.data else {}))
+        file.attrs.update(attributes)
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

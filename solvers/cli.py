@@ -150,7 +150,7 @@ def _from_dataset(info: StructTypeInfo) -> StructConstructorSpec | None:
 def _from_scaling(info: StructTypeInfo) -> StructConstructorSpec | None:
     if info.type is not Scaling:
         return None
-    which = {"name": "scaling", "prefix_name": False, "metavar": _either(scaling._NAMED)}
+    which = {"name": "scaling", "prefix_name": False, "metavar": _either(scaling.NAMED)}
     richness = {"name": "gamma0", "prefix_name": False, "help_behavior_hint": "(mean_field: 1.0)"}
     flags = (
         _flag("name", str, "mean_field", "how the output and the learning rates depend on the width", **which),
@@ -201,7 +201,7 @@ def _dataset(kind: str, **options: Any) -> Dataset:
 
 
 def _scaling(name: str, gamma0: float | None) -> Scaling:
-    factory = checks.lookup("scaling", name, scaling._NAMED)
+    factory = checks.lookup("scaling", name, scaling.NAMED)
     if gamma0 is not None and "gamma0" not in inspect.signature(factory).parameters:
         raise ValueError(f"--gamma0 does not belong to --scaling {name}: leave it out, or take --scaling mean_field")
     return factory() if gamma0 is None else factory(gamma0=gamma0)

@@ -104,12 +104,13 @@ class Networks:
         wanted = snapshot_steps(self.steps, self.problem.training.steps)
         chosen = [i for i, step in enumerate(steps) if step in wanted]
         steps, fields = [steps[i] for i in chosen], {name: field[chosen] for name, field in fields.items()}
+        state = {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)}
         return Solution(
             problem=self.problem,
             solver=settings(solver),
             f=f,
             f_test=f_test,
-            state={} if run.status is Status.NON_FINITE else {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)},
+            state={} if run.status is Status.NON_FINITE else state,
             status=run.status,
             snapshots=tuple(steps),
             kernels=self._kernels(steps, fields) if steps else {},

@@ -53,9 +53,9 @@ def width_sweep(
         for solution in solutions:
             width, seed = solution.solver["width"], solution.solver["seed"]
             if solution.status is Status.FINISHED:
-                done[width, seed] = solution
                 if store:
                     store.save(solution)
+                done[width, seed] = solution
             else:
                 failures.append(f"width {width}, seed {seed}: {solution.status.value} (step {solution.steps})")
         bar.update(len(solutions))

@@ -311,14 +311,14 @@ def test_a_failed_save_leaves_the_older_file(tiny_problem, tmp_path, monkeypatch
     old = WassersteinFlow(particles=8)(tiny_problem.with_steps(1))
     new = WassersteinFlow(particles=8)(tiny_problem.with_steps(2))
     path = save(old, tmp_path / "run.nc")
-    write = xr.Dataset.to_netcdf
+    write = storage._write
 
-    def disk_full(self, target, **keywords):
-        write(self, target, **keywords)
+    def disk_full(target, *contents):
+        write(target, *contents)
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(xr.Dataset, "to_netcdf", disk_full)
+        patch.setattr(storage, "_write", disk_full)
         with pytest.raises(OSError, match="no space"):
             save(new, path)
     assert load(path) == old

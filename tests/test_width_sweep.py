@@ -80,7 +80,7 @@ def test_networks_that_blow_up_are_named_and_the_others_kept(tmp_path):
 def test_a_folder_that_holds_another_run_is_refused_before_any_work(tmp_path):
     width_sweep(PROBLEM, (4,), 2, folder=tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match="holds another run: .* solves another problem; give an empty folder"):
+    with pytest.raises(ValueError, match=r"holds another run: .* solves another problem; give an empty folder"):
         width_sweep(PROBLEM.with_steps(4), (4,), 2, folder=tmp_path)
     with pytest.raises(ValueError, match="was made with dtype='float64'"):
         width_sweep(PROBLEM, (4,), 2, FiniteWidth(dtype="float32"), folder=tmp_path)

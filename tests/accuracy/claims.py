@@ -64,7 +64,7 @@ def quasi_monte_carlo() -> None:
 def variance() -> None:
     """N Var f_T at N = 1024 measured with 400 seeds against the prediction made before training (digits 0/1, P = 32)"""
     print(
-        "| activation | gamma0 | measured / predicted, mean over 96 outputs | standard error | smallest and largest single ratio |\n|---|---|---|---|---|"
+        "| activation | gamma0 | measured / predicted, 96 outputs | standard error | single ratios |\n|---|---|---|---|---|"
     )
     for activation in ("tanh", "relu"):
         for gamma0 in (0.3, 1.0, 3.0):
@@ -144,7 +144,7 @@ def one_step_of_a_million_particles() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     before, peak, step, total = map(float, out)
     print(
-        f"peak {peak:.2f} GB, of which {before:.2f} GB before the run; {step:.1f} s for two outputs and one step, {total:.1f} s with the draw"
+        f"peak {peak:.2f} GB, {before:.2f} GB before the run; {step:.1f} s for a step and two records, {total:.1f} s with the draw"
     )
     assert peak < 1.5
 
