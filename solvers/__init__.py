@@ -1,5 +1,6 @@
 """The verbs: each solver is a frozen dataclass of numerical settings, and solver(problem) -> Solution."""
 
+from solvers.causal_dmft import CausalDMFT
 from solvers.evolve import Interrupted, NonFiniteError, SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.predicted_variance import PredictedVariance, predicted_variance
@@ -7,6 +8,7 @@ from solvers.wasserstein_flow import WassersteinFlow
 from solvers.width_sweep import width_sweep
 
 __all__ = [
+    "CausalDMFT",
     "FiniteWidth",
     "Interrupted",
     "NonFiniteError",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -30,7 +31,7 @@ class Method(Protocol):
         ...
 
     def velocity(self, state: State, f: Tensor) -> State:
-        """d state / d(training time), given f = outputs(state)[0]"""
+        """d state / d(training time), given f = outputs(state)[0]; not called when `advance` is given"""
         ...
 
     def capture(self, state: State) -> Any:
@@ -124,14 +125,17 @@ def evolve(
     rtol: float = 1e-7,
     progress: bool | None = None,
     label: str = "",
+    advance: Callable[[State, Tensor, float], State] | None = None,
 ) -> Trajectory:
     """Advance `state` (in place) from step `first` to training.steps and record every step.
 
-    gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control over each interval.
-    Ends early, with a status, at non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
+    gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control over each interval. A
+    solver with a way of its own gives `advance(state, f, eta)`. Ends early, with a status, at non-finite outputs and at Ctrl-C.
+    progress=None shows a bar on terminals after two seconds.
     """
     run, start = Trajectory(first, state=state), time.perf_counter()
-    advance = {"gradient_descent": _descend, "gradient_flow": _flow(rtol)}[training.optimiser]
+    if advance is None:
+        advance = partial({"gradient_descent": _descend, "gradient_flow": _flow(rtol)}[training.optimiser], method)
     bar = tqdm(
         total=training.steps,
         initial=first,
@@ -157,7 +161,7 @@ def evolve(
                     run.status = Status.INTERRUPTED
                     break
                 if step < training.steps:
-                    run.state = advance(method, run.state, f, training.learning_rate)
+                    run.state = advance(run.state, f, training.learning_rate)
                     bar.update()
         except _BlewUp:
             run.status = Status.NON_FINITE
