@@ -1,0 +1,332 @@
+"""The limit of deep networks: exact where an answer is known, and the mean of finite networks elsewhere."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+import meanfield as mf
+from meanfield.storage import load, save
+from solvers import CausalDMFT, FiniteWidth, NonFiniteError, WassersteinFlow
+from solvers.infinite_dense import InfiniteDense, RankError
+
+
+def problem(depth=2, activation="tanh", gamma0=1.0, eta=0.2, steps=25, loss="squared", classes=(0, 1), **network):
+    data = mf.digits(classes, n_train=8, n_test=4)
+    training = mf.Training(eta, steps)
+    return mf.Problem(data, mf.Network(depth, activation, **network), mf.mean_field(gamma0), training, loss)
+
+
+def f_of(solutions):
+    """(seeds, ...) train and test outputs"""
+    return torch.stack([torch.cat([s.f, s.f_test], 1).double() for s in solutions])
+
+
+def spread(solutions):
+    """Root mean square of the seeds about their mean"""
+    f = f_of(solutions)
+    return float((f - f.mean(0)).square().sum().div(len(f) - 1).sqrt())
+
+
+# one hidden layer: the flow of the measure
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        problem(1),
+        problem(1, "relu", 2.0, weight_std=1.2, bias_std=0.4),
+        problem(1, loss="cross_entropy", classes=(0, 1, 2), bias_std=0.4),
+    ],
+    ids=["tanh", "relu, biases", "three classes"],
+)
+def test_one_layer_is_the_flow_of_the_measure(asked):
+    """Two methods with errors of their own, each measured by two seeds."""
+    sweeps = [CausalDMFT(8192, seed, two_time=False)(asked) for seed in (0, 1)]
+    flows = [WassersteinFlow(2**13, seed=seed)(asked) for seed in (0, 1)]
+    for name in ("f", "f_test"):
+        a, b = (torch.stack([getattr(s, name).double() for s in both]) for both in (sweeps, flows))
+        error = float(((a[0] - a[1]).square().sum() + (b[0] - b[1]).square().sum()).sqrt()) / 2
+        assert float((a.mean(0) - b.mean(0)).norm()) < 4 * error
+        assert error < 0.01 * float(b.mean(0).norm())
+    torch.testing.assert_close(
+        sweeps[0].tangent_kernel().double(), flows[0].tangent_kernel().double(), rtol=0.03, atol=0.03
+    )
+
+
+# exact answers
+
+
+@pytest.mark.parametrize(("depth", "draws"), [*product((1, 2, 3), ("sobol", "plain"))])
+def test_it_starts_at_zero(depth, draws):
+    solution = CausalDMFT(256, draws=draws, dtype="float64")(problem(depth, "gelu", steps=0, bias_std=0.3))
+    assert float(solution.f.abs().max()) < 1e-13
+    assert float(solution.f_test.abs().max()) < 1e-13
+    single = CausalDMFT(256, draws=draws)(problem(depth, "gelu", steps=0, bias_std=0.3))
+    assert float(torch.cat([single.f, single.f_test], 1).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("bias_std", [0.0, 0.5])
+def test_one_linear_layer_follows_the_closed_system_of_second_moments(bias_std):
+    asked = problem(1, "linear", 1.5, loss="squared", classes=(0, 1, 2), bias_std=bias_std)
+    x, y, c = asked.network.inputs(asked.data.x), asked.data.y, asked.data.outputs
+    moments, b = torch.eye(c + x.shape[1], dtype=torch.float64), torch.zeros(c, dtype=torch.float64)
+    expected = []
+    for _ in range(asked.training.steps + 1):
+        expected.append(x @ moments[c:, :c] / 1.5 + b)
+        v = (y - expected[-1]).T @ x / len(x)
+        generator = torch.zeros_like(moments)
+        generator[:c, c:], generator[c:, :c] = v, v.T
+        step = torch.eye(len(moments), dtype=torch.float64) + 0.2 * 1.5 * generator
+        moments = step @ moments @ step.T
+        b = b + 0.2 * bias_std**2 * (y - expected[-1]).mean(0)
+    torch.testing.assert_close(CausalDMFT(256)(asked).f, torch.stack(expected), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_linear_networks_do_not_depend_on_samples_and_seed(depth):
+    asked = problem(depth, "linear", bias_std=0.3)
+    one, other = CausalDMFT(256, seed=0)(asked), CausalDMFT(331, seed=5, draws="plain", dtype="float64")(asked)
+    torch.testing.assert_close(f_of([one]), f_of([other]), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(one.tangent_kernel(), other.tangent_kernel(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("network", [dict(), dict(bias_std=0.4, residual=0.7, weight_std=1.1)], ids=["plain", "all"])
+def test_small_gamma0_is_the_network_linearised_at_its_start(network):
+    """f <- f + eta K Delta / P with its own tangent kernel at step 0; the remainder falls like gamma0^2."""
+    apart = []
+    for gamma0 in (0.1, 0.05, 1e-3):
+        solution = CausalDMFT(1024, dtype="float64", tolerance=1e-4)(problem(3, gamma0=gamma0, **network))
+        y, kernel = solution.problem.data.y, solution.tangent_kernel(0)
+        f = torch.zeros_like(y)
+        for _ in range(solution.steps):
+            f = f + 0.2 * kernel @ (y - f) / len(y)
+        apart.append(float((solution.f[-1] - f).norm() / f.norm()))
+    assert apart[2] < 1e-5
+    assert np.log2(apart[0] / apart[1]) == pytest.approx(2, abs=0.1), apart
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        dict(depth=1, bias_std=0.4),
+        dict(depth=3, weight_std=1.2, bias_std=0.4),
+        dict(depth=3, residual=0.8, bias_std=0.4),
+        dict(depth=2, loss="cross_entropy", classes=(0, 1, 2)),
+    ],
+    ids=["one layer", "biases", "residual", "three classes"],
+)
+def test_the_tangent_kernel_is_the_first_step(network):
+    """f_1 - f_0 = eta K Delta / P up to O(eta), at rich gamma0 and after some training too; K is symmetric and non-negative."""
+    asked = problem(gamma0=1.5, eta=1e-5, steps=1, **network)
+    solution = CausalDMFT(512, dtype="float64", tolerance=1e-7)(asked)
+    k = solution.tangent_kernels[0]
+    delta = asked.loss_function.delta(solution.f[0], asked.data.y)
+    expected = torch.einsum("pcqd,qd->pc", k, delta) / len(delta)
+    torch.testing.assert_close((solution.f[1] - solution.f[0]) / 1e-5, expected, rtol=1e-3, atol=1e-3)
+    flat = k.reshape(delta.numel(), delta.numel())
+    torch.testing.assert_close(flat, flat.T)
+    assert float(torch.linalg.eigvalsh(flat)[0]) > -1e-10
+
+
+def test_first_kernels_are_gaussian_averages():
+    """Phi1 = <phi(u) phi(v)> and, behind it, Phi2 and G2 by Gauss-Hermite quadrature, within sampling error."""
+    samples = 16384
+    solution = CausalDMFT(samples)(problem(2, "tanh", steps=0))
+    z, m = np.polynomial.hermite_e.hermegauss(60)
+    z, m = torch.from_numpy(z), torch.from_numpy(m / m.sum())
+    x = solution.problem.network.inputs(solution.problem.data.x)
+
+    def average(function, kernel):
+        """<function(u) function(v)> for all pairs"""
+        d = kernel.diag().sqrt()
+        rho = (kernel / d[:, None] / d).clamp(-1, 1)[..., None, None]
+        u = d[:, None, None, None] * z[:, None]
+        v = d[None, :, None, None] * (rho * z[:, None] + (1 - rho**2).sqrt() * z)
+        return torch.einsum("pqij,i,j->pq", function(u) * function(v), m, m)
+
+    phi1 = average(torch.tanh, x @ x.T)
+    exact = {"Phi1": phi1, "Phi2": average(torch.tanh, phi1), "G2": average(lambda h: 1 / h.cosh() ** 2, phi1)}
+    exact["G1"] = exact["G2"] * average(lambda h: 1 / h.cosh() ** 2, x @ x.T)
+    for name, kernel in exact.items():
+        found = solution.kernels[name].at(0, 0).double()
+        assert float((found - kernel).abs().max()) < 4 / samples**0.5, name
+
+
+def test_kernels_are_known_at_all_pairs_of_steps_and_are_averages_over_the_neurons():
+    asked = problem(2, "tanh", steps=12)
+    solution, sparse = (
+        CausalDMFT(512, two_time=b, dtype="float64", snapshots=(0, 7, -1))(asked) for b in (True, False)
+    )
+    for name in ("Phi1", "Phi2", "G1", "G2"):
+        kernel = solution.kernels[name]
+        assert kernel.steps == tuple(range(13))
+        assert torch.equal(kernel.at(3, 9), kernel.at(9, 3).T)
+        joint = torch.cat([torch.cat([kernel.at(t, s) for s in (0, 5, 12)], 1) for t in (0, 5, 12)])
+        assert float(torch.linalg.eigvalsh(joint)[0]) > -1e-12
+        torch.testing.assert_close(sparse.kernels[name].at(7, 12), kernel.at(7, 12), rtol=1e-3, atol=1e-4)
+    for l in (1, 2):
+        (early, m), (late, _) = (solution.preactivations(t, l) for t in (0, 7))
+        average = (m[:, None] * early.tanh()).T @ late.tanh()
+        torch.testing.assert_close(solution.kernels[f"Phi{l}"].at(0, 7), average, rtol=1e-3, atol=1e-4)
+
+
+# the mean of finite networks
+
+CASES = {
+    "tanh": (problem(), 256),
+    "relu, rich, three layers": (problem(3, "relu", 2.0, 0.1), 512),
+    "gelu, biases, weight_std": (problem(2, "gelu", weight_std=1.2, bias_std=0.4), 256),
+    "residual, four layers": (problem(4, residual=0.8, bias_std=0.3), 256),
+    "three classes": (problem(loss="cross_entropy", classes=(0, 1, 2)), 256),
+    "linear": (problem(2, "linear"), 256),
+}
+SEEDS = 32
+LIMIT = CausalDMFT(4096, keep_neurons=False)
+
+
+def ratios(asked, width, names=None, limit=LIMIT):
+    """Distance of the ensemble mean from the limit, in units of its noise, by observable."""
+    nets = FiniteWidth(width, dtype="float32", keep_neurons=False).ensemble(asked, SEEDS)
+    report = mf.deviation(nets, [replace(limit, seed=seed)(asked) for seed in (0, 1)], names)
+    found = report.observables.items()
+    return {n: float(((d.bias2 + d.variance / SEEDS).clip(0) ** 0.5 / d.floor)[0]) for n, d in found}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_networks_agree_with_the_limit(case):
+    asked, width = CASES[case]
+    found = ratios(asked, width)
+    kernels = {f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, asked.network.depth + 1)}
+    assert {"f", "f_test", "tangent_kernel", *kernels} <= set(found)
+    assert max(found.values()) < 3, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "asked",
+    [
+        problem(4, bias_std=0.3, steps=40),
+        problem(3, "relu", 2.0, 0.05, steps=60, weight_std=1.2),
+        problem(3, "gelu", loss="cross_entropy", classes=(0, 1, 2), steps=40),
+        problem(8, residual=1.0),
+    ],
+    ids=["four layers", "relu", "three classes", "eight layers, residual"],
+)
+def test_wide_networks_agree_with_the_limit(asked):
+    found = ratios(asked, 1024, limit=replace(LIMIT, samples=16384))
+    assert max(found.values()) < 3, found
+
+
+def without_response_of_features(monkeypatch):
+    forward = InfiniteDense.forward
+
+    def blind(self, phi):
+        out, c = forward(self, phi)
+        return out - self.scale * (phi @ self.r.rows.T / phi.shape[1]) @ self.f.fields.rows, c
+
+    monkeypatch.setattr(InfiniteDense, "forward", blind)
+
+
+def without_response_of_gradients(monkeypatch):
+    backward = InfiniteDense.backward
+
+    def blind(self, g):
+        out, d = backward(self, g)
+        return out - self.scale * (g @ self.u.rows.T / g.shape[1]) @ self.e.fields.rows, d
+
+    monkeypatch.setattr(InfiniteDense, "backward", blind)
+
+
+@pytest.mark.parametrize("drop", [without_response_of_features, without_response_of_gradients])
+@pytest.mark.parametrize("case", ["tanh", "relu, rich, three layers"])
+def test_the_comparison_sees_the_responses(monkeypatch, drop, case):
+    drop(monkeypatch)
+    found = ratios(CASES[case][0], 256)
+    assert max(found.values()) > 5, found
+
+
+# accuracy
+
+
+def test_a_finer_tolerance_moves_the_outputs_less_than_another_seed():
+    coarse, fine = ([replace(LIMIT, seed=s, tolerance=t)(problem()) for s in range(4)] for t in (None, 2e-3))
+    a, b = f_of(coarse), f_of(fine)
+    assert float((a - b).square().flatten(1).sum(1).mean().sqrt()) < 2**0.5 * spread(coarse)
+    assert float((a.mean(0) - b.mean(0)).norm()) < 4 * spread(coarse) / 4**0.5
+
+
+def test_sobol_points_spread_less_than_plain_draws():
+    sobol, plain = ([replace(LIMIT, seed=s, draws=d)(problem()) for s in range(6)] for d in ("sobol", "plain"))
+    assert spread(plain) > 1.5 * spread(sobol)
+
+
+def test_single_precision_gives_the_numbers_of_double():
+    runs = [
+        replace(LIMIT, samples=2048, dtype=d, seed=s)(problem())
+        for d, s in (("float32", 0), ("float64", 0), ("float64", 1))
+    ]
+    f = f_of(runs)
+    assert float((f[0] - f[1]).norm()) < float((f[1] - f[2]).norm())
+
+
+# what cannot be done, and what is kept
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(samples=1), "samples must be at least 2"),
+        (dict(draws="halton"), "unknown draws: received 'halton'; known: plain, sobol"),
+        (dict(tolerance=0.0), "tolerance must be positive"),
+        (dict(dtype="float16"), "unknown dtype"),
+        (dict(seed=-1), "seed must be at least 0"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(change, message):
+    with pytest.raises(ValueError, match=message):
+        CausalDMFT(**change)
+
+
+def test_problems_without_such_a_limit_are_refused_before_work(monkeypatch):
+    def work(*args, **kwargs):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(InfiniteDense, "forward", work)
+    with pytest.raises(ValueError, match=r"take mean_field\(gamma0\)"):
+        CausalDMFT()(replace(problem(), scaling=mf.ntk()))
+    with pytest.raises(ValueError, match=r"samples=24 are too few for 12 data points.*take at least"):
+        CausalDMFT(24)(problem())
+    with pytest.raises(ValueError, match=r"snapshots must lie in 0..25"):
+        CausalDMFT(snapshots=(0, 30))(problem())
+
+
+def test_fields_that_outgrow_the_samples_name_both_remedies():
+    with pytest.raises(RankError, match="more samples or a larger tolerance"):
+        CausalDMFT(32)(problem())
+
+
+def test_a_run_that_blows_up_says_when_and_keeps_what_was_computed():
+    asked = problem(2, "relu", eta=50.0)
+    solver = CausalDMFT(512, tolerance=0.1)
+    with pytest.raises(NonFiniteError, match=r"lower learning_rate.* at step \d+ of 25") as caught:
+        solver(asked)
+    partial = caught.value.solution
+    assert partial.status is mf.Status.NON_FINITE
+    assert 0 < partial.steps < 25
+    assert bool(torch.isfinite(partial.f).all())
+    assert replace(solver, raise_on_failure=False)(asked) == replace(
+        partial, solver=partial.solver | {"raise_on_failure": False}
+    )
+
+
+def test_solutions_survive_storage_and_enter_comparisons_layer_by_layer(tmp_path):
+    asked = problem(3, steps=5, bias_std=0.2)
+    limits = [CausalDMFT(512, seed=seed)(asked) for seed in (0, 1)]
+    assert load(save(limits[0], tmp_path / "limit.nc")) == limits[0]
+    report = mf.deviation(FiniteWidth(64).ensemble(asked, 3), limits)
+    assert {"h1", "h2", "h3", "Phi3", "G1", "f_test"} <= set(report.observables)
+    assert all(float(report[f"h{l}"].deviation[0]) < 0.5 for l in (1, 2, 3))
+    assert CausalDMFT(512)(asked) == limits[0]

@@ -1,0 +1,271 @@
+"""The infinite Gaussian matrix as an operator: its algebra is exact, its law is that of a wide matrix; no network appears here."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from solvers.infinite_dense import (
+    Basis,
+    InfiniteDense,
+    RankError,
+    Rows,
+    exact_neurons,
+    orthonormal,
+    plain_neurons,
+    sobol_neurons,
+)
+
+S = 300
+F64, F32 = torch.float64, torch.float32
+EXACT = dict(rtol=1e-11, atol=1e-11)
+
+
+def dense(samples=S, seed=1, tolerance=1e-6, dtype=F64, draws=plain_neurons):
+    below, above = (draws(samples, 2 * seed + i, dtype, "cpu") for i in (0, 1))
+    return InfiniteDense(below, above, tolerance, torch.empty(0, dtype=dtype))
+
+
+def fields(count, seed=0, samples=S, dtype=F64):
+    return torch.randn(count, samples, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
+
+
+def dot(a, b):
+    return a @ b.T / a.shape[1]
+
+
+def used():
+    """A matrix with a history of pushes and pulls of correlated vectors, which are returned"""
+    w, v, g = dense(), fields(4, 1), fields(3, 2)
+    h = w.forward(v)[0]
+    z = w.backward(torch.cat([g, h.tanh()]))[0]
+    v = torch.cat([v, z.tanh(), v[:2] + z[:2]])
+    h = w.forward(v)[0]
+    g = torch.cat([g, h[-2:] * g[:2]])
+    w.backward(g)
+    return w, v, g
+
+
+def test_the_transpose_is_the_adjoint_before_and_after_updates_and_decay():
+    w, v, g = used()
+    for change in (lambda: None, lambda: w.update(fields(len(v), 5), w.forward(v)[1]), lambda: w.decay(0.7)):
+        change()
+        torch.testing.assert_close(dot(g, w.forward(v)[0]), dot(w.backward(g)[0], v), **EXACT)
+        assert float(dot(g, w.forward(v)[0]).abs().max()) > 0.1
+
+
+def test_it_is_linear_on_what_was_revealed_and_remembers_it():
+    w, v, g = used()
+    mix = fields(5, 3, len(v))
+    for act, known in ((w.forward, v), (w.backward, g)):
+        m = mix[:, : len(known)]
+        image = act(known)[0]
+        torch.testing.assert_close(act(m @ known)[0], m @ image, **EXACT)
+        torch.testing.assert_close(act(known)[0], image, **EXACT)
+
+
+def test_an_image_does_not_change_when_more_is_revealed():
+    w, v, g = dense(), fields(3, 1), fields(2, 2)
+    h = w.forward(v)[0]
+    w.backward(g)
+    w.backward(h.tanh())
+    torch.testing.assert_close(w.forward(v)[0], h, **EXACT)
+    z = w.backward(g)[0]
+    w.forward(z.tanh())
+    w.forward(z)
+    torch.testing.assert_close(w.backward(g)[0], z, **EXACT)
+
+
+@pytest.mark.parametrize("draws", [plain_neurons, sobol_neurons])
+def test_fields_that_do_not_know_the_matrix_keep_their_inner_products(draws):
+    """<W v, W v'> = <v, v'> to rounding, not to 1/sqrt(S); likewise for W^T."""
+    w, v, g = dense(draws=draws), fields(5, 1), fields(5, 2)
+    torch.testing.assert_close(dot(w.forward(v)[0], w.forward(v)[0]), dot(v, v), **EXACT)
+    w, v = dense(draws=draws), fields(5, 1)
+    torch.testing.assert_close(dot(w.backward(g)[0], w.backward(g)[0]), dot(g, g), **EXACT)
+
+
+@pytest.mark.parametrize("draws", [plain_neurons, sobol_neurons])
+def test_powers_of_w_wt_have_the_catalan_numbers_of_an_infinite_matrix(draws):
+    """<g, (W W^T)^k g> = 1, 2, 5, 14, 42, 132 times <g, g>: each pass needs the response of the one before, and no sample is in the way."""
+    w, g = dense(draws=draws), fields(1)
+    power, found = g, []
+    for _ in range(6):
+        power = w.forward(w.backward(power)[0])[0]
+        found.append(float(dot(g, power) / dot(g, g)))
+    np.testing.assert_allclose(found, [math.comb(2 * k, k) / (k + 1) for k in range(1, 7)], rtol=1e-10)
+
+
+def test_images_of_orthogonal_fields_are_orthogonal_and_gaussian():
+    none = torch.empty(0, 20_000, dtype=F64)
+    w, v = dense(samples=20_000), orthonormal(fields(4, 1, 20_000), none)
+    h = w.forward(v)[0]
+    torch.testing.assert_close(dot(h, h), torch.eye(4, dtype=F64), **EXACT)
+    assert max(abs(stats.kurtosis(row)) for row in h.numpy()) < 4 * math.sqrt(24 / 20_000)
+    assert min(stats.kstest(row, "norm").pvalue for row in h.numpy()) > 6e-5  # 4 sigma
+
+
+def test_update_adds_an_outer_product():
+    """(W + g phi^T / S) v = W v + g <phi, v>, and the transpose."""
+    w, v, g = used()
+    a, phi = fields(2, 7), v[:2] + v[2:4]
+    h, z = w.forward(v)[0], w.backward(g)[0]
+    w.update(a, w.forward(phi)[1])
+    torch.testing.assert_close(w.forward(v)[0], h + dot(v, phi) @ a, **EXACT)
+    torch.testing.assert_close(w.backward(g)[0], z + dot(g, a) @ phi, **EXACT)
+
+
+def test_decay_scales_the_matrix_and_what_is_revealed_later():
+    w, v, g = used()
+    w.update(fields(len(v), 5, len(g)) @ g, w.forward(v)[1])
+    h, z = w.forward(v)[0], w.backward(g)[0]
+    w.decay(0.5)
+    torch.testing.assert_close(w.forward(v)[0], 0.5 * h, **EXACT)
+    torch.testing.assert_close(w.backward(g)[0], 0.5 * z, **EXACT)
+    fresh = w.below.fresh(2, w.known_below.fields.rows)  # unknown to the matrix
+    image = w.forward(fresh)[0]
+    torch.testing.assert_close(dot(image, image), 0.25 * dot(fresh, fresh), **EXACT)
+    fresh = w.above.fresh(2, w.known_above.fields.rows)
+    image = w.backward(fresh)[0]
+    torch.testing.assert_close(dot(image, image), 0.25 * dot(fresh, fresh), **EXACT)
+
+
+class Matrix:
+    """A finite matrix of N(0, 1/S) entries under the same two verbs"""
+
+    def __init__(self, seed, samples):
+        self.w = fields(samples, 10_000 + seed, samples) / math.sqrt(samples)
+
+    def forward(self, v):
+        return v @ self.w.T, None
+
+    def backward(self, g):
+        return g @ self.w, None
+
+
+def back_and_forth(w, seed, samples):
+    """Averages over neurons after a forward, a backward and a second forward pass through nonlinearities"""
+    x, a = fields(2, 20_000 + seed, samples).split(1)
+    h = w.forward(x.tanh())[0]
+    g = a * (1 - h.tanh() ** 2) + 0.5 * h
+    z = w.backward(g)[0]
+    y = x + z
+    k = w.forward(y.tanh())[0]
+    pairs = (h, h), (a, h.tanh()), (z, z), (z, x.tanh()), (z, y.tanh()), (k, k), (k, h), (k, g), (a, k.tanh())
+    return [float(dot(p, q)) for p, q in pairs]
+
+
+def test_averages_are_those_of_a_wide_gaussian_matrix():
+    """Means over 200 seeds within 4 of their standard errors; so is the variance where only the probe a fluctuates."""
+    samples, seeds = 512, 200
+    infinite = np.array([back_and_forth(dense(samples, seed), seed, samples) for seed in range(seeds)])
+    finite = np.array([back_and_forth(Matrix(seed, samples), seed + seeds, samples) for seed in range(seeds)])
+    error = np.sqrt((infinite.var(0, ddof=1) + finite.var(0, ddof=1)) / seeds)
+    sigmas = np.abs(infinite.mean(0) - finite.mean(0)) / error
+    assert sigmas.max() < 4, sigmas
+    ratio = np.log(infinite[:, 1].var(ddof=1) / finite[:, 1].var(ddof=1))
+    assert abs(ratio) < 4 * math.sqrt(4 / seeds)  # log of a sample variance: standard error sqrt(2 / seeds)
+    assert np.abs(infinite.mean(0)[3:]).min() > 20 * error[3:].max()  # responses are what is compared
+
+
+def test_a_basis_stays_orthonormal():
+    for dtype, accuracy, tolerance in ((F32, 1e-5, 1e-2), (F64, 1e-12, 1e-6)):
+        basis = Basis(1000, tolerance, torch.empty(0, dtype=dtype))
+        for seed in range(40):
+            old = basis.fields.rows[:5]
+            basis.reveal(0.05 * fields(5, seed, 1000, dtype) + old.sum(0))  # nearly parallel, nearly known
+        assert len(basis) >= 150
+        e = basis.fields.rows.double()
+        assert float((dot(e, e) - torch.eye(len(e))).abs().max()) < accuracy
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F32, 1e-2), (F32, 0.1), (F64, 1e-3), (F64, 1e-6), (F64, 1e-10)])
+def test_a_basis_drops_at_most_the_tolerance(dtype, tolerance):
+    """Parts of root mean square below `tolerance` of the largest field are dropped, parts far above are kept."""
+    big, small = fields(1, 1, dtype=dtype), fields(1, 2, dtype=dtype)
+    for size, revealed in ((0.3 * tolerance, 1), (3 * tolerance, 2)):
+        basis = Basis(S, tolerance, torch.empty(0, dtype=dtype))
+        basis.reveal(big)
+        v = torch.cat([big, big + size * small])
+        c, _ = basis.reveal(v)
+        assert len(basis) == revealed, size
+        dropped = (v - c.T @ basis.fields.rows).square().mean(1).sqrt()
+        assert float(dropped.max()) <= tolerance * float(v.square().mean(1).max().sqrt())
+
+
+def test_reveal_returns_coefficients_and_the_new_rows_only():
+    basis, v = Basis(S, 1e-6, torch.empty(0, dtype=F64)), fields(3)
+    c, new = basis.reveal(v)
+    torch.testing.assert_close(c.T @ new, v, **EXACT)
+    c, new = basis.reveal(2 * v[:1])
+    assert new is None
+    torch.testing.assert_close(c.T @ basis.fields.rows, 2 * v[:1], **EXACT)
+    c, new = basis.reveal(torch.cat([v[:1], fields(1, 9)]))
+    assert new.shape == (1, S)
+    assert c.shape == (4, 2)
+    assert basis.reveal(torch.zeros(2, S, dtype=F64))[1] is None
+
+
+def test_more_directions_than_samples_name_both_remedies():
+    remedies = "take more samples or a larger tolerance"
+    basis = Basis(10, 1e-6, torch.empty(0, dtype=F64))
+    basis.reveal(fields(6, 1, 10))
+    with pytest.raises(RankError, match=f"the 10 samples can represent: {remedies}"):
+        basis.reveal(fields(6, 2, 10))
+    w = dense(samples=10)
+    w.forward(fields(4, 1, 10))
+    with pytest.raises(RankError, match=f"the 10 samples: {remedies}"):
+        w.backward(fields(8, 2, 10))
+    assert issubclass(RankError, ValueError)
+
+
+def test_rows_grow_and_keep_their_contents():
+    rows, blocks = Rows(3, torch.empty(0, dtype=F32)), [fields(n, n, 3, F32) for n in (1, 70, 2, 200)]
+    assert rows.rows.shape == (0, 3)
+    for i, block in enumerate(blocks):
+        rows.append(block)
+        assert torch.equal(rows.rows, torch.cat(blocks[: i + 1]))
+        assert len(rows) == len(rows.rows)
+    rows.rows[0] = 1.0  # a view: the learned part is added in place
+    assert float(rows.rows[0].sum()) == 3
+
+
+def test_exact_neurons_have_no_sampling_error():
+    neurons = exact_neurons(64, F64, "cpu")
+    e = torch.cat([neurons.fresh(3), neurons.fresh(61)])
+    assert torch.equal(dot(e, e), torch.eye(64, dtype=F64))
+    with pytest.raises(RankError, match="more than 64 independent Gaussians are needed: raise `samples`"):
+        neurons.fresh(1)
+
+
+def test_sobol_neurons_are_stratified_in_every_coordinate_and_blocks_are_independent():
+    """One neuron in each of S intervals of equal mass; correlations with another block are those of S independent pairs."""
+    samples = 1024
+    x = sobol_neurons(samples, 3, F64, "cpu").fresh(300)
+    strata = (torch.special.ndtr(x) * samples).floor().long().sort(1).values
+    assert torch.equal(strata, torch.arange(samples).expand(300, -1))
+    correlation = torch.corrcoef(x) * math.sqrt(samples)
+    for one, other in ((slice(0, 128), slice(128, 256)), (slice(128, 256), slice(256, 300))):
+        pairs = correlation[one, other]
+        assert float(pairs.abs().max()) < 5.5  # the largest of 16384 normal values is about 4
+        assert float(pairs.square().mean()) == pytest.approx(1, abs=4 * math.sqrt(2 / pairs.numel()) + 0.02)
+
+
+def test_sobol_draws_do_not_depend_on_how_they_are_asked_for():
+    whole, parts = (sobol_neurons(64, 5, F64, "cpu") for _ in range(2))
+    assert torch.equal(whole.fresh(200), torch.cat([parts.fresh(n) for n in (3, 5, 100, 92)]))
+    assert whole.used == parts.used == 200
+    single = sobol_neurons(64, 5, F32, "cpu").fresh(200)
+    assert single.dtype == F32
+    assert torch.equal(single, sobol_neurons(64, 5, F64, "cpu").fresh(200).float())
+    assert not torch.equal(single, sobol_neurons(64, 6, F32, "cpu").fresh(200))
+
+
+def test_fresh_draws_are_orthogonal_to_what_is_known():
+    for draws in (plain_neurons, sobol_neurons):
+        neurons, known = draws(S, 1, F64, "cpu"), orthonormal(fields(20), torch.empty(0, S, dtype=F64))
+        e = neurons.fresh(7, known)
+        torch.testing.assert_close(dot(e, e), torch.eye(7, dtype=F64), **EXACT)
+        torch.testing.assert_close(dot(e, known), torch.zeros(7, 20, dtype=F64), **EXACT)
