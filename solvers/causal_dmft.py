@@ -114,6 +114,7 @@ class _Sweep:
         self._draw()
         self.records: dict[str, list[Tensor]] = {}
         self.g: list[Tensor] | None = None
+        self.momentum: dict[str, Tensor] = {}
 
     @property
     def like(self) -> Tensor:
@@ -184,24 +185,36 @@ class _Sweep:
         self.g = g
         return g
 
-    def velocity(self, state: State, f: Tensor) -> State:
+    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
         raise NotImplementedError("the basis grows: `advance` does the step")
 
-    def advance(self, state: State, f: Tensor, eta: float) -> State:
-        """One step of gradient descent (equation 26)"""
-        g, delta = self.gradients(), self.problem.loss_function.delta(f, self.y)  # (P, C)
-        step_a, step_w = eta * self.rate_a / self.train, eta * self.rate_w / self.train
+    def advance(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+        """One step of gradient descent, with momentum and weight decay (equation 26)"""
+        training, g = self.problem.training, self.gradients()
+        delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
+        if weights is not None:
+            delta = delta * weights[:, None]
         pulled = [torch.einsum("pc,pcs->ps", delta, field) for field in g]  # sum_c Delta_c g_c
-        self.a = self.a + (step_a * self.std) * delta.T @ self.phi[-1][: self.train]
-        self.b = self.b + eta * self.gain * self.rate_a * self.bias**2 * delta.mean(0)
+        rate_a, rate_w, hidden = self.rate_a / self.train, self.rate_w / self.train, self.std * self.branch
+        self._step("a", self.a, (rate_a * self.std) * delta.T @ self.phi[-1][: self.train])
+        self._step("b", self.b, (self.gain * self.rate_a * self.bias**2) * delta.mean(0))
+        self._step("w", self.w, rate_w * self.x[: self.train].T @ pulled[0])
+        for l, own in enumerate(self.biases):
+            self._step(f"b{l}", own, (rate_w * self.bias * self.branch) * pulled[l + 1].sum(0, keepdim=True))
+        keep = 1 - training.learning_rate * training.weight_decay
         for l, layer in enumerate(self.layers):
-            layer.update((step_w * self.std * self.branch) * pulled[l + 1], self.c[l][:, : self.train])
-            if self.biases:
-                self.biases[l] = self.biases[l] + (step_w * self.bias * self.branch) * pulled[l + 1].sum(
-                    0, keepdim=True
-                )
-        self.w = self.w + step_w * self.x[: self.train].T @ pulled[0]
+            if keep != 1:
+                layer.decay(keep)
+            force = (training.learning_rate * rate_w * hidden) * pulled[l + 1]
+            layer.update(force, self.c[l][:, : self.train], training.momentum)
         return state
+
+    def _step(self, name: str, parameter: Tensor, velocity: Tensor) -> None:
+        training = self.problem.training
+        if training.momentum:
+            velocity = velocity + training.momentum * self.momentum.get(name, torch.zeros_like(velocity))
+            self.momentum[name] = velocity
+        parameter.mul_(1 - training.learning_rate * training.weight_decay).add_(velocity, alpha=training.learning_rate)
 
     def capture(self, state: State) -> tuple[list[Tensor], Tensor, Tensor]:
         """Preactivations of each layer, features of the last and gradients of the first, (neurons, points)"""

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +20,7 @@ from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
 
 State = tuple[Tensor, ...]
+Advance = Callable[[State, Tensor, Tensor | None], State]
 
 
 class Method(Protocol):
@@ -30,8 +30,8 @@ class Method(Protocol):
         """f (..., P, C) and f_test (..., P_test, C)"""
         ...
 
-    def velocity(self, state: State, f: Tensor) -> State:
-        """d state / d(training time), given f = outputs(state)[0]; not called when `advance` is given"""
+    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+        """d state / d(training time), given f = outputs(state)[0] and the weights (P,) of the samples (None: all 1)"""
         ...
 
     def capture(self, state: State) -> Any:
@@ -78,6 +78,7 @@ class Trajectory:
     state: State = ()
     status: Status = Status.FINISHED
     stats: dict[str, Any] = field(default_factory=dict)
+    momentum: State = ()  # what is left of earlier velocities
     blown: Tensor | None = None  # the non-finite outputs that ended the run
 
     def history(self, previous: Solution | None = None) -> tuple[Tensor, Tensor | None]:
@@ -125,17 +126,23 @@ def evolve(
     rtol: float = 1e-7,
     progress: bool | None = None,
     label: str = "",
-    advance: Callable[[State, Tensor, float], State] | None = None,
+    momentum: State = (),
+    advance: Advance | None = None,
 ) -> Trajectory:
     """Advance `state` (in place) from step `first` to training.steps and record every step.
 
     gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control over each interval. A
-    solver with a way of its own gives `advance(state, f, eta)`. Ends early, with a status, at non-finite outputs and at Ctrl-C.
-    progress=None shows a bar on terminals after two seconds.
+    solver with a way of its own gives `advance(state, f, weights)`. momentum: velocities that a resumed run goes on with. Ends early,
+    with a status, at non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
     """
-    run, start = Trajectory(first, state=state), time.perf_counter()
+    run, start = Trajectory(first, state=state, momentum=momentum), time.perf_counter()
     if advance is None:
-        advance = partial({"gradient_descent": _descend, "gradient_flow": _flow(rtol)}[training.optimiser], method)
+        advance = (
+            _descent(method, training, run)
+            if training.optimiser == "gradient_descent"
+            else _flow(method, training, rtol)
+        )
+    weights: Tensor | None = None
     bar = tqdm(
         total=training.steps,
         initial=first,
@@ -148,6 +155,8 @@ def evolve(
         try:
             for step in range(first, training.steps + 1):
                 f, f_test = method.outputs(run.state)
+                if step == first:
+                    weights = training.sample_weights(f.shape[-2])
                 run.blown = f if f_test is None else torch.cat([f, f_test], -2)
                 if not bool(torch.isfinite(run.blown).all()):
                     raise _BlewUp
@@ -161,7 +170,7 @@ def evolve(
                     run.status = Status.INTERRUPTED
                     break
                 if step < training.steps:
-                    run.state = advance(run.state, f, training.learning_rate)
+                    run.state = advance(run.state, f, None if weights is None else weights[step].to(f))
                     bar.update()
         except _BlewUp:
             run.status = Status.NON_FINITE
@@ -193,22 +202,32 @@ def _postponed_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _descend(method: Method, state: State, f: Tensor, eta: float) -> State:
-    for tensor, v in zip(state, method.velocity(state, f), strict=True):
-        tensor.add_(v, alpha=eta)
-    return state
+def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
+    eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
+
+    def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
+        velocity = method.velocity(state, f, weights)
+        if training.momentum:
+            before = run.momentum or [torch.zeros_like(v) for v in velocity]
+            run.momentum = tuple(v.add_(m, alpha=training.momentum) for v, m in zip(velocity, before, strict=True))
+            velocity = run.momentum
+        for tensor, v in zip(state, velocity, strict=True):
+            tensor.mul_(keep).add_(v, alpha=eta) if keep != 1 else tensor.add_(v, alpha=eta)
+        return state
+
+    return advance
 
 
-def _flow(rtol: float) -> Callable[[Method, State, Tensor, float], State]:
-    def advance(method: Method, state: State, f: Tensor, eta: float) -> State:
-        del f  # the integrator evaluates it again with its own stages
+def _flow(method: Method, training: Training, rtol: float) -> Advance:
+    def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
+        del f, weights  # the integrator evaluates f with its own stages; there are no batches
         from torchdiffeq import odeint
 
         def rhs(t: Tensor, now: State) -> State:
             del t
-            return method.velocity(now, method.outputs(now)[0])
+            return method.velocity(now, method.outputs(now)[0], None)
 
-        times = torch.tensor([0.0, eta], dtype=torch.float64, device=state[0].device)
+        times = torch.tensor([0.0, training.learning_rate], dtype=torch.float64, device=state[0].device)
         try:
             path = odeint(rhs, state, times, rtol=rtol, atol=rtol / 100, method="dopri5")
         except AssertionError as error:  # "underflow in dt", "non-finite values in state"
@@ -250,6 +269,12 @@ def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
                 f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"
             )
     return problem
+
+
+def kept_momentum(previous: Solution | None, names: Sequence[str], like: Tensor) -> State:
+    """The velocities with which a run with momentum ended; none for a fresh run"""
+    state = previous.state if previous else {}
+    return tuple(state[key].to(like, copy=True) for key in (f"momentum_{name}" for name in names) if key in state)
 
 
 _FREE = {"snapshots", "engine", "device", "batch"}  # may change when a run goes on

@@ -14,7 +14,7 @@ from torch import Tensor
 from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.evolve import conclude, earlier, evolve, snapshot_steps, tolerance
+from solvers.evolve import conclude, earlier, evolve, kept_momentum, snapshot_steps, tolerance
 from solvers.networks import Networks
 
 
@@ -104,6 +104,7 @@ class FiniteWidth:
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
             progress=self.progress,
             label=f"{len(seeds)} networks of width {self.width}",
+            momentum=tuple(v[None] for v in kept_momentum(previous, networks.names, networks.x)),
         )
         run.stats["seconds"] /= len(seeds)
         if run.status is Status.NON_FINITE and len(seeds) > 1:

@@ -175,6 +175,7 @@ class InfiniteDense:
         self.r = Rows(below.samples, like)
         fine = 1e-3 if like.dtype == torch.float32 else 1e-6
         self.known_below, self.known_above = Basis(below.samples, fine, like), Basis(above.samples, fine, like)
+        self.velocity = Rows(above.samples, like)
         self.scale = 1.0  # of W0 after weight decay
 
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,9 +199,15 @@ class InfiniteDense:
             self._learn(self.known_above, new)
         return (g @ self.acc.rows.T / self.above.samples) @ self.e.fields.rows + self.scale * d.T @ self.r.rows, d
 
-    def update(self, g: Tensor, c: Tensor) -> None:
-        """W <- W + sum_n g_n phi_n^T / S, with g (n, S') and the coefficients c (K, n) that `forward` gave for phi"""
-        self.acc.rows.addmm_(c, g)
+    def update(self, g: Tensor, c: Tensor, momentum: float = 0.0) -> None:
+        """W <- W + V with V <- momentum V + sum_n g_n phi_n^T / S, from g (n, S') and `forward`'s coefficients c (K, n) of phi"""
+        if not momentum:
+            self.acc.rows.addmm_(c, g)
+            return
+        missing = len(self.acc) - len(self.velocity)
+        self.velocity.append(g.new_zeros(missing, g.shape[1]))
+        self.velocity.rows.mul_(momentum).addmm_(c, g)
+        self.acc.rows.add_(self.velocity.rows)
 
     def decay(self, factor: float) -> None:
         """W <- factor W"""

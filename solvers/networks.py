@@ -65,10 +65,11 @@ class Networks:
             f = self._forward(self.leaves, self.x)[0]
         return f, None if self.x_test is None else self._forward(state, self.x_test)[0]
 
-    def velocity(self, state: State, f: Tensor) -> State:
+    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
         del state  # f remembers the leaves it came from
         with torch.enable_grad():
-            loss = self.problem.loss_function.mean(f, self.y).sum()  # seeds do not interact
+            losses = self.problem.loss_function.value(f, self.y)  # (E, P)
+            loss = (losses if weights is None else losses * weights).mean(-1).sum()  # seeds do not interact
         gradients = torch.autograd.grad(loss, self.leaves)
         return tuple(g.mul(-rate) for g, rate in zip(gradients, self.rates, strict=True))
 
@@ -105,6 +106,7 @@ class Networks:
         chosen = [i for i, step in enumerate(steps) if step in wanted]
         steps, fields = [steps[i] for i in chosen], {name: field[chosen] for name, field in fields.items()}
         state = {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)}
+        state |= {f"momentum_{name}": v[e].cpu() for name, v in zip(self.names, run.momentum, strict=False)}
         return Solution(
             problem=self.problem,
             solver=settings(solver),

@@ -42,8 +42,11 @@ def predicted_variance(
     Gaussian of this width in h (equation 19); steps that move preactivations by much more make the prediction wrong there, and are warned
     of. Smooth activations are exact. Memory O(steps particles (D + C)). Gradient descent only.
     """
-    if problem.training.optimiser != "gradient_descent":
-        raise ValueError("predicted_variance follows gradient_descent: for gradient_flow take a small learning_rate")
+    if problem.training.optimiser != "gradient_descent" or not problem.training.plain:
+        raise ValueError(
+            "predicted_variance follows plain full-batch gradient_descent: leave out momentum, weight_decay and batch_size; for "
+            "gradient_flow take a small learning_rate"
+        )
     flow = WassersteinFlow(particles, seed, initial, snapshots=())
     flow.check(problem)
     x = all_inputs(problem, torch.float64, "cpu")

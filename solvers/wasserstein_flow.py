@@ -14,7 +14,17 @@ from meanfield.kernels import TwoTimeKernel, tangent_kernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.evolve import State, Trajectory, conclude, earlier, evolve, settings, snapshot_steps, tolerance
+from solvers.evolve import (
+    State,
+    Trajectory,
+    conclude,
+    earlier,
+    evolve,
+    kept_momentum,
+    settings,
+    snapshot_steps,
+    tolerance,
+)
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 
@@ -119,6 +129,7 @@ class WassersteinFlow:
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
             progress=self.progress,
             label=f"flow of {len(m)} particles",
+            momentum=kept_momentum(previous, ("a", "w", "b"), m),
         )
         particles = {
             step: measure for step, measure in (previous.particles if previous else {}).items() if step in steps
@@ -138,13 +149,16 @@ class WassersteinFlow:
         kernels, tangent = measure_kernels(problem, particles)
         a, w, b = run.state
         f, f_test = run.history(previous)
+        momentum = {f"momentum_{name}": v.cpu() for name, v in zip(("a", "w", "b"), run.momentum, strict=False)}
         engine = self.engine if self.engine != "auto" else _Flow(problem, m, self).chosen
         return Solution(
             problem=problem,
             solver=settings(self),
             f=f,
             f_test=f_test,
-            state={} if run.status is Status.NON_FINITE else {"a": a.cpu(), "w": w.cpu(), "b": b.cpu(), "m": m.cpu()},
+            state={}
+            if run.status is Status.NON_FINITE
+            else {"a": a.cpu(), "w": w.cpu(), "b": b.cpu(), "m": m.cpu()} | momentum,
             status=run.status,
             snapshots=tuple(sorted(particles)),
             kernels=kernels,
@@ -175,9 +189,11 @@ class _Flow:
         f = self.gain * self.std * reductions.outputs(a, w, self.m, self.x, self.activation, self.engine) + b
         return f[: self.train], f[self.train :] if len(f) > self.train else None
 
-    def velocity(self, state: State, f: Tensor) -> State:
+    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
         a, w, _ = state
         delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
+        if weights is not None:
+            delta = delta * weights[:, None]
         va, vw = reductions.velocity(a, w, self.x[: self.train], delta, self.activation, self.engine)
         vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
         return va.mul(self.rate_a * self.std), vw.mul(self.rate_w * self.std), vb

@@ -23,7 +23,8 @@ def digits(activation: str, gamma0: float, eta: float, steps: int) -> mf.Problem
 def exponents() -> None:
     """digits 0/1, P = 32, eta = 0.2, T = 60, N = 64..2048, 32 seeds: the deviation of nets falls like N^-1/2, their variance like 1/N"""
     print(
-        "| activation | gamma0 | observable | deviation at N=64 | at 2048 | slope of deviation | slope of variance | bias at N=64 | limit's error |"
+        "| activation | gamma0 | observable | deviation, N=64 | N=2048 | its slope | slope of variance "
+        "| bias, N=64 | limit's error |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for activation in ("tanh", "relu"):
