@@ -23,6 +23,7 @@ from meanfield.losses import Loss
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling
 from solvers import result_commands, run_commands
+from solvers.causal_dmft import CausalDMFT
 from solvers.evolve import SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.wasserstein_flow import WassersteinFlow
@@ -37,6 +38,7 @@ _WITHOUT = {  # dataclasses whose fields become flags, and the fields that do no
     Network: (),
     Training: (),
     WassersteinFlow: ("progress", "raise_on_failure"),
+    CausalDMFT: ("progress", "raise_on_failure"),
     FiniteWidth: ("width", "seed", "progress", "raise_on_failure"),
 }
 _HELP = {  # where the docstrings are silent, or speak of what a shell cannot give
@@ -49,6 +51,12 @@ _HELP = {  # where the docstrings are silent, or speak of what a shell cannot gi
     "steps": "steps, each of which is recorded",
     "optimiser": "exact steps, or the flow in continuous time",
     "loss": "averaged over the training samples",
+    "samples": "neurons that stand for each layer; a power of 2 is best",
+    "two_time": "keep every kernel at all pairs of steps; otherwise some at the snapshots only",
+    "momentum": "of heavy-ball descent",
+    "weight_decay": "parameters shrink by learning_rate * weight_decay at each step",
+    "batch_size": "samples a step; all of them if left out",
+    "batch_seed": "of the sequence of mini-batches",
     "particles": "points of the measure; a power of 2 is best",
     "seed": "of the initial measure",
     "initial": "sobol: quasi-Monte-Carlo, error about 1/N; iid: equal in law to a width-N network; gauss_hermite: quadrature, up to "

@@ -22,6 +22,7 @@ from meanfield import checks, storage
 from meanfield.problem import Problem
 from meanfield.report import DeviationReport
 from meanfield.solution import Solution, Status
+from solvers.causal_dmft import CausalDMFT
 from solvers.evolve import Interrupted, SolverError, settings
 from solvers.finite_width import FiniteWidth
 from solvers.wasserstein_flow import WassersteinFlow
@@ -40,6 +41,19 @@ class Flow:
     out: Path
     problem: Problem
     solver: WassersteinFlow
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Dmft:
+    """Solve a network of infinite width and any depth, by dynamical mean-field theory.
+
+    out: file to write (.nc). overwrite: replace a file that holds another run.
+    """
+
+    out: Path
+    problem: Problem
+    solver: CausalDMFT
     overwrite: bool = False
 
 
@@ -90,7 +104,7 @@ class Resume:
     overwrite: bool = False
 
 
-def _flow(asked: Flow) -> None:
+def _limit(asked: Flow | Dmft) -> None:
     _solve(asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite)
 
 
@@ -140,7 +154,11 @@ def _solve(problem: Problem, solver: Any, run: Callable[[], Solution], out: Path
         if error.solution is None:
             raise
         path = keep(error.solution, _unused(out.with_suffix(".partial.nc")))
-        on = f"; go on with: meanfield resume {path}" if isinstance(error, Interrupted) else ""
+        on = (
+            f"; go on with: meanfield resume {path}"
+            if isinstance(error, Interrupted) and hasattr(solver, "resume")
+            else ""
+        )
         told = str(error).removesuffix(" What was computed is in this error's .solutions")
         raise type(error)(f"{told}\nwhat was computed is kept in {path}{on}", error.solutions) from error
     path = keep(solution, out)
@@ -211,7 +229,8 @@ def _executor(workers: int) -> Iterator[Executor | None]:
 
 
 COMMANDS: dict[type, Callable[[Any], None]] = {
-    Flow: _flow,
+    Flow: _limit,
+    Dmft: _limit,
     Net: _net,
     Sweep: _sweep,
     Resume: _resume,
