@@ -6,6 +6,7 @@ Nothing here knows a network, a loss or a learning rate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -62,15 +63,18 @@ class Basis:
         """(coefficients (K, n) of v (n, S), new rows of the basis or None)"""
         c = self.coefficients(v)
         power = v.square().mean(1, dtype=torch.float64)
-        threshold = self.tolerance**2 * float(power.max())
-        cheap = self.tolerance**2 > 100 * torch.finfo(v.dtype).eps  # then Pythagoras tells how much sticks out
+        largest, eps = float(power.max()), torch.finfo(v.dtype).eps
+        if not math.isfinite(largest):  # a blow-up: it shows in the outputs
+            return c, None
+        threshold = max(self.tolerance, 30 * eps) ** 2 * largest  # finer than rounding there is nothing to reveal
+        cheap = self.tolerance**2 > 100 * eps  # then Pythagoras tells how much sticks out
         if cheap and float((power - c.double().square().sum(0)).sum()) <= threshold:
             return c, None
         start = len(self)
         while True:  # a pass resolves directions down to rounding of the largest one it finds
             residual = v - c.T @ self.fields.rows
             values, vectors = torch.linalg.eigh((residual @ residual.T).double() / self.size)
-            keep = values > max(threshold, 1e3 * torch.finfo(v.dtype).eps * float(values[-1]))
+            keep = values > max(threshold, 1e3 * eps * float(values[-1]))
             if float(values[-1]) <= threshold:
                 return c, self.fields.rows[start:] if len(self) > start else None
             if len(self) + int(keep.sum()) >= self.size:
