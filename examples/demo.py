@@ -28,7 +28,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
         scaling=mf.mean_field(gamma0=1.0),
         training=mf.Training(learning_rate=0.3, steps=20 if quick else 60),
     )
-    limits = [WassersteinFlow(particles, seed=seed)(problem) for seed in (0, 1)]
+    limits = [WassersteinFlow(particles, seed=seed, dtype="float32")(problem) for seed in (0, 1)]
     _done("limit solved twice", start)
     predicted = predicted_variance(problem, particles=particles // 8, points=range(problem.data.samples)).train
     _done("variance predicted", start)

@@ -19,6 +19,8 @@ class Status(Enum):
     """How a run ended; the value says what to do."""
 
     FINISHED = "finished: every step was taken"
+    CONVERGED = "converged: the stopping rule was met"
+    NOT_CONVERGED = "not converged: raise iterations, lower damping or the learning rate; or take CausalDMFT, which needs no iteration"
     INTERRUPTED = "interrupted: go on from here with solver.resume(solution)"
     NON_FINITE = "non-finite: the outputs blew up; lower learning_rate, or take optimiser='gradient_flow'"
 

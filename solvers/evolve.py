@@ -283,7 +283,7 @@ _FREE = {"snapshots", "engine", "device", "batch"}  # may change when a run goes
 def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
     """Raise, with all solutions attached, if a run among them was interrupted or (if so asked) blew up."""
     bad = _culprit(solutions)
-    if bad is None or bad.status is Status.FINISHED:
+    if bad is None or bad.status in (Status.FINISHED, Status.CONVERGED):
         return
     if bad.status is Status.INTERRUPTED:
         raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
@@ -298,5 +298,5 @@ def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
 
 
 def _culprit(solutions: Sequence[Solution]) -> Solution | None:
-    order = [Status.INTERRUPTED, Status.NON_FINITE, Status.FINISHED]
-    return min(solutions, key=lambda s: order.index(s.status), default=None)
+    worst = [Status.INTERRUPTED, Status.NON_FINITE, Status.NOT_CONVERGED, Status.CONVERGED, Status.FINISHED]
+    return min(solutions, key=lambda s: worst.index(s.status), default=None)

@@ -1,0 +1,256 @@
+"""The single-neuron equations over the whole training window and their averages: the map whose fixed point is the limit (equation 31).
+
+All times t = 0..T are solved at once. Rows of a field are time-major: (t, point) for u, h, phi and (t, point, output) for r, z, g.
+Given the kernels of every layer, each layer is a single neuron in Gaussian fields with memory,
+
+    h^l = u^l + C^l g^l,      C^l(t,s) = A^{l-1}(t,s) + (k omega^2 / P) Phi^{l-1}(t,s) Delta(s)    s < t
+    z^l = r^l + D^l phi(h^l), D^l(t,s) = B^l(t,s) [s <= t] + (k omega^2 / P) G^{l+1}(t,s) Delta(s) [s < t],    g = phi'(h) z
+    u^l ~ GP(0, omega^2 Phi^{l-1}),   r^l ~ GP(0, omega^2 G^{l+1}),   k = eta rate_w
+
+with Phi^0 = x x^T / D, A^0 = B^L = 0, and for the readout G^{L+1} = 1 (between equal outputs) and k = eta rate_a, so that z^L = omega a(t).
+Its averages are the new kernels Phi = <phi phi>, G = <g g>, A = omega^2 <d phi / d r>, B = omega^2 <d g / d u> and f = gain <z^L phi^L>.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.kernels import tangent_kernel
+from meanfield.problem import Problem
+from solvers.infinite_dense import orthonormal, sobol_neurons
+
+if TYPE_CHECKING:
+    from solvers.fixed_point_dmft import FixedPointDMFT
+
+Kernels = dict[str, Tensor]  # "Phi1".., "G1".., "A1".., "B1" (of the matrix between layers 1 and 2).., "f"
+_CUT = 1e-4  # directions of a covariance below this fraction of its largest variance have no measurable response
+
+
+class Window:
+    """One application of the map over the times 0..T, with the same random numbers each time; training points first."""
+
+    def __init__(self, problem: Problem, solver: FixedPointDMFT, steps: int) -> None:
+        self.problem, self.solver, network, data = problem, solver, problem.network, problem.data
+        self.act, self.depth = network.nonlinearity, network.depth
+        self.exact = self.act.name == "linear"
+        self.kind = torch.float64 if self.exact else checks.DTYPES[solver.dtype]
+        self.times = 1 + steps
+        self.gain, rate_a, rate_w = problem.scaling.measure_limit()
+        self.p, self.c, self.power = data.samples, data.outputs, network.weight_std**2
+        per_sample = problem.training.learning_rate * self.power / self.p
+        self.step_w, self.step_a = per_sample * rate_w, per_sample * rate_a
+        x = (data.x if data.x_test is None else torch.cat([data.x, data.x_test])) / math.sqrt(data.inputs)
+        self.points, self.k_x = len(x), x @ x.T
+        self.phi0 = self._constant(self.k_x)
+        self.g_last = self._constant(torch.eye(self.c, dtype=torch.float64).repeat(self.p, self.p))
+        times = torch.arange(self.times)
+        row, g, col = (times.repeat_interleave(n) for n in (self.points, self.p * self.c, self.p))
+        self.late_c, self.late_d = row[:, None] > g, g[:, None] > col
+        self.causal_b = g[:, None] >= col
+        self.train = (torch.arange(self.points) < self.p).repeat(self.times)  # among the rows of h
+        weights = problem.training.sample_weights(self.p)  # of mini-batches; nothing comes after the last step
+        self.weights = (
+            1.0 if weights is None else torch.nn.functional.pad(weights, (0, 0, 0, 1))[: self.times].reshape(-1, 1)
+        )
+        if not self.exact:
+            self.draws = [self._draw(l) for l in range(self.depth)]
+
+    def _constant(self, kernel: Tensor) -> Tensor:
+        """The two-time kernel that is `kernel` at all pairs of times"""
+        return kernel.repeat(self.times, self.times)
+
+    def _draw(self, l: int) -> tuple[Tensor, Tensor]:
+        """White noise (rows of u, S) and (rows of r, S) of layer l, exactly white also together.
+
+        Sobol's first coordinates become the slowest modes in time (cosines), along the principal directions of the inputs: there the
+        variance is. u^1 and r^L = omega a(0) do not depend on time.
+        """
+        first, last, t = l == 0, l == self.depth - 1, self.times
+        rows = [
+            (self.points if k == 0 or not first else 0, (1 if last else self.p) * self.c if k == 0 or not last else 0)
+            for k in range(t)
+        ]
+        total = sum(sum(pair) for pair in rows)
+        e = sobol_neurons(self.solver.samples, 1000 * self.solver.seed + l, torch.float64, "cpu").fresh(total)
+        pieces = orthonormal(e, e[:0]).split([n for pair in rows for n in pair])
+        u, r = torch.cat(pieces[::2]), torch.cat(pieces[1::2])
+        directions = torch.linalg.eigh(self.k_x)[1].flip(1)
+        if not first:
+            u = _slow_modes(t, directions) @ u
+        if not last:
+            directions = torch.linalg.eigh(self.k_x[: self.p, : self.p])[1].flip(1)
+            r = _slow_modes(t, torch.kron(directions.contiguous(), torch.eye(self.c, dtype=torch.float64))) @ r
+        return u.to(self.kind), r.to(self.kind)
+
+    def zeros(self) -> Kernels:
+        sizes = {"Phi": (self.points, self.points), "G": (self.p * self.c,) * 2}
+        sizes |= {"A": (self.points, self.p * self.c), "B": (self.p * self.c, self.p)}
+        now = {
+            f"{name}{l}": torch.zeros(self.times * size[0], self.times * size[1], dtype=torch.float64)
+            for name, size in sizes.items()
+            for l in range(1, self.depth + (name in ("Phi", "G")))
+        }
+        return now | {"f": torch.zeros(self.times, self.points, self.c, dtype=torch.float64)}
+
+    def beginning(self) -> Kernels:
+        """The kernels of step 0, for a window of that one step."""
+        now = self.zeros()
+        for _ in range(2):  # up and down: then every layer knows its neighbours
+            now = self.image(now, fresh=True)
+        return now
+
+    def extended(self, now: Kernels) -> Kernels:
+        """Kernels of a shorter window, held constant from its end on, with f as of that constant tangent kernel."""
+        old, depth, p = len(now["f"]), self.depth, self.p
+        at = torch.arange(self.times).clamp(max=old - 1)
+        known = (torch.arange(self.times) < old)[:, None].double()
+        out = {}
+        for name, q in now.items():
+            if name != "f":
+                rows, columns = len(q) // old, q.shape[1] // old
+                wide = q.reshape(old, rows, old, columns)[at][:, :, at] * (known if name[0] in "AB" else 1)
+                out[name] = wide.reshape(self.times * rows, -1)
+        end, end_g = (
+            slice(-self.points, p - self.points or None),
+            slice(-p * self.c, None),
+        )  # training rows of the last step
+        phi = [now[f"Phi{l}"][end, end] for l in range(1, depth + 1)]
+        g = [now[f"G{l}"][end_g, end_g] for l in range(1, depth + 1)]
+        rate, loss, y = self.problem.training.learning_rate / p, self.problem.loss_function, self.problem.data.y
+        k, path = tangent_of(self.problem, phi, g).reshape(p * self.c, -1), list(now["f"])
+        while len(path) < self.times:
+            f = path[-1].clone()
+            f[:p] += rate * (k @ loss.delta(f[:p], y).flatten()).reshape(p, -1)
+            path.append(f)
+        return out | {"f": torch.stack(path)}
+
+    def image(self, now: Kernels, fresh: bool = False) -> Kernels:
+        """The map: kernels -> the averages over single neurons in their fields.
+
+        fresh: go up the layers and down again, each taking what the one before has just found. The fixed point is the same, and nearer.
+        """
+        delta = self.problem.loss_function.delta(now["f"][:, : self.p], self.problem.data.y).flatten(0, 1)
+        delta = delta * self.weights  # (T P, C)
+        source, found = dict(now), dict(now)
+        for l in [*range(1, self.depth + 1), *(range(self.depth - 1, 0, -1) if fresh else ())]:
+            phi = source[f"Phi{l - 1}"] if l > 1 else self.phi0
+            g = source[f"G{l + 1}"] if l < self.depth else self.g_last
+            c = self.step_w * (phi[:, self.train, None] * delta).flatten(1) * self.late_c
+            d = (g.reshape(len(g), -1, self.c) * delta).sum(2) * self.late_d
+            d = d * (self.step_a if l == self.depth else self.step_w)
+            if l > 1 and self.solver._responses:
+                c = c + source[f"A{l - 1}"]
+            if l < self.depth and self.solver._responses:
+                d = d + source[f"B{l}"]
+            site = self._matrices if self.exact else self._sampled
+            new = site(l, self.power * phi, self.power * g, c, d)
+            found |= dict(zip((f"Phi{l}", f"G{l}"), new[:2], strict=True))
+            if l < self.depth:
+                found[f"A{l}"] = new[2]
+            if l > 1:
+                found[f"B{l - 1}"] = new[3]
+            if l == self.depth:
+                found["f"] = self.gain * new[4]
+            source = found if fresh else now
+        return found
+
+    def _matrices(self, l: int, cov_u: Tensor, cov_r: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+        """Linear layers: h = h_u u + h_r r, z = z_u u + z_r r, so averages and responses are products of matrices."""
+        wide = d.new_zeros(len(d), len(c))
+        wide[:, self.train] = d
+        h_u = torch.linalg.inv(torch.eye(len(c), dtype=c.dtype) - c @ wide)
+        h_r = h_u @ c
+        z_u, z_r = wide @ h_u, torch.eye(len(d), dtype=d.dtype) + wide @ h_r
+        phi = h_u @ cov_u @ h_u.T + h_r @ cov_r @ h_r.T
+        g = z_u @ cov_u @ z_u.T + z_r @ cov_r @ z_r.T
+        f = (z_u @ cov_u @ h_u.T + z_r @ cov_r @ h_r.T).reshape(self.times, -1, self.times, self.points)[:, : self.c]
+        f = f.diagonal(dim1=0, dim2=2).permute(2, 1, 0)  # (T, points, C)
+        return phi, g, self.power * h_r * self.late_c, self.power * z_u[:, self.train] * self.causal_b, f
+
+    def _sampled(self, l: int, cov_u: Tensor, cov_r: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+        """Nonlinear layers: S samples of u and r, marched through time; averages over them."""
+        t_, n, q = self.times, self.points, self.p * self.c
+        white_u, white_r = self.draws[l - 1]
+        if l == 1:
+            u = (square_root(cov_u[:n, :n], sorted_modes=True).to(self.kind) @ white_u).repeat(t_, 1)
+        else:
+            u = square_root(cov_u).to(self.kind) @ white_u
+        if l == self.depth:
+            a = _balanced(white_r, self.act.phi(u[:n]), white_u)
+            r = math.sqrt(self.power) * a.repeat(t_ * self.p, 1)
+        else:
+            r = square_root(cov_r).to(self.kind) @ white_r
+        c, d = c.to(self.kind), d.to(self.kind)
+        s = u.shape[1]
+        phi, z, g, features = (torch.empty_like(v) for v in (u, r, r, r[:: self.c]))
+        for t in range(t_):
+            i, j, k = slice(t * n, (t + 1) * n), slice(t * q, (t + 1) * q), slice(t * self.p, (t + 1) * self.p)
+            h = u[i] + c[i, : t * q] @ g[: t * q]
+            phi[i] = self.act.phi(h)
+            features[k] = phi[i][: self.p]
+            z[j] = r[j] + d[j, : k.stop] @ features[: k.stop]
+            g[j] = self.act.dphi(h[: self.p]).repeat_interleave(self.c, 0) * z[j]
+        readout = z.reshape(t_, q, s)[:, : self.c]
+        f = (phi.reshape(t_, n, s) @ readout.transpose(1, 2)).double() / s
+        # where there is no matrix, below the first layer and above the last, there is no response either
+        a_response = phi[:0] if l == self.depth else self._response(phi @ r.T / s, cov_r, n, q, 0)
+        cov_u = cov_u[self.train][:, self.train]
+        b_response = g[:0] if l == 1 else self._response(g @ u[self.train].T / s, cov_u, q, self.p, 1)
+        return (phi @ phi.T).double() / s, (g @ g.T).double() / s, self.power * a_response, self.power * b_response, f
+
+    def _response(self, cross: Tensor, cov: Tensor, rows: int, columns: int, reach: int) -> Tensor:
+        """<dF(t) / dr(s)> for s < t + reach, from the Gaussian identity <F r> = <dF/dr> cov.
+
+        F(t) depends on the noise of these times only, so the identity holds among them, and what is found is causal. Directions of
+        variance below _CUT of the largest are damped out: fields hardly have a part there, and each would bring noise 1/sqrt(S).
+        """
+        out = torch.zeros_like(cross, dtype=torch.float64)
+        for t in range(1 - reach, self.times):
+            i, past = slice(t * rows, (t + 1) * rows), slice(0, (t + reach) * columns)
+            values, v = torch.linalg.eigh(cov[past, past])
+            values = values.clamp(min=0)
+            inverse = values / (values.square() + (_CUT * values[-1]).square() + 1e-300)
+            out[i, past] = cross[i, past].double() @ v * inverse @ v.T
+        return out
+
+
+def _slow_modes(times: int, directions: Tensor) -> Tensor:
+    """Orthogonal (times n, times n): cosines of rising frequency in time, for each frequency the directions in turn"""
+    step = torch.arange(times, dtype=torch.float64)
+    modes = torch.cos(math.pi / times * torch.outer(step + 0.5, step))
+    return torch.kron(modes / modes.norm(dim=0), directions.contiguous())
+
+
+def square_root(cov: Tensor, sorted_modes: bool = False) -> Tensor:
+    """S with S S^T = cov: the symmetric root, which is continuous in cov; or its eigen-directions, the largest first"""
+    values, v = torch.linalg.eigh((cov + cov.T) / 2)
+    half = v * values.clamp(min=0).sqrt()
+    return half.flip(1) if sorted_modes else half @ v.T
+
+
+def _balanced(a: Tensor, phi: Tensor, white: Tensor) -> Tensor:
+    """The readouts a (C, S) made orthogonal to the features phi of step 0, so that f(0) = 0, and still to the noise u is made of"""
+    s = a.shape[1]
+    rest = phi - (phi @ white.T / s) @ white
+    values, v = torch.linalg.eigh((rest @ rest.T).double() / s)
+    keep = values > 1e-10 * values[-1].clamp(min=1e-300)
+    rest = (v[:, keep] / values[keep].sqrt()).T.to(a.dtype) @ rest
+    return orthonormal(a, rest)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp(min=1e-30))
+
+
+def tangent_of(problem: Problem, phi: list[Tensor], g: list[Tensor]) -> Tensor:
+    """K = sum_l G^{l+1} * omega^2 Phi^l (P, C, P, C) from the kernels of layers 1..L at one time (equation 11)"""
+    gain, rate_a, rate_w = problem.scaling.measure_limit()
+    x, c, std = problem.data.x / math.sqrt(problem.data.inputs), problem.data.outputs, problem.network.weight_std
+    pairs = list(zip([x @ x.T, *phi], [*g, None], strict=True))
+    below, readout = (tangent_kernel(part, c, std, 0.0) for part in (pairs[:-1], pairs[-1:]))
+    return gain * rate_w * below + gain * rate_a * readout

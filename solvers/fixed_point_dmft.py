@@ -1,0 +1,187 @@
+"""FixedPointDMFT: the infinite-width limit as a fixed point over the whole training window, the classical way (equations 20 to 22, 31)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from meanfield import checks
+from meanfield.kernels import TwoTimeKernel
+from meanfield.problem import Problem
+from meanfield.solution import Solution, Status
+from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
+from solvers.evolve import NonFiniteError, SolverError, settings, snapshot_steps
+
+# windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
+_GROWTH, _ROUGH = 1.15, 1e-2
+
+
+@dataclass(frozen=True)
+class FixedPointDMFT:
+    """Solves deep networks in the mean-field scaling by iteration: `FixedPointDMFT(samples=4096)(problem) -> Solution`.
+
+    For cross-checks and comparisons: CausalDMFT solves the same equations without iterating, and more problems. Linear networks
+    close in matrices, without sampling. damping: the fraction of each change that is taken. anderson: how many earlier iterates
+    extrapolate the next one; 0 switches it off. tolerance: stop when no kernel, nor f, moves by more under the map (relative,
+    Frobenius); None takes 1e-3, 1e-10 for linear networks, and 5e-3 for activations with kinks, where the sampled map is no
+    smoother. Memory O(depth T P samples + (T P)^2).
+    """
+
+    samples: int = 4096
+    seed: int = 0
+    iterations: int = 100
+    damping: float = 0.5
+    anderson: int = 5
+    tolerance: float | None = None
+    dtype: str = "float64"
+    snapshots: Sequence[int] = (0, -1)
+    progress: bool | None = None
+    raise_on_failure: bool = True
+
+    _responses: ClassVar[bool] = True  # without A and B the answer is wrong: tests show that they see it
+
+    def __post_init__(self) -> None:
+        for key, least in (("samples", 2), ("seed", 0), ("iterations", 1), ("anderson", 0)):
+            object.__setattr__(self, key, checks.integer(key, getattr(self, key), least))
+        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
+        object.__setattr__(self, "snapshots", tuple(self.snapshots))
+        if checks.positive("damping", self.damping) > 1:
+            raise ValueError(
+                f"damping is the fraction of a change that is taken, 0 < damping <= 1: received {self.damping!r}"
+            )
+        if self.tolerance is not None:
+            checks.positive("tolerance", self.tolerance)
+
+    def __call__(self, problem: Problem) -> Solution:
+        self.check(problem)
+        start = time.perf_counter()
+        kernels, status, changes = self._solve(problem)
+        stats = {"seconds": time.perf_counter() - start, "iterations": len(changes), "changes": tuple(changes)}
+        solution = _solution(problem, self, kernels, status, stats)
+        if not self.raise_on_failure or status is Status.CONVERGED:
+            return solution
+        done = f"After {len(changes)} iterations on the window of {solution.steps} steps"
+        if status is Status.NON_FINITE:
+            remedy = "lower damping or learning_rate, or take CausalDMFT, which needs no iteration"
+            raise NonFiniteError(
+                f"non-finite: the iteration blew up; {remedy}. {done}; see this error's .solutions", [solution]
+            )
+        raise SolverError(
+            f"{status.value}. {done} the kernels still moved by {changes[-1]:.2g} (relative); see this error's .solutions",
+            [solution],
+        )
+
+    def check(self, problem: Problem) -> None:
+        """ValueError, before any work, for a problem that this solver does not take."""
+        problem.scaling.measure_limit()
+        snapshot_steps(self.snapshots, problem.training.steps)
+        network, data = problem.network, problem.data
+        if network.bias_std or network.residual is not None:
+            raise ValueError("FixedPointDMFT solves networks without biases and residual branches: take CausalDMFT")
+        if problem.training.optimiser != "gradient_descent":
+            raise ValueError("FixedPointDMFT follows gradient_descent: for gradient_flow take a small learning_rate")
+        if problem.training.momentum or problem.training.weight_decay:
+            raise ValueError("FixedPointDMFT has no momentum or weight_decay: take CausalDMFT")
+        if network.nonlinearity.name == "linear":
+            return
+        points = data.samples * (1 + data.outputs) + (0 if data.x_test is None else len(data.x_test))
+        rows = points * (problem.training.steps + 1)
+        if self.samples < 2 * rows:
+            raise ValueError(
+                f"samples={self.samples} are too few for the {rows} Gaussians of a neuron over all steps: take at least {2 * rows}, "
+                "or CausalDMFT, which needs fewer"
+            )
+        size = (network.depth + 3) * rows * self.samples * (4 if self.dtype == "float32" else 8)
+        checks.memory("the fixed point", size, "take fewer samples or steps, dtype='float32', or CausalDMFT")
+
+    def _solve(self, problem: Problem) -> tuple[Kernels, Status, list[float]]:
+        """(kernels, status, relative change at each iteration of the last window). Each window starts from the shorter one before."""
+        act, steps = problem.network.nonlinearity, 0
+        limit = self.tolerance or (1e-10 if act.name == "linear" else 5e-3 if act.kinks else 1e-3)
+        now = Window(problem, self, 0).beginning()
+        while True:
+            steps = min(problem.training.steps, math.ceil(_GROWTH * steps) + 1)
+            window, last = Window(problem, self, steps), steps == problem.training.steps
+            now, status, changes = self._iterate(window, window.extended(now), limit if last else max(limit, _ROUGH))
+            if last or status is Status.NON_FINITE:
+                return now, status, changes
+
+    def _iterate(self, window: Window, now: Kernels, limit: float) -> tuple[Kernels, Status, list[float]]:
+        """The last image of the map, which is damped and extrapolated by Anderson's rule."""
+        image, scale, changes, past = now, None, [], []
+        label = f"fixed point, {window.times - 1} steps"
+        quiet = None if self.progress is None else not self.progress
+        for _ in tqdm(range(self.iterations), label, delay=2, leave=False, disable=quiet):
+            try:
+                new = window.image(now, fresh=True)
+            except RuntimeError as error:  # infinities in a covariance
+                if "linalg" not in str(error):
+                    raise
+                return image, Status.NON_FINITE, changes
+            if not all(math.isfinite(float(q.norm())) for q in new.values()):
+                return image, Status.NON_FINITE, changes
+            image = new
+            changes.append(max(distance(image[name], now[name]) for name in image if name[0] not in "AB"))
+            if len(changes) > 1 and max(changes[-2:]) < limit:  # twice: responses lag by one iteration
+                return image, Status.CONVERGED, changes
+            if scale is None:
+                scale = torch.cat([(1 / (q.norm() + 1e-9)).expand(q.numel()) for q in image.values()])
+            x = _flat(now) * scale
+            past = [*past, (x, _flat(image) * scale - x)][-self.anderson - 1 :]
+            now = _shaped(_mixed(past, self.damping) / scale, now)
+        return image, Status.NOT_CONVERGED, changes
+
+
+def _solution(
+    problem: Problem, solver: FixedPointDMFT, now: Kernels, status: Status, stats: dict[str, Any]
+) -> Solution:
+    p, times, depth = problem.data.samples, len(now["f"]), problem.network.depth
+    points = now["f"].shape[1]
+    train = (torch.arange(points) < p).repeat(times)
+    kernels = {}
+    for name in (f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, depth + 1)):
+        joint = now[name][train][:, train] if name[0] == "P" else now[name]
+        factor = square_root(joint, sorted_modes=True).T.reshape(len(joint), times, -1).transpose(0, 1)
+        kernels[name] = TwoTimeKernel(tuple(range(times)), factor.contiguous())
+    steps = tuple(t for t in snapshot_steps(solver.snapshots, problem.training.steps) if t < times)
+    at = {t: [[kernels[f"{kind}{l}"].at(t, t) for l in range(1, depth + 1)] for kind in ("Phi", "G")] for t in steps}
+    return Solution(
+        problem=problem,
+        solver=settings(solver),
+        f=now["f"][:, :p],
+        f_test=now["f"][:, p:] if points > p else None,
+        state={},
+        status=status,
+        snapshots=steps,
+        kernels=kernels,
+        tangent_kernels=torch.stack([tangent_of(problem, *at[t]) for t in steps]) if steps else None,
+        stats=stats,
+    )
+
+
+def _flat(now: Kernels) -> Tensor:
+    return torch.cat([q.flatten() for q in now.values()])
+
+
+def _shaped(x: Tensor, like: Kernels) -> Kernels:
+    pieces = x.split([q.numel() for q in like.values()])
+    return {name: piece.reshape(q.shape) for (name, q), piece in zip(like.items(), pieces, strict=True)}
+
+
+def _mixed(past: list[tuple[Tensor, Tensor]], damping: float) -> Tensor:
+    """The next point from earlier (points, changes): Anderson's combination of smallest change, then a damped step"""
+    x, change = past[-1]
+    if len(past) > 1:
+        dx = torch.stack([b[0] - a[0] for a, b in pairwise(past)], 1)
+        dr = torch.stack([b[1] - a[1] for a, b in pairwise(past)], 1)
+        gamma = torch.linalg.lstsq(dr, change[:, None], driver="gelsd").solution[:, 0]
+        x, change = x - dx @ gamma, change - dr @ gamma
+    return x + damping * change
