@@ -12,6 +12,7 @@ from meanfield import storage
 from meanfield.deviation import deviation
 from meanfield.report import DeviationReport
 from meanfield.solution import Solution
+from solvers.certificate import residual
 from solvers.predicted_variance import predicted_variance
 from solvers.run_commands import keep
 
@@ -43,6 +44,24 @@ class Plot:
 
     files: tuple[Path, ...] = field(metadata={"positional": True})
     out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Certify:
+    """Print the certificate of a kept DMFT solution: what one application of the self-consistent map changes, beside its noise.
+
+    file: a solution that kept its kernels at all pairs of steps. samples: fresh neurons per draw, the solution's number if left out.
+    seed: of the fresh draws.
+    """
+
+    file: Path = field(metadata={"positional": True})
+    samples: int | None = None
+    seed: int = 1
+
+
+def _certify(asked: Certify) -> None:
+    (solution,) = _runs(_loaded((asked.file,)))
+    print(residual(solution, asked.samples, asked.seed))
 
 
 def _compare(asked: Compare) -> None:
@@ -127,4 +146,4 @@ def _runs(results: Mapping[Path, Any]) -> list[Solution]:
     return list(results.values())
 
 
-COMMANDS: dict[type, Callable[[Any], None]] = {Compare: _compare, Plot: _plot}
+COMMANDS: dict[type, Callable[[Any], None]] = {Compare: _compare, Certify: _certify, Plot: _plot}
