@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,8 +41,9 @@ def measure_distance(p: ParticleMeasure, q: ParticleMeasure, regularisation: flo
         raise ValueError(f"measures live in different dimensions: {p.points.shape[1]} and {q.points.shape[1]}")
     p, q = p.to("cpu", torch.float64), q.to("cpu", torch.float64)
     if regularisation is None and len(p) * len(q) <= _EXACT:
-        import ot
-
+        with warnings.catch_warnings():  # POT's sources hold escapes that Python warns of when it compiles them
+            warnings.simplefilter("ignore")
+            import ot
         cost = torch.cdist(p.points, q.points).square().numpy()
         transport = ot.emd2(p.m.numpy(), q.m.numpy(), cost, numItermax=2_000_000)
         return max(0.0, float(np.asarray(transport))) ** 0.5

@@ -17,6 +17,7 @@ FILES = {
     },
     "gradient_flow": {"gradient_flow.png"},
     "lazy_to_rich": {"lazy_to_rich.png", "kernels.png"},
+    "deep_kernels": {"layer1.png", "layer2.png", "layer3.png", "lazy.png"},
     "multi_class": {"test_loss.png", "correct_logits.png", "kernels.png"},
     "own_activation": {"loss.png", "deviation.png"},
     "particle_clouds": {"particles.png", "particles.gif"},
@@ -28,6 +29,9 @@ FINDINGS = {
     "demo": lambda r: -0.75 < r["exponent"] < -0.3 and 0.5 < r["n_var"] / r["predicted_n_var"] < 2,
     "gradient_flow": lambda r: 0.9 < r["order"] < 1.2,
     "lazy_to_rich": lambda r: 1.8 < r["power"] < 2.1 and r["alignment_rich"] > r["alignment_before"] + 0.4,
+    "deep_kernels": lambda r: (
+        r["limit, movement 3"] > 0.1 > 0.01 > r["lazy limit, movement 3"] and r["N = 128, movement 3"] > 0.1
+    ),
     "multi_class": lambda r: r["limit"] > 0.85 and abs(r["N = 128"] - r["limit"]) < 0.08,
     "own_activation": lambda r: -0.75 < r["power"] < -0.3,
     "particle_clouds": lambda r: r["directions_after"] < 0.5 * r["directions_before"],
