@@ -39,8 +39,8 @@ class Method(Protocol):
         ...
 
 
-class SolverError(RuntimeError):
-    """A run that could not finish; `solutions` hold what was computed until then."""
+class _Carrier(BaseException):
+    """An exception that carries what was computed: `solutions`, and the one that it is about as `solution`."""
 
     def __init__(self, message: str, solutions: Sequence[Solution] = ()) -> None:
         super().__init__(message)
@@ -49,22 +49,18 @@ class SolverError(RuntimeError):
     @property
     def solution(self) -> Solution | None:
         return _culprit(self.solutions)
+
+
+class SolverError(_Carrier, RuntimeError):
+    """A run that could not finish; `solutions` hold what was computed until then."""
 
 
 class NonFiniteError(SolverError):
     """Outputs became NaN or infinite; `solution` ends at the last finite step."""
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(_Carrier, KeyboardInterrupt):
     """Ctrl-C during a run; `solutions` can be saved and resumed."""
-
-    def __init__(self, message: str, solutions: Sequence[Solution] = ()) -> None:
-        super().__init__(message)
-        self.solutions = list(solutions)
-
-    @property
-    def solution(self) -> Solution | None:
-        return _culprit(self.solutions)
 
 
 @dataclass
