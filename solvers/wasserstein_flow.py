@@ -81,7 +81,7 @@ class WassersteinFlow:
         """ValueError, before any work, for a problem without such a limit."""
         if problem.network.depth != 1:
             raise ValueError(
-                f"WassersteinFlow solves networks of depth 1: received depth {problem.network.depth}; FiniteWidth takes any depth"
+                f"WassersteinFlow solves networks of depth 1: received depth {problem.network.depth}; CausalDMFT takes any depth"
             )
         problem.scaling.measure_limit()
         snapshot_steps(self.snapshots, problem.training.steps)

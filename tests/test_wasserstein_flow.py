@@ -227,7 +227,7 @@ def test_an_absent_device_is_named():
 
 def test_problems_without_such_a_limit_are_refused_before_work():
     deep = replace(problem(), network=mf.Network(depth=2))
-    with pytest.raises(ValueError, match="depth 1: received depth 2; FiniteWidth"):
+    with pytest.raises(ValueError, match="depth 1: received depth 2; CausalDMFT"):
         WassersteinFlow()(deep)
     with pytest.raises(ValueError, match=r"no limit as a flow of measures: take mean_field\(gamma0\)"):
         WassersteinFlow()(replace(problem(), scaling=mf.ntk()))
