@@ -108,7 +108,7 @@ def device(name: str | torch.device) -> str:
 
 def memory(what: str, needed: float, remedy: str, limit: float | None = None) -> None:
     """MemoryError before allocation when `needed` bytes exceed `limit` (default: the machine's free memory)."""
-    available = _free_memory() if limit is None else limit
+    available = free_memory() if limit is None else limit
     if needed > available:
         raise MemoryError(
             f"{what} needs {needed / 1e9:.2f} GB ({needed:.0f} bytes); {available / 1e9:.2f} GB are available: {remedy}"
@@ -128,7 +128,10 @@ def _devices() -> list[str]:
     return ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 
-def _free_memory() -> float:
+def free_memory(device: str = "cpu") -> float:
+    """Bytes that are free on a device; infinity if the system does not tell."""
+    if device.startswith("cuda"):
+        return float(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo") as lines:
             return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -55,6 +55,44 @@ class TwoTimeKernel:
         return TwoTimeKernel(tuple(steps), factor.contiguous().to("cpu"))
 
 
+@dataclass(frozen=True, eq=False)
+class TwoTimeResponse:
+    """A response function A(t, s) of features to gradients, or B(t, s) of gradients to features, at steps 0, 1, .. (equation 34).
+
+    What is well defined is its action on the fields q(s) of the other kind, A q, and the correlation with their images,
+    A(t, .) <q q> = left(t)^T right(.), kept in low rank: left (T+1, K, Q) and right (T+1, K, Q'). Where the fields q of different
+    times are nearly dependent, `at` gives the causal response of least norm. instant: whether s = t belongs to it.
+    """
+
+    left: Tensor
+    right: Tensor
+    instant: bool
+
+    def correlation(self, t: int = -1, s: int = 0) -> Tensor:
+        """(Q, Q') the response at t integrated against the kernel of the fields up to t, at s"""
+        return self.left[self._index(t)].T @ self.right[self._index(s)]
+
+    def at(self, t: int = -1, s: int = 0) -> Tensor:
+        """(Q, Q') the response at step t to a field at step s; zero unless s < t (s <= t for `instant`). ValueError if not recorded."""
+        t, s = self._index(t), self._index(s)
+        last = t + 1 if self.instant else t
+        if s >= last:
+            return self.left.new_zeros(self.left.shape[2], self.right.shape[2])
+        fields = self.right[:last].transpose(0, 1).flatten(1).double()  # (K, last Q')
+        weights = torch.linalg.pinv(fields, rtol=1e-4)  # (last Q', K)
+        return (weights @ self.left[t].double()).reshape(last, -1, self.left.shape[2])[s].T.to(self.left)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TwoTimeResponse):
+            return NotImplemented
+        return self.instant == other.instant and all(
+            torch.equal(getattr(self, k), getattr(other, k)) for k in ("left", "right")
+        )
+
+    def _index(self, step: int) -> int:
+        return recorded(step, range(len(self.left)))
+
+
 def recorded(step: int, steps: Sequence[int]) -> int:
     """The index of `step` among the recorded steps; -1 is the last one. ValueError listing them otherwise."""
     if not steps:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from meanfield import activations, losses
 from meanfield.data import Dataset
-from meanfield.kernels import TwoTimeKernel
+from meanfield.kernels import TwoTimeKernel, TwoTimeResponse
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Network, Problem, Training
 from meanfield.report import Deviation, DeviationReport
@@ -119,6 +119,13 @@ def _pack_records(solution: Solution, arrays: Arrays) -> None:
     for name, kernel in solution.kernels.items():
         dims = f"{axis(name, kernel.steps)} rank_{name} {'sample_output' if name.startswith('G') else 'sample'}"
         arrays.put(f"kernel_{name}", kernel.factor, dims, f"factor c of {name}(t, s) = c(t)^T c(s)")
+    for name, response in solution.responses.items():
+        for side in ("left", "right"):
+            meaning = f"{side} factor of the response {name}" + ", equal times included" * response.instant
+            arrays.put(f"response_{name}_{side}", getattr(response, side), meaning=meaning)
+    for name, value in solution.standard_errors.items():
+        dims = "snapshot sample_output sample_output_2" if name[0] == "G" else "snapshot sample sample_2"
+        arrays.put(f"error_{name}", value, _SOLUTION.get(name, (dims, ""))[0], f"standard error of {name}")
     for name, value in solution.fields.items():
         dims = f"snapshot neuron {'sample_output' if name.startswith('g') else 'sample'}"
         arrays.put(f"field_{name}", value, dims, f"{name} of each neuron")
@@ -157,11 +164,19 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
         status=Status[settings["status"]],
         snapshots=tuple(stored["snapshot"].tolist()),
         kernels={k: TwoTimeKernel(_steps(stored, k), c) for k, c in _prefixed(stored, "kernel_")},
+        responses=_responses(stored),
+        standard_errors=dict(_prefixed(stored, "error_")),
         tangent_kernels=_some(stored, "tangent_kernels").get("tangent_kernels"),
         particles={step: ParticleMeasure(*(clouds[k][i] for k in _MEASURE)) for i, step in enumerate(steps)},
         fields=dict(_prefixed(stored, "field_")),
         stats=settings["stats"],
     )
+
+
+def _responses(stored: Stored) -> dict[str, TwoTimeResponse]:
+    factors = dict(_prefixed(stored, "response_"))
+    names = dict.fromkeys(key.split("_")[0] for key in factors)
+    return {n: TwoTimeResponse(factors[f"{n}_left"], factors[f"{n}_right"], instant=n[0] == "B") for n in names}
 
 
 def _pack_report(report: DeviationReport, arrays: Arrays) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanfield.kernels import TwoTimeKernel, recorded
+from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, recorded
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 
@@ -22,6 +22,7 @@ class Status(Enum):
     CONVERGED = "converged: the stopping rule was met"
     NOT_CONVERGED = "not converged: raise iterations, lower damping or the learning rate; or take CausalDMFT, which needs no iteration"
     INTERRUPTED = "interrupted: go on from here with solver.resume(solution)"
+    OUT_OF_ROOM = "out of room: the fields span more directions than the samples or the rank limit admit"
     NON_FINITE = "non-finite: the outputs blew up; lower learning_rate, or take optimiser='gradient_flow'"
 
 
@@ -32,6 +33,9 @@ class Solution:
     f (T+1, P, C) and f_test (T+1, P_test, C): outputs at every recorded time; T is below training.steps if the run ended early.
     snapshots: the steps at which everything below was recorded.
     kernels: "Phi1".."PhiL" feature kernels and "G1".."GL" gradient kernels, each with `.at(t, s)`.
+    responses: "A1".. and "B1".. between layers l and l+1 of a DMFT that was asked for them, with `.at(t, s)`.
+    standard_errors: of means over independent runs (`pooled`): "f", "f_test", "loss", "test_loss" as those, "tangent_kernels" and the
+    kernels (snapshots, Q, Q) at equal times.
     tangent_kernels (snapshots, P, C, P, C): in units where df/dt = K Delta / P.
     particles: two-layer solutions only, the measure at each snapshot. fields: finite networks only, "h1".. and "g1".. of shape
     (snapshots, N, P) and (snapshots, N, P C).
@@ -46,6 +50,8 @@ class Solution:
     status: Status = Status.FINISHED
     snapshots: tuple[int, ...] = ()
     kernels: Mapping[str, TwoTimeKernel] = field(default_factory=dict)
+    responses: Mapping[str, TwoTimeResponse] = field(default_factory=dict)
+    standard_errors: Mapping[str, Tensor] = field(default_factory=dict)
     tangent_kernels: Tensor | None = None
     particles: Mapping[int, ParticleMeasure] = field(default_factory=dict)
     fields: Mapping[str, Tensor] = field(default_factory=dict)
@@ -66,13 +72,13 @@ class Solution:
         """Same problem, settings and numbers; `stats` (seconds and the like) may differ."""
         if not isinstance(other, Solution):
             return NotImplemented
-        keys = ("problem", "status", "snapshots", "kernels", "particles")
+        keys = ("problem", "status", "snapshots", "kernels", "responses", "particles")
         return (
             dict(self.solver) == dict(other.solver)
             and all(getattr(self, key) == getattr(other, key) for key in keys)
             and all(
                 _equal(getattr(self, key), getattr(other, key))
-                for key in ("f", "f_test", "tangent_kernels", "state", "fields")
+                for key in ("f", "f_test", "tangent_kernels", "state", "fields", "standard_errors")
             )
         )
 

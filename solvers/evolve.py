@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -18,24 +18,29 @@ from meanfield import checks
 from meanfield.activations import Activation
 from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
+from solvers.infinite_dense import RankError
 
 State = tuple[Tensor, ...]
 Advance = Callable[[State, Tensor, Tensor | None], State]
 
 
-class Method(Protocol):
-    """What a solver knows; leading dimensions of f (seeds of an ensemble) are its own affair."""
+class Recorded(Protocol):
+    """What the loop records; leading dimensions of f (seeds of an ensemble) are the solver's own affair."""
 
     def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
         """f (..., P, C) and f_test (..., P_test, C)"""
         ...
 
-    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
-        """d state / d(training time), given f = outputs(state)[0] and the weights (P,) of the samples (None: all 1)"""
-        ...
-
     def capture(self, state: State) -> Any:
         """What a snapshot keeps; must not alias the state, which is advanced in place"""
+        ...
+
+
+class Method(Recorded, Protocol):
+    """What a solver knows that leaves the way through time to the loop."""
+
+    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+        """d state / d(training time), given f = outputs(state)[0] and the weights (P,) of the samples (None: all 1)"""
         ...
 
 
@@ -113,7 +118,7 @@ def tolerance(asked: float | None, activation: Activation, dtype: str) -> float:
 
 
 def evolve(
-    method: Method,
+    method: Recorded,
     state: State,
     training: Training,
     *,
@@ -133,11 +138,9 @@ def evolve(
     """
     run, start = Trajectory(first, state=state, momentum=momentum), time.perf_counter()
     if advance is None:
-        advance = (
-            _descent(method, training, run)
-            if training.optimiser == "gradient_descent"
-            else _flow(method, training, rtol)
-        )
+        moved = cast(Method, method)
+        descends = training.optimiser == "gradient_descent"
+        advance = _descent(moved, training, run) if descends else _flow(moved, training, rtol)
     weights: Tensor | None = None
     bar = tqdm(
         total=training.steps,
@@ -170,6 +173,10 @@ def evolve(
                     bar.update()
         except _BlewUp:
             run.status = Status.NON_FINITE
+        except RankError as error:
+            if not run.f:
+                raise
+            run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
     run.stats["seconds"] = time.perf_counter() - start
     return run
 
@@ -283,6 +290,11 @@ def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
         return
     if bad.status is Status.INTERRUPTED:
         raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
+    if raise_on_failure and bad.status is Status.OUT_OF_ROOM:
+        raise SolverError(
+            f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}). What was computed is in this error's .solutions",
+            solutions,
+        )
     if raise_on_failure:
         failed = [s.solver["seed"] for s in solutions if s.status is Status.NON_FINITE]
         raise NonFiniteError(
@@ -294,5 +306,12 @@ def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
 
 
 def _culprit(solutions: Sequence[Solution]) -> Solution | None:
-    worst = [Status.INTERRUPTED, Status.NON_FINITE, Status.NOT_CONVERGED, Status.CONVERGED, Status.FINISHED]
+    worst = [
+        Status.INTERRUPTED,
+        Status.NON_FINITE,
+        Status.OUT_OF_ROOM,
+        Status.NOT_CONVERGED,
+        Status.CONVERGED,
+        Status.FINISHED,
+    ]
     return min(solutions, key=lambda s: worst.index(s.status), default=None)

@@ -43,14 +43,15 @@ class Rows:
 
 
 class Basis:
-    """Orthonormal fields, extended whenever a field sticks out by more than the tolerance.
+    """Orthonormal fields, extended whenever the fields of a call stick out by more than the tolerance.
 
-    tolerance: directions are dropped whose mean square is below tolerance^2 times that of the largest field of the call, so a
-    dropped part is at most a fraction `tolerance` of it (root mean square).
+    tolerance: of the fields' root mean square, taken over the fields of a call and the neurons, the part that may be dropped.
+    limit: the most directions; RankError beyond it.
     """
 
-    def __init__(self, size: int, tolerance: float, like: Tensor) -> None:
+    def __init__(self, size: int, tolerance: float, like: Tensor, limit: int | None = None) -> None:
         self.size, self.tolerance, self.fields = size, tolerance, Rows(size, like)
+        self.limit = size - 1 if limit is None else min(limit, size - 1)
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -62,29 +63,39 @@ class Basis:
     def reveal(self, v: Tensor) -> tuple[Tensor, Tensor | None]:
         """(coefficients (K, n) of v (n, S), new rows of the basis or None)"""
         c = self.coefficients(v)
-        power = v.square().mean(1, dtype=torch.float64)
-        largest, eps = float(power.max()), torch.finfo(v.dtype).eps
-        if not math.isfinite(largest):  # a blow-up: it shows in the outputs
+        total, eps = float(v.square().mean(1, dtype=torch.float64).sum()), torch.finfo(v.dtype).eps
+        if not math.isfinite(total):  # a blow-up: it shows in the outputs
             return c, None
-        threshold = max(self.tolerance, 30 * eps) ** 2 * largest  # finer than rounding there is nothing to reveal
+        allowed = max(self.tolerance, 30 * eps) ** 2 * total  # finer than rounding there is nothing to reveal
         cheap = self.tolerance**2 > 100 * eps  # then Pythagoras tells how much sticks out
-        if cheap and float((power - c.double().square().sum(0)).sum()) <= threshold:
+        if cheap and total - float(c.double().square().sum()) <= allowed:
             return c, None
-        start = len(self)
-        while True:  # a pass resolves directions down to rounding of the largest one it finds
-            residual = v - c.T @ self.fields.rows
+        start, residual = len(self), v - c.T @ self.fields.rows
+        while True:
             values, vectors = torch.linalg.eigh((residual @ residual.T).double() / self.size)
-            keep = values > max(threshold, 1e3 * eps * float(values[-1]))
-            if float(values[-1]) <= threshold:
-                return c, self.fields.rows[start:] if len(self) > start else None
-            if len(self) + int(keep.sum()) >= self.size:
-                raise RankError(
-                    f"the fields span more directions than the {self.size} samples can represent: take more samples or a larger tolerance"
-                )
-            new = (vectors[:, keep] / values[keep].sqrt()).T.to(v.dtype) @ residual
+            keep = values.clamp(min=0).cumsum(0) > allowed  # the smallest are dropped while their sum is allowed
+            if not bool(keep.any()):
+                break
+            keep &= values > 1e3 * eps * float(values[-1])  # a pass resolves down to rounding of the largest it finds
+            self._room(int(keep.sum()))
+            new = (vectors[:, keep] / values[keep].sqrt()).T.flip(0).to(
+                v.dtype
+            ) @ residual  # the largest gets the best draws
             new = orthonormal(new, self.fields.rows)
             self.fields.append(new)
-            c = torch.cat([c, new @ v.T / self.size])
+            own = new @ v.T / self.size
+            c = torch.cat([c, own])
+            if float(values[~keep].clamp(min=0).sum()) <= allowed:
+                break
+            residual = residual - own.T @ new
+        return c, self.fields.rows[start:] if len(self) > start else None
+
+    def _room(self, count: int) -> None:
+        if len(self) + count > self.limit:
+            raise RankError(
+                f"the fields span more than {self.limit} directions, which {self.size} samples can represent or the rank limit admits: "
+                "take more samples, a larger tolerance, or a larger max_rank"
+            )
 
 
 def orthonormal(e: Tensor, known: Tensor) -> Tensor:
@@ -97,17 +108,55 @@ def orthonormal(e: Tensor, known: Tensor) -> Tensor:
     return (vectors / values.clamp(min=1e-30).sqrt() @ vectors.T).to(e.dtype) @ e
 
 
+class Known:
+    """What a layer's fresh draws must be orthogonal to: otherwise each injects noise of size 1/sqrt(S).
+
+    Directions wait until the next draw, so that one pass over all that is known serves both.
+    """
+
+    def __init__(self, neurons: Neurons, like: Tensor) -> None:
+        self.neurons, self.fields, self.waiting = neurons, Rows(neurons.samples, like), []
+        self._fine = (1e-3 if like.dtype == torch.float32 else 1e-6) ** 2
+
+    def learn(self, directions: Tensor) -> None:
+        """Orthonormal rows (k, S) that later draws must avoid"""
+        if not self.neurons.exact:
+            self.waiting.append(directions)
+
+    def fresh(self, count: int) -> Tensor:
+        """(count, S) unit Gaussians, orthonormal and orthogonal to all that was learnt or drawn here"""
+        if self.neurons.exact:
+            return self.neurons.fresh(count)
+        size, waiting = self.neurons.samples, sum(map(len, self.waiting))
+        if len(self.fields) + waiting + count >= size:
+            raise RankError(
+                f"{len(self.fields) + waiting + count} directions need more than the {size} samples: take more samples or a larger tolerance"
+            )
+        e = torch.cat([*self.waiting, self.neurons.fresh(count)])
+        self.waiting = []
+        if len(self.fields):
+            e = e - (e @ self.fields.rows.T / size) @ self.fields.rows
+        e, new = e[waiting:], e[:waiting]
+        values, vectors = torch.linalg.eigh((new @ new.T).double() / size)
+        keep = values > self._fine
+        new = (vectors[:, keep] / values[keep].sqrt()).T.to(e.dtype) @ new
+        e = orthonormal(e, new)
+        self.fields.append(new)
+        self.fields.append(e)
+        return e
+
+
 class Neurons:
     """S neurons of one layer with the source of every Gaussian they will ever need."""
 
     def __init__(self, samples: int, draw: Callable[[int, int], Tensor], exact: bool = False) -> None:
         self.samples, self.exact, self._draw, self.used = samples, exact, draw, 0
 
-    def fresh(self, count: int, known: Tensor | None = None) -> Tensor:
-        """(count, S) independent unit Gaussians, orthogonal to the orthonormal rows `known`."""
+    def fresh(self, count: int) -> Tensor:
+        """(count, S) independent unit Gaussians"""
         e = self._draw(self.used, count)
         self.used += count
-        return e if self.exact or known is None else orthonormal(e, known)
+        return e
 
 
 def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str) -> Neurons:
@@ -172,41 +221,53 @@ class InfiniteDense:
     The second terms are the responses A and B. The learned part lives in the same basis: U becomes Acc (equation 26).
     """
 
-    def __init__(self, below: Neurons, above: Neurons, tolerance: float, like: Tensor) -> None:
+    def __init__(
+        self,
+        below: Neurons,
+        above: Neurons,
+        tolerance: float,
+        like: Tensor,
+        limit: int | None = None,
+    ) -> None:
         self.below, self.above = below, above
-        self.e, self.f = Basis(below.samples, tolerance, like), Basis(above.samples, tolerance, like)
+        self.e, self.f = Basis(below.samples, tolerance, like, limit), Basis(above.samples, tolerance, like, limit)
         self.u, self.acc = Rows(above.samples, like), Rows(above.samples, like)
         self.r = Rows(below.samples, like)
-        fine = 1e-3 if like.dtype == torch.float32 else 1e-6
-        self.known_below, self.known_above = Basis(below.samples, fine, like), Basis(above.samples, fine, like)
+        self.known_below, self.known_above = Known(below, like), Known(above, like)
         self.velocity = Rows(above.samples, like)
         self.scale = 1.0  # of W0 after weight decay
+        self.pulled = like.new_empty(0, 0)  # <R, phi> (J, n) of the last forward pass
 
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """(W phi (n, S'), coefficients <E, phi> (K, n)) of features phi (n, S)"""
         c, new = self.e.reveal(phi)
         if new is not None:
-            image = self._fresh(self.above, self.known_above, len(new))
+            image = self.known_above.fresh(len(new))
             self.u.append(image)
             self.acc.append(self.scale * image)
-            self._learn(self.known_below, new)
+            self.known_below.learn(new)
         out = c.T @ self.acc.rows
+        self.pulled = self.r.rows @ phi.T / self.below.samples
         if len(self.f):
-            out += (phi @ self.r.rows.T / self.below.samples) @ self.f.fields.rows * self.scale
+            out += (self.scale * self.pulled.T) @ self.f.fields.rows
         return out, c
 
     def backward(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """(W^T g (n, S), coefficients <F, g> (J, n)) of gradients g (n, S')"""
         d, new = self.f.reveal(g)
         if new is not None:
-            self.r.append(self._fresh(self.below, self.known_below, len(new)))
-            self._learn(self.known_above, new)
+            self.r.append(self.known_below.fresh(len(new)))
+            self.known_above.learn(new)
         return (g @ self.acc.rows.T / self.above.samples) @ self.e.fields.rows + self.scale * d.T @ self.r.rows, d
+
+    def images(self, g: Tensor) -> Tensor:
+        """<U, g> (K, n) of gradients g (n, S'), U without anything learned"""
+        return self.u.rows @ g.T / self.above.samples
 
     def update(self, g: Tensor, c: Tensor, momentum: float = 0.0) -> None:
         """W <- W + V with V <- momentum V + sum_n g_n phi_n^T / S, from g (n, S') and `forward`'s coefficients c (K, n) of phi"""
         if not momentum:
-            self.acc.rows.addmm_(c, g)
+            self.acc.rows[: len(c)].addmm_(c, g)
             return
         missing = len(self.acc) - len(self.velocity)
         self.velocity.append(g.new_zeros(missing, g.shape[1]))
@@ -217,20 +278,3 @@ class InfiniteDense:
         """W <- factor W"""
         self.acc.rows.mul_(factor)
         self.scale *= factor
-
-    @staticmethod
-    def _fresh(neurons: Neurons, known: Basis, count: int) -> Tensor:
-        """Draws that are orthogonal to all that is known on their side: otherwise each injects noise of size 1/sqrt(S)."""
-        if neurons.exact:
-            return neurons.fresh(count)
-        if len(known) + count >= neurons.samples:
-            raise RankError(
-                f"{len(known) + count} directions need more than the {neurons.samples} samples: take more samples or a larger tolerance"
-            )
-        e = neurons.fresh(count, known.fields.rows)
-        known.fields.append(e)
-        return e
-
-    def _learn(self, known: Basis, directions: Tensor) -> None:
-        if not self.below.exact:
-            known.reveal(directions)

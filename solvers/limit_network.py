@@ -1,0 +1,294 @@
+"""LimitNetwork: the infinitely wide network that CausalDMFT trains; forward, backward and update as of a real one (equations 20 to 30).
+
+Fields are rows (points, S) over the S neurons that stand for a layer, training points first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, tangent_kernel
+from meanfield.measure import principal_directions
+from meanfield.problem import Problem
+from meanfield.solution import Solution, Status
+from solvers.evolve import State, Trajectory, settings
+from solvers.infinite_dense import (
+    Basis,
+    InfiniteDense,
+    Neurons,
+    exact_neurons,
+    orthonormal,
+    plain_neurons,
+    sobol_neurons,
+)
+
+if TYPE_CHECKING:
+    from solvers.causal_dmft import CausalDMFT
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """d parameters / d(training time): of readout, input weights and biases as they are, of each matrix as d W = g c^T in its basis."""
+
+    own: dict[str, Tensor]
+    matrices: list[tuple[Tensor, Tensor]]  # (g (P, S), c (K, P))
+
+
+class LimitNetwork:
+    """One network in the limit and its records. Parameters are this object's own, since their basis grows: evolve's state is empty."""
+
+    def __init__(self, problem: Problem, solver: CausalDMFT) -> None:
+        self.problem, self.solver, network = problem, solver, problem.network
+        self.act, self.depth = network.nonlinearity, network.depth
+        self.exact = self.act.name == "linear"
+        self.kind = torch.float64 if self.exact else checks.DTYPES[solver.dtype]
+        self.tolerance = solver.tolerance or (1e-12 if self.exact else 1e-2)
+        self.gain, self.rate_a, self.rate_w = problem.scaling.measure_limit()
+        self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
+        self.branch = 1.0 if network.residual is None else network.residual / math.sqrt(network.depth)
+        self.x, self.y = _coordinates(problem).to(self.like), problem.data.y.to(self.like)
+        self.train, self.c_out = problem.data.samples, problem.data.outputs
+        self._draw()
+        self.records: dict[str, list[Tensor]] = {}
+        self.g: list[Tensor] | None = None
+        self.momentum: dict[str, Tensor] = {}
+
+    @property
+    def like(self) -> Tensor:
+        return torch.empty(0, dtype=self.kind, device=self.solver.device)
+
+    def _draw(self) -> None:
+        """Neurons of each layer and their first Gaussians: input weights, biases, readout."""
+        first = self._neurons(0)  # a skip connection joins equal neurons of all layers
+        self.neurons = [first if self.skip or l == 0 else self._neurons(l) for l in range(self.depth)]
+        size = self.solver.samples
+        self.parameters = {"w": orthonormal(first.fresh(self.x.shape[1]), self.like.new_empty(0, size))}
+        if self.bias:
+            self.parameters |= {f"b{l}": n.fresh(1) for l, n in enumerate(self.neurons[1:], 2)}
+        self.parameters |= {"a": self.neurons[-1].fresh(self.c_out), "b": self.like.new_zeros(self.c_out)}
+        limit = self.solver.rank_limit(self.problem)
+        self.layers = [InfiniteDense(*pair, self.tolerance, self.like, limit) for pair in pairwise(self.neurons)]
+        self.last_features = Basis(size, self.tolerance, self.like, limit)
+        self.first_gradients = Basis(size, self.tolerance, self.like, limit)
+        self.balanced = self.exact
+
+    def _neurons(self, layer: int) -> Neurons:
+        samples, where = self.solver.samples, (self.kind, self.solver.device)
+        if self.exact:
+            return exact_neurons(samples, *where)
+        seed = int(np.random.SeedSequence([self.solver.seed, layer]).generate_state(1)[0])
+        return (sobol_neurons if self.solver.draws == "sobol" else plain_neurons)(samples, seed, *where)
+
+    # -- one step --------------------------------------------------------------------------------------------------------
+
+    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
+        """f and f_test, recorded (equations 20 and 24)"""
+        del state
+        f = self.forward()
+        for l, c in enumerate(self.c, 1):
+            self._record(f"Phi{l}", c[:, : self.train])
+            if self.solver.responses:
+                self._record(f"A{l}", self.layers[l - 1].pulled[:, : self.train])
+        if self.solver.two_time:
+            self._record(f"Phi{self.depth}", self.last_features.reveal(self.phi[-1][: self.train])[0])
+        return f[: self.train], f[self.train :] if len(f) > self.train else None
+
+    def forward(self) -> Tensor:
+        """f (points, C) with the parameters as they are"""
+        p = self.parameters
+        self.h, self.phi, self.c, self.g = [self.x @ p["w"]], [], [], None
+        for l, layer in enumerate(self.layers, 2):
+            self.phi.append(self.act.phi(self.h[-1]))
+            image, c = layer.forward(self.phi[-1])
+            image *= self.std
+            if self.bias:
+                image += self.bias * p[f"b{l}"]
+            self.c.append(c)
+            self.h.append(self.h[-1] + self.branch * image if self.skip else image)
+        self.phi.append(self.act.phi(self.h[-1]))
+        if not self.balanced:  # f(0) = 0 exactly
+            span = Basis(self.solver.samples, 1e-3 if self.kind == torch.float32 else 1e-8, self.like)
+            span.reveal(self.phi[-1])
+            p["a"] = orthonormal(orthonormal(p["a"], span.fields.rows), span.fields.rows)
+            self.balanced = True
+        return self.gain * self.std * (self.phi[-1] @ p["a"].T) / self.solver.samples + p["b"]
+
+    def gradients(self) -> list[Tensor]:
+        """g^1..g^L (P, C, S) of the training points (equation 25), once after each forward pass"""
+        if self.g is not None:
+            return self.g
+        p, c, s = self.train, self.c_out, self.solver.samples
+        slopes = [self.act.dphi(h[:p])[:, None, :] for h in self.h]
+        g, self.d = [self.std * slopes[-1] * self.parameters["a"][None]], []
+        for l in reversed(range(self.depth - 1)):
+            z, d = self.layers[l].backward(g[0].reshape(p * c, s))
+            self.d.insert(0, d)
+            below = (self.branch * self.std) * slopes[l] * z.reshape(p, c, s)
+            g.insert(0, below + g[0] if self.skip else below)
+        self.g = g
+        return g
+
+    def record_gradients(self) -> None:
+        g = self.gradients()
+        for l, d in enumerate(self.d, 1):
+            self._record(f"G{l + 1}", d)
+            if self.solver.responses:
+                self._record(f"B{l}", self.layers[l - 1].images(g[l].flatten(0, 1)))
+        if self.solver.two_time:
+            self._record("G1", self.first_gradients.reveal(g[0].flatten(0, 1))[0])
+
+    def velocity(self, f: Tensor, weights: Tensor | None) -> Velocity:
+        """Minus the gradient of the loss times the learning rates' multipliers (equations 9 and 26), after a forward pass with outputs f"""
+        g, p = self.gradients(), self.train
+        delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
+        if weights is not None:
+            delta = delta * weights[:, None]
+        pulled = [torch.einsum("pc,pcs->ps", delta, field) for field in g]  # sum_c Delta_c g_c
+        rate_a, rate_w = self.rate_a / p, self.rate_w / p
+        own = {"w": rate_w * self.x[:p].T @ pulled[0]}
+        if self.bias:
+            own |= {
+                f"b{l}": (rate_w * self.bias * self.branch) * pulled[l - 1].sum(0, keepdim=True)
+                for l in range(2, self.depth + 1)
+            }
+        own["a"] = (rate_a * self.std) * delta.T @ self.phi[-1][:p]
+        own["b"] = (self.gain * self.rate_a * self.bias**2) * delta.mean(0)
+        hidden = rate_w * self.std * self.branch
+        return Velocity(own, [(hidden * pulled[l + 1], self.c[l][:, :p]) for l in range(self.depth - 1)])
+
+    def advance(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+        """From one record to the next: a step of descent, or a stretch of the flow."""
+        self.record_gradients()
+        self._descend(f, weights) if self.problem.training.optimiser == "gradient_descent" else self._flow(f)
+        return state
+
+    def _descend(self, f: Tensor, weights: Tensor | None) -> None:
+        """With momentum and weight decay (equation 2)"""
+        training, velocity = self.problem.training, self.velocity(f, weights)
+        eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
+        for name, v in velocity.own.items():
+            if training.momentum:
+                v = self.momentum[name] = v + training.momentum * self.momentum.get(name, torch.zeros_like(v))
+            self.parameters[name].mul_(keep).add_(v, alpha=eta)
+        for layer, (g, c) in zip(self.layers, velocity.matrices, strict=True):
+            if keep != 1:
+                layer.decay(keep)
+            layer.update(eta * g, c, training.momentum)
+
+    def _flow(self, f: Tensor) -> None:
+        """Runge-Kutta of fourth order in `substeps` equal steps; stages are undone by what they added (equation 33)."""
+        steps = self.solver.substeps or self._substeps()
+        h = self.problem.training.learning_rate / steps
+        for step in range(steps):
+            v1 = self.velocity(self.forward()[: self.train] if step else f, None)
+            v2 = self._stage((h / 2, v1))
+            v3 = self._stage((-h / 2, v1), (h / 2, v2))
+            v4 = self._stage((-h / 2, v2), (h, v3))
+            self._shift((h / 6, v1), (h / 3, v2), (h / 3 - h, v3), (h / 6, v4))
+
+    def _stage(self, *terms: tuple[float, Velocity]) -> Velocity:
+        self._shift(*terms)
+        return self.velocity(self.forward()[: self.train], None)
+
+    def _shift(self, *terms: tuple[float, Velocity]) -> None:
+        for step, velocity in terms:
+            for name, v in velocity.own.items():
+                self.parameters[name].add_(v, alpha=step)
+            for layer, (g, c) in zip(self.layers, velocity.matrices, strict=True):
+                layer.update(step * g, c)
+
+    def _substeps(self) -> int:
+        """Steps so short that each times the largest eigenvalue of K/P stays below 0.3: errors of 1e-5 in the fastest mode"""
+        p, s = self.train, self.solver.samples
+        phi = [c[:, :p].T @ c[:, :p] for c in self.c] + [self.phi[-1][:p] @ self.phi[-1][:p].T / s]
+        first = self.gradients()[0].flatten(0, 1)
+        kernel = self._tangent(phi, [first @ first.T / s, *(d.T @ d for d in self.d)]).double()
+        fastest = float(torch.linalg.eigvalsh(kernel.reshape(p * self.c_out, -1))[-1]) / p
+        return max(1, math.ceil(fastest * self.problem.training.learning_rate / 0.3))
+
+    # -- records ---------------------------------------------------------------------------------------------------------
+
+    def capture(self, state: State) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Preactivations of each layer, features of the last and gradients of the first, (neurons, points)"""
+        del state
+        p, first = self.train, self.gradients()[0]
+        return [h[:p].T.clone() for h in self.h], self.phi[-1][:p].T.clone(), first.flatten(0, 1).T.clone()
+
+    def solution(self, run: Trajectory) -> Solution:
+        if run.status in (Status.FINISHED, Status.INTERRUPTED):
+            self.record_gradients()
+        f, f_test = run.history()
+        steps, kept = sorted(run.captured), [run.captured[step] for step in sorted(run.captured)]
+        records = {name: _padded(rows[: len(f)]) for name, rows in self.records.items()}
+        kernels = {name: TwoTimeKernel(tuple(range(len(c))), c) for name, c in records.items() if name[0] in "PG"}
+        if kept and not self.solver.two_time:
+            m = self.like.new_full((self.solver.samples,), 1 / self.solver.samples)
+            kernels[f"Phi{self.depth}"] = TwoTimeKernel.from_fields(steps, m, [k[1] for k in kept], self.train)
+            kernels["G1"] = TwoTimeKernel.from_fields(steps, m, [k[2] for k in kept], kept[0][2].shape[1])
+        names = [[f"{kind}{l}" for l in range(1, self.depth + 1)] for kind in ("Phi", "G")]
+        keep = self.solver.keep_neurons and not self.exact  # the exact solution's "neurons" are coefficients
+        tangents = [self._tangent(*([kernels[n].at(t) for n in own] for own in names)) for t in steps]
+        return Solution(
+            problem=self.problem,
+            solver=settings(self.solver),
+            f=f,
+            f_test=f_test,
+            state={},
+            status=run.status,
+            snapshots=tuple(steps),
+            kernels={name: kernels[name] for own in names for name in own if name in kernels},
+            responses=self._responses(records) if self.solver.responses else {},
+            tangent_kernels=torch.stack(tangents) if tangents else None,
+            fields={f"h{l + 1}": torch.stack([k[0][l] for k in kept]).cpu() for l in range(self.depth)}
+            if keep and kept
+            else {},
+            stats=run.stats | {"ranks": tuple((len(q.e), len(q.f)) for q in self.layers), "exact": self.exact},
+        )
+
+    def _tangent(self, phi: list[Tensor], g: list[Tensor]) -> Tensor:
+        """K (P, C, P, C) from Phi^1..Phi^L and G^1..G^L of one time (equation 11)"""
+        scaled = self.problem.data.x.to(phi[0]) / math.sqrt(self.problem.data.inputs)
+        total = self.gain * self.rate_a * tangent_kernel([(phi[-1], None)], self.c_out, self.std, self.bias)
+        for l, (below, gradient) in enumerate(zip([scaled @ scaled.T, *phi], g, strict=False)):
+            share = self.gain * self.rate_w * (1.0 if l == 0 else self.branch**2)
+            total = total + share * tangent_kernel([(below, gradient)], self.c_out, self.std, self.bias)
+        return total
+
+    def _responses(self, records: dict[str, Tensor]) -> dict[str, TwoTimeResponse]:
+        """A^l and B^l of equations 20 and 21 from the recorded correlations (equation 34)"""
+        found = {}
+        for l in range(1, self.depth):
+            a, d, b, c = (records[name] for name in (f"A{l}", f"G{l + 1}", f"B{l}", f"Phi{l}"))
+            found[f"A{l}"] = TwoTimeResponse(self.std * _same_rank(a, d), d, instant=False)
+            found[f"B{l}"] = TwoTimeResponse(self.std * _same_rank(b, c), c, instant=True)
+        return found
+
+    def _record(self, name: str, coefficients: Tensor) -> None:
+        self.records.setdefault(name, []).append(coefficients.cpu())
+
+
+def _coordinates(problem: Problem) -> Tensor:
+    """(P + P_test, rank) the network's inputs along their principal directions, those of the training points first."""
+    data = problem.data
+    x = problem.network.inputs(data.x if data.x_test is None else torch.cat([data.x, data.x_test]))
+    weighted = torch.cat([x[: data.samples], 1e-3 * x[data.samples :]])
+    projected = x @ principal_directions(weighted, x.shape[1])
+    return projected[:, projected.norm(dim=0) > 1e-10 * projected.norm()]
+
+
+def _padded(rows: list[Tensor]) -> Tensor:
+    """Coefficients (T, K, Q) of every step, zeros below where the basis was still smaller."""
+    largest = max(len(c) for c in rows)
+    return torch.stack([torch.nn.functional.pad(c, (0, 0, 0, largest - len(c))) for c in rows])
+
+
+def _same_rank(left: Tensor, like: Tensor) -> Tensor:
+    return torch.nn.functional.pad(left, (0, 0, 0, like.shape[1] - left.shape[1]))
