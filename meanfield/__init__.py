@@ -18,9 +18,14 @@ from meanfield.kernels import TwoTimeKernel
 from meanfield.losses import Loss, loss
 from meanfield.measure import ParticleMeasure
 from meanfield.observables import alignment, movement, observe
+from meanfield.pooling import pooled
+from meanfield.prediction import LazyPrediction
 from meanfield.problem import Network, Problem, Training
-from meanfield.scaling import Scaling, mean_field, ntk
+from meanfield.scaling import Scaling, coinciding, default, ic_mean_field, mean_field, ntk, sym_default
+from meanfield.scaling_plane import classify
+from meanfield.scaling_reports import PowersReport, ProxyReport
 from meanfield.solution import Solution, Status
+from meanfield.spectrum import KernelSpectrum, spectrum
 from meanfield.storage import load, save
 
 if TYPE_CHECKING:
@@ -30,10 +35,14 @@ __all__ = [
     "Activation",
     "Dataset",
     "DeviationReport",
+    "KernelSpectrum",
+    "LazyPrediction",
     "Loss",
     "Network",
     "ParticleMeasure",
+    "PowersReport",
     "Problem",
+    "ProxyReport",
     "Scaling",
     "Solution",
     "Status",
@@ -41,10 +50,14 @@ __all__ = [
     "TwoTimeKernel",
     "activation",
     "alignment",
+    "classify",
+    "coinciding",
+    "default",
     "deviation",
     "digits",
     "from_file",
     "gaussian_mixture",
+    "ic_mean_field",
     "load",
     "loss",
     "marginal_distance",
@@ -55,9 +68,12 @@ __all__ = [
     "ntk",
     "observe",
     "plot",
+    "pooled",
     "register_activation",
     "save",
     "single_index_teacher",
+    "spectrum",
+    "sym_default",
 ]
 
 

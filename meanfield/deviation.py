@@ -31,7 +31,8 @@ def deviation(
 ) -> DeviationReport:
     """Compare networks (any widths, at least two seeds each) with a limit.
 
-    limits: one solution, or several independent ones (other seeds): then the reference is their mean and carries its own error.
+    limits: one solution, or several independent ones (other seeds): then the reference is their mean and carries its own error, as
+    does a single one with `standard_errors`.
     names: observables ("loss", "f", "Phi1", "tangent_kernel", "h1", "measure", ..); None takes all that were recorded, "measure"
     only in up to ten dimensions. predicted: N Var f_T (P, C) from solvers.predicted_variance. ValueError for what cannot be compared.
     """
@@ -122,8 +123,12 @@ def _decompose(
     if size == 0:
         raise ValueError(f"the limit's {name} is zero throughout: there is no relative deviation from it")
     k = len(limits)
-    error2 = float((values - reference).square().sum()) / (k * (k - 1) * size) if k > 1 else math.nan
-    known2 = 0.0 if k == 1 else error2
+    error2 = (
+        float((values - reference).square().sum()) / (k * (k - 1) * size)
+        if k > 1
+        else _own_error2(limits[0], name) / size
+    )
+    known2 = 0.0 if math.isnan(error2) else error2
     grams = []
     for group in by_width.values():
         apart = torch.stack([observe(net, name) for net in group]) - reference
@@ -145,7 +150,7 @@ def _decompose(
         bias2,
         jackknife[:, 2],
         np.array(floor),
-        math.sqrt(error2) if k > 1 else math.nan,
+        math.sqrt(error2),
         exponents,
     )
     seen = result.bias_detected
@@ -153,6 +158,14 @@ def _decompose(
         spread = [rng.normal(b, e, bootstrap) for b, e in zip(bias2[seen], jackknife[seen, 2], strict=True)]
         exponents |= exponents_of(widths[seen], list(bias2[seen]), spread, "|bias|", 0.5)
     return result
+
+
+def _own_error2(limit: Solution, name: str) -> float:
+    """Sum of the squared standard errors that a pooled limit carries; nan if it carries none"""
+    errors = limit.standard_errors.get("tangent_kernels" if name == "tangent_kernel" else name)
+    if errors is None:
+        return math.nan
+    return float((errors if name in ("f", "f_test", "loss", "test_loss") else errors[-1]).double().square().sum())
 
 
 def _scaled_variance(

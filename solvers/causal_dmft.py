@@ -91,8 +91,8 @@ class CausalDMFT:
         least = _least_rank(problem)
         base = self.bytes_needed(problem, 0)
         slope = (self.bytes_needed(problem, least) - base) / least
-        fits = int((checks.free_memory(self.device) - base) / slope) if slope else self.samples
-        return max(1, min(self.max_rank or self.samples, self.samples - 1, max(fits, least)))
+        fits = (checks.free_memory(self.device) - base) / slope if slope else self.samples
+        return max(1, int(min(self.max_rank or self.samples, self.samples - 1, max(fits, least))))
 
     def bytes_needed(self, problem: Problem, rank: int) -> float:
         """An estimate of the peak memory of one group whose bases all have `rank` directions."""

@@ -1,0 +1,215 @@
+"""What a sweep gives beyond outputs: gradient flow, error bars, response functions, limits of memory and rank."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import meanfield as mf
+from meanfield.storage import load, save
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, WassersteinFlow
+
+
+def problem(depth=2, activation="tanh", eta=0.3, steps=6, flow=False, samples=4, tests=2, **network):
+    data = mf.digits(n_train=samples, n_test=tests)
+    training = mf.Training(eta, steps, "gradient_flow" if flow else "gradient_descent")
+    return mf.Problem(data, mf.Network(depth, activation, **network), mf.mean_field(1.0), training)
+
+
+def apart(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@pytest.mark.parametrize("network", [dict(), dict(bias_std=0.5), dict(activation="linear")], ids=str)
+def test_gradient_flow_is_the_fine_limit_of_descent(network):
+    """Exact networks, and the same samples at both: descent with 1/2 the step is twice as near (order 1), and flow is its limit."""
+    network = dict(activation="linear") | network if network.get("bias_std") is None else network
+    solver = CausalDMFT(1024, dtype="float64", tolerance=1e-7, keep_neurons=False, draws="plain")
+    flow = solver(problem(flow=True, **network)).f[-1]
+    distances = []
+    for finer in (16, 32):
+        descent = solver(problem(eta=0.3 / finer, steps=6 * finer, **network)).f[-1]
+        distances.append(apart(descent, flow))
+    assert distances[0] < 0.05
+    if network.get("activation") == "linear":  # no draws that could differ
+        assert math.log2(distances[0] / distances[1]) == pytest.approx(1, abs=0.05)
+
+
+def test_substeps_converge_with_fourth_order():
+    asked = problem(2, "linear", 0.5, steps=3, flow=True)
+    f = {n: CausalDMFT(128, substeps=n)(asked).f for n in (4, 8, 16, 48)}
+    errors = [apart(f[n], f[48]) for n in (4, 8, 16)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.4)
+    assert math.log2(errors[1] / errors[2]) == pytest.approx(4, abs=0.4)
+    assert apart(CausalDMFT(128)(asked).f, f[48]) < 1e-4
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_one_layer_in_gradient_flow_is_the_flow_of_the_measure(activation):
+    asked = problem(1, activation, flow=True, steps=3, bias_std=0.5)
+    sweep = CausalDMFT(2048, groups=3, keep_neurons=False)(asked)
+    measure = torch.stack([WassersteinFlow(2048, seed=s, snapshots=())(asked).f for s in range(3)])
+    error = (sweep.standard_errors["f"].double().square() + measure.var(0) / 3).sqrt()
+    distance = (sweep.f - measure.mean(0)).square().sum().sqrt() / error.square().sum().sqrt()
+    assert distance < 4, distance
+    assert error.norm() / sweep.f.norm() < 0.01
+
+
+def test_deep_gradient_flow_is_that_of_wide_networks():
+    asked = problem(2, "tanh", 0.9, steps=4, flow=True)
+    nets = FiniteWidth(256, dtype="float32", snapshots=(-1,), keep_neurons=False, rtol=1e-4).ensemble(asked, 12)
+    solver = CausalDMFT(2048, snapshots=(-1,), keep_neurons=False)
+    limits = [replace(solver, seed=s)(asked) for s in (0, 1, 2)]
+    report = mf.deviation(nets, limits, names=("f", "Phi2", "G1"))
+    for found in report.observables.values():
+        assert abs(float(found.bias2[0])) ** 0.5 < 4 * found.floor[0], found.name
+    descent = [replace(solver, seed=s)(problem(2, "tanh", 0.9, steps=4)) for s in (0, 1)]
+    shift = apart(descent[0].f, limits[0].f)
+    assert shift > 2 * report["f"].floor[0]  # the comparison would see descent in its place
+
+
+def test_groups_are_single_seeds_and_their_scatter_is_the_error():
+    asked = problem()
+    solver = CausalDMFT(512, seed=3, groups=4)
+    both = solver(asked)
+    singles = [CausalDMFT(512, seed=3 + k)(asked) for k in range(4)]
+    torch.testing.assert_close(both.f, torch.stack([s.f for s in singles]).mean(0))
+    torch.testing.assert_close(both.standard_errors["f"], torch.stack([s.f for s in singles]).std(0) / 2)
+    joint = torch.stack([s.kernels["Phi2"].at(-1, 2) for s in singles])
+    torch.testing.assert_close(both.kernels["Phi2"].at(-1, 2), joint.mean(0))
+    g = torch.stack([s.kernels["G1"].at(-1) for s in singles])
+    torch.testing.assert_close(both.standard_errors["G1"][1], g.std(0) / 2)
+    torch.testing.assert_close(both.tangent_kernel(0), torch.stack([s.tangent_kernel(0) for s in singles]).mean(0))
+    assert both.preactivations(-1, layer=2)[0].shape == (4 * 512, 4)
+    assert {"f", "f_test", "loss", "test_loss", "tangent_kernels", "Phi1", "G2"} <= set(both.standard_errors)
+    assert both.solver["groups"] == 4
+
+
+def test_a_comparison_takes_the_limits_error_from_its_groups():
+    asked = problem()
+    nets = FiniteWidth(32).ensemble(asked, 3)
+    limit = CausalDMFT(512, groups=4)(asked)
+    singles = [CausalDMFT(512, seed=k)(asked) for k in range(4)]
+    names = ("f", "f_test", "loss", "Phi2", "G1", "tangent_kernel")
+    one, four = (mf.deviation(nets, given, names=names) for given in (limit, singles))
+    for name in names:
+        assert one[name].reference_error == pytest.approx(four[name].reference_error, rel=1e-3)
+        assert float(one[name].floor[0]) == pytest.approx(float(four[name].floor[0]), rel=1e-3)
+
+
+def test_error_bars_cover_the_distance_from_a_larger_run():
+    asked = problem()
+    reference = CausalDMFT(32_768, seed=100, groups=2, keep_neurons=False)(asked).f
+    ratios = []
+    for seed in range(0, 40, 4):
+        run = CausalDMFT(512, seed=seed, groups=4, keep_neurons=False, draws="plain")(asked)
+        error = run.standard_errors["f"].double().norm()
+        ratios.append(float((run.f - reference).double().norm() / error))
+    mean = sum(r**2 for r in ratios) / len(ratios)
+    assert 0.4 < mean < 3, (
+        ratios
+    )  # a t-statistic of 3 degrees of freedom has mean square 3; outputs are strongly correlated
+
+
+def test_exact_networks_have_one_group_and_no_error():
+    run = CausalDMFT(256, groups=3)(problem(activation="linear"))
+    assert run.standard_errors == {}
+    assert run.f.equal(CausalDMFT(256)(problem(activation="linear")).f)
+
+
+def test_pooling_refuses_what_is_not_independent_or_not_alike():
+    one, other = CausalDMFT(128)(problem()), CausalDMFT(128, seed=1)(problem(steps=5))
+    with pytest.raises(ValueError, match="at least two independent solutions: received 1"):
+        mf.pooled([one])
+    with pytest.raises(ValueError, match=r"different seeds to be independent: received \[0, 0\]"):
+        mf.pooled([one, one])
+    with pytest.raises(ValueError, match="different problems"):
+        mf.pooled([one, other])
+
+
+def joint(kernel, last):
+    c = kernel.factor[:last].double().transpose(0, 1).flatten(1)
+    return c.T @ c
+
+
+@pytest.mark.parametrize(("activation", "std"), [("linear", 1.3), ("tanh", 1.3), ("relu", 1.0)])
+def test_responses_are_those_of_the_window_equations(activation, std):
+    """A G and B Phi at all pairs of times, which do not depend on how a response is chosen among nearly dependent fields."""
+    asked = problem(2, activation, steps=4, samples=3, tests=0, weight_std=std)
+    exact = activation == "linear"
+    classical = FixedPointDMFT(8192 if not exact else 2, iterations=100)
+    found, *_ = classical._solve(asked)
+    sweeps = [CausalDMFT(8192, seed=s, responses=True)(asked) for s in range(1 if exact else 4)]
+    for name, partner in (("A1", "G2"), ("B1", "Phi1")):
+        seen = []
+        for sweep in sweeps:
+            r = sweep.responses[name]
+            seen.append(torch.cat([torch.cat([r.correlation(t, s) for s in range(5)], 1) for t in range(5)]).double())
+        seen = torch.stack(seen)
+        expected = found[name].double() @ joint(sweeps[0].kernels[partner], 5)
+        size = float(expected.norm())
+        assert size > 0.05
+        if exact:
+            assert float((seen[0] - expected).norm()) < 1e-7 * size
+        else:
+            noise = float(seen.var(0).sum().sqrt())
+            assert float((seen.mean(0) - expected).norm()) < 3 * noise + 0.02 * size, (name, noise / size)
+            assert noise < 0.1 * size
+
+
+def test_responses_are_causal_and_act_on_fields_as_the_sweep_does():
+    """h^2(t) - u^2(t) of equation 20 without learning: left(t)^T F = sum_{s<t} A(t, s) g^2(s), at the training points."""
+    asked = problem(2, "tanh", steps=5, tests=0)
+    run = CausalDMFT(2048, dtype="float64", tolerance=1e-5, responses=True)(asked)
+    a, b, g, phi = run.responses["A1"], run.responses["B1"], run.kernels["G2"], run.kernels["Phi1"]
+    for t in range(6):
+        for s in range(6):
+            assert (s < t) == bool(a.at(t, s).abs().max() > 0)
+            assert (s <= t) == bool(b.at(t, s).abs().max() > 0)
+        acting = sum(a.at(t, s) @ g.at(s, 0) for s in range(t)) if t else torch.zeros(4, 4, dtype=torch.float64)
+        torch.testing.assert_close(acting, a.correlation(t, 0), rtol=1e-3, atol=1e-4)
+        acting = sum(b.at(t, s) @ phi.at(s, 0) for s in range(t + 1))
+        torch.testing.assert_close(acting, b.correlation(t, 0), rtol=1e-3, atol=1e-4)
+
+
+def test_equal_time_response_of_smooth_activations_is_the_mean_curvature():
+    """B(0, 0) = weight_std^2 <phi''(h^2) z^2> delta at the start, where z^2 = a is independent of h^2: zero mean; later not."""
+    asked = problem(2, "tanh", steps=3, samples=2, tests=0)
+    run = CausalDMFT(16_384, responses=True, snapshots=(0, 3))(asked)
+    assert float(run.responses["B1"].at(0, 0).abs().max()) < 4 / math.sqrt(16_384)
+    off, diagonal = (
+        run.responses["B1"].at(3, 3)[mask].abs().mean() for mask in (~torch.eye(2).bool(), torch.eye(2).bool())
+    )
+    assert diagonal > 3 * off
+
+
+def test_responses_and_errors_survive_storage(tmp_path):
+    run = CausalDMFT(512, responses=True)(problem())
+    assert load(save(run, tmp_path / "responses.nc")) == run
+    grouped = CausalDMFT(512, groups=2)(problem())
+    assert load(save(grouped, tmp_path / "groups.nc")) == grouped
+    assert set(load(tmp_path / "groups.nc").standard_errors) == set(grouped.standard_errors)
+
+
+def test_what_cannot_fit_is_refused_with_its_bytes():
+    with pytest.raises(
+        MemoryError, match=r"a sweep with 2000000000 samples needs .* GB .*fewer samples \(with more groups\)"
+    ):
+        CausalDMFT(2_000_000_000)(problem())
+    with pytest.raises(ValueError, match="max_rank=5 is below the 6 directions"):
+        CausalDMFT(512, max_rank=5)(problem())
+    with pytest.raises(ValueError, match="groups must be at least 1"):
+        CausalDMFT(groups=0)
+
+
+def test_the_rank_limit_follows_the_memory(monkeypatch):
+    from meanfield import checks
+
+    asked, solver = problem(3), CausalDMFT(4096)
+    free = solver.bytes_needed(asked, 200)
+    monkeypatch.setattr(checks, "free_memory", lambda device="cpu": free)
+    assert solver.rank_limit(asked) == pytest.approx(200, abs=1)
+    monkeypatch.setattr(checks, "free_memory", lambda device="cpu": math.inf)
+    assert solver.rank_limit(asked) == 4095
+    assert replace(solver, max_rank=100).rank_limit(asked) == 100
