@@ -75,12 +75,16 @@ class TwoTimeResponse:
     def at(self, t: int = -1, s: int = 0) -> Tensor:
         """(Q, Q') the response at step t to a field at step s; zero unless s < t (s <= t for `instant`). ValueError if not recorded."""
         t, s = self._index(t), self._index(s)
+        earlier = self.to_earlier(t)
+        return earlier[s] if s < len(earlier) else self.left.new_zeros(self.left.shape[2], self.right.shape[2])
+
+    def to_earlier(self, t: int = -1) -> Tensor:
+        """(t, Q, Q') the response at step t to the fields at steps 0, 1, .. (t included for `instant`)"""
+        t = self._index(t)
         last = t + 1 if self.instant else t
-        if s >= last:
-            return self.left.new_zeros(self.left.shape[2], self.right.shape[2])
         fields = self.right[:last].transpose(0, 1).flatten(1).double()  # (K, last Q')
-        weights = torch.linalg.pinv(fields, rtol=1e-4)  # (last Q', K)
-        return (weights @ self.left[t].double()).reshape(last, -1, self.left.shape[2])[s].T.to(self.left)
+        weights = torch.linalg.pinv(fields, rtol=1e-4) @ self.left[t].double()  # (last Q', Q)
+        return weights.reshape(last, self.right.shape[2], self.left.shape[2]).transpose(1, 2).to(self.left)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TwoTimeResponse):
