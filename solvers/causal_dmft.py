@@ -10,8 +10,9 @@ from meanfield import checks
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.evolve import conclude, evolve, settings, snapshot_steps
+from solvers.evolve import conclude, earlier, evolve, settings, snapshot_steps
 from solvers.limit_network import LimitNetwork
+from solvers.limit_state import restore, state_of
 
 Draws = Literal["sobol", "plain"]
 
@@ -27,6 +28,7 @@ class CausalDMFT:
     draws: "sobol" (scrambled quasi-Monte-Carlo) or "plain". substeps: Runge-Kutta steps between two records of gradient_flow; None
     chooses by the tangent kernel. two_time: keep the first layer's G and the last layer's Phi at all pairs of steps, as the others
     are; False keeps them at the snapshots. responses: record A^l and B^l. keep_neurons: keep preactivations at the snapshots.
+    keep_state: keep what `resume` needs, all bases (an interrupted run keeps it anyway).
     """
 
     samples: int = 8192
@@ -42,6 +44,7 @@ class CausalDMFT:
     two_time: bool = True
     responses: bool = False
     keep_neurons: bool = True
+    keep_state: bool = False
     progress: bool | None = None
     raise_on_failure: bool = True
 
@@ -106,18 +109,39 @@ class CausalDMFT:
         records = (training.steps + 1) * depth * rank * (points + gradients)
         return (neurons + records) * (8 if exact or self.dtype == "float64" else 4)
 
-    def _run(self, problem: Problem) -> Solution:
+    def resume(self, solution: Solution, steps: int) -> Solution:
+        """The solution (of one group) continued for `steps` more steps; equal to an uninterrupted run.
+
+        ValueError for a solution without the state to go on from: it takes keep_state=True, or an interrupted run.
+        """
+        if self.groups > 1:
+            raise ValueError(
+                "a mean over groups cannot be resumed: resume each group, CausalDMFT(seed=.., groups=1), and pool them"
+            )
+        resumed = self._run(earlier(self, solution, steps), solution)
+        conclude([resumed], self.raise_on_failure)
+        return resumed
+
+    def _run(self, problem: Problem, previous: Solution | None = None) -> Solution:
         network = LimitNetwork(problem, self)
+        captured = restore(network, previous.state) if previous else {}
+        wanted = snapshot_steps(self.snapshots, problem.training.steps)
         run = evolve(
             network,
             (),
             problem.training,
-            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            first=previous.steps if previous else 0,
+            snapshots=wanted,
             progress=self.progress,
             label=f"DMFT, {self.samples} samples",
             advance=network.advance,
         )
-        return network.solution(run)
+        run.captured = {step: kept for step, kept in (captured | run.captured).items() if step in wanted}
+        ended = run.status in (Status.FINISHED, Status.INTERRUPTED)
+        if ended:
+            network.record_gradients()
+        keep = ended and (self.keep_state or run.status is Status.INTERRUPTED)
+        return network.solution(run, state_of(network, run.captured) if keep else {}, previous)
 
 
 def _points(problem: Problem) -> int:

@@ -130,7 +130,7 @@ class Known:
         size, waiting = self.neurons.samples, sum(map(len, self.waiting))
         if len(self.fields) + waiting + count >= size:
             raise RankError(
-                f"{len(self.fields) + waiting + count} directions need more than the {size} samples: take more samples or a larger tolerance"
+                f"{len(self.fields) + waiting + count} directions need more than {size} samples: take more samples or a larger tolerance"
             )
         e = torch.cat([*self.waiting, self.neurons.fresh(count)])
         self.waiting = []
@@ -149,8 +149,14 @@ class Known:
 class Neurons:
     """S neurons of one layer with the source of every Gaussian they will ever need."""
 
-    def __init__(self, samples: int, draw: Callable[[int, int], Tensor], exact: bool = False) -> None:
-        self.samples, self.exact, self._draw, self.used = samples, exact, draw, 0
+    def __init__(
+        self,
+        samples: int,
+        draw: Callable[[int, int], Tensor],
+        exact: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.samples, self.exact, self._draw, self.used, self.generator = samples, exact, draw, 0, generator
 
     def fresh(self, count: int) -> Tensor:
         """(count, S) independent unit Gaussians"""
@@ -196,7 +202,7 @@ def plain_neurons(samples: int, seed: int, dtype: torch.dtype, device: str) -> N
         del start  # the generator remembers
         return torch.randn(count, samples, generator=g, dtype=torch.float64).to(dtype=dtype, device=device)
 
-    return Neurons(samples, draw)
+    return Neurons(samples, draw, generator=g)
 
 
 def exact_neurons(capacity: int, dtype: torch.dtype, device: str) -> Neurons:

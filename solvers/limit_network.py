@@ -18,7 +18,7 @@ from meanfield import checks
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, tangent_kernel
 from meanfield.measure import principal_directions
 from meanfield.problem import Problem
-from meanfield.solution import Solution, Status
+from meanfield.solution import Solution
 from solvers.evolve import State, Trajectory, settings
 from solvers.infinite_dense import (
     Basis,
@@ -59,6 +59,8 @@ class LimitNetwork:
         self._draw()
         self.records: dict[str, list[Tensor]] = {}
         self.g: list[Tensor] | None = None
+        self.f = self.like
+        self.resumed = self.gradients_recorded = False
         self.momentum: dict[str, Tensor] = {}
 
     @property
@@ -92,6 +94,9 @@ class LimitNetwork:
     def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
         """f and f_test, recorded (equations 20 and 24)"""
         del state
+        if self.resumed:  # this step's forward pass was done and recorded before
+            self.resumed = False
+            return self._split(self.f)
         f = self.forward()
         for l, c in enumerate(self.c, 1):
             self._record(f"Phi{l}", c[:, : self.train])
@@ -99,12 +104,22 @@ class LimitNetwork:
                 self._record(f"A{l}", self.layers[l - 1].pulled[:, : self.train])
         if self.solver.two_time:
             self._record(f"Phi{self.depth}", self.last_features.reveal(self.phi[-1][: self.train])[0])
+        return self._split(f)
+
+    def _split(self, f: Tensor) -> tuple[Tensor, Tensor | None]:
         return f[: self.train], f[self.train :] if len(f) > self.train else None
+
+    def go_on(self, h: list[Tensor], c: list[Tensor], d: list[Tensor], g: list[Tensor], f: Tensor) -> None:
+        """Take over a forward and backward pass; the next `outputs` returns f without another."""
+        self.h, self.c, self.d, self.g, self.f = h, c, d, g, f
+        self.phi = [self.act.phi(field) for field in h]
+        self.resumed = self.balanced = True
+        self.gradients_recorded = len(self.records.get(f"G{self.depth}", ())) == len(self.records.get("Phi1", ()))
 
     def forward(self) -> Tensor:
         """f (points, C) with the parameters as they are"""
         p = self.parameters
-        self.h, self.phi, self.c, self.g = [self.x @ p["w"]], [], [], None
+        self.h, self.phi, self.c, self.g, self.gradients_recorded = [self.x @ p["w"]], [], [], None, False
         for l, layer in enumerate(self.layers, 2):
             self.phi.append(self.act.phi(self.h[-1]))
             image, c = layer.forward(self.phi[-1])
@@ -119,7 +134,8 @@ class LimitNetwork:
             span.reveal(self.phi[-1])
             p["a"] = orthonormal(orthonormal(p["a"], span.fields.rows), span.fields.rows)
             self.balanced = True
-        return self.gain * self.std * (self.phi[-1] @ p["a"].T) / self.solver.samples + p["b"]
+        self.f = self.gain * self.std * (self.phi[-1] @ p["a"].T) / self.solver.samples + p["b"]
+        return self.f
 
     def gradients(self) -> list[Tensor]:
         """g^1..g^L (P, C, S) of the training points (equation 25), once after each forward pass"""
@@ -137,7 +153,9 @@ class LimitNetwork:
         return g
 
     def record_gradients(self) -> None:
-        g = self.gradients()
+        if self.gradients_recorded:
+            return
+        self.gradients_recorded, g = True, self.gradients()
         for l, d in enumerate(self.d, 1):
             self._record(f"G{l + 1}", d)
             if self.solver.responses:
@@ -222,12 +240,10 @@ class LimitNetwork:
         p, first = self.train, self.gradients()[0]
         return [h[:p].T.clone() for h in self.h], self.phi[-1][:p].T.clone(), first.flatten(0, 1).T.clone()
 
-    def solution(self, run: Trajectory) -> Solution:
-        if run.status in (Status.FINISHED, Status.INTERRUPTED):
-            self.record_gradients()
-        f, f_test = run.history()
+    def solution(self, run: Trajectory, state: dict[str, Tensor], previous: Solution | None = None) -> Solution:
+        f, f_test = run.history(previous)
         steps, kept = sorted(run.captured), [run.captured[step] for step in sorted(run.captured)]
-        records = {name: _padded(rows[: len(f)]) for name, rows in self.records.items()}
+        records = {name: self.padded(name)[: len(f)] for name in self.records}
         kernels = {name: TwoTimeKernel(tuple(range(len(c))), c) for name, c in records.items() if name[0] in "PG"}
         if kept and not self.solver.two_time:
             m = self.like.new_full((self.solver.samples,), 1 / self.solver.samples)
@@ -241,7 +257,7 @@ class LimitNetwork:
             solver=settings(self.solver),
             f=f,
             f_test=f_test,
-            state={},
+            state=state,
             status=run.status,
             snapshots=tuple(steps),
             kernels={name: kernels[name] for own in names for name in own if name in kernels},
@@ -271,6 +287,12 @@ class LimitNetwork:
             found[f"B{l}"] = TwoTimeResponse(self.std * _same_rank(b, c), c, instant=True)
         return found
 
+    def padded(self, name: str) -> Tensor:
+        """Recorded coefficients (T, K, Q) of every step, zeros below where the basis was still smaller"""
+        rows = self.records[name]
+        largest = max(len(c) for c in rows)
+        return torch.stack([torch.nn.functional.pad(c, (0, 0, 0, largest - len(c))) for c in rows])
+
     def _record(self, name: str, coefficients: Tensor) -> None:
         self.records.setdefault(name, []).append(coefficients.cpu())
 
@@ -282,12 +304,6 @@ def _coordinates(problem: Problem) -> Tensor:
     weighted = torch.cat([x[: data.samples], 1e-3 * x[data.samples :]])
     projected = x @ principal_directions(weighted, x.shape[1])
     return projected[:, projected.norm(dim=0) > 1e-10 * projected.norm()]
-
-
-def _padded(rows: list[Tensor]) -> Tensor:
-    """Coefficients (T, K, Q) of every step, zeros below where the basis was still smaller."""
-    largest = max(len(c) for c in rows)
-    return torch.stack([torch.nn.functional.pad(c, (0, 0, 0, largest - len(c))) for c in rows])
 
 
 def _same_rank(left: Tensor, like: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What a sweep gives beyond outputs: gradient flow, error bars, response functions, limits of memory and rank."""
 
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 import meanfield as mf
 from meanfield.storage import load, save
-from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, WassersteinFlow
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, Interrupted, WassersteinFlow
+from solvers.limit_network import LimitNetwork
 
 
 def problem(depth=2, activation="tanh", eta=0.3, steps=6, flow=False, samples=4, tests=2, **network):
@@ -213,3 +215,63 @@ def test_the_rank_limit_follows_the_memory(monkeypatch):
     monkeypatch.setattr(checks, "free_memory", lambda device="cpu": math.inf)
     assert solver.rank_limit(asked) == 4095
     assert replace(solver, max_rank=100).rank_limit(asked) == 100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(),
+        dict(draws="plain", two_time=False),
+        dict(dtype="float64", responses=True, snapshots=(0, 3, -1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("network", [dict(), dict(activation="relu", bias_std=0.3, residual=0.8)], ids=str)
+def test_a_resumed_sweep_equals_an_uninterrupted_one(tmp_path, change, network):
+    network = dict(network)
+    solver = CausalDMFT(**dict(samples=512, keep_state=True) | change)
+    whole = solver(problem(3, steps=9, **network))
+    part = solver(problem(3, steps=4, **network))
+    part = load(save(part, tmp_path / "part.nc"))
+    resumed = solver.resume(solver.resume(part, 2), 3)
+    assert resumed == whole
+
+
+def test_a_resumed_sweep_keeps_momentum_decay_batches_and_flow():
+    for training in (
+        dict(momentum=0.8, weight_decay=0.1, batch_size=2),
+        dict(optimiser="gradient_flow"),
+    ):
+        asked = problem(2, steps=8)
+        asked = replace(asked, training=mf.Training(0.2, 8, **training))
+        solver = CausalDMFT(512, keep_state=True)
+        assert solver.resume(solver(asked.with_steps(3)), 5) == solver(asked)
+
+
+def test_an_interrupted_sweep_can_be_resumed(monkeypatch):
+    asked = problem(2, steps=8)
+    solver = CausalDMFT(512)
+    whole, advance = solver(asked), LimitNetwork.advance
+
+    def advance_and_interrupt(self, *args):
+        if len(self.records["Phi1"]) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return advance(self, *args)
+
+    monkeypatch.setattr(LimitNetwork, "advance", advance_and_interrupt)
+    with pytest.raises(Interrupted) as caught:
+        solver(asked)
+    monkeypatch.undo()
+    partial = caught.value.solution
+    assert partial.steps == 4
+    resumed = solver.resume(partial, 4)
+    assert resumed.f.equal(whole.f)
+    assert resumed.kernels == whole.kernels
+
+
+def test_what_cannot_be_resumed_says_why():
+    asked = problem(2, steps=3)
+    with pytest.raises(ValueError, match="keeps no state to go on from: solve with keep_state=True"):
+        CausalDMFT(512).resume(CausalDMFT(512)(asked), 2)
+    with pytest.raises(ValueError, match="resume each group"):
+        CausalDMFT(512, groups=2).resume(CausalDMFT(512, groups=2)(asked), 2)

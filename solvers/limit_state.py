@@ -1,0 +1,99 @@
+"""What a LimitNetwork goes on from, as named tensors, so that a resumed sweep equals an uninterrupted one bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from solvers.infinite_dense import Neurons, Rows
+from solvers.limit_network import LimitNetwork
+
+
+def state_of(network: LimitNetwork, captured: Mapping[int, tuple[list[Tensor], Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Parameters, bases, draws, records, snapshots and the last forward and backward pass"""
+    network.gradients()
+    state = {f"parameter_{name}": p for name, p in network.parameters.items()}
+    state |= {f"momentum_{name}": v for name, v in network.momentum.items()}
+    state |= {name: rows.rows for name, rows in _matrices(network)}
+    state["scales"] = torch.tensor([layer.scale for layer in network.layers], dtype=torch.float64)
+    for l, neurons in enumerate(_distinct(network)):
+        state[f"draws{l}_used"] = torch.tensor([neurons.used])
+        if neurons.generator is not None:
+            state[f"draws{l}_generator"] = neurons.generator.get_state()
+    for i, known in enumerate(_known(network)):
+        for k, waiting in enumerate(known.waiting):
+            state[f"known{i}_waiting{k}"] = waiting
+    state |= {f"record_{name}": network.padded(name) for name in network.records}
+    for name in ("h", "c", "d", "g"):
+        state |= {f"pass_{name}{i}": field for i, field in enumerate(getattr(network, name) or ())}
+    state["pass_f"] = network.f
+    for step, (h, phi, g) in captured.items():
+        state |= {f"snapshot_{step}_h{i}": field for i, field in enumerate(h)}
+        state |= {f"snapshot_{step}_phi": phi, f"snapshot_{step}_g": g}
+    return {name: tensor.cpu() for name, tensor in state.items() if tensor.numel()}
+
+
+def restore(network: LimitNetwork, state: Mapping[str, Tensor]) -> dict[int, tuple[list[Tensor], Tensor, Tensor]]:
+    """Put a fresh network where `state_of` found one; returns its snapshots. ValueError for a state of another kind."""
+    if "pass_f" not in state:
+        raise ValueError(
+            "the solution keeps no state to go on from: solve with keep_state=True (an interrupted run keeps it)"
+        )
+    here = {name: tensor.to(network.solver.device) for name, tensor in state.items() if "generator" not in name}
+    network.parameters |= _with(here, "parameter_")
+    network.momentum = _with(here, "momentum_")
+    for name, rows in _matrices(network):
+        if name in here:
+            rows.append(here[name])
+    for layer, scale in zip(network.layers, state.get("scales", torch.empty(0)).tolist(), strict=True):
+        layer.scale = scale
+    for l, neurons in enumerate(_distinct(network)):
+        neurons.used = int(state[f"draws{l}_used"])
+        if neurons.generator is not None:
+            neurons.generator.set_state(state[f"draws{l}_generator"])
+    for i, known in enumerate(_known(network)):
+        known.waiting = _listed(here, f"known{i}_waiting")
+    network.records = {name: list(c.cpu()) for name, c in _with(here, "record_").items()}
+    network.go_on(*(_listed(here, f"pass_{name}") for name in "hcdg"), here["pass_f"])
+    steps = sorted({int(name.split("_")[1]) for name in here if name.startswith("snapshot_")})
+    return {
+        step: (
+            _listed(here, f"snapshot_{step}_h"),
+            here[f"snapshot_{step}_phi"],
+            here[f"snapshot_{step}_g"],
+        )
+        for step in steps
+    }
+
+
+def _matrices(network: LimitNetwork) -> Iterator[tuple[str, Rows]]:
+    for l, layer in enumerate(network.layers, 1):
+        yield f"layer{l}_e", layer.e.fields
+        yield f"layer{l}_f", layer.f.fields
+        for name in ("u", "acc", "r", "velocity"):
+            yield f"layer{l}_{name}", getattr(layer, name)
+    for i, known in enumerate(_known(network)):
+        yield f"known{i}", known.fields
+    yield "last_features", network.last_features.fields
+    yield "first_gradients", network.first_gradients.fields
+
+
+def _known(network: LimitNetwork):
+    return [known for layer in network.layers for known in (layer.known_below, layer.known_above)]
+
+
+def _distinct(network: LimitNetwork) -> list[Neurons]:
+    return list(dict.fromkeys(network.neurons))
+
+
+def _with(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t.clone() for name, t in state.items() if name.startswith(prefix)}
+
+
+def _listed(state: Mapping[str, Tensor], prefix: str) -> list[Tensor]:
+    found = []
+    while (name := f"{prefix}{len(found)}") in state:
+        found.append(state[name])
+    return found
