@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from meanfield.activations import Activation, activation
 from meanfield.activations import register as register_activation
+from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
 from meanfield.data import Dataset, digits, from_file, gaussian_mixture, multi_index_teacher, single_index_teacher
+from meanfield.dense_kernels import check_gram, nngp_and_ntk
 from meanfield.deviation import DeviationReport, deviation
 from meanfield.distances import marginal_distance, measure_distance
 from meanfield.kernels import TwoTimeKernel
 from meanfield.losses import Loss, loss
 from meanfield.measure import ParticleMeasure
 from meanfield.observables import alignment, movement, observe
+from meanfield.parameterization import Standard, improved_standard, naive_standard
 from meanfield.pooling import pooled
 from meanfield.prediction import LazyPrediction
 from meanfield.problem import Network, Problem, Training
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activation",
+    "ConvNetwork",
     "Dataset",
     "DeviationReport",
     "KernelSpectrum",
@@ -45,19 +49,23 @@ __all__ = [
     "ProxyReport",
     "Scaling",
     "Solution",
+    "Standard",
     "Status",
     "Training",
     "TwoTimeKernel",
     "activation",
     "alignment",
+    "check_gram",
     "classify",
     "coinciding",
+    "conv_nngp_and_ntk",
     "default",
     "deviation",
     "digits",
     "from_file",
     "gaussian_mixture",
     "ic_mean_field",
+    "improved_standard",
     "load",
     "loss",
     "marginal_distance",
@@ -65,6 +73,8 @@ __all__ = [
     "measure_distance",
     "movement",
     "multi_index_teacher",
+    "naive_standard",
+    "nngp_and_ntk",
     "ntk",
     "observe",
     "plot",

@@ -28,12 +28,33 @@ class Loss:
         return self.value(f, y).mean(-1)
 
     def __reduce__(self):
-        return (loss, (self.name,)) if _KNOWN.get(self.name) is self else super().__reduce__()
+        return (loss, (self.name,)) if (_KNOWN | _BY_NAME).get(self.name) is self else super().__reduce__()
+
+    def at_infinite_logits(self) -> Loss:
+        """The limit c -> infinity of value(c f, y) / c and delta(c f, y) (equation 67); ValueError if there is none."""
+        if self.is_at_infinite_logits:
+            return self
+        if self.name not in _AT_INFINITY:
+            why = (
+                "Delta = y - f grows with them" if self.name == "squared" else "its Delta at infinite logits is unknown"
+            )
+            raise ValueError(
+                f"the loss {self.name!r} has no limit at infinite logits ({why}): take one of {', '.join(sorted(_AT_INFINITY))}"
+            )
+        return _AT_INFINITY[self.name]
+
+    @property
+    def is_at_infinite_logits(self) -> bool:
+        return _BY_NAME.get(self.name) is self
+
+    def at_finite_logits(self) -> Loss:
+        """The loss whose limit this one is; itself if it is none"""
+        return next((_KNOWN[name] for name, found in _AT_INFINITY.items() if found is self), self)
 
 
 def loss(which: str | Loss) -> Loss:
     """The loss called `which`; ValueError listing the known names."""
-    return which if isinstance(which, Loss) else checks.lookup("loss", which, _KNOWN)
+    return which if isinstance(which, Loss) else _BY_NAME.get(which) or checks.lookup("loss", which, _KNOWN)
 
 
 def names() -> tuple[str, ...]:
@@ -86,3 +107,26 @@ _KNOWN = {
         ),
     )
 }
+
+
+def _share_of_largest(f: Tensor) -> Tensor:
+    """softmax(c f) for c -> infinity: 1 at the largest entry, equal shares if there are several"""
+    largest = (f == f.amax(-1, keepdim=True)).to(f)
+    return largest / largest.sum(-1, keepdim=True)
+
+
+_AT_INFINITY = {
+    "logistic": Loss(
+        "logistic at infinite logits",
+        lambda f, y: torch.relu(-y * f).sum(-1),
+        lambda f, y: y * torch.heaviside(-y * f, f.new_tensor(0.5)),
+        _signs,
+    ),
+    "cross_entropy": Loss(
+        "cross_entropy at infinite logits",
+        lambda f, y: f.amax(-1) - (y * f).sum(-1),
+        lambda f, y: y - _share_of_largest(f),
+        _distributions,
+    ),
+}
+_BY_NAME = {found.name: found for found in _AT_INFINITY.values()}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meanfield.kernels import TwoTimeKernel
 from meanfield.solution import Solution
 
 Solutions = Solution | Sequence[Solution]
@@ -68,6 +69,29 @@ def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
     if kernel.numel() > p * p:
         kernel = kernel.reshape(p, c, p, c).diagonal(dim1=1, dim2=3).mean(-1)
     return kernel.double().numpy()
+
+
+def two_times(solution: Solution, name: str, most: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, matrix over pairs (t, s) of steps) of a kernel or response, mean over equal samples and outputs; at most `most` steps.
+
+    ValueError for one that was not recorded at all pairs of steps.
+    """
+    found = solution.kernels.get(name) or solution.responses.get(name)
+    steps = np.unique(np.linspace(0, solution.steps, min(most, solution.steps + 1)).round().astype(int))
+    if found is None or (isinstance(found, TwoTimeKernel) and not set(steps.tolist()) <= set(found.steps)):
+        hint = "responses=True" if name[:1] in "AB" else "two_time=True"
+        raise ValueError(f"{name} was not recorded at all pairs of steps: solve with CausalDMFT({hint})")
+    if isinstance(found, TwoTimeKernel):
+        factor = found.factor[steps]
+        return steps, torch.einsum("tkq,skq->ts", factor, factor).double().numpy() / factor.shape[2]
+    matrix = np.zeros((len(steps), len(steps)))
+    outputs = solution.problem.data.outputs
+    for i, t in enumerate(steps):
+        rows = found.to_earlier(int(t))[steps[steps < t + found.instant]]  # (s, Q, Q')
+        a = rows if name[0] == "A" else rows.transpose(1, 2)  # (s, P, P C)
+        same = a.reshape(len(rows), a.shape[1], a.shape[1], outputs).diagonal(dim1=1, dim2=2)
+        matrix[i, : len(rows)] = same.double().mean((1, 2)).numpy()
+    return steps, matrix
 
 
 def pooled(group: Sequence[Solution], step: int, layer: int, sample: int) -> tuple[np.ndarray, np.ndarray]:

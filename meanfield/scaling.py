@@ -1,22 +1,28 @@
-"""How the output multiplier and the learning rates depend on the width (equations 3 to 5).
+"""How the output multiplier and the learning rates depend on the width (equations 3 to 5, 61 and 62).
 
     f = sigma(N) sum_r a_r phi(h_r),    sigma = sigma* (N/N*)^q_sigma,    eta_a = eta eta_a* (N/N*)^q_a,    eta_w = eta eta_w* (N/N*)^q_w
 
-A named scaling is a function that returns a `Scaling`; add yours below and name it in `NAMED`.
+A named scaling is a function that returns a `Scaling`; add yours below and name it in `NAMED`. `scaling_plane.classify` says what
+becomes of any of them as N -> infinity.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from meanfield import checks
+
+Frozen = Literal["none", "matched", "added"]
 
 
 @dataclass(frozen=True)
 class Scaling:
     """A point of the scaling plane with its values at the reference width N*.
 
-    `eta_a` and `eta_w` multiply Training.learning_rate for the readout and for all weights below it.
+    `eta_a` and `eta_w` multiply Training.learning_rate for the readout and for all weights below it. frozen: a part of the output
+    that stays as it was at step 0 (equation 62): "none", "matched" (zero at the reference width), "added" (never zero).
     """
 
     q_sigma: float
@@ -27,6 +33,7 @@ class Scaling:
     eta_w: float = 1.0
     reference_width: int = 1
     name: str = "custom"
+    frozen: Frozen = "none"
 
     def __post_init__(self) -> None:
         for key in ("q_sigma", "q_a", "q_w"):
@@ -34,6 +41,7 @@ class Scaling:
         for key in ("sigma", "eta_a", "eta_w"):
             object.__setattr__(self, key, checks.positive(key, getattr(self, key)))
         object.__setattr__(self, "reference_width", checks.integer("reference_width", self.reference_width, 1))
+        checks.lookup("frozen part", self.frozen, dict.fromkeys(get_args(Frozen)))
 
     def output_multiplier(self, width: int) -> float:
         """sigma(N)"""
@@ -44,13 +52,36 @@ class Scaling:
         ratio = self._ratio(width)
         return self.eta_a * ratio**self.q_a, self.eta_w * ratio**self.q_w
 
+    def frozen_multiplier(self, width: int) -> float:
+        """What multiplies sum_r a_r(0) phi(h_r(0)), beside sigma(N) for the part that is trained (equation 62)"""
+        if self.frozen == "none":
+            return 0.0
+        taken = self.output_multiplier(width) if self.frozen == "matched" else 0.0
+        return self.sigma * self._ratio(width) ** -0.5 - taken
+
+    def matching(self, other: Scaling, width: int) -> Scaling:
+        """These exponents, with the values of `other` at `width`: there the two train the same networks, number for number."""
+        eta_a, eta_w = other.learning_rate_multipliers(width)
+        sigma = other.output_multiplier(width)
+        return replace(self, sigma=sigma, eta_a=eta_a, eta_w=eta_w, reference_width=width)
+
+    @property
+    def trained(self) -> Scaling:
+        """This scaling without its frozen part"""
+        return replace(self, frozen="none")
+
     @property
     def is_mean_field(self) -> bool:
         """Whether the width limit is the deterministic flow of a measure: f0 -> 0, weights move by O(1)."""
-        return (self.q_sigma, self.q_a, self.q_w) == (-1.0, 1.0, 1.0)
+        return (self.q_sigma, self.q_a, self.q_w) == (-1.0, 1.0, 1.0) and self.frozen == "none"
 
     def measure_limit(self) -> tuple[float, float, float]:
         """(sigma N, eta_a sigma, eta_w sigma), which do not depend on N in the mean-field scaling (equation 7)."""
+        if self.frozen != "none" and self.trained.is_mean_field:
+            raise ValueError(
+                f"the frozen part of the scaling {self.name!r} is random in the limit, which this solver does not know: "
+                "take WassersteinFlow (two-layer networks), or mean_field(gamma0), which has no such part"
+            )
         if not self.is_mean_field:
             raise ValueError(
                 f"the scaling {self.name!r} (q_sigma={self.q_sigma:g}, q_a={self.q_a:g}, q_w={self.q_w:g}) has no limit as a flow of "
@@ -69,14 +100,48 @@ def mean_field(gamma0: float = 1.0) -> Scaling:
     return Scaling(-1.0, 1.0, 1.0, 1 / gamma0, gamma0**2, gamma0**2, 1, "mean_field")
 
 
+def ic_mean_field(gamma0: float = 1.0, reference_width: int = 1, frozen: Frozen = "matched") -> Scaling:
+    """Initialisation-corrected mean field: mean field plus its own output at step 0, enlarged to stay finite (equation 62).
+
+    The frozen part has the multiplier sigma* [(N/N*)^-1/2 - (N/N*)^-1], so that at N* this is mean field; frozen="added" leaves out
+    the subtrahend, as the model is often written: the same limit, and twice the initial output at N*.
+    """
+    moving = Scaling(-1.0, 1.0, 1.0, name="ic_mean_field", frozen=frozen)
+    return moving.matching(mean_field(gamma0), checks.integer("reference_width", reference_width, 1))
+
+
 def ntk() -> Scaling:
     """Neural tangent kernel scaling: sigma = 1/sqrt(N), learning rates independent of N; f0 is random, the kernel frozen."""
     return Scaling(-0.5, 0.0, 0.0, 1.0, 1.0, 1.0, 1, "ntk")
 
 
-NAMED = {"mean_field": mean_field, "ntk": ntk}
+def default(reference_width: int = 1) -> Scaling:
+    """What a network in standard parameterization does at a constant learning rate: sigma = 1/sqrt(N), eta_a = N/N*, eta_w = 1.
+
+    Readouts drawn N(0, 1/N) and trained at a rate independent of N are readouts N(0, 1) trained at a rate ~ N. Outputs grow like N.
+    """
+    return Scaling(-0.5, 1.0, 0.0, name="default").matching(ntk(), reference_width)
 
 
-def named(name: str, **parameters: float) -> Scaling:
+def sym_default(reference_width: int = 1) -> Scaling:
+    """The default scaling with equal learning rates: sigma = 1/sqrt(N), eta_a = eta_w = sqrt(N/N*). Outputs grow like sqrt(N)."""
+    return Scaling(-0.5, 0.5, 0.5, name="sym_default").matching(ntk(), reference_width)
+
+
+NAMED: dict[str, Callable[..., Scaling]] = {
+    "mean_field": mean_field,
+    "ic_mean_field": ic_mean_field,
+    "ntk": ntk,
+    "default": default,
+    "sym_default": sym_default,
+}
+
+
+def named(name: str, **parameters: Any) -> Scaling:
     """The scaling called `name`; ValueError listing the known names."""
     return checks.lookup("scaling", name, NAMED)(**parameters)
+
+
+def coinciding(other: Scaling, width: int) -> dict[str, Scaling]:
+    """Every named scaling with the values of `other` at `width`, where they all train the same networks, number for number."""
+    return {name: make().matching(other, width) for name, make in NAMED.items()}

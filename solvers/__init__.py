@@ -2,10 +2,16 @@
 
 from solvers.causal_dmft import CausalDMFT
 from solvers.certificate import Certificate, residual
+from solvers.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
 from solvers.evolve import Interrupted, NonFiniteError, SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.fixed_point_dmft import FixedPointDMFT
+from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
+from solvers.lazy_prediction import lazy_prediction
+from solvers.measured_exponents import measured_exponents
 from solvers.predicted_variance import PredictedVariance, predicted_variance
+from solvers.proxy_comparison import Proxy, proxy_comparison
+from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 from solvers.width_sweep import width_sweep
 
@@ -14,12 +20,22 @@ __all__ = [
     "Certificate",
     "FiniteWidth",
     "FixedPointDMFT",
+    "InfiniteLogitsLimit",
     "Interrupted",
+    "MonteCarloKernels",
     "NonFiniteError",
     "PredictedVariance",
+    "Proxy",
     "SolverError",
+    "TangentKernelLimit",
     "WassersteinFlow",
+    "empirical_tangent_kernel",
+    "lazy_prediction",
+    "measured_exponents",
+    "monte_carlo_kernels",
     "predicted_variance",
+    "proxy_comparison",
+    "rescaled",
     "residual",
     "width_sweep",
 ]

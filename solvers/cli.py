@@ -37,7 +37,7 @@ _WITHOUT = {  # dataclasses whose fields become flags, and the fields that do no
     Problem: (),
     Network: (),
     Training: (),
-    WassersteinFlow: ("progress", "raise_on_failure"),
+    WassersteinFlow: ("f0", "progress", "raise_on_failure"),
     CausalDMFT: ("progress", "raise_on_failure"),
     FiniteWidth: ("width", "seed", "progress", "raise_on_failure"),
 }

@@ -1,4 +1,4 @@
-"""FiniteWidth: real networks of any depth, trained by autograd, all seeds of a width in one batched run (equation 1).
+"""FiniteWidth: real networks of any depth, trained by autograd, all seeds of a width in one batched run (equations 1 and 62).
 
 Nothing here knows a limit: derivatives come from autograd, and no formula is shared with the solvers of the limits.
 """
@@ -58,6 +58,11 @@ class FiniteWidth:
         """
         chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
         snapshot_steps(self.snapshots, problem.training.steps)
+        if problem.loss_function.is_at_infinite_logits:
+            raise ValueError(
+                f"the loss {problem.loss_function.name!r} belongs to limits: a network of finite width has finite logits; take "
+                f"loss={problem.loss_function.name.split()[0]!r}"
+            )
         checks.memory(
             "one network", self.bytes_per_seed(problem), "take a smaller width, dtype='float32', or fewer snapshots"
         )
@@ -94,10 +99,10 @@ class FiniteWidth:
         return (3 * weights + fields + kept) * (4 if self.dtype == "float32" else 8)
 
     def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
-        networks, steps = Networks(problem, self), snapshot_steps(self.snapshots, problem.training.steps)
+        networks, steps = Networks(problem, self, seeds), snapshot_steps(self.snapshots, problem.training.steps)
         run = evolve(
             networks,
-            networks.initial_state(seeds) if previous is None else networks.state_of(previous),
+            networks.initial_state() if previous is None else networks.state_of(previous),
             problem.training,
             first=previous.steps if previous else 0,
             snapshots=steps,

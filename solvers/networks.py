@@ -1,4 +1,4 @@
-"""A batch of real networks of one width: forward by matrix products, derivatives by autograd (equation 1)."""
+"""A batch of real networks of one width: forward by matrix products, derivatives by autograd (equations 1 and 62)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Snapshot:
 class Networks:
     """A batch of E independent networks; the state is W0, .., a (and biases), each with a leading axis of seeds."""
 
-    def __init__(self, problem: Problem, solver: FiniteWidth) -> None:
+    def __init__(self, problem: Problem, solver: FiniteWidth, seeds: Sequence[int]) -> None:
         self.problem, self.width, self.keep, self.steps = problem, solver.width, solver.keep_neurons, solver.snapshots
         self.network, self.phi = problem.network, problem.network.nonlinearity.phi
         self.kind, self.device = checks.DTYPES[solver.dtype], solver.device
@@ -52,9 +52,11 @@ class Networks:
         self.names = tuple(self.shapes)
         self.rates = [self.rate_a if name in ("a", "b") else self.rate_w for name in self.names]
         self.leaves: list[Tensor] = []
+        self.seeds = tuple(seeds)
+        self.frozen = self._frozen() if problem.scaling.frozen != "none" else None
 
-    def initial_state(self, seeds: Sequence[int]) -> State:
-        return tuple(torch.stack(tensors) for tensors in zip(*(self._draw(seed) for seed in seeds), strict=True))
+    def initial_state(self) -> State:
+        return tuple(torch.stack(tensors) for tensors in zip(*(self._draw(seed) for seed in self.seeds), strict=True))
 
     def state_of(self, solution: Solution) -> State:
         return tuple(self._here(solution.state[name]).clone()[None] for name in self.names)
@@ -63,7 +65,9 @@ class Networks:
         with torch.enable_grad():
             self.leaves = [tensor.detach().requires_grad_() for tensor in state]
             f = self._forward(self.leaves, self.x)[0]
-        return f, None if self.x_test is None else self._forward(state, self.x_test)[0]
+            f = f if self.frozen is None else f + self.frozen[0]
+        f_test = None if self.x_test is None else self._forward(state, self.x_test)[0]
+        return f, f_test if f_test is None or self.frozen is None else f_test + self.frozen[1]
 
     def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
         del state  # f remembers the leaves it came from
@@ -143,6 +147,11 @@ class Networks:
         if bias:
             f = f + bias * math.sqrt(self.width) * p["b"][:, None, :]
         return self.sigma * f, h
+
+    def _frozen(self) -> list[Tensor]:
+        """The part of the outputs (E, P, C) that stays as it was at step 0, at training and at test samples (equation 62)"""
+        share, start = self.problem.scaling.frozen_multiplier(self.width) / self.sigma, self.initial_state()
+        return [share * self._forward(start, x)[0] for x in (self.x, self.x_test) if x is not None]
 
     def _tangent(self, h: list[Tensor], slopes: list[Tensor]) -> Tensor:
         """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""

@@ -1,4 +1,4 @@
-"""WassersteinFlow: the infinite-width limit of a two-layer network as the flow of a particle measure (equations 6 to 9)."""
+"""WassersteinFlow: the infinite-width limit of a two-layer network as the flow of a particle measure (equations 6 to 9 and 69)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ from solvers.evolve import (
     snapshot_steps,
     tolerance,
 )
+from solvers.initial_outputs import initial_outputs
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 
 
 @dataclass(frozen=True)
 class WassersteinFlow:
-    """Solves two-layer problems in the mean-field scaling: `WassersteinFlow(particles=2**14)(problem) -> Solution`.
+    """Solves two-layer problems in the mean-field scalings: `WassersteinFlow(particles=2**14)(problem) -> Solution`.
 
     initial: "sobol" (scrambled quasi-Monte-Carlo, error about 1/N at few samples), "iid" (equal in law to a width-N network),
     "gauss_hermite" (quadrature, up to about four dimensions; `particles` is then an upper bound), or a ParticleMeasure.
     balanced: shift the readouts a, by as little as possible, so that f(0) = 0 exactly, as in the limit ("sobol" only; equation 12).
+    f0: the frozen outputs of ic_mean_field at training and test samples (P + P_test, C), or a solution (of a network, say) whose first
+    outputs are taken; None draws them from their Gaussian process by `seed` (equation 69).
     snapshots: steps at which kernels and particles are recorded; -1 is the last. Memory O(N + P) per snapshot, plus the kernels.
     rtol: tolerance of the adaptive integrator (gradient_flow only), see evolve.tolerance. ValueError for problems that it cannot solve.
     """
@@ -44,6 +47,7 @@ class WassersteinFlow:
     seed: int = 0
     initial: Initial | ParticleMeasure = "sobol"
     balanced: bool = True
+    f0: Tensor | Solution | None = None
     engine: reductions.Engine = "auto"
     dtype: str = "float64"
     device: str = "cpu"
@@ -68,14 +72,15 @@ class WassersteinFlow:
         self.check(problem)
         measure = self.initial_measure(problem)
         b = measure.a.new_zeros(problem.data.outputs)
-        return self._run(problem, measure.m, (measure.a, measure.w, b), None)
+        return self._run(problem, measure.m, (measure.a, measure.w, b), self._frozen(problem, measure.a), None)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps; equal to an uninterrupted run."""
         problem = earlier(self, solution, steps)
         kind = {"dtype": checks.DTYPES[self.dtype], "device": self.device}
         a, w, b, m = (solution.state[key].to(**kind, copy=True) for key in ("a", "w", "b", "m"))
-        return self._run(problem, m, (a, w, b), solution)
+        frozen = solution.state["frozen"].to(a) if "frozen" in solution.state else None
+        return self._run(problem, m, (a, w, b), frozen, solution)
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
@@ -83,7 +88,11 @@ class WassersteinFlow:
             raise ValueError(
                 f"WassersteinFlow solves networks of depth 1: received depth {problem.network.depth}; CausalDMFT takes any depth"
             )
-        problem.scaling.measure_limit()
+        problem.scaling.trained.measure_limit()
+        if self.f0 is not None and problem.scaling.frozen == "none":
+            raise ValueError(
+                f"f0 was given, but the scaling {problem.scaling.name!r} has no frozen part: leave it out, or take ic_mean_field"
+            )
         snapshot_steps(self.snapshots, problem.training.steps)
         inputs, outputs = problem.network.inputs(problem.data.x).shape[1], problem.data.outputs
         if isinstance(self.initial, ParticleMeasure):
@@ -117,8 +126,14 @@ class WassersteinFlow:
         nodes = max(1, int(self.particles ** (1 / dims) + 1e-9))
         return ParticleMeasure.gauss_hermite(nodes, sizes, outputs, self.dtype, important).to(device)
 
-    def _run(self, problem: Problem, m: Tensor, state: State, previous: Solution | None) -> Solution:
-        method = _Flow(problem, m, self)
+    def _frozen(self, problem: Problem, like: Tensor) -> Tensor | None:
+        """(P + P_test, C) the part of the output that is not trained"""
+        return None if problem.scaling.frozen == "none" else initial_outputs(problem, self.f0, self.seed).to(like)
+
+    def _run(
+        self, problem: Problem, m: Tensor, state: State, frozen: Tensor | None, previous: Solution | None
+    ) -> Solution:
+        method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen)
         steps = snapshot_steps(self.snapshots, problem.training.steps)
         run = evolve(
             method,
@@ -134,59 +149,72 @@ class WassersteinFlow:
         particles = {
             step: measure for step, measure in (previous.particles if previous else {}).items() if step in steps
         }
-        solution = self._solution(problem, m, run, particles | run.captured, previous)
+        solution = self._solution(problem, method, run, particles | run.captured, previous)
         conclude([solution], self.raise_on_failure)
         return solution
 
     def _solution(
         self,
         problem: Problem,
-        m: Tensor,
+        method: MeasureFlow,
         run: Trajectory,
         particles: dict[int, ParticleMeasure],
         previous: Solution | None,
     ) -> Solution:
-        kernels, tangent = measure_kernels(problem, particles)
+        kernels, tangent = measure_kernels(problem, particles, problem.scaling.trained.measure_limit())
         a, w, b = run.state
+        kept = {"a": a, "w": w, "b": b, "m": method.m} | ({} if method.frozen is None else {"frozen": method.frozen})
         f, f_test = run.history(previous)
         momentum = {f"momentum_{name}": v.cpu() for name, v in zip(("a", "w", "b"), run.momentum, strict=False)}
-        engine = self.engine if self.engine != "auto" else _Flow(problem, m, self).chosen
         return Solution(
             problem=problem,
             solver=settings(self),
             f=f,
             f_test=f_test,
-            state={}
-            if run.status is Status.NON_FINITE
-            else {"a": a.cpu(), "w": w.cpu(), "b": b.cpu(), "m": m.cpu()} | momentum,
+            state={} if run.status is Status.NON_FINITE else {k: v.cpu() for k, v in kept.items()} | momentum,
             status=run.status,
             snapshots=tuple(sorted(particles)),
             kernels=kernels,
             tangent_kernels=tangent,
             particles={step: measure.to("cpu") for step, measure in particles.items()},
-            stats=run.stats | {"engine": engine, "particles": len(m)},
+            stats=run.stats | {"engine": method.chosen, "particles": len(method.m)},
         )
 
 
-class _Flow:
-    """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output."""
+class MeasureFlow:
+    """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output.
 
-    def __init__(self, problem: Problem, m: Tensor, solver: WassersteinFlow) -> None:
+    limit: (Gamma, kappa_a, kappa_w) of equation 7. frozen (P + P_test, C): added to the outputs (equation 69).
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        m: Tensor,
+        engine: reductions.Engine,
+        limit: tuple[float, float, float],
+        frozen: Tensor | None = None,
+    ) -> None:
         self.problem, self.m, self.activation = problem, m, problem.network.nonlinearity
-        self.engine: reductions.Engine = solver.engine
+        self.engine: reductions.Engine = engine
         self.x = all_inputs(problem, m.dtype, m.device)
         self.y = problem.data.y.to(m)
-        self.train = len(self.y)
-        self.gain, self.rate_a, self.rate_w = problem.scaling.measure_limit()
+        self.train, self.frozen = len(self.y), frozen
+        self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.network.weight_std, problem.network.bias_std
 
     @property
     def chosen(self) -> str:
+        """The engine that is used"""
+        if self.engine != "auto":
+            return self.engine
         return reductions.choose(len(self.m), len(self.x), self.x.shape[1], self.m.device, self.activation)
 
     def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
         a, w, b = state
         f = self.gain * self.std * reductions.outputs(a, w, self.m, self.x, self.activation, self.engine) + b
+        if self.frozen is not None:
+            f = f + self.frozen
         return f[: self.train], f[self.train :] if len(f) > self.train else None
 
     def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
@@ -221,9 +249,9 @@ def balance(cloud: ParticleMeasure, x: Tensor, problem: Problem) -> ParticleMeas
 
 
 def measure_kernels(
-    problem: Problem, particles: dict[int, ParticleMeasure]
+    problem: Problem, particles: dict[int, ParticleMeasure], limit: tuple[float, float, float]
 ) -> tuple[dict[str, TwoTimeKernel], Tensor | None]:
-    """Phi1, G1 at every pair of snapshots and the tangent kernel at each (equations 10 and 11)."""
+    """Phi1, G1 at every pair of snapshots and the tangent kernel at each (equations 10 and 11); limit: those of equation 7."""
     if not particles:
         return {}, None
     steps, network, first = sorted(particles), problem.network, next(iter(particles.values()))
@@ -238,7 +266,7 @@ def measure_kernels(
     g = TwoTimeKernel.from_fields(steps, first.m, points, len(x) * c, gradients)
     scaled = problem.data.x.to(phi.factor) / problem.data.inputs**0.5
     k_x = scaled @ scaled.T
-    gain, rate_a, rate_w = problem.scaling.measure_limit()
+    gain, rate_a, rate_w = limit
     tangent = torch.stack(
         [
             gain * rate_a * tangent_kernel([(phi.at(t), None)], c, network.weight_std, network.bias_std)

@@ -156,7 +156,7 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
     [
         ("--network.activation tan", "unknown activation: received 'tan'; known: erf, gelu"),
         ("--loss hinge", "unknown loss: received 'hinge'; known: cross_entropy, logistic"),
-        ("--scaling mup", "unknown scaling: received 'mup'; known: mean_field, ntk"),
+        ("--scaling mup", "unknown scaling: received 'mup'; known: default, ic_mean_field, mean_field, ntk, sym_default"),
         ("--scaling ntk --gamma0 2", "--gamma0 does not belong to --scaling ntk"),
         ("--scaling ntk", "has no limit as a flow of measures"),
         ("--gamma0 -1", "gamma0 must be positive and finite: received -1.0"),
@@ -249,9 +249,9 @@ def test_a_run_that_blows_up_keeps_what_it_has(capsys, tmp_path):
 _INTERRUPTED = """
 import os, signal, sys
 from solvers import cli
-from solvers.wasserstein_flow import _Flow
+from solvers.wasserstein_flow import MeasureFlow
 
-velocity, calls = _Flow.velocity, []
+velocity, calls = MeasureFlow.velocity, []
 
 def then_interrupt(*arguments):
     calls.append(1)
@@ -259,7 +259,7 @@ def then_interrupt(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
     return velocity(*arguments)
 
-_Flow.velocity = then_interrupt
+MeasureFlow.velocity = then_interrupt
 sys.exit(cli.main(sys.argv[1:]))
 """
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}

@@ -17,6 +17,9 @@ FILES = {
     },
     "gradient_flow": {"gradient_flow.png"},
     "lazy_to_rich": {"lazy_to_rich.png", "kernels.png"},
+    "best_proxy": {"best_proxy.png"},
+    "scaling_plane": {"scaling_plane.png", "powers.png"},
+    "depth_transfer": {"depth_transfer.png"},
     "deep_kernels": {"layer1.png", "layer2.png", "layer3.png", "lazy.png"},
     "multi_class": {"test_loss.png", "correct_logits.png", "kernels.png"},
     "own_activation": {"loss.png", "deviation.png"},
@@ -26,9 +29,12 @@ FILES = {
 }  # fmt: skip
 
 FINDINGS = {
+    "best_proxy": lambda r: max(r["ic_mean_field"], r["ntk"]) < 0.3 < 1 < min(r["default"], r["sym_default"]),
+    "scaling_plane": lambda r: max(map(abs, r.values())) < 0.2,
     "demo": lambda r: -0.75 < r["exponent"] < -0.3 and 0.5 < r["n_var"] / r["predicted_n_var"] < 2,
     "gradient_flow": lambda r: 0.9 < r["order"] < 1.2,
     "lazy_to_rich": lambda r: 1.8 < r["power"] < 2.1 and r["alignment_rich"] > r["alignment_before"] + 0.4,
+    "depth_transfer": lambda r: set(r.values()) == {0.8},
     "deep_kernels": lambda r: (
         r["limit, movement 3"] > 0.1 > 0.01 > r["lazy limit, movement 3"] and r["N = 128, movement 3"] > 0.1
     ),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import FiniteWidth, WassersteinFlow, width_sweep
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, width_sweep
 
 matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -314,3 +314,22 @@ def _longer(limit):
 
 def _bare(limit):
     return WassersteinFlow(2**4, snapshots=())(limit.problem)
+
+
+def test_two_times_draws_kernels_and_responses_over_pairs_of_steps():
+    data = mf.digits(n_train=4, n_test=0)
+    problem = mf.Problem(data, mf.Network(2, "tanh"), mf.mean_field(1.0), mf.Training(0.2, 6))
+    run = CausalDMFT(256, responses=True)(problem)
+    axes = mf.plot.two_times(run, ("Phi1", "G2", "A1", "B1"))
+    pictures = [ax.images[0].get_array() for ax in axes]
+    expected = [[float(run.kernels["Phi1"].at(t, s).diagonal().mean()) for s in range(7)] for t in range(7)]
+    np.testing.assert_allclose(pictures[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        pictures[3][4, 3], float(run.responses["B1"].at(4, 3).diagonal().mean()), rtol=1e-4, atol=1e-7
+    )
+    assert np.all(np.triu(pictures[2]) == 0)
+    assert np.all(np.triu(pictures[3], 1) == 0)
+    assert not np.all(np.diag(pictures[3]) == 0)
+    assert [ax.get_title() for ax in axes] == [r"$\Phi^{1}(t, s)$", "$G^{2}(t, s)$", "$A^{1}(t, s)$", "$B^{1}(t, s)$"]
+    with pytest.raises(ValueError, match=r"A1 was not recorded .* CausalDMFT\(responses=True\)"):
+        mf.plot.two_times(CausalDMFT(256)(problem), ("A1",))

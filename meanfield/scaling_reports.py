@@ -1,0 +1,107 @@
+"""What was measured about scalings: powers of the width (equation 72), and how well each limit stands for a finite net (equation 73)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from meanfield import checks
+from meanfield.scaling import Scaling
+from meanfield.statistics import Exponent
+
+POWERS = {  # what is measured, in the words of scaling_plane.Exponents
+    "f0": "outputs at step 0",
+    "kernel": "tangent kernel at step 0",
+    "f": "outputs at the last step",
+    "readouts": "movement of the readouts a",
+    "weights": "movement of the input weights w",
+    "kernel_change": "relative change of the tangent kernel",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLaw:
+    """One quantity against the width: root mean square over seeds and its standard error (widths,), predicted and measured power."""
+
+    values: np.ndarray
+    errors: np.ndarray
+    predicted: float
+    measured: Exponent
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the prediction lies in the measured interval, or within 0.1 of the slope"""
+        return self.measured.low <= self.predicted <= self.measured.high or abs(
+            self.measured.slope - self.predicted
+        ) < 0.1  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PowersReport:
+    """The powers of the width in one scaling, measured from finite networks beside the predicted ones (equation 72)."""
+
+    scaling: Scaling
+    widths: tuple[int, ...]
+    seeds: int
+    steps: int
+    quantities: Mapping[str, PowerLaw]
+
+    def __getitem__(self, name: str) -> PowerLaw:
+        return checks.lookup("quantity", name, self.quantities)
+
+    def __str__(self) -> str:
+        span = f"N = {self.widths[0]}..{self.widths[-1]}, {self.seeds} seeds, {self.steps} steps"
+        lines = [f"scaling {self.scaling.name!r}, {span}", f"{'quantity':<40}{'predicted':>10}  measured"]
+        for name, law in self.quantities.items():
+            lines.append(f"{POWERS[name]:<40}{law.predicted:>+10.2f}  {law.measured}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class ProxyReport:
+    """How far each limit is from networks of the reference width, per step (equation 73).
+
+    kl, low, high (limits, T+1): E_x KL( N(mean f_inf, var f_inf) || N(mean f_N*, var f_N*) ), corrected for the finite number of seeds,
+    and its 95 % bootstrap interval; infinite for a limit without randomness. distance (limits, T+1): the 2-Wasserstein distance of
+    the same Gaussians, relative to the root mean square output of the networks. floor (T+1,): the KL that as many networks of the
+    reference width themselves would show, uncorrected. seeds: networks; limit_seeds: runs of each limit.
+    """
+
+    names: tuple[str, ...]
+    reference_width: int
+    times: np.ndarray
+    kl: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    distance: np.ndarray
+    floor: np.ndarray
+    seeds: int
+    limit_seeds: tuple[int, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def mean_kl(self, first: int = 1) -> dict[str, float]:
+        """The KL averaged over the steps from `first` on"""
+        return {name: float(row[first:].mean()) for name, row in zip(self.names, self.kl, strict=True)}
+
+    @property
+    def nearest(self) -> str:
+        """The limit with the least mean KL after step 0"""
+        found = self.mean_kl()
+        return min(found, key=lambda name: found[name])
+
+    def __str__(self) -> str:
+        steps = sorted({0, 1, len(self.times) // 4, len(self.times) // 2, len(self.times) - 1})
+        told = ", ".join(f"{key} {value}" for key, value in self.settings.items())
+        head = "".join(f"{f'step {k}':>22}" for k in steps)
+        lines = [
+            f"E_x KL(limit || network of width {self.reference_width}), {self.seeds} networks; {told}",
+            f"{'limit':<26}{head}",
+        ]
+        for name, kl, low, high, apart in zip(self.names, self.kl, self.low, self.high, self.distance, strict=True):
+            lines.append(f"{name:<26}" + "".join(f"{f'{kl[k]:.3g} [{low[k]:.2g}, {high[k]:.2g}]':>22}" for k in steps))
+            lines.append(f"{'  distance':<26}" + "".join(f"{apart[k]:>22.3g}" for k in steps))
+        return "\n".join(
+            [*lines, f"{'floor before correction':<26}" + "".join(f"{self.floor[k]:>22.2g}" for k in steps)]
+        )

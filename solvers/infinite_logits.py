@@ -1,0 +1,226 @@
+"""InfiniteLogitsLimit: two-layer networks whose outputs grow with the width, as under default and sym_default (equations 67 to 71)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from meanfield import checks, reductions
+from meanfield.kernels import TwoTimeKernel
+from meanfield.measure import ParticleMeasure
+from meanfield.problem import Problem
+from meanfield.scaling import Scaling
+from meanfield.scaling_plane import classify, exponents
+from meanfield.solution import Solution, Status
+from solvers.evolve import State, Trajectory, conclude, earlier, evolve, kept_momentum, settings, snapshot_steps
+from solvers.initial_outputs import initial_outputs
+from solvers.wasserstein_flow import Initial, MeasureFlow, WassersteinFlow, measure_kernels
+
+
+@dataclass(frozen=True)
+class InfiniteLogitsLimit:
+    """Solves two-layer classifiers in scalings such as default() and sym_default(): `InfiniteLogitsLimit()(problem) -> Solution`.
+
+    Step 0 sees the random f0 of the network; from then on outputs are of order N^e with e > 0 and every sample is as right or as wrong
+    as can be. The solution's f is the limit of f_k (N/N*)^-e_k, with the exponents e_0 = stats["initial_exponent"] and, for k >= 1,
+    e = stats["output_exponent"]; its problem has the loss at infinite logits, so that `loss` is the limit of loss (N/N*)^-e. Readouts
+    are in units of (N/N*)^stats["readout_exponent"], tangent kernels of (N/N*)^e. `rescaled(network)` brings a network to these units.
+    f0: as in WassersteinFlow. particles, initial, engine, snapshots: likewise; where readouts forget their start they begin at zero.
+    ValueError for problems without such a limit: other scalings, the squared loss, gradient flow (Delta jumps), depth above 1.
+    """
+
+    particles: int = 2**14
+    seed: int = 0
+    initial: Initial | ParticleMeasure = "sobol"
+    f0: Tensor | Solution | None = None
+    engine: reductions.Engine = "auto"
+    dtype: str = "float64"
+    device: str = "cpu"
+    snapshots: Sequence[int] = (0, -1)
+    progress: bool | None = None
+    raise_on_failure: bool = True
+
+    def __post_init__(self) -> None:
+        flow = self._flow
+        for key in ("particles", "dtype", "device", "snapshots"):
+            object.__setattr__(self, key, getattr(flow, key))
+
+    @property
+    def _flow(self) -> WassersteinFlow:
+        """The solver of the finite-logits limit that has the same cloud; it checks the settings"""
+        kind = (self.engine, self.dtype, self.device, self.snapshots)
+        return WassersteinFlow(self.particles, self.seed, self.initial, True, None, *kind)
+
+    def __call__(self, problem: Problem) -> Solution:
+        self.check(problem)
+        measure = self._flow.initial_measure(problem)
+        if readout_exponent(problem.scaling) > 0:  # what a starts from is forgotten
+            measure.a.zero_()
+        f0 = initial_outputs(problem, self.f0, self.seed).to(measure.a)
+        if exponents(problem.scaling).f0 < 0:
+            f0.zero_()
+        return self._run(problem, measure.m, (measure.a, measure.w, measure.a.new_zeros(f0.shape[1])), f0, None)
+
+    def resume(self, solution: Solution, steps: int) -> Solution:
+        """The solution continued for `steps` more steps; equal to an uninterrupted run."""
+        problem = earlier(self, solution, steps)
+        kind = {"dtype": checks.DTYPES[self.dtype], "device": self.device}
+        a, w, b, m, f0 = (solution.state[key].to(**kind, copy=True) for key in ("a", "w", "b", "m", "f0"))
+        return self._run(problem, m, (a, w, b), f0, solution)
+
+    def check(self, problem: Problem) -> None:
+        """ValueError, before any work, for a problem without such a limit."""
+        scaling, found = problem.scaling, classify(problem.scaling)
+        if problem.network.depth != 1:
+            raise ValueError(
+                f"InfiniteLogitsLimit solves networks of depth 1: received depth {problem.network.depth}; take FiniteWidth, or "
+                "CausalDMFT in the mean-field scaling"
+            )
+        if found.solver != "InfiniteLogitsLimit":
+            other = f"; take {found.solver}" if found.solver else f" ({found.obstacle})"
+            raise ValueError(
+                f"the scaling {scaling.name!r} (q_sigma={scaling.q_sigma:g}, q_a={scaling.q_a:g}, q_w={scaling.q_w:g}) has another limit: "
+                f"{found.limit}{other}"
+            )
+        try:
+            problem.loss_function.at_infinite_logits()
+        except ValueError as error:
+            raise ValueError(
+                f"under the scaling {scaling.name!r} outputs grow like N^{found.exponents.f:g}: {error}"
+            ) from error
+        if problem.training.optimiser != "gradient_descent":
+            raise ValueError(
+                "at infinite logits Delta jumps where an output changes sign, so there is no gradient flow: take "
+                "optimiser='gradient_descent', whose steps are the limit's"
+            )
+        self._flow.check(replace(problem, scaling=_as_mean_field(scaling)))
+
+    def _run(self, problem: Problem, m: Tensor, state: State, f0: Tensor, previous: Solution | None) -> Solution:
+        method = _AtInfinity(problem, m, self, f0, started=previous is not None and previous.steps > 0)
+        steps, names = snapshot_steps(self.snapshots, problem.training.steps), ("a", "w", "b")
+        run = evolve(
+            method,
+            state,
+            problem.training,
+            first=previous.steps if previous else 0,
+            snapshots=steps,
+            progress=self.progress,
+            label=f"limit of infinite logits, {len(m)} particles",
+            momentum=kept_momentum(previous, names, m),
+        )
+        before = {step: p for step, p in (previous.particles if previous else {}).items() if step in steps}
+        solution = self._solution(method, run, before | run.captured, previous)
+        conclude([solution], self.raise_on_failure)
+        return solution
+
+    def _solution(
+        self, method: _AtInfinity, run: Trajectory, particles: dict[int, ParticleMeasure], previous: Solution | None
+    ) -> Solution:
+        flow, names = method.after, ("a", "w", "b")
+        problem, e = flow.problem, exponents(flow.problem.scaling)
+        limit = (flow.gain, flow.rate_a, flow.rate_w)
+        kernels, tangent = measure_kernels(problem, particles, limit)
+        f, f_test = run.history(previous)
+        kept = dict(zip(names, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
+        kept |= {f"momentum_{name}": v for name, v in zip(names, run.momentum, strict=False)}
+        powers = {"initial_exponent": max(0.0, e.f0), "output_exponent": e.f}
+        powers["readout_exponent"] = readout_exponent(problem.scaling)
+        return Solution(
+            problem=problem,
+            solver=settings(self),
+            f=f,
+            f_test=f_test,
+            state={} if run.status is Status.NON_FINITE else {k: v.cpu() for k, v in kept.items()},
+            status=run.status,
+            snapshots=tuple(sorted(particles)),
+            kernels=kernels,
+            tangent_kernels=tangent,
+            particles={step: measure.to("cpu") for step, measure in particles.items()},
+            stats=run.stats | {"engine": flow.chosen, "particles": len(flow.m)} | powers,
+        )
+
+
+class _AtInfinity:
+    """Outputs and velocity: f0 and the loss as asked at step 0, the measure and the loss at infinite logits from then on."""
+
+    def __init__(self, problem: Problem, m: Tensor, solver: InfiniteLogitsLimit, f0: Tensor, started: bool) -> None:
+        asked = problem.loss_function
+        limit = rates(problem.scaling)
+        finite = asked.at_finite_logits() if exponents(problem.scaling).f0 <= 0 else asked.at_infinite_logits()
+        self.before = MeasureFlow(replace(problem, loss=finite), m, solver.engine, limit)
+        self.after = MeasureFlow(replace(problem, loss=asked.at_infinite_logits()), m, solver.engine, limit)
+        self.f0, self.started = f0, started
+
+    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
+        if self.started:
+            return self.after.outputs(state)
+        train = self.after.train
+        return self.f0[:train], self.f0[train:] if len(self.f0) > train else None
+
+    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+        flow = self.after if self.started else self.before
+        self.started = True
+        return flow.velocity(state, f, weights)
+
+    def capture(self, state: State) -> ParticleMeasure:
+        return self.after.capture(state)
+
+
+def readout_exponent(scaling: Scaling) -> float:
+    """The power of the width that the readouts a go with once training has begun (equation 70)"""
+    return max(0.0, exponents(scaling).readouts)
+
+
+def rates(scaling: Scaling) -> tuple[float, float, float]:
+    """(Gamma, kappa_a, kappa_w) of the rescaled measure; a part that stands still in the limit has the rate 0 (equation 70)."""
+    e = exponents(scaling)
+    moves = {"a": e.readouts > -1e-9, "w": e.weights > -1e-9}
+    return (
+        scaling.sigma * scaling.reference_width,
+        scaling.eta_a * scaling.sigma * moves["a"],
+        scaling.eta_w * scaling.sigma * moves["w"],
+    )
+
+
+def _as_mean_field(scaling: Scaling) -> Scaling:
+    return replace(scaling, q_sigma=-1.0, q_a=1.0, q_w=1.0, frozen="none")
+
+
+def rescaled(solution: Solution) -> Solution:
+    """A finite network in the units of its limit of infinite logits, ready to be compared with it (equation 71).
+
+    f is divided by (N/N*)^e (at step 0 by its own power), and so are kernels, particles and fields as InfiniteLogitsLimit has them.
+    The solution cannot be resumed. ValueError for a limit, and for scalings in which outputs stay finite.
+    """
+    scaling, width = solution.problem.scaling, solution.width
+    e, a = exponents(scaling), readout_exponent(scaling)
+    if width is None or solution.solver.get("rescaled") or e.f <= 1e-9:
+        raise ValueError(
+            f"only finite networks whose outputs grow with the width can be rescaled: received {solution!r} in the scaling "
+            f"{scaling.name!r}, whose outputs go like N^{e.f:g}"
+        )
+    ratio = width / scaling.reference_width
+
+    def outputs(f: Tensor | None) -> Tensor | None:
+        if f is None:
+            return None
+        return torch.cat([f[:1] / ratio ** max(0.0, e.f0), f[1:] / ratio**e.f])
+
+    f = outputs(solution.f)
+    assert f is not None
+    gradients = {k: TwoTimeKernel(v.steps, v.factor / ratio**a) for k, v in solution.kernels.items() if k[0] == "G"}
+    return replace(
+        solution,
+        problem=replace(solution.problem, loss=solution.problem.loss_function.at_infinite_logits()),
+        solver=dict(solution.solver) | {"rescaled": True},
+        f=f,
+        f_test=outputs(solution.f_test),
+        state={},
+        kernels=dict(solution.kernels) | gradients,
+        tangent_kernels=None if solution.tangent_kernels is None else solution.tangent_kernels / ratio**e.f,
+        particles={k: ParticleMeasure(p.a / ratio**a, p.w, p.m) for k, p in solution.particles.items()},
+        fields={k: v / ratio**a if k[0] == "g" else v for k, v in solution.fields.items()},
+    )

@@ -1,0 +1,78 @@
+"""measured_exponents: the powers of the width of a scaling, from finite networks, beside the predicted ones (equation 72)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from meanfield import checks
+from meanfield.problem import Problem
+from meanfield.scaling_plane import Exponents, exponents
+from meanfield.scaling_reports import POWERS, PowerLaw, PowersReport
+from meanfield.solution import Solution
+from meanfield.statistics import Exponent, exponents_of
+from solvers.finite_width import FiniteWidth
+
+
+def measured_exponents(
+    problem: Problem,
+    widths: Sequence[int] = (64, 256, 1024, 4096),
+    seeds: int | Sequence[int] = 16,
+    solver: FiniteWidth | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> PowersReport:
+    """Train two-layer networks of several widths and fit a power of the width to f0, K(0), f(T), movements of a, w and K.
+
+    Intervals are 95 %, from a bootstrap over seeds (its generator made of `seed`). Two steps at least: in the first, weights see
+    only the independent a(0), so that w does not move by all that it will under default(). ValueError for deep networks, fewer than
+    three widths, fewer than two steps or two seeds.
+    """
+    widths = tuple(sorted(checks.integers("widths", widths, 1)))
+    chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+    for wrong, message in (
+        (problem.network.depth != 1, f"the powers are known for depth 1: received depth {problem.network.depth}"),
+        (len(widths) < 3, f"a power needs at least 3 widths: received {widths}"),
+        (len(chosen) < 2, f"an interval needs at least 2 seeds: received {chosen}"),
+        (problem.training.steps < 2, f"at least 2 steps are needed: received {problem.training.steps}"),
+    ):
+        if wrong:
+            raise ValueError(message)
+    settings = {} if solver is None else {k: getattr(solver, k) for k in ("dtype", "device", "batch", "progress")}
+    squares = np.array(
+        [[_squares(s) for s in FiniteWidth(n, **settings).ensemble(problem, chosen)] for n in widths]
+    )  # (widths, seeds, quantities)
+    predicted, rng = exponents(problem.scaling), np.random.default_rng(seed)
+    laws = {
+        name: _law(name, np.array(widths, dtype=float), squares[..., i], predicted, rng, bootstrap)
+        for i, name in enumerate(POWERS)
+    }
+    return PowersReport(problem.scaling, widths, len(chosen), problem.training.steps, laws)
+
+
+def _squares(net: Solution) -> list[float]:
+    """Mean squares of what POWERS lists, for one network"""
+    before, after = net.measure(0), net.measure(-1)
+    start, end = net.tangent_kernel(0), net.tangent_kernel(-1)
+    return [
+        float(net.f[0].double().square().mean()),
+        float(start.double().square().mean()),
+        float(net.f[-1].double().square().mean()),
+        float((after.a - before.a).double().square().mean()),
+        float((after.w - before.w).double().square().mean()),
+        float((end - start).double().square().sum() / start.double().square().sum()),
+    ]
+
+
+def _law(
+    name: str, widths: np.ndarray, squares: np.ndarray, predicted: Exponents, rng: np.random.Generator, bootstrap: int
+) -> PowerLaw:
+    e = squares.shape[1]
+    counts = rng.multinomial(e, np.full(e, 1 / e), size=bootstrap) / e
+    values, draws = squares.mean(1), [counts @ row for row in squares]
+    fitted = exponents_of(widths, list(values), draws, name, 0.5)
+    spread = squares.std(1, ddof=1) / np.sqrt(e) / (2 * np.sqrt(values))
+    return PowerLaw(
+        np.sqrt(values), spread, getattr(predicted, name), fitted.get(name, Exponent(np.nan, np.nan, np.nan))
+    )

@@ -1,0 +1,137 @@
+"""proxy_comparison: which limit stands best for networks of one width, by the KL between Gaussian fits of logits (equation 73)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from meanfield import checks
+from meanfield.problem import Problem
+from meanfield.scaling import NAMED, Scaling
+from meanfield.scaling_plane import exponents
+from meanfield.scaling_reports import ProxyReport
+from meanfield.solution import Solution
+from meanfield.statistics import gaussian_kl_bootstrap, gaussian_kl_floor
+from solvers.finite_width import FiniteWidth
+from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
+from solvers.initial_outputs import initial_draws
+from solvers.tangent_kernel import TangentKernelLimit
+from solvers.wasserstein_flow import WassersteinFlow
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A limit that may stand for a network: a scaling's name (or a Scaling) and what solves it, e.g. a very wide FiniteWidth."""
+
+    scaling: str | Scaling
+    solver: Any
+
+    def problem(self, problem: Problem, reference_width: int) -> Problem:
+        """The problem with this scaling, equal to the asked one at the reference width"""
+        scaling = (
+            checks.lookup("scaling", self.scaling, NAMED)() if not isinstance(self.scaling, Scaling) else self.scaling
+        )
+        return replace(problem, scaling=scaling.matching(problem.scaling, reference_width))
+
+    def outputs(self, problem: Problem, reference_width: int, seeds: Sequence[int]) -> np.ndarray:
+        """(seeds, T+1, Q) outputs, those that grow with the width at the scale of the reference width; one run if nothing is random"""
+        asked = self.problem(problem, reference_width)
+        if isinstance(self.solver, WassersteinFlow) and asked.scaling.is_mean_field:
+            found = [self.solver(asked)]
+        elif isinstance(self.solver, (FiniteWidth, TangentKernelLimit)):
+            found = self.solver.ensemble(asked, seeds)
+        else:  # the same as without f0, but that the covariance is computed once
+            starts = zip(seeds, initial_draws(asked, seeds), strict=True)
+            found = [replace(self.solver, seed=seed, f0=f0)(asked) for seed, f0 in starts]
+        grows = isinstance(self.solver, FiniteWidth) and exponents(asked.scaling).f > 1e-9
+        return np.stack([_outputs(rescaled(s) if grows else s) for s in found])
+
+
+def five_limits(particles: int = 2**9) -> dict[str, Proxy]:
+    """The five limits of the scaling plane, each with its solver"""
+    flow = WassersteinFlow(particles, snapshots=())
+    infinite = InfiniteLogitsLimit(particles, snapshots=())
+    return {
+        "ic_mean_field": Proxy("ic_mean_field", flow),
+        "mean_field": Proxy("mean_field", flow),
+        "ntk": Proxy("ntk", TangentKernelLimit(snapshots=())),
+        "sym_default": Proxy("sym_default", infinite),
+        "default": Proxy("default", infinite),
+    }
+
+
+def proxy_comparison(
+    problem: Problem,
+    reference_width: int = 64,
+    limits: Mapping[str, Proxy] | Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 256,
+    limit_seeds: int | Sequence[int] | None = None,
+    bootstrap: int = 300,
+    seed: int = 0,
+) -> ProxyReport:
+    """Compare limits with networks of the reference width, at which all scalings train the same networks (equation 73).
+
+    problem: its scaling gives the values at the reference width. limits: names of scalings (None: all five, see `five_limits()`), or a
+    mapping from labels to `Proxy(scaling, solver)`, e.g. {"ntk, N = 4096": Proxy("ntk", FiniteWidth(4096))}. seeds: networks;
+    limit_seeds: runs of each limit, as many if left out. Measured on the test samples, if there are any. A limit without randomness
+    has an infinite KL; its `distance` is finite. Bootstrap over networks and over runs of the limit, from a generator made of `seed`.
+    """
+    chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+    others = chosen if limit_seeds is None else limit_seeds
+    of_limit = checks.integers("limit_seeds", range(others) if isinstance(others, int) else others, 0)
+    if len(chosen) < 4:
+        raise ValueError(f"a Gaussian fit of the networks needs at least 4 seeds: received {len(chosen)}")
+    if problem.scaling.frozen == "added":
+        raise ValueError(
+            "with frozen='added' the networks of the reference width are others than those of the other scalings"
+        )
+    proxies, rng = _proxies(limits), np.random.default_rng(seed)
+    reference_width = checks.integer("reference_width", reference_width, 1)
+    net_solver = FiniteWidth(reference_width, snapshots=(), keep_neurons=False)
+    nets = np.stack([_outputs(s) for s in net_solver.ensemble(problem, chosen)])
+    found = [proxy.outputs(problem, reference_width, of_limit) for proxy in proxies.values()]
+    kl = [gaussian_kl_bootstrap(f, nets, rng, checks.integer("bootstrap", bootstrap, 10)) for f in found]
+    estimate, low, high = (np.array(rows) for rows in zip(*kl, strict=True))
+    data = problem.data
+    which = f"{data.samples} training" if data.x_test is None else f"{len(data.x_test)} test"
+    floor = gaussian_kl_floor(len(of_limit), len(chosen))
+    return ProxyReport(
+        names=tuple(proxies),
+        reference_width=reference_width,
+        times=problem.training.times.numpy(),
+        kl=estimate,
+        low=low,
+        high=high,
+        distance=np.array([_distance(f, nets) for f in found]),
+        floor=np.full(estimate.shape[1], floor),
+        seeds=len(chosen),
+        limit_seeds=tuple(len(f) for f in found),
+        settings={"data": data.name, "samples": which, "network": problem.network.nonlinearity.name,
+                  "learning rate": f"{problem.training.learning_rate:g}"},
+    )  # fmt: skip
+
+
+def _proxies(asked: Mapping[str, Proxy] | Sequence[str] | None) -> dict[str, Proxy]:
+    known = five_limits()
+    if asked is None:
+        return known
+    if isinstance(asked, Mapping):
+        return dict(asked)
+    return {name: checks.lookup("limit", name, known) for name in ((asked,) if isinstance(asked, str) else asked)}
+
+
+def _outputs(solution: Solution) -> np.ndarray:
+    """(T+1, Q) test outputs, training outputs if there are none"""
+    f = solution.f if solution.f_test is None else solution.f_test
+    return f.to(torch.float64).flatten(1).numpy()
+
+
+def _distance(f: np.ndarray, nets: np.ndarray) -> np.ndarray:
+    """(T+1,) 2-Wasserstein distance of the Gaussian fits, root mean square over samples, relative to the networks' outputs"""
+    spread = f.std(0, ddof=1) if len(f) > 1 else np.zeros(f.shape[1:])
+    squared = (f.mean(0) - nets.mean(0)) ** 2 + (spread - nets.std(0, ddof=1)) ** 2
+    return np.sqrt(squared.mean(-1) / (nets**2).mean((0, -1)))
