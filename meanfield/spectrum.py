@@ -1,0 +1,231 @@
+"""The eigen-directions of a kernel on a dataset: what of the targets is learned, how fast, at what cost (equations 52, 54 to 57)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+
+Times = Tensor | Sequence[float]
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSpectrum:
+    """A kernel in its eigen-directions v_i and the targets' share in each; made by `spectrum`. n = P, or P C for a kernel between outputs.
+
+    eigenvalues (n,) from the largest, eigenvectors (n, n) in columns, targets (n, C) = v_i . y, start (n,) = E |v_i . (f0 - y)|^2,
+    the squared error at time 0; samples P. Everything is O(1) in the width; K in units where df/dt = K Delta / P.
+    """
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    targets: Tensor
+    start: Tensor
+    samples: int
+    precision: float = torch.finfo(torch.float64).eps
+
+    @property
+    def alignment(self) -> Tensor:
+        """(n,) |v_i . y|^2 / |y|^2, the share of the targets in each direction; sums to 1 (equation 56)."""
+        power = self.targets.square().sum(1)
+        return power / power.sum()
+
+    @property
+    def cumulative_alignment(self) -> Tensor:
+        """(n,) the share of the targets in the first i directions; early rise: a kernel that suits the task."""
+        return self.alignment.cumsum(0)
+
+    @property
+    def singular(self) -> Tensor:
+        """(n,) which eigenvalues are zero to rounding: nothing is learned in these directions."""
+        return self.eigenvalues <= len(self.eigenvalues) * self.precision * self.eigenvalues[0]
+
+    @property
+    def remaining_error(self) -> float:
+        """Mean squared error |f - y|^2 / P that no training time removes: the part of y - f0 outside the range of K."""
+        return float(self.start[self.singular].sum()) / self.samples
+
+    @property
+    def condition_number(self) -> float:
+        """Largest over smallest eigenvalue; infinite when the smallest is zero to rounding."""
+        return math.inf if bool(self.singular[-1]) else float(self.eigenvalues[0] / self.eigenvalues[-1])
+
+    def largest_learning_rate(self, momentum: float = 0.0) -> float:
+        """2 (1 + momentum) P / lambda_max: above it descent on the squared loss diverges (equation 55)."""
+        return 2 * (1 + momentum) * self.samples / max(float(self.eigenvalues[0]), 1e-300)
+
+    def decay(self, times: Times, learning_rate: float | None = None) -> Tensor:
+        """(T, n) what is left of an error in each direction at training times eta k: equation 52.
+
+        learning_rate: of descent, whose times are its multiples; None is gradient flow. ValueError for other times.
+        """
+        at, values = _times(times, learning_rate)[:, None], self.eigenvalues.clamp(min=0)[None]
+        if learning_rate is None:
+            left = torch.exp(-at * values / self.samples)
+        else:
+            left = (1 - learning_rate * values / self.samples) ** (at / learning_rate).round()
+        return torch.where(at.isinf() & self.singular, 1.0, left)
+
+    def gain(self, times: Times, learning_rate: float | None = None, jitter: float = 0.0) -> Tensor:
+        """(T, n) (1 - decay) / lambda without a division by a small lambda; at t = inf its inverse (equation 52).
+
+        jitter, in units of the mean eigenvalue, is added to lambda at t = inf, and there only. ValueError at t = inf if the kernel is
+        singular and jitter is zero, or if descent diverges.
+        """
+        at = _times(times, learning_rate)
+        finite, values = at.isfinite(), self.eigenvalues.clamp(min=0)[None]
+        gain = values.new_empty(len(at), len(self.eigenvalues))
+        steps = at[finite, None]
+        if learning_rate is None:
+            z = steps * values / self.samples
+            gain[finite] = steps / self.samples * torch.where(z < 1e-12, 1 - z / 2, -torch.expm1(-z) / z.clamp(1e-12))
+        else:
+            gain[finite] = _geometric(learning_rate * values / self.samples, (steps / learning_rate).round())
+            gain[finite] *= learning_rate / self.samples
+        if not bool(finite.all()):
+            if learning_rate is not None and learning_rate >= self.largest_learning_rate():
+                raise ValueError(unstable(self, learning_rate))
+            gain[~finite] = self._inverse(jitter)
+        return gain
+
+    def learning_curve(self, times: Times, learning_rate: float | None = None) -> Tensor:
+        """(T, n) expected squared error in each direction, E |v_i . (f_t - y)|^2; its sum is 2 P times the loss (equation 54)."""
+        return self.start * self.decay(times, learning_rate).square()
+
+    def loss(self, times: Times, learning_rate: float | None = None) -> Tensor:
+        """(T,) expected squared loss (1/P) sum |f - y|^2 / 2."""
+        return self.learning_curve(times, learning_rate).sum(1) / (2 * self.samples)
+
+    def squared_norm(self, time: float = math.inf, learning_rate: float | None = None, jitter: float = 0.0) -> float:
+        """|f_t - f0|^2 in the kernel's space, from f0 = 0; y^T K^-1 y at t = inf, where a singular K needs a jitter (equation 57)."""
+        gain = self.gain([time], learning_rate, jitter)[0]
+        return float((self.targets.square().sum(1) * gain.square() * self.eigenvalues.clamp(min=0)).sum())
+
+    def complexity(self, time: float = math.inf, learning_rate: float | None = None, jitter: float = 0.0) -> float:
+        """sqrt(2 |f_t|^2 / P), at t = inf sqrt(2 y^T K^-1 y / P) (equation 57).
+
+        Arora et al. 2019 bound the population loss of a wide trained network by this plus O(sqrt(log(P / (lambda_min delta)) / P)), for
+        inputs of norm 1, |y| <= 1 and the kernel of the input weights, of trace P/2. It changes with the units of K; `bound` does not.
+        """
+        return math.sqrt(2 * self.squared_norm(time, learning_rate, jitter) / self.samples)
+
+    def bound(
+        self, delta: float = 0.05, time: float = math.inf, learning_rate: float | None = None, jitter: float = 0.0
+    ) -> float:
+        """2 B sqrt(tr K) / P + 3 sqrt(log(2 / delta) / (2 P)), B^2 = |f_t|^2: generalisation gap of any kernel (equation 57).
+
+        With probability 1 - delta the population value of a 1-Lipschitz loss in [0, 1] exceeds its training mean by less, for all
+        functions of norm at most B, with B fixed beforehand; one output. With tr K = P/2 the first term is `complexity`.
+        """
+        if not 0 < delta < 1:
+            raise ValueError(f"delta must lie between 0 and 1: received {delta!r}; give e.g. delta=0.05")
+        trace, p = float(self.eigenvalues.clamp(min=0).sum()), self.samples
+        norm = self.squared_norm(time, learning_rate, jitter)
+        return 2 * math.sqrt(norm * trace) / p + 3 * math.sqrt(math.log(2 / delta) / (2 * p))
+
+    def _inverse(self, jitter: float) -> Tensor:
+        """(n,) 1 / (lambda + jitter mean(lambda)); ValueError with the smallest eigenvalue and the remedy for a singular kernel"""
+        if checks.positive("jitter", jitter, zero=True) == 0 and bool(self.singular[-1]):
+            raise ValueError(
+                "the kernel on the training samples is numerically singular: smallest eigenvalue "
+                f"{float(self.eigenvalues[-1]):.3g}, largest {float(self.eigenvalues[0]):.3g}, {int(self.singular.sum())} of "
+                f"{len(self.eigenvalues)} are zero to rounding; remove duplicated samples, take a finite time (which needs no inverse), "
+                "or give jitter=1e-6 (times the mean eigenvalue)"
+            )
+        values = self.eigenvalues.clamp(min=0)
+        return 1 / (values + jitter * values.mean())
+
+
+def spectrum(
+    kernel: Tensor,
+    y: Tensor,
+    f0: Tensor | None = None,
+    covariance: Tensor | None = None,
+    precision: float | None = None,
+) -> KernelSpectrum:
+    """The eigen-directions of a kernel (P, P) or (P, C, P, C), e.g. `solution.tangent_kernel(0)`, for targets y (P, C).
+
+    f0: outputs at time 0, or their mean (None: 0); covariance (P, P): of each random output at time 0, which adds C v^T Sigma v to the
+    error that is expected in the direction v. precision: the kernel's relative rounding, None takes that of its dtype. Time O(P^3),
+    memory O(P^2). ValueError for a kernel of wrong shape, that is not symmetric or has negative eigenvalues beyond rounding.
+    """
+    y = checks.matrix("y", y, vector_is_column=True)
+    precision = rounding(kernel) if precision is None else precision
+    gram = gram_matrix(kernel, y.shape[0], y.shape[1])
+    f0 = torch.zeros_like(y) if f0 is None else checks.matrix("f0", f0, vector_is_column=True)
+    if f0.shape != y.shape:
+        raise ValueError(f"f0 must have the shape of y, {tuple(y.shape)}: received {tuple(f0.shape)}")
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0), vectors.flip(1)
+    if float(values[-1]) < -math.sqrt(precision) * float(values.abs().max()):
+        raise ValueError(
+            f"the kernel is not positive semi-definite: smallest eigenvalue {float(values[-1]):.3g}, largest {float(values[0]):.3g}; "
+            "a tangent kernel is a Gram matrix"
+        )
+    rows = len(gram)
+    start = (vectors.T @ (f0 - y).reshape(rows, -1)).square().sum(1)
+    if covariance is not None:
+        sigma = gram_matrix(covariance, len(y), 1, "the covariance of f0")
+        own = sigma if rows == len(y) else torch.kron(sigma, torch.eye(y.shape[1], dtype=sigma.dtype))
+        start = start + (y.numel() // rows) * (vectors * (own @ vectors)).sum(0)
+    return KernelSpectrum(values, vectors, vectors.T @ y.reshape(rows, -1), start, len(y), precision)
+
+
+def gram_matrix(kernel: Tensor, samples: int, outputs: int, name: str = "the kernel") -> Tensor:
+    """The kernel as a symmetric float64 matrix, (P, P) or (P C, P C); ValueError for another shape, NaN, or an asymmetric kernel."""
+    shape, full = tuple(kernel.shape), (samples, outputs, samples, outputs)
+    if shape not in {(samples, samples), full}:
+        either = f" or {full}" if outputs > 1 else ""
+        raise ValueError(f"{name} must have shape {(samples, samples)}{either}: received {shape}")
+    rows = samples if kernel.ndim == 2 else samples * outputs
+    gram = kernel.detach().to(device="cpu", dtype=torch.float64).reshape(rows, rows)
+    if not bool(torch.isfinite(gram).all()):
+        raise ValueError(f"{name} holds NaN or infinity: check the data it was computed from")
+    apart, size = float((gram - gram.T).abs().max()), float(gram.abs().max())
+    if apart > math.sqrt(rounding(kernel)) * size:
+        raise ValueError(
+            f"{name} is not symmetric: entries differ from their mirror images by up to {apart:.3g} (largest entry {size:.3g}); "
+            "give K(x, x) with the same samples in rows and columns"
+        )
+    return (gram + gram.T) / 2
+
+
+def rounding(kernel: Tensor) -> float:
+    """Relative precision of a tensor's numbers"""
+    return torch.finfo(kernel.dtype if kernel.is_floating_point() else torch.float64).eps
+
+
+def unstable(found: KernelSpectrum, learning_rate: float, momentum: float = 0.0) -> str:
+    """What to tell about descent beyond the edge of stability (equation 55)."""
+    return (
+        f"gradient descent diverges: learning_rate={learning_rate:g} exceeds 2 (1 + momentum) P / lambda_max = "
+        f"{found.largest_learning_rate(momentum):.4g} of this kernel (lambda_max {float(found.eigenvalues[0]):.4g}, P {found.samples}); "
+        "take a smaller one, or optimiser='gradient_flow'"
+    )
+
+
+def _times(times: Times, learning_rate: float | None) -> Tensor:
+    """(T,) float64, non-negative; multiples of the learning rate if there is one"""
+    at = torch.as_tensor(times, dtype=torch.float64)
+    if at.ndim != 1 or not len(at) or bool((at.isnan() | (at < 0)).any()):
+        raise ValueError(f"times must be a non-empty list of non-negative training times eta k: received {times!r}")
+    if learning_rate is not None:
+        steps = at[at.isfinite()] / checks.positive("learning_rate", learning_rate)
+        wrong = (steps - steps.round()).abs() > 1e-6 * steps.clamp(min=1)
+        if bool(wrong.any()):
+            raise ValueError(
+                f"descent has outputs at multiples of the learning rate {learning_rate:g} only: received the time "
+                f"{float(steps[wrong][0] * learning_rate):g}; take multiples, or gradient flow"
+            )
+    return at
+
+
+def _geometric(u: Tensor, k: Tensor) -> Tensor:
+    """sum_{j<k} (1 - u)^j, exact for small u; u (1, n), k (T, 1)"""
+    small = u.clamp(1e-300, 0.5)
+    return torch.where(u > 0.5, (1 - (1 - u) ** k) / u.clamp(min=0.5), -torch.expm1(k * torch.log1p(-small)) / small)

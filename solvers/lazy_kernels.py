@@ -1,0 +1,116 @@
+"""What a lazy limit starts from: the kernel between all samples and the training samples, and the covariance of f0 (equation 51)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.dense_kernels import nngp_and_ntk
+from meanfield.problem import Problem
+from meanfield.scaling import Scaling
+from meanfield.scaling_plane import initial_exponent
+from meanfield.spectrum import KernelSpectrum, gram_matrix, rounding, spectrum
+
+Kernel = Literal["analytic"]
+_EQUAL = 1e-9  # exponents such as -0.1 - 0.4 must count as -1/2
+
+
+@dataclass(frozen=True, eq=False)
+class LazyKernels:
+    """ntk (Q B, P B), Q = P + P_test: B = 1 when outputs do not mix, else C; covariance (Q, Q) of each output of f0, None for f0 = 0."""
+
+    ntk: Tensor
+    covariance: Tensor | None
+    samples: int
+    precision: float = torch.finfo(torch.float64).eps
+
+    def training(self) -> Tensor:
+        """(P B, P B)"""
+        return self.ntk[: self.ntk.shape[1]]
+
+    def spectrum(self, y: Tensor, f0: Tensor | None = None, covariance: Tensor | None = None) -> KernelSpectrum:
+        p, c = y.shape
+        kernel = self.training()
+        return spectrum(kernel if len(kernel) == p else kernel.reshape(p, c, p, c), y, f0, covariance, self.precision)
+
+
+def lazy_kernels(problem: Problem, kernel: Kernel | Tensor, random: bool) -> LazyKernels:
+    """The kernels of a problem that has a lazy limit; ValueError otherwise, and for a given kernel that does not fit.
+
+    kernel: "analytic" or a given one between all samples, [x; x_test] in this order, (Q, Q) or (Q, C, Q, C). random: whether the
+    covariance of f0 is needed; it is None in scalings in which f0 vanishes.
+    """
+    check_lazy(problem)
+    x, p = all_samples(problem), problem.data.samples
+    random = random and has_random_start(problem.scaling)
+    checks.memory(
+        "the kernels", 8.0 * len(x) * (4 * p + random * 4 * len(x)), "take fewer samples; FiniteWidth needs no kernel"
+    )
+    if not isinstance(kernel, Tensor):
+        checks.lookup("kernel", kernel, {"analytic": None})
+        return LazyKernels(*_analytic(problem, x, random), p)
+    given = gram_matrix(kernel, len(x), problem.data.outputs, "the given kernel, over training and test samples,")
+    ntk = given[:, : p * (len(given) // len(x))]
+    return LazyKernels(ntk, _analytic(problem, x, random)[1] if random else None, p, rounding(kernel))
+
+
+def _analytic(problem: Problem, x: Tensor, random: bool) -> tuple[Tensor, Tensor | None]:
+    """K (Q, P) and the covariance of f0 (Q, Q) (equation 43)"""
+    scaling, network, p = problem.scaling, problem.network, problem.data.samples
+    if scaling.frozen != "none":  # its covariance is that of the exponents of ntk(), and the kernel is the same
+        scaling = replace(scaling, q_sigma=-0.5, q_a=0.0, q_w=0.0, frozen="none")
+    if random:
+        nngp, ntk = nngp_and_ntk(network, scaling, x)
+        return ntk[:, :p], nngp
+    own = nngp_and_ntk(network, scaling, x[:p])[1]
+    return own if len(x) == p else torch.cat([own, nngp_and_ntk(network, scaling, x[p:], x[:p])[1]]), None
+
+
+def all_samples(problem: Problem) -> Tensor:
+    """(Q, D) the training samples, then the test samples"""
+    data = problem.data
+    return data.x if data.x_test is None else torch.cat([data.x, data.x_test])
+
+
+def has_random_start(scaling: Scaling) -> bool:
+    """Whether f0 stays random at infinite width"""
+    return initial_exponent(scaling) > -_EQUAL
+
+
+def check_lazy(problem: Problem) -> None:
+    """ValueError for a problem without a lazy limit, naming the solver that takes it (equations 51 and 58)."""
+    scaling, training = problem.scaling, problem.training
+    on_line = all(abs(q + 1 + 2 * scaling.q_sigma) < _EQUAL for q in (scaling.q_a, scaling.q_w))
+    if not on_line or not -1 - _EQUAL < scaling.q_sigma < -0.5 + _EQUAL:
+        raise ValueError(
+            f"the scaling {scaling.name!r} (q_sigma={scaling.q_sigma:g}, q_a={scaling.q_a:g}, q_w={scaling.q_w:g}) has no lazy limit "
+            "with a finite kernel, which needs q_a = q_w = -1 - 2 q_sigma and -1 <= q_sigma <= -1/2: take ntk(), mean_field(gamma0) "
+            "with a small gamma0, or solve the finite network with FiniteWidth"
+        )
+    if training.weight_decay:
+        raise ValueError(
+            f"weight_decay={training.weight_decay:g} shrinks every weight by a finite factor, so the kernel does not stay constant: "
+            "leave it out, or take CausalDMFT (mean field) or FiniteWidth"
+        )
+
+
+def draw(covariance: Tensor, train: int, outputs: int, seed: int) -> Tensor:
+    """(Q, C) independent draws of GP(0, covariance); the training samples' do not depend on the test samples (equation 51)."""
+    generator = torch.Generator().manual_seed(seed)
+    own, across, test = covariance[:train, :train], covariance[train:, :train], covariance[train:, train:]
+    values, vectors = torch.linalg.eigh(own)
+    z = torch.randn(train, outputs, generator=generator, dtype=torch.float64)
+    f = vectors @ (values.clamp(min=0).sqrt()[:, None] * (vectors.T @ z))
+    if len(covariance) == train:
+        return f
+    keep = values > 1e-12 * values[-1].clamp(min=math.ulp(0.0))
+    regression = (across @ vectors[:, keep]) / values[keep].sqrt()  # (P_test, rank), of the directions' unit Gaussians
+    left, directions = torch.linalg.eigh(test - regression @ regression.T)
+    fresh = torch.randn(len(test), outputs, generator=generator, dtype=torch.float64)
+    conditional = directions @ (left.clamp(min=0).sqrt()[:, None] * (directions.T @ fresh))
+    return torch.cat([f, regression @ (vectors[:, keep].T @ z) + conditional])

@@ -1,0 +1,83 @@
+"""lazy_prediction: mean and covariance of lazy networks over their random start, at any time, in closed form (equations 52 and 53)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.prediction import LazyPrediction
+from meanfield.problem import Problem
+from meanfield.spectrum import gram_matrix, unstable
+from solvers.lazy_kernels import Kernel, all_samples, lazy_kernels
+from solvers.tangent_kernel import statistics
+
+
+def lazy_prediction(
+    problem: Problem,
+    times: Tensor | Sequence[float] | None = None,
+    kernel: Kernel | Tensor = "analytic",
+    covariance: Tensor | None = None,
+    jitter: float = 0.0,
+) -> LazyPrediction:
+    """Mean and covariance of f_t over f0 ~ GP(0, NNGP), train and test jointly, for the squared loss.
+
+    times: training times eta k, math.inf for the end; None is the problem's grid. kernel: as in TangentKernelLimit, one that does not
+    mix outputs. covariance (Q, Q): of f0 over [x; x_test]; None is the analytic one, zero in the mean-field scaling. jitter, in units of
+    the mean eigenvalue, is added to the kernel where it is inverted, at t = inf alone. Memory O(T Q^2). ValueError for other losses, for
+    a kernel that is singular at t = inf without a jitter, and for descent that diverges.
+    """
+    _check(problem, jitter)
+    q, p = len(all_samples(problem)), problem.data.samples
+    at = torch.as_tensor(problem.training.times if times is None else times, dtype=torch.float64)
+    checks.memory("the covariances", 8.0 * len(at) * q * q, "give fewer times, e.g. times=[problem.training.times[-1]]")
+    kernels = lazy_kernels(problem, kernel, covariance is None)
+    if len(kernels.ntk) != q:
+        raise ValueError(
+            f"the kernel mixes outputs (shape {tuple(kernel.shape) if isinstance(kernel, Tensor) else None}): give a (Q, Q) one, "
+            "or take TangentKernelLimit, which follows single draws with any kernel"
+        )
+    sigma = kernels.covariance
+    if covariance is not None:
+        sigma = gram_matrix(covariance, q, 1, "the given covariance, over training and test samples,")
+    y = problem.data.y
+    found = kernels.spectrum(y, None, None if sigma is None else sigma[:p, :p])
+    rate = problem.training.learning_rate if problem.training.optimiser == "gradient_descent" else None
+    if rate is not None and rate > found.largest_learning_rate():
+        raise ValueError(unstable(found, rate))
+    across = kernels.ntk @ found.eigenvectors  # (Q, P)
+    mean, spread = [], []
+    for gain in found.gain(at, rate, jitter):
+        learned = (across * gain) @ found.eigenvectors.T  # (Q, P), f_t = f_0 + learned (y - f_0)
+        mean.append(learned @ y)
+        spread.append(_spread(learned, sigma))
+    joint = torch.stack(mean)
+    test = None if q == p else joint[:, p:]
+    used = checks.positive("jitter", jitter, zero=True) if bool(at.isinf().any()) else 0.0
+    return LazyPrediction(problem, at, joint[:, :p], test, torch.stack(spread), statistics(found, used))
+
+
+def _spread(learned: Tensor, sigma: Tensor | None) -> Tensor:
+    """(Q, Q) A Sigma A^T with A = 1 - learned acting on the training samples (equation 53)"""
+    q, p = learned.shape
+    if sigma is None:
+        return learned.new_zeros(q, q)
+    a = torch.eye(q, dtype=learned.dtype)
+    a[:, :p] -= learned
+    return a @ sigma @ a.T
+
+
+def _check(problem: Problem, jitter: float) -> None:
+    checks.positive("jitter", jitter, zero=True)
+    if problem.loss_function.name != "squared":
+        raise ValueError(
+            f"mean and covariance are known in closed form for the squared loss: received {problem.loss_function.name!r}; take draws, "
+            "TangentKernelLimit().ensemble(problem, seeds=256)"
+        )
+    if not problem.training.plain:
+        raise ValueError(
+            "lazy_prediction follows plain full-batch training: leave out momentum, weight_decay and batch_size, or take "
+            "TangentKernelLimit, which steps through them"
+        )

@@ -1,0 +1,218 @@
+"""TangentKernelLimit: the lazy limit, in which the tangent kernel stays as it started (equations 51, 52, 55 and 58)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.problem import Problem
+from meanfield.solution import Solution, Status
+from meanfield.spectrum import KernelSpectrum, unstable
+from solvers.evolve import (
+    Advance,
+    State,
+    Trajectory,
+    conclude,
+    earlier,
+    evolve,
+    kept_momentum,
+    settings,
+    snapshot_steps,
+)
+from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draw, has_random_start, lazy_kernels
+
+
+@dataclass(frozen=True)
+class TangentKernelLimit:
+    """Solves lazy problems of any depth and loss: `TangentKernelLimit()(problem) -> Solution`, df/dt = K Delta / P with K constant.
+
+    In the NTK scaling this is the limit of infinite width, in mean_field(gamma0) that of gamma0 -> 0 after it, with remainder gamma0^2:
+    whoever asks for it there decides that gamma0 is small. kernel: "analytic", or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C).
+    initial: "draw" (f0 of one network, GP(0, NNGP) by `seed`; zero in the mean-field scaling), "mean" (f0 = 0), or f0 (Q, C), e.g. a
+    real network's. No step inverts the kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems
+    without such a limit, and for descent that must diverge; `raise_on_failure=False` lets it. rtol: of gradient flow, if the loss is not
+    squared; None takes 1e-9 (float32: 1e-6).
+    """
+
+    kernel: Kernel | Tensor = "analytic"
+    initial: Literal["draw", "mean"] | Tensor = "draw"
+    seed: int = 0
+    dtype: str = "float64"
+    device: str = "cpu"
+    snapshots: Sequence[int] = (0, -1)
+    rtol: float | None = None
+    progress: bool | None = None
+    raise_on_failure: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
+        object.__setattr__(self, "device", checks.device(self.device))
+        object.__setattr__(self, "snapshots", tuple(self.snapshots))
+        checks.integer("seed", self.seed, 0)
+        if not isinstance(self.kernel, Tensor):
+            checks.lookup("kernel", self.kernel, {"analytic": None})
+        if not isinstance(self.initial, Tensor):
+            checks.lookup("initial", self.initial, dict.fromkeys(("draw", "mean")))
+        if self.rtol is not None:
+            checks.positive("rtol", self.rtol)
+
+    def __call__(self, problem: Problem) -> Solution:
+        return self.ensemble(problem, (self.seed,))[0]
+
+    def ensemble(self, problem: Problem, seeds: int | Sequence[int] = 16) -> list[Solution]:
+        """One solution per draw of f0, all advanced at once; a number n means the seeds 0..n-1."""
+        chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+        self.check(problem)
+        kernels = lazy_kernels(problem, self.kernel, random=isinstance(self.initial, str) and self.initial == "draw")
+        start = torch.stack([self._start(problem, kernels, seed) for seed in chosen])
+        return self._run(problem, kernels, start, chosen, None)
+
+    def resume(self, solution: Solution, steps: int) -> Solution:
+        """The solution continued for `steps` more steps; equal to an uninterrupted run."""
+        solver = replace(self, seed=solution.solver.get("seed", 0))
+        problem = earlier(solver, solution, steps)
+        kernels = lazy_kernels(problem, self.kernel, random=False)
+        return solver._run(problem, kernels, solution.state["f"][None].clone(), (solver.seed,), solution)[0]
+
+    def check(self, problem: Problem) -> None:
+        """ValueError, before any work, for a problem without such a limit."""
+        check_lazy(problem)
+        snapshot_steps(self.snapshots, problem.training.steps)
+        expected = (len(all_samples(problem)), problem.data.outputs)
+        if isinstance(self.initial, Tensor) and tuple(self.initial.shape) != expected:
+            raise ValueError(
+                f"initial must hold f0 at the training and test samples, shape {expected}: received {tuple(self.initial.shape)}"
+            )
+
+    def _start(self, problem: Problem, kernels: LazyKernels, seed: int) -> Tensor:
+        """(Q, C) f0"""
+        if isinstance(self.initial, Tensor):
+            return checks.matrix("initial", self.initial)
+        if self.initial == "mean" or not has_random_start(problem.scaling):
+            return torch.zeros(len(all_samples(problem)), problem.data.outputs, dtype=torch.float64)
+        assert kernels.covariance is not None
+        return draw(kernels.covariance, problem.data.samples, problem.data.outputs, seed)
+
+    def _run(
+        self, problem: Problem, kernels: LazyKernels, f: Tensor, seeds: Sequence[int], previous: Solution | None
+    ) -> list[Solution]:
+        """From f (E, Q, C), one start for each seed"""
+        found = kernels.spectrum(problem.data.y, f[0, : kernels.samples])
+        self._must_be_stable(problem, found)
+        method, steps = _Linear(problem, kernels, self), snapshot_steps(self.snapshots, problem.training.steps)
+        run = evolve(
+            method,
+            (f.to(method.ntk),),
+            problem.training,
+            first=previous.steps if previous else 0,
+            snapshots=steps,
+            rtol=self.rtol or (1e-6 if self.dtype == "float32" else 1e-9),
+            progress=self.progress,
+            label=f"lazy limit of {kernels.samples} samples",
+            momentum=tuple(v[None] for v in kept_momentum(previous, ("f",), method.ntk)),
+            advance=method.exact(found),
+        )
+        run.stats["seconds"] /= len(seeds)
+        run.stats |= statistics(found)
+        known = set(run.captured) | set(previous.snapshots if previous else ())
+        recorded = tuple(step for step in steps if step in known)
+        f, f_test = run.history(previous)
+        if previous is not None:  # which has lost its axis of seeds
+            f, f_test = f[:, None], None if f_test is None else f_test[:, None]
+        solutions = [
+            Solution(
+                problem=problem,
+                solver=settings(replace(self, seed=seed)),
+                f=f[:, e],
+                f_test=None if f_test is None else f_test[:, e],
+                state=_state(run, e),
+                status=run.status,
+                snapshots=recorded,
+                tangent_kernels=method.tangent_kernels(len(recorded)) if recorded else None,
+                stats=dict(run.stats),
+            )
+            for e, seed in enumerate(seeds)
+        ]
+        conclude(solutions, self.raise_on_failure)
+        return solutions
+
+    def _must_be_stable(self, problem: Problem, found: KernelSpectrum) -> None:
+        """ValueError for full-batch descent on the squared loss beyond the edge of stability (equation 55)"""
+        training, squared = problem.training, problem.loss_function.name == "squared"
+        steady = squared and training.optimiser == "gradient_descent" and training.batch_size is None
+        beyond = training.learning_rate > found.largest_learning_rate(training.momentum)
+        if steady and beyond and self.raise_on_failure:
+            raise ValueError(unstable(found, training.learning_rate, training.momentum))
+
+
+class _Linear:
+    """Outputs and velocity of functions; the state is f (E, Q, C) over training and test samples, one for each of E starts."""
+
+    def __init__(self, problem: Problem, kernels: LazyKernels, solver: TangentKernelLimit) -> None:
+        self.problem, self.train = problem, problem.data.samples
+        self.ntk = kernels.ntk.to(device=solver.device, dtype=checks.DTYPES[solver.dtype])  # (Q B, P B)
+        self.y = problem.data.y.to(self.ntk)
+
+    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
+        f = state[0].clone()  # the state is advanced in place
+        return f[:, : self.train], f[:, self.train :] if f.shape[1] > self.train else None
+
+    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+        """K Delta / P (equation 51)"""
+        delta = self.problem.loss_function.delta(f, self.y)
+        if weights is not None:
+            delta = delta * weights[:, None]
+        return (self._apply(self.ntk, delta).div_(self.train).reshape(state[0].shape),)
+
+    def capture(self, state: State) -> None:
+        """The kernel is constant"""
+
+    def exact(self, found: KernelSpectrum) -> Advance | None:
+        """Gradient flow of the squared loss over one interval, in closed form (equation 52); None where the loop's own way serves."""
+        training = self.problem.training
+        if training.optimiser != "gradient_flow" or self.problem.loss_function.name != "squared":
+            return None
+        gain = found.gain([training.learning_rate])[0]
+        vectors = found.eigenvectors
+        propagator = (self.ntk.double().cpu() @ (vectors * gain) @ vectors.T).to(self.ntk)  # (Q B, P B)
+
+        def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
+            del weights
+            return (state[0] + self._apply(propagator, self.y - f).reshape(state[0].shape),)
+
+        return advance
+
+    def tangent_kernels(self, count: int) -> Tensor:
+        """(count, P, C, P, C), one kernel seen `count` times"""
+        p, c = self.y.shape
+        kernel = self.ntk[: self.ntk.shape[1]].cpu()
+        if len(kernel) == p:
+            kernel = kernel[:, None, :, None] * torch.eye(c).to(kernel)[None, :, None, :]
+        return kernel.reshape(1, p, c, p, c).expand(count, -1, -1, -1, -1)
+
+    def _apply(self, matrix: Tensor, f: Tensor) -> Tensor:
+        return matrix @ f.reshape(len(f), matrix.shape[1], -1)
+
+
+def _state(run: Trajectory, e: int) -> dict[str, Tensor]:
+    """What the e-th solution goes on from"""
+    if run.status is Status.NON_FINITE:
+        return {}
+    named = zip(("f", "momentum_f"), (*run.state, *run.momentum), strict=False)
+    return {name: tensor[e].cpu() for name, tensor in named}
+
+
+def statistics(found: KernelSpectrum, jitter: float = 0.0) -> dict[str, float]:
+    """What a solution reports of its kernel"""
+    return {
+        "jitter": jitter,
+        "smallest_eigenvalue": float(found.eigenvalues[-1]),
+        "largest_eigenvalue": float(found.eigenvalues[0]),
+        "condition_number": found.condition_number,
+        "remaining_error": found.remaining_error,
+    }
