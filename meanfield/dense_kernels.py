@@ -1,0 +1,197 @@
+"""NNGP and tangent kernel of fully connected networks at infinite width, tile by tile over the data (equations 41 to 45)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.gaussian_averages import gaussian_averages
+from meanfield.parameterization import KernelWeights, Standard, kernel_weights
+from meanfield.problem import Network
+from meanfield.relu_angles import ReluLayers
+from meanfield.scaling import Scaling
+
+BLOCK = 256  # samples: the handful of tiles in use stays in a processor's cache
+PANEL = 256  # rows of a matrix product, whatever the block, so that no result depends on it
+
+
+def nngp_and_ntk(
+    network: Network, scaling: Scaling | Standard, x: Any, x2: Any = None, *, block: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The covariance of f_0 and the tangent kernel K of the infinite network, between x (P, D) and x2 (P2, D), default x.
+
+    nngp (P, P2) is lim Cov f_0, readout and its bias included: weight_std^2 Phi^L + bias_std^2 with `ntk()` and the standard
+    parameterizations, and 0 in the mean-field scaling, whose networks start at f_0 = 0. ntk (P, P2) is K(0) in df/dt = K Delta / P, the
+    same for `ntk()` and every `mean_field(gamma0)` (equation 43). For C outputs both stand in front of the identity between outputs.
+    The dtype of x, float32 or float64, is that of the result; the arithmetic is float64. Diagonals are exact, and both matrices exactly
+    symmetric, for x2 = None. `block` is the edge of a tile of work: it changes memory, 10 tiles beside the results, and no digit
+    (activations without a closed form have tiles of a fixed size).
+
+    ValueError for inputs that are no finite matrix, for x of zero norm where f(x) = 0 in every network, and for scalings without a
+    tangent kernel at infinite width; MemoryError before allocation.
+    """
+    first, dtype = _inputs("x", x)
+    second = first if x2 is None else _inputs("x2", x2)[0]
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"x and x2 differ in dimension: received shapes {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    weights = kernel_weights(network, scaling, first.shape[1])
+    for name, points in (("x", first), ("x2", second)):
+        _no_zero_norm(network, name, points)
+    n, m, block = len(first), len(second), BLOCK if block is None else checks.integer("block", block, 1)
+    checks.memory(
+        f"the kernels between {n} and {m} points",
+        2.0 * n * m * dtype.itemsize + 8.0 * PANEL * m + 80.0 * min(block, n) * min(block, m),
+        "call nngp_and_ntk for fewer rows of x at a time, nngp_and_ntk(network, scaling, x[i:j], x2), or give float32",
+    )
+    z = network.inputs(first)
+    z2 = z if x2 is None else network.inputs(second)
+    closed = gaussian_averages(network.nonlinearity).exact
+    block = block if closed else PANEL  # the products within a table round by their shapes
+    layers = ReluLayers if closed and network.nonlinearity.name == "relu" else _Layers
+    return _tiles(layers(network, weights, z, z2), n, m, x2 is None, block, z.new_empty(0, dtype=dtype))
+
+
+def _tiles(
+    layers: _Layers | ReluLayers, n: int, m: int, symmetric: bool, block: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both kernels, tile by tile; of symmetric ones the upper triangle is computed."""
+    kernels = (like.new_empty(n, m), like.new_empty(n, m))
+    for top in range(0, n, PANEL):
+        left, bottom = top if symmetric else 0, min(top + PANEL, n)
+        panel = layers.panel(slice(top, bottom), slice(left, m))
+        for i in range(top, bottom, block):
+            rows = slice(i, min(i + block, bottom))
+            others = [(i, rows.stop)] if symmetric else []
+            others += [(j, min(j + block, m)) for j in range(rows.stop if symmetric else 0, m, block)]
+            for columns in (slice(*ends) for ends in others):
+                start = panel[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                for kernel, tile in zip(kernels, layers(rows, columns, start), strict=True):
+                    if symmetric and columns == rows:
+                        kernel[rows, columns] = tile.triu() + tile.triu(1).T
+                        continue
+                    kernel[rows, columns] = tile
+                    if symmetric:
+                        kernel[columns, rows] = tile.T.contiguous()
+    if symmetric:
+        for kernel, exact in zip(kernels, layers.diagonal(), strict=True):
+            kernel.diagonal().copy_(exact)
+    return kernels
+
+
+class _Layers:
+    """The recursion of equation 43 on tiles of covariances, for any activation."""
+
+    def __init__(self, network: Network, weights: KernelWeights, z: Tensor, z2: Tensor) -> None:
+        self.network, self.weights, self.averages = network, weights, gaussian_averages(network.nonlinearity)
+        self.z, self.z2 = z, z2
+        self.p = self._variances(_norms2(z))
+        self.q = self.p if z is z2 else self._variances(_norms2(z2))
+        pairs = len(z) * len(z2) // (2 if z is z2 else 1)
+        self.pair = [self.averages.prepare(p, q, pairs) for p, q in zip(self.p, self.q, strict=True)]
+
+    def panel(self, rows: slice, columns: slice) -> Tensor:
+        """Covariances of the first layer"""
+        return self.z[rows] @ self.z2[columns].T
+
+    def __call__(self, rows: slice, columns: slice, c: Tensor) -> tuple[Tensor, Tensor]:
+        def averages(l: int, c: Tensor) -> tuple[Tensor, Tensor]:
+            return self.pair[l](self.p[l][rows], self.q[l][columns], c)
+
+        return recursion(self.network, self.weights, averages, c.contiguous())
+
+    def diagonal(self) -> tuple[Tensor, Tensor]:
+        """The kernels of each point with itself, from its variances alone"""
+        return recursion(self.network, self.weights, lambda l, c: self.averages.single(c), self.p[0])
+
+    def _variances(self, p: Tensor) -> list[Tensor]:
+        """Variances of h^1 .. h^L"""
+        kept, add = [p], branch(self.network)
+        for _ in range(1, self.network.depth):
+            new = add * (self.network.weight_std**2 * self.averages.single(kept[-1])[0] + self.network.bias_std**2)
+            kept.append(new if self.network.residual is None else kept[-1] + new)
+        return kept
+
+
+def branch(network: Network) -> float:
+    """The square of what multiplies a new layer: beta^2 / L with residual branches, else 1"""
+    return 1.0 if network.residual is None else network.residual**2 / network.depth
+
+
+def recursion(network: Network, weights: KernelWeights, averages: Any, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Equation 43 from Sigma^1 = c; `averages(l, c)` gives <phi phi> and <phi' phi'> of layer l + 1."""
+    std2, bias2, add = network.weight_std**2, network.bias_std**2, branch(network)
+    feature, bias = weights.layers[0]
+    theta = (c - bias2) * (feature / std2) + bias
+    for l in range(network.depth - 1):
+        phi, slope = averages(l, c)
+        feature, bias = weights.layers[l + 1]
+        sigma, below = add * (std2 * phi + bias2), add * (feature * phi + bias + std2 * slope * theta)
+        c, theta = (sigma, below) if network.residual is None else (c + sigma, theta + below)
+    phi, slope = averages(network.depth - 1, c)
+    feature, bias = weights.layers[-1]
+    prior = weights.prior * (std2 * phi + bias2)
+    return prior, weights.readout * (feature * phi + bias) + weights.hidden * std2 * slope * theta
+
+
+def check_gram(kernel: Tensor, name: str = "kernel", jitter: float = 0.0) -> Tensor:
+    """`kernel` + jitter * mean diagonal * identity (P, P), if it can be inverted safely in its precision; jitter is stated, never silent.
+
+    ValueError with the smallest eigenvalue and the remedy if that is below P eps times the largest; with the rows if points coincide.
+    """
+    jitter = checks.positive("jitter", jitter, zero=True)
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(f"{name} must be a square matrix: received shape {tuple(kernel.shape)}")
+    checks.matrix(name, kernel)
+    scale = float(kernel.diagonal().double().mean())
+    gram = kernel + jitter * scale * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    values = torch.linalg.eigvalsh(gram.double())
+    threshold = len(gram) * torch.finfo(kernel.dtype).eps * float(values[-1])
+    if float(values[0]) <= threshold:
+        needed = (threshold - min(float(values[0]), 0.0)) / max(scale, torch.finfo(torch.float64).tiny)
+        advice = 10.0 ** math.ceil(math.log10(max(needed, 1e-300)) + 1)
+        raise ValueError(
+            f"{name} is numerically singular: its smallest eigenvalue is {float(values[0]):.3g}, the largest {float(values[-1]):.3g}, "
+            f"and below {threshold:.1e} an inverse is rounding error{_duplicates(kernel)}; remove such points, or give "
+            f"jitter={jitter + advice:.0e} (times the mean diagonal {scale:.3g})"
+        )
+    return gram
+
+
+def _duplicates(kernel: Tensor) -> str:
+    """Names two points that the kernel cannot tell apart, if there are any"""
+    diagonal = kernel.diagonal()
+    apart = diagonal[:, None] + diagonal - 2 * kernel
+    apart.fill_diagonal_(math.inf)
+    flat = int(apart.argmin())
+    i, j = divmod(flat, len(kernel))
+    if len(kernel) < 2 or float(apart[i, j]) > 16 * torch.finfo(kernel.dtype).eps * float(diagonal[i] + diagonal[j]):
+        return ""
+    return f"; the points {min(i, j)} and {max(i, j)} are duplicates"
+
+
+def _inputs(name: str, x: Any) -> tuple[Tensor, torch.dtype]:
+    """Checked float64 points on their own device, and the dtype of the result"""
+    given = torch.as_tensor(x) if isinstance(x, Tensor) or hasattr(x, "__array__") else None
+    points = checks.matrix(name, x)
+    device = given.device if given is not None else points.device
+    return points.to(device), torch.float32 if given is not None and given.dtype == torch.float32 else torch.float64
+
+
+def _no_zero_norm(network: Network, name: str, points: Tensor) -> None:
+    dead = (points == 0).all(1)
+    if network.bias_std or not bool(dead.any()) or float(network.nonlinearity(points.new_zeros(1))) != 0:
+        return
+    raise ValueError(
+        f"{name} holds {int(dead.sum())} row(s) of zero norm, the first at {int(dead.nonzero()[0])}: without biases f(0) = 0 in every "
+        "network, so the kernel's row is zero and the Gram matrix singular; remove them or give Network(bias_std=..) above 0"
+    )
+
+
+def _norms2(z: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(z, dim=1).square()
