@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Bytecode is written even where the environment forbids it: importing torch uncompiled takes 15 s at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test slow lint format examples accuracy clean
+.PHONY: demo test slow lint format examples accuracy benchmark clean
 
 # --no-compile: Python compiles what is imported when it is imported, which is faster than compiling every file.
 $(VENV)/run.stamp: pyproject.toml constraints.txt
@@ -42,6 +42,10 @@ examples: $(VENV)/run.stamp
 
 accuracy: $(VENV)/run.stamp
 	$(BIN)/python -m tests.accuracy
+
+benchmark: $(VENV)/run.stamp
+	mkdir -p out
+	$(BIN)/python -m tests.benchmarks --json out/benchmarks.json
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info

@@ -1,25 +1,21 @@
 """Print the tables of docs/accuracy.md: `python -m tests.accuracy [name ..]`; no name prints all."""
 
 import argparse
-import platform
 import time
 
-import numpy as np
-import torch
-
+import tests.accuracy
 from meanfield import checks
-from tests.accuracy.claims import CLAIMS
+from tests.running import gathered, machine
 
 
 def main() -> None:
+    claims = gathered(tests.accuracy, "CLAIMS")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of: {', '.join(CLAIMS)}")
-    names = parser.parse_args().names or list(CLAIMS)
-    print(
-        f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads"
-    )
-    for name in names:
-        claim = checks.lookup("claim", name, CLAIMS)
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join(claims)}")
+    names = parser.parse_args().names or list(claims)
+    chosen = [checks.lookup("claim", name, claims) for name in names]
+    print("; ".join(f"{key}: {value}" for key, value in machine().items()))
+    for name, claim in zip(names, chosen, strict=True):
         start = time.perf_counter()
         print(f"\n## {name}: {claim.__doc__}", flush=True)
         claim()

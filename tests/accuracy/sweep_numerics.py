@@ -1,0 +1,126 @@
+"""The causal sweep against the fixed-point iteration, and its error against samples, draws and tolerance."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import torch
+
+import meanfield as mf
+from meanfield.statistics import Exponent, exponents_of
+from solvers import CausalDMFT, FixedPointDMFT
+from solvers.causal_dmft import Draws
+from tests.accuracy.agreement import Group, compared, distance, largest_z
+
+SEEDS = 8
+SIZES = (1024, 4096, 16384, 65536)
+
+
+def digits(samples: int, depth: int, activation: str, steps: int, eta: float) -> mf.Problem:
+    data = mf.digits((0, 1), n_train=samples, n_test=0)
+    return mf.Problem(data, mf.Network(depth, activation), mf.mean_field(1.0), mf.Training(eta, steps))
+
+
+def two_time(solution: mf.Solution, name: str) -> torch.Tensor:
+    """The kernel at all pairs of steps, or f"""
+    if name == "f":
+        return solution.f.double()
+    c = solution.kernels[name].factor.double().transpose(0, 1).flatten(1)  # (rank, steps x points)
+    return c.T @ c
+
+
+def fixed_point_and_sweep() -> None:
+    """digits 0/1, P = 4, T = 20, gamma0 = 1, eta = 0.2; 8 sweeps of 8192 samples, 4 iterations of 2048: f, Phi and G at all pairs
+    of steps agree within their error bars. z: how improbable the distance is, as a Gaussian's deviation; floor: its size from noise alone.
+    Iterations that did not converge are shown and claim nothing
+    """
+    print("| network | observable | distance | floor | z | status, iterations |\n|---|---|---|---|---|---|")
+    z, rows = [], []
+    for activation, depth in (("tanh", 2), ("tanh", 3), ("relu", 2)):
+        asked = digits(4, depth, activation, 20, 0.2)
+        sweeps = [CausalDMFT(8192, seed=s, tolerance=3e-3, keep_neurons=False)(asked) for s in range(SEEDS)]
+        solver = FixedPointDMFT(2048, raise_on_failure=False)
+        fixed = [replace(solver, seed=s)(asked) for s in range(SEEDS // 2)]
+        words = " and ".join(sorted({s.status.name.lower().replace("_", " ") for s in fixed}))
+        words += f", {max(s.stats['iterations'] for s in fixed)}"
+        for name in ("f", *sweeps[0].kernels):
+            found = compared(*([two_time(s, name) for s in some] for some in (fixed, sweeps)))
+            rows.append((activation, depth, name, found, words))
+            if all(s.status is mf.Status.CONVERGED for s in fixed):
+                z.append(found.z)
+            print(
+                f"| {activation}, L = {depth} | {name} | {found.distance:.2g} | {found.floor:.2g} | {found.z:+.1f} | {words} |",
+                flush=True,
+            )
+    limit = largest_z(len(z))
+    words = f"noise alone passes {limit:.1f} once in a thousand such tables"
+    print(f"\nLargest z of the {len(z)} of converged iterations: {max(z):.1f}; {words}.")
+    assert max(z) < limit, rows
+
+
+def samples() -> None:
+    """digits 0/1, P = 6, T = 30, gamma0 = 1, eta = 0.1: the relative error of f falls like S^-1/2 with plain draws, faster with Sobol's.
+    Root mean square of 12 (S < 16384) or 6 seeds about the mean of the 6 Sobol runs with 65536 samples, whose own error is subtracted
+    """
+    print("| network | draws | " + " | ".join(f"S = {s}" for s in SIZES) + " | slope | spread at the largest S |")
+    print("|---|---|" + "---|" * (len(SIZES) + 2))
+    for activation, depth in product(("tanh", "relu"), (1, 2, 3)):
+        asked, reference = digits(6, depth, activation, 30, 0.1), None
+        for draws in ("sobol", "plain"):
+            runs = {s: _outputs(asked, s, draws, 12 if s < 16384 else 6) for s in reversed(SIZES)}
+            reference = runs[SIZES[-1]] if reference is None else reference
+            errors, slope = _errors(runs, reference)
+            spread = float(runs[SIZES[-1]].var(0).sum().sqrt() / reference.mean(0).norm())
+            cells = " | ".join(f"{e:.2g}" for e in errors)
+            print(f"| {activation}, L = {depth} | {draws} | {cells} | {slope} | {spread:.2g} |", flush=True)
+            if draws == "sobol":
+                assert slope.high < -0.5, slope
+            else:  # 0.02: the bootstrap interval of six seeds is too narrow
+                assert slope.low - 0.02 < -0.5 < slope.high + 0.02, slope
+
+
+def _errors(runs: dict[int, torch.Tensor], reference: torch.Tensor) -> tuple[list[float], Exponent]:
+    """Errors of f by samples about the mean of the reference runs, relative, and their slope"""
+    exact, e = reference.mean(0), len(reference)
+    own, size = float(reference.var(0).sum()) / e, float(exact.square().sum())
+    rng, errors, draws = np.random.default_rng(0), [], []
+    for s in SIZES:
+        square = (runs[s] - exact).square().sum(1).numpy()
+        square = square * e / (e - 1) if runs[s] is reference else square - own
+        errors.append(max(float(square.mean()), 1e-12) / size)
+        draws.append(square[rng.integers(len(square), size=(1000, len(square)))].mean(1).clip(1e-12) / size)
+    slope = exponents_of(np.array(SIZES, float), errors, draws, "error", 0.5)["error"]
+    return [e**0.5 for e in errors], slope
+
+
+def _outputs(asked: mf.Problem, samples: int, draws: Draws, seeds: int, tolerance: float | None = None) -> torch.Tensor:
+    """(seeds, M) f of the whole run"""
+    solver = CausalDMFT(samples, draws=draws, tolerance=tolerance, two_time=False, keep_neurons=False, snapshots=())
+    return torch.stack([replace(solver, seed=s)(asked).f.double().flatten() for s in range(seeds)])
+
+
+def tolerance() -> None:
+    """digits 0/1, P = 6, T = 30, gamma0 = 1, eta = 0.1, L = 2, S = 4096, 8 seeds: a tolerance below the default 1e-2 moves f by no more
+    than other draws do (sqrt 2 times the spread of seeds: other ranks mean other draws), and their mean by nothing that is seen (z)
+    """
+    print(
+        "| network | tolerance | f of one seed moves by | sqrt 2 x spread of seeds | their mean by | z |\n|---|---|---|---|---|---|"
+    )
+    z = []
+    for activation, finer in (("tanh", (3e-3, 1e-3)), ("relu", (3e-3,))):
+        asked = digits(6, 2, activation, 30, 0.1)
+        base = _outputs(asked, 4096, "sobol", SEEDS)
+        size = float(base.mean(0).norm())
+        noise = float(2 * base.var(0).sum()) ** 0.5 / size
+        for tau in finer:
+            apart = _outputs(asked, 4096, "sobol", SEEDS, tau) - base
+            one = float(apart.square().sum(1).mean()) ** 0.5 / size
+            found = distance([Group(apart, 1.0, "differences")], size)
+            z.append(found.z)
+            cells = f"{one:.2g} | {noise:.2g} | {found.distance:.2g} | {found.z:+.1f}"
+            print(f"| {activation} | {tau:g} | {cells} |", flush=True)
+            assert one < 1.25 * noise  # each from eight seeds
+    assert max(z) < largest_z(len(z)), z
+
+
+CLAIMS = {f.__name__: f for f in (fixed_point_and_sweep, samples, tolerance)}

@@ -1,0 +1,78 @@
+"""Timing of peers within one run: repetitions take turns, so that a busy machine slows all of them alike."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Timing:
+    """Seconds of every repetition of one peer: of the processor (all threads of this process) and of the clock on the wall."""
+
+    processor: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    result: Any = None
+
+    def summary(self) -> dict[str, Any]:
+        """min, median and max of both clocks, JSON-able"""
+        return {
+            clock: {"min": min(seconds), "median": median(seconds), "max": max(seconds)}
+            for clock, seconds in (("processor", self.processor), ("wall", self.wall))
+        } | {"repetitions": len(self.wall)}
+
+
+def interleaved(
+    peers: Mapping[str, Callable[[], Any]], repetitions: int = 3, warm_up: bool = True
+) -> dict[str, Timing]:
+    """Run the peers in turn, `repetitions` rounds, after one round that is not counted (warm_up); each keeps its last result."""
+    timings = {name: Timing() for name in peers}
+    for turn in range(repetitions + warm_up):
+        for name, peer in peers.items():
+            _settle()
+            processor, wall = time.process_time(), time.perf_counter()
+            timings[name].result = peer()
+            _settle()
+            if turn >= warm_up:
+                timings[name].processor.append(time.process_time() - processor)
+                timings[name].wall.append(time.perf_counter() - wall)
+    return timings
+
+
+def ratio(slow: Timing, fast: Timing, clock: str = "processor") -> dict[str, float]:
+    """How many times longer `slow` took than `fast` in the same round: min, median and max over rounds"""
+    ratios = [a / b for a, b in zip(getattr(slow, clock), getattr(fast, clock), strict=True)]
+    return {"min": min(ratios), "median": median(ratios), "max": max(ratios)}
+
+
+def spread(values: Mapping[str, float], digits: int = 3) -> str:
+    """median [min, max] in words"""
+    return f"{values['median']:.{digits}g} [{values['min']:.{digits}g}, {values['max']:.{digits}g}]"
+
+
+def alone(code: str) -> dict[str, Any]:
+    """Run Python code in a process of its own, so that its peak memory is its own; the code leaves a JSON-able dictionary `out`.
+
+    Added to it: peak_gb (resident, whole process) and before_gb (after `import torch, meanfield, solvers`).
+    """
+    before = (
+        "import json, resource, time, torch\nimport meanfield as mf\nimport solvers\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "_peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9\n_before = _peak()\n"
+    )
+    after = "\nout |= dict(peak_gb=_peak(), before_gb=_before)\nprint(json.dumps(out))\n"
+    run = subprocess.run([sys.executable, "-c", before + code + after], capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"the measured process failed: {run.stderr[-2000:]}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def _settle() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

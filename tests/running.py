@@ -1,0 +1,44 @@
+"""What the accuracy tables and the benchmarks share: finding their functions, and the machine in words."""
+
+import importlib
+import os
+import pkgutil
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def gathered(package: ModuleType, name: str) -> dict[str, Callable[..., Any]]:
+    """The dictionaries called `name` (title -> function) of all modules of a package, merged; ValueError for a title used twice."""
+    found: dict[str, Callable[..., Any]] = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "__main__"):
+        own = getattr(importlib.import_module(f"{package.__name__}.{module}"), name, {})
+        if twice := sorted(found.keys() & own.keys()):
+            raise ValueError(
+                f"{package.__name__}.{module} repeats {', '.join(twice)}: give each function of {name} its own name"
+            )
+        found |= own
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, memory, GPU, versions and threads, in words."""
+    info = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": f"{os.cpu_count()} cores ({models[0] if models else platform.machine()}), {size:.0f} GiB of memory",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
+        "threads": str(torch.get_num_threads()),
+        "load of the machine at the start": f"{os.getloadavg()[0]:.1f}",
+    }
