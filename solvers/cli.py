@@ -22,13 +22,16 @@ from meanfield.data import Dataset
 from meanfield.losses import Loss
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling
-from solvers import result_commands, run_commands
+from solvers import limit_commands, result_commands, run_commands, study_commands
 from solvers.causal_dmft import CausalDMFT
 from solvers.evolve import SolverError
 from solvers.finite_width import FiniteWidth
+from solvers.fixed_point_dmft import FixedPointDMFT
+from solvers.infinite_logits import InfiniteLogitsLimit
+from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 
-COMMANDS = run_commands.COMMANDS | result_commands.COMMANDS
+COMMANDS = limit_commands.COMMANDS | run_commands.COMMANDS | study_commands.COMMANDS | result_commands.COMMANDS
 
 _registry = ConstructorRegistry()
 
@@ -39,6 +42,9 @@ _WITHOUT = {  # dataclasses whose fields become flags, and the fields that do no
     Training: (),
     WassersteinFlow: ("f0", "progress", "raise_on_failure"),
     CausalDMFT: ("progress", "raise_on_failure"),
+    FixedPointDMFT: ("progress", "raise_on_failure"),
+    TangentKernelLimit: ("kernel", "progress", "raise_on_failure"),
+    InfiniteLogitsLimit: ("f0", "progress", "raise_on_failure"),
     FiniteWidth: ("width", "seed", "progress", "raise_on_failure"),
 }
 _HELP = {  # where the docstrings are silent, or speak of what a shell cannot give
@@ -58,7 +64,7 @@ _HELP = {  # where the docstrings are silent, or speak of what a shell cannot gi
     "batch_size": "samples a step; all of them if left out",
     "batch_seed": "of the sequence of mini-batches",
     "particles": "points of the measure; a power of 2 is best",
-    "seed": "of the initial measure",
+    "seed": "of all draws",
     "initial": "sobol: quasi-Monte-Carlo, error about 1/N; iid: equal in law to a width-N network; gauss_hermite: quadrature, up to "
     "about four dimensions (particles is then an upper bound)",
     "engine": "how sums over particles are taken; the numbers are the same",
@@ -67,6 +73,12 @@ _HELP = {  # where the docstrings are silent, or speak of what a shell cannot gi
     "keep_neurons": "record the neurons themselves at snapshots",
     "batch": "seeds trained at once; by memory if left out",
     "rtol": "relative tolerance of the adaptive integrator (gradient_flow only)",
+}
+_OWN_HELP = {  # where one name means another thing
+    (
+        TangentKernelLimit,
+        "initial",
+    ): "draw: f0 of one network, by the seed (zero in the mean-field scaling); mean: f0 = 0",
 }
 _DATA: dict[str, Callable[..., Dataset]] = {
     "digits": data.digits,
@@ -138,9 +150,13 @@ def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
             nested: Any = Annotated[kind, shown]
             flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
         elif f.name not in _WITHOUT[info.type]:
-            text = told.get(f.name, "") if info.type in COMMANDS else _HELP.get(f.name) or told.get(f.name, "")
+            text = told.get(f.name, "") if info.type in COMMANDS else _help(info.type, f.name) or told.get(f.name, "")
             flags.append(_flag(f.name, kind, default, text, f.metadata.get("positional", False)))
     return StructConstructorSpec(_refusing(info.type), tuple(flags))
+
+
+def _help(kind: type, name: str) -> str:
+    return _OWN_HELP.get((kind, name)) or _HELP.get(name, "")
 
 
 @_registry.struct_rule
@@ -159,10 +175,14 @@ def _from_scaling(info: StructTypeInfo) -> StructConstructorSpec | None:
     if info.type is not Scaling:
         return None
     which = {"name": "scaling", "prefix_name": False, "metavar": _either(scaling.NAMED)}
-    richness = {"name": "gamma0", "prefix_name": False, "help_behavior_hint": "(mean_field: 1.0)"}
+    richness = {"name": "gamma0", "prefix_name": False, "help_behavior_hint": "(mean_field, ic_mean_field: 1.0)"}
+    reference = {"name": "reference-width", "prefix_name": False, "help_behavior_hint": _takers("reference_width")}
+    frozen = {"name": "frozen", "prefix_name": False, "help_behavior_hint": _takers("frozen")}
     flags = (
         _flag("name", str, "mean_field", "how the output and the learning rates depend on the width", **which),
         _flag("gamma0", float | None, None, "richness: lazy towards 0, rich at 1", **richness),
+        _flag("reference_width", int | None, None, "width N* at which the scalings agree", **reference),
+        _flag("frozen", str | None, None, "the part that stays: matched (agrees at N*) or added", **frozen),
     )
     return StructConstructorSpec(_refusing(_scaling), flags)
 
@@ -208,11 +228,28 @@ def _dataset(kind: str, **options: Any) -> Dataset:
     return make(**values)
 
 
-def _scaling(name: str, gamma0: float | None) -> Scaling:
+def _scaling(name: str, **options: Any) -> Scaling:
     factory = checks.lookup("scaling", name, scaling.NAMED)
-    if gamma0 is not None and "gamma0" not in inspect.signature(factory).parameters:
-        raise ValueError(f"--gamma0 does not belong to --scaling {name}: leave it out, or take --scaling mean_field")
-    return factory() if gamma0 is None else factory(gamma0=gamma0)
+    takes, values = inspect.signature(factory).parameters, {k: v for k, v in options.items() if v is not None}
+    for key in values:
+        if key not in takes:
+            others = ", ".join(
+                other for other, make in scaling.NAMED.items() if key in inspect.signature(make).parameters
+            )
+            raise ValueError(
+                f"--{_dashed(key)} does not belong to --scaling {name}: leave it out, or take --scaling {others}"
+            )
+    return factory(**values)
+
+
+def _takers(option: str) -> str:
+    """What each scaling takes for `option` if it is left out, e.g. "(default, sym_default: 1)\""""
+    kinds: dict[str, list[str]] = {}
+    for name, make in scaling.NAMED.items():
+        if option in (takes := inspect.signature(make).parameters):
+            default = takes[option].default
+            kinds.setdefault("required" if default is inspect.Parameter.empty else str(default), []).append(name)
+    return "(" + "; ".join(f"{', '.join(names)}: {value}" for value, names in kinds.items()) + ")"
 
 
 def _refusing(build: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Commands that solve: what each is asked, and what it does. cli.py makes flags of the fields and help of the docstrings."""
+"""Commands that train networks or go on with a run. cli.py makes flags of the fields and help of the docstrings."""
 
 from __future__ import annotations
 
@@ -20,41 +20,16 @@ import torch
 
 from meanfield import checks, storage
 from meanfield.problem import Problem
-from meanfield.report import DeviationReport
 from meanfield.solution import Solution, Status
 from solvers.causal_dmft import CausalDMFT
 from solvers.evolve import Interrupted, SolverError, settings
 from solvers.finite_width import FiniteWidth
+from solvers.infinite_logits import InfiniteLogitsLimit
+from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 from solvers.width_sweep import width_sweep
 
-_SOLVERS = {solver.__name__: solver for solver in (WassersteinFlow, FiniteWidth)}
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Solve a two-layer network of infinite width, as the flow of a measure of particles.
-
-    out: file to write (.nc). overwrite: replace a file that holds another run.
-    """
-
-    out: Path
-    problem: Problem
-    solver: WassersteinFlow
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Dmft:
-    """Solve a network of infinite width and any depth, by dynamical mean-field theory.
-
-    out: file to write (.nc). overwrite: replace a file that holds another run.
-    """
-
-    out: Path
-    problem: Problem
-    solver: CausalDMFT
-    overwrite: bool = False
+_RESUMABLE = (WassersteinFlow, CausalDMFT, TangentKernelLimit, InfiniteLogitsLimit, FiniteWidth)
 
 
 @dataclass(frozen=True)
@@ -104,13 +79,9 @@ class Resume:
     overwrite: bool = False
 
 
-def _limit(asked: Flow | Dmft) -> None:
-    _solve(asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite)
-
-
 def _net(asked: Net) -> None:
     solver = replace(asked.solver, width=asked.width, seed=asked.seed)
-    _solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite)
+    solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite)
 
 
 def _resume(asked: Resume) -> None:
@@ -122,7 +93,7 @@ def _resume(asked: Resume) -> None:
         raise ValueError(
             f"{asked.file} started from an object of Python's: go on from there, with solver.resume(solution, steps)"
         )
-    kind: Any = checks.lookup("solver", earlier.solver.get("name"), _SOLVERS)
+    kind: Any = checks.lookup("solver", earlier.solver.get("name"), {c.__name__: c for c in _RESUMABLE})
     solver = kind(**values | ({"device": asked.device} if asked.device else {}))
     missing = earlier.problem.training.steps - earlier.steps
     if asked.steps is None and missing == 0:
@@ -134,10 +105,10 @@ def _resume(asked: Resume) -> None:
             f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
         )
     problem = earlier.problem.with_steps(earlier.steps + checks.integer("steps", steps, 1))
-    _solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
+    solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
 
 
-def _solve(problem: Problem, solver: Any, run: Callable[[], Solution], out: Path, overwrite: bool) -> None:
+def solve(problem: Problem, solver: Any, run: Callable[[], Solution], out: Path, overwrite: bool) -> None:
     """Solve and keep the solution, or what there is of it; nothing to do if `out` holds this very run."""
     storage.writable(out)
     if out.exists() and not overwrite:
@@ -178,7 +149,7 @@ def _unused(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def keep(result: Solution | DeviationReport, path: Path) -> Path:
+def keep(result: Any, path: Path) -> Path:
     """Save `result`, elsewhere if `path` cannot be written; returns where."""
     try:
         return storage.save(result, path)
@@ -229,8 +200,6 @@ def _executor(workers: int) -> Iterator[Executor | None]:
 
 
 COMMANDS: dict[type, Callable[[Any], None]] = {
-    Flow: _limit,
-    Dmft: _limit,
     Net: _net,
     Sweep: _sweep,
     Resume: _resume,

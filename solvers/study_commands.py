@@ -1,0 +1,88 @@
+"""Commands that answer a question with many runs or none: the lazy prediction, powers of the width, the best proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meanfield import storage
+from meanfield.problem import Problem
+from solvers.lazy_prediction import lazy_prediction
+from solvers.measured_exponents import measured_exponents
+from solvers.proxy_comparison import proxy_comparison
+from solvers.run_commands import keep
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Mean and spread of infinitely wide lazy networks over their random start, in closed form (squared loss).
+
+    out: file to write (.nc). times: training times, the problem's grid if left out, inf for the end. jitter: added to the kernel where it
+    is inverted (at inf only), in units of its mean eigenvalue. overwrite: replace an older file.
+    """
+
+    out: Path
+    problem: Problem
+    times: tuple[float, ...] | None = None
+    jitter: float = 0.0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Powers:
+    """Measure how outputs, tangent kernel and weights of two-layer networks go with the width, beside the predicted powers.
+
+    out: file to write (.nc). widths: at least three. seeds: networks of each width. overwrite: replace an older file.
+    """
+
+    out: Path
+    problem: Problem
+    widths: tuple[int, ...] = (64, 256, 1024, 4096)
+    seeds: int = 16
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Which infinite-width limit is nearest to networks of one width, step by step (two layers).
+
+    out: file to write (.nc). width: the reference width, at which all scalings agree. limits: scalings, all if left out. seeds: networks.
+    runs: of each limit, as many as seeds if left out. overwrite: replace an older file.
+    """
+
+    out: Path
+    problem: Problem
+    width: int = 64
+    limits: tuple[str, ...] | None = None
+    seeds: int = 256
+    runs: int | None = None
+    overwrite: bool = False
+
+
+def _predict(asked: Predict) -> None:
+    _free(asked)
+    found = lazy_prediction(asked.problem, asked.times, jitter=asked.jitter)
+    print(f"{found}\nkept in {keep(found, asked.out)}")
+
+
+def _powers(asked: Powers) -> None:
+    _free(asked)
+    report = measured_exponents(asked.problem, asked.widths, asked.seeds)
+    print(f"{report}\nkept in {keep(report, asked.out)}")
+
+
+def _proxy(asked: Proxy) -> None:
+    _free(asked)
+    report = proxy_comparison(asked.problem, asked.width, asked.limits, asked.seeds, asked.runs)
+    print(f"{report}\nnearest: {report.nearest}\nkept in {keep(report, asked.out)}")
+
+
+def _free(asked: Predict | Powers | Proxy) -> None:
+    storage.writable(asked.out)
+    if asked.out.exists() and not asked.overwrite:
+        raise ValueError(f"{asked.out} is there already: give another --out, or --overwrite to replace it")
+
+
+COMMANDS: dict[type, Callable[[Any], None]] = {Predict: _predict, Powers: _powers, Proxy: _proxy}
