@@ -18,17 +18,21 @@ from meanfield import activations, losses
 from meanfield.data import Dataset
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse
 from meanfield.measure import ParticleMeasure
+from meanfield.prediction import LazyPrediction
 from meanfield.problem import Network, Problem, Training
 from meanfield.report import Deviation, DeviationReport
 from meanfield.scaling import Scaling
+from meanfield.scaling_reports import PowerLaw, PowersReport, ProxyReport
 from meanfield.solution import Solution, Status
 from meanfield.statistics import Exponent
 
-_SOLUTION = {  # dimensions and meaning
+_DATA = {  # dimensions and meaning
     "x": ("sample input", "training inputs"),
     "y": ("sample output", "training targets"),
     "x_test": ("test_sample input", "test inputs"),
     "y_test": ("test_sample output", "test targets"),
+}
+_SOLUTION = {
     "f": ("time sample output", "outputs on the training samples"),
     "f_test": ("time test_sample output", "outputs on the test samples"),
     "loss": ("time", "loss, mean over the training samples"),
@@ -81,28 +85,51 @@ class Kind:
     unpack: Callable[[Stored, Mapping[str, Any]], Any]
 
 
-def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
-    problem, network = solution.problem, solution.problem.network
+def _pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
+    network = problem.network
     hint = "make it known with meanfield.register_activation"
     _registered("activation", network.nonlinearity, activations.activation, hint)
     _registered("loss", problem.loss_function, losses.loss, "add it to meanfield/losses.py")
+    for name, (dims, meaning) in _DATA.items():
+        if (value := getattr(problem.data, name)) is not None:
+            arrays.put(name, value, dims, meaning)
+    return {
+        "data": problem.data.name,
+        "network": _fields(network) | {"activation": network.nonlinearity.name},
+        "scaling": _fields(problem.scaling),
+        "training": _fields(problem.training),
+        "loss": problem.loss_function.name,
+    }
+
+
+def _unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
+    network = asked["network"]
+    if network["activation"] not in activations.names():
+        raise ValueError(
+            f"unknown activation: received {network['activation']!r}; known: {', '.join(activations.names())}; "
+            "make yours known with meanfield.register_activation before loading"
+        )
+    return Problem(
+        data=Dataset(**_some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
+        network=Network(**network),
+        scaling=Scaling(**asked["scaling"]),
+        training=Training(**asked["training"]),
+        loss=asked["loss"],
+    )
+
+
+def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
+    problem = _pack_problem(solution.problem, arrays)
     arrays.axis("time", solution.times, "training time, learning rate times step")
     arrays.put("step", np.arange(len(solution.f)), "time", "training step", coordinate=True)
     arrays.axis("snapshot", np.array(solution.snapshots, dtype=np.int64), "steps recorded in detail")
     for name, (dims, meaning) in _SOLUTION.items():
-        holder = problem.data if name[0] in "xy" else solution
-        value = None if name == "test_loss" and problem.data.y_test is None else getattr(holder, name)
+        value = None if name == "test_loss" and solution.problem.data.y_test is None else getattr(solution, name)
         if value is not None:
             arrays.put(name, value, dims, meaning)
     _pack_records(solution, arrays)
     return {
-        "problem": {
-            "data": problem.data.name,
-            "network": _fields(network) | {"activation": network.nonlinearity.name},
-            "scaling": _fields(problem.scaling),
-            "training": _fields(problem.training),
-            "loss": problem.loss_function.name,
-        },
+        "problem": problem,
         "solver": {k: _plain(v, f"the solver's setting {k}") for k, v in solution.solver.items()},
         "stats": {k: _plain(v) for k, v in solution.stats.items()},
         "status": solution.status.name,
@@ -140,23 +167,10 @@ def _pack_records(solution: Solution, arrays: Arrays) -> None:
 
 
 def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
-    asked, network = settings["problem"], settings["problem"]["network"]
-    if network["activation"] not in activations.names():
-        raise ValueError(
-            f"unknown activation: received {network['activation']!r}; known: {', '.join(activations.names())}; "
-            "make yours known with meanfield.register_activation before loading"
-        )
-    problem = Problem(
-        data=Dataset(**_some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
-        network=Network(**network),
-        scaling=Scaling(**asked["scaling"]),
-        training=Training(**asked["training"]),
-        loss=asked["loss"],
-    )
     clouds = dict(_prefixed(stored, "particle_"))
     steps = _steps(stored, "particles") if clouds else ()
     return Solution(
-        problem=problem,
+        problem=_unpack_problem(stored, settings["problem"]),
         solver=settings["solver"],
         f=_tensor(stored, "f"),
         f_test=_some(stored, "f_test").get("f_test"),
@@ -220,9 +234,87 @@ def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationRepo
     )
 
 
+def _pack_prediction(found: LazyPrediction, arrays: Arrays) -> dict[str, Any]:
+    problem = _pack_problem(found.problem, arrays)
+    arrays.axis("time", found.times, "training time, learning rate times step")
+    arrays.put("mean", found.mean, "time sample output", "mean over the random start, training samples")
+    if found.mean_test is not None:
+        arrays.put("mean_test", found.mean_test, "time test_sample output", "mean over the random start, test samples")
+    arrays.put("covariance", found.covariance, "time any_sample any_sample_2", "of each output, over [x; x_test]")
+    return {"problem": problem, "stats": {k: _plain(v) for k, v in found.stats.items()}}
+
+
+def _unpack_prediction(stored: Stored, settings: Mapping[str, Any]) -> LazyPrediction:
+    return LazyPrediction(
+        problem=_unpack_problem(stored, settings["problem"]),
+        times=_tensor(stored, "time"),
+        mean=_tensor(stored, "mean"),
+        mean_test=_some(stored, "mean_test").get("mean_test"),
+        covariance=_tensor(stored, "covariance"),
+        stats=settings["stats"],
+    )
+
+
+def _pack_powers(report: PowersReport, arrays: Arrays) -> dict[str, Any]:
+    laws = list(report.quantities.values())
+    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in the hidden layer")
+    arrays.axis("quantity", np.array(list(report.quantities), dtype=str), "what goes as a power of the width")
+    arrays.axis("bound", np.array(["slope", "low", "high"]), "the measured exponent and its 95 % interval")
+    arrays.put("values", np.array([law.values for law in laws]), "quantity width", "root mean square over seeds")
+    arrays.put("errors", np.array([law.errors for law in laws]), "quantity width", "standard errors of the values")
+    arrays.put("predicted", np.array([law.predicted for law in laws]), "quantity", "predicted power of the width")
+    measured = np.array([(law.measured.slope, law.measured.low, law.measured.high) for law in laws])
+    arrays.put("measured", measured, "quantity bound", "measured power of the width")
+    return {"scaling": _fields(report.scaling), "seeds": report.seeds, "steps": report.steps}
+
+
+def _unpack_powers(stored: Stored, settings: Mapping[str, Any]) -> PowersReport:
+    rows = zip(
+        stored["values"], stored["errors"], stored["predicted"].tolist(), stored["measured"].tolist(), strict=True
+    )
+    laws = [PowerLaw(v, e, predicted, Exponent(*measured)) for v, e, predicted, measured in rows]
+    return PowersReport(
+        scaling=Scaling(**settings["scaling"]),
+        widths=tuple(stored["width"].tolist()),
+        seeds=settings["seeds"],
+        steps=settings["steps"],
+        quantities=dict(zip((str(q) for q in stored["quantity"]), laws, strict=True)),
+    )
+
+
+_PROXY = ("kl", "low", "high", "distance")
+
+
+def _pack_proxy(report: ProxyReport, arrays: Arrays) -> dict[str, Any]:
+    arrays.axis("limit", np.array(report.names, dtype=str), "infinite-width limit")
+    arrays.axis("time", report.times, "training time, learning rate times step")
+    for name in _PROXY:
+        arrays.put(name, getattr(report, name), "limit time", f"{name} of equation 73")
+    arrays.put("floor", report.floor, "time", "KL that networks of the reference width would show themselves")
+    told = {k: _plain(v, f"the report's setting {k}") for k, v in report.settings.items()}
+    numbers = {"width": report.reference_width, "seeds": report.seeds, "limit_seeds": list(report.limit_seeds)}
+    return {"compared": told} | numbers
+
+
+def _unpack_proxy(stored: Stored, settings: Mapping[str, Any]) -> ProxyReport:
+    return ProxyReport(
+        names=tuple(str(n) for n in stored["limit"]),
+        reference_width=settings["width"],
+        times=stored["time"],
+        **{name: stored[name] for name in _PROXY},
+        floor=stored["floor"],
+        seeds=settings["seeds"],
+        limit_seeds=tuple(settings["limit_seeds"]),
+        settings=settings["compared"],
+    )
+
+
 KINDS = (
     Kind("meanfield solution", Solution, _pack_solution, _unpack_solution),
     Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
+    Kind("meanfield lazy prediction", LazyPrediction, _pack_prediction, _unpack_prediction),
+    Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
+    Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
 )
 
 

@@ -110,5 +110,10 @@ def gaussian_kl_bootstrap(
     plug_in, others = found[0], found[1:]
     if not np.isfinite(plug_in).all():
         return plug_in, plug_in, plug_in
+    others = others[
+        np.isfinite(others).all(axis=tuple(range(1, others.ndim)))
+    ]  # few seeds: a resample may be one seed throughout
+    if not len(others):
+        return plug_in, np.zeros_like(plug_in), np.full_like(plug_in, np.inf)
     low, high = 2 * plug_in - np.percentile(others, [97.5, 2.5], axis=0)
     return 2 * plug_in - others.mean(0), low.clip(min=0), high.clip(min=0)

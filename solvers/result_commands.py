@@ -10,7 +10,9 @@ from typing import Any
 
 from meanfield import storage
 from meanfield.deviation import deviation
+from meanfield.prediction import LazyPrediction
 from meanfield.report import DeviationReport
+from meanfield.scaling_reports import PowersReport, ProxyReport
 from meanfield.solution import Solution
 from solvers.certificate import residual
 from solvers.predicted_variance import predicted_variance
@@ -76,7 +78,7 @@ def _compare(asked: Compare) -> None:
     print(report.table())
     path = keep(report, asked.out)
     plot = _plots()
-    _draw(plot.deviation(report), picture)
+    plot.save(plot.deviation(report), picture)
     print(f"kept in {path}, drawn in {picture}")
 
 
@@ -85,13 +87,17 @@ def _plot(asked: Plot) -> None:
     first, only = asked.files[0], next(iter(results.values()))
     folder = asked.out or (first if first.is_dir() else first.parent)
     folder.mkdir(parents=True, exist_ok=True)
-    if len(results) == 1 and isinstance(only, DeviationReport):
-        pictures = {"deviation": lambda: plot.deviation(only), "variance": lambda: plot.variance(only)}
-    else:
-        pictures = _pictures(plot, _runs(results))
+    reports: dict[type, dict[str, Callable[[], Any]]] = {
+        DeviationReport: {"deviation": lambda: plot.deviation(only), "variance": lambda: plot.variance(only)},
+        LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
+        PowersReport: {"powers": lambda: plot.powers(only)},
+        ProxyReport: {"proxy": lambda: plot.proxy_comparison(only)},
+    }
+    pictures = reports.get(type(only)) if len(results) == 1 else None
+    pictures = pictures or _pictures(plot, _runs(results))
     for name, draw in pictures.items():
         path = folder / f"{first.stem}_{name}.png"
-        _draw(draw(), path)
+        plot.save(draw(), path)
         print(path)
 
 
@@ -108,6 +114,8 @@ def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any
         pictures["test_loss"] = lambda: plot.loss(runs, test=True)
     for name in (*one.kernels, *(["tangent_kernel"] if one.tangent_kernels is not None else [])):
         pictures[name] = lambda name=name: plot.kernels(one, name, steps)
+    if both := [name for name, kernel in one.kernels.items() if len(kernel.steps) == one.steps + 1 > 2]:
+        pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
     if one.particles:
         pictures["particles"] = lambda: plot.particles(one, steps)
     for l in range(1, one.problem.network.depth + 1):
@@ -122,12 +130,6 @@ def _plots() -> Any:
     from meanfield import plot
 
     return plot
-
-
-def _draw(axes: Any, path: Path) -> None:
-    figure = (axes if hasattr(axes, "figure") else axes[0]).figure
-    figure.savefig(path, dpi=150)
-    _plots().plt.close(figure)
 
 
 def _loaded(paths: Sequence[Path]) -> dict[Path, Any]:

@@ -12,7 +12,7 @@ FILES = [path for package in ("meanfield", "solvers") for path in sorted((ROOT /
 
 HOMES = {
     "pykeops": {"meanfield/reductions.py"},
-    "matplotlib": {"meanfield/plot.py"},
+    "matplotlib": {f"meanfield/plot/{name}.py" for name in ("frame", "runs", "matrices", "reports", "plane", "lazy")},
     "xarray": set(),  # it reads the files; it is not needed to write them
     "h5netcdf": {"meanfield/storage.py"},
     "h5py": {"meanfield/storage.py"},

@@ -18,7 +18,17 @@ import torch
 import meanfield as mf
 from meanfield import storage
 from meanfield.storage import load
-from solvers import FiniteWidth, WassersteinFlow, cli, predicted_variance, result_commands, width_sweep
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    FixedPointDMFT,
+    InfiniteLogitsLimit,
+    TangentKernelLimit,
+    WassersteinFlow,
+    cli,
+    predicted_variance,
+    width_sweep,
+)
 from solvers.cli import main
 
 matplotlib.use("Agg")
@@ -53,7 +63,11 @@ def test_help_shows_every_field(capsys, monkeypatch):
     for text, kind, prefix, without in (
         (flow, mf.Network, "network", set()),
         (flow, mf.Training, "training", set()),
-        (flow, WassersteinFlow, "solver", hidden),
+        (flow, WassersteinFlow, "solver", hidden | {"f0"}),
+        (_help(capsys, "dmft"), CausalDMFT, "solver", hidden),
+        (_help(capsys, "fixedpoint"), FixedPointDMFT, "solver", hidden),
+        (_help(capsys, "lazy"), TangentKernelLimit, "solver", hidden | {"kernel"}),
+        (_help(capsys, "logits"), InfiniteLogitsLimit, "solver", hidden | {"f0"}),
         (net, FiniteWidth, "solver", hidden | {"width", "seed"}),
         (sweep, FiniteWidth, "solver", hidden | {"width", "seed"}),
     ):
@@ -111,7 +125,8 @@ def test_all_flags_arrive(asked):
         mf.Training(0.05, 3, "gradient_flow"),
         "cross_entropy",
     )
-    assert found.solver == WassersteinFlow(12, 4, "iid", False, "chunked", "float32", "cpu", (1, 2, -1), 1e-3)
+    given = dict(engine="chunked", dtype="float32", device="cpu", snapshots=(1, 2, -1), rtol=1e-3)
+    assert found.solver == WassersteinFlow(12, 4, "iid", False, **given)
     assert (found.out, found.overwrite) == (Path("run.nc"), True)
 
 
@@ -156,7 +171,10 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
     [
         ("--network.activation tan", "unknown activation: received 'tan'; known: erf, gelu"),
         ("--loss hinge", "unknown loss: received 'hinge'; known: cross_entropy, logistic"),
-        ("--scaling mup", "unknown scaling: received 'mup'; known: default, ic_mean_field, mean_field, ntk, sym_default"),
+        (
+            "--scaling mup",
+            "unknown scaling: received 'mup'; known: default, ic_mean_field, mean_field, ntk, sym_default",
+        ),
         ("--scaling ntk --gamma0 2", "--gamma0 does not belong to --scaling ntk"),
         ("--scaling ntk", "has no limit as a flow of measures"),
         ("--gamma0 -1", "gamma0 must be positive and finite: received -1.0"),
@@ -342,7 +360,7 @@ def test_sweep_compare_plot(capsys, tmp_path, monkeypatch):
         drawn.append(path.name)
         plt.close(np.ravel(axes)[0].figure)
 
-    monkeypatch.setattr(result_commands, "_draw", draw)
+    monkeypatch.setattr(mf.plot, "save", draw)
     _run(capsys, "plot", limits[0], nets, "--out", tmp_path / "pictures")
     names = ("loss", "outputs", "test_loss", "Phi1", "G1", "tangent_kernel", "particles", "h1")
     assert drawn == [f"limit0_{name}.png" for name in names]
@@ -417,3 +435,89 @@ def test_dmft_and_its_certificate(capsys, tmp_path):
     printed = _run(capsys, "certify", str(out))
     assert "Phi2" in str(printed)
     assert "consistent" in str(printed)
+
+
+def test_the_other_limits_are_the_library_s_runs(capsys, tmp_path):
+    data = mf.single_index_teacher(n_train=5, n_test=3, inputs=3)
+    training = mf.Training(steps=4)
+    cases = {
+        "lazy --scaling ntk --solver.seed 3": (TangentKernelLimit(seed=3), mf.ntk(), "squared"),
+        "fixedpoint --network.activation linear": (FixedPointDMFT(), mf.mean_field(), "squared"),
+        "logits --scaling default --reference-width 4 --loss logistic --solver.particles 64": (
+            InfiniteLogitsLimit(64),
+            mf.default(4),
+            "logistic",
+        ),
+        "flow --scaling ic_mean_field --gamma0 2 --reference-width 8 --frozen added --solver.particles 64": (
+            WassersteinFlow(64),
+            mf.ic_mean_field(2.0, 8, "added"),
+            "squared",
+        ),
+    }
+    for i, (arguments, (solver, scaling, loss)) in enumerate(cases.items()):
+        signs = replace(data, y=data.y.sign(), y_test=data.y_test.sign()) if loss == "logistic" else data
+        if loss == "logistic":
+            np.savez(tmp_path / "signs.npz", x=signs.x, y=signs.y, x_test=signs.x_test, y_test=signs.y_test)
+            where = ["--data", "file", "--data.path", str(tmp_path / "signs.npz"), "--training.steps", "4"]
+        else:
+            where = TINY
+        out = tmp_path / f"{i}.nc"
+        _run(capsys, *shlex.split(arguments), *where, "--out", out)
+        network = mf.Network(1, "linear") if "linear" in arguments else mf.Network()
+        expected = solver(mf.Problem(signs, network, scaling, training, loss))
+        assert torch.equal(load(out).f, expected.f), arguments
+    _, err = _run(capsys, "flow", *TINY, "--reference-width", "3", "--out", tmp_path / "no.nc", code=2)
+    assert "--reference-width does not belong to --scaling mean_field" in err
+    assert "take --scaling ic_mean_field, default, sym_default" in err
+
+
+def test_studies_print_keep_and_draw(capsys, tmp_path):
+    signs = ["--data", "digits", "--data.n-train", "6", "--data.n-test", "4", "--training.steps", "3"]
+    told, _ = _run(capsys, "predict", *signs, "--scaling", "ntk", "--out", tmp_path / "predict.nc")
+    assert "LazyPrediction(4 times" in told
+    told, _ = _run(
+        capsys,
+        "powers",
+        *signs,
+        "--loss",
+        "logistic",
+        "--widths",
+        "8",
+        "16",
+        "32",
+        "--seeds",
+        "3",
+        "--out",
+        tmp_path / "powers.nc",
+    )
+    assert "predicted  measured" in told
+    told, _ = _run(
+        capsys,
+        "proxy",
+        *signs,
+        "--loss",
+        "logistic",
+        "--width",
+        "8",
+        "--seeds",
+        "4",
+        "--limits",
+        "ntk",
+        "mean_field",
+        "--out",
+        tmp_path / "proxy.nc",
+    )
+    assert "nearest: ntk" in told
+    for name, picture in (("predict", "prediction"), ("powers", "powers"), ("proxy", "proxy")):
+        _run(capsys, "plot", tmp_path / f"{name}.nc")
+        assert (tmp_path / f"{name}_{picture}.png").stat().st_size > 5000
+        _, err = _run(capsys, name, *signs, "--out", tmp_path / f"{name}.nc", code=2)
+        assert "is there already" in err
+
+
+def test_a_kept_sweep_is_resumed(capsys, tmp_path):
+    flags = ["--solver.samples", "64", "--network.depth", "2"]
+    _run(capsys, "dmft", *TINY, *flags, "--solver.keep-state", "--out", tmp_path / "part.nc")
+    _run(capsys, "resume", tmp_path / "part.nc", "--steps", "3", "--out", tmp_path / "whole.nc")
+    whole = CausalDMFT(64, keep_state=True)(mf.Problem(DATA, mf.Network(2), training=mf.Training(steps=7)))
+    assert load(tmp_path / "whole.nc") == whole

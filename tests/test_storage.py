@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
@@ -16,7 +16,7 @@ from meanfield import activations, storage
 from meanfield.report import Deviation, DeviationReport
 from meanfield.statistics import Exponent
 from meanfield.storage import load, save
-from solvers import FiniteWidth, WassersteinFlow
+from solvers import FiniteWidth, WassersteinFlow, lazy_prediction, measured_exponents, proxy_comparison
 
 
 def _short(problem, **changes):
@@ -336,3 +336,26 @@ def test_nothing_is_pickled(tiny_problem, tmp_path, monkeypatch):
         monkeypatch.setattr(pickle, name, refuse)
     solution = FiniteWidth(width=4)(_short(tiny_problem))
     assert load(save(solution, tmp_path / "run.nc")) == solution
+
+
+def test_what_studies_find_survives_storage(tmp_path):
+    data = mf.digits(n_train=4, n_test=3)
+    lazy = mf.Problem(data, mf.Network(2, "relu"), mf.ntk(), mf.Training(0.3, 4))
+    prediction = lazy_prediction(lazy)
+    assert load(save(prediction, tmp_path / "prediction.nc")) == prediction
+    asked = mf.Problem(data, scaling=mf.default(8), training=mf.Training(0.3, 3), loss="logistic")
+    powers = measured_exponents(asked, (8, 16, 32), 3, bootstrap=20)
+    proxy = proxy_comparison(replace(asked, scaling=mf.mean_field(1.0)), 8, ("ntk", "mean_field"), 4, 4, bootstrap=20)
+    for name, report in (("powers", powers), ("proxy", proxy)):
+        found = load(save(report, tmp_path / f"{name}.nc"))
+        assert type(found) is type(report)
+        assert str(found) == str(report)
+        for f in fields(report):
+            one, other = getattr(report, f.name), getattr(found, f.name)
+            if isinstance(one, np.ndarray):
+                np.testing.assert_array_equal(one, other)
+            elif f.name != "quantities":
+                assert one == other, f.name
+    for name, law in powers.quantities.items():
+        assert law.measured == load(tmp_path / "powers.nc")[name].measured
+        np.testing.assert_array_equal(law.values, load(tmp_path / "powers.nc")[name].values)

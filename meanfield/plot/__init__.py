@@ -1,0 +1,31 @@
+"""Pictures of results: (result, ..., ax=None) -> the axes drawn on. Nothing is shown, only `save` writes; rcParams stay as they are.
+
+Without `ax` a new figure is made. Functions with several panels return a flat array of axes, and take one of that many. Widths run
+from light to dark, a limit is black. Only this folder imports matplotlib.
+"""
+
+from meanfield.plot.frame import save
+from meanfield.plot.lazy import eigenvalues, learning_curves, prediction
+from meanfield.plot.matrices import kernels, two_times
+from meanfield.plot.plane import powers, proxy_comparison, scaling_plane
+from meanfield.plot.reports import deviation, variance
+from meanfield.plot.runs import animate_particles, loss, outputs, particles, preactivations
+
+__all__ = [
+    "animate_particles",
+    "deviation",
+    "eigenvalues",
+    "kernels",
+    "learning_curves",
+    "loss",
+    "outputs",
+    "particles",
+    "powers",
+    "preactivations",
+    "prediction",
+    "proxy_comparison",
+    "save",
+    "scaling_plane",
+    "two_times",
+    "variance",
+]

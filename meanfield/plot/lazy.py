@@ -1,0 +1,109 @@
+"""Lazy limits: spectra of kernels, learning curves, predictions over the random start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from meanfield import plot_data
+from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, TIME, beside, colours, output_of, panels
+from meanfield.plot_data import Solutions
+from meanfield.prediction import LazyPrediction
+from meanfield.spectrum import KernelSpectrum
+
+
+def learning_curves(
+    spectrum: KernelSpectrum,
+    times: Sequence[float],
+    learning_rate: float | None = None,
+    directions: Sequence[int] = (0, 1, 2, 4, 8, 16),
+    ax: Axes | None = None,
+) -> Axes:
+    """Squared error in single eigen-directions of the kernel, and their sum, against training time (equation 54).
+
+    directions: which, from the largest eigenvalue. learning_rate: of descent; None is gradient flow.
+    """
+    panel: Axes = panels(ax)[0]
+    curves = spectrum.learning_curve(times, learning_rate).numpy() / spectrum.samples
+    at, chosen = np.asarray(times, dtype=float), [i for i in directions if i < curves.shape[1]]
+    for i, colour in zip(chosen, reversed(colours(len(chosen))), strict=True):
+        panel.plot(
+            at,
+            curves[:, i],
+            color=colour,
+            linewidth=1.2,
+            label=rf"$\lambda_{{{i + 1}}}$ = {spectrum.eigenvalues[i]:.2g}",
+        )
+    panel.plot(at, curves.sum(1), label="all directions", **LIMIT)
+    if (left := spectrum.remaining_error) > 1e-12 * curves[0].sum():
+        panel.axhline(left, color=GREY, linestyle=":", linewidth=1, label="outside the kernel's range")
+    highest = curves.sum(1).max()
+    panel.set(
+        xlabel=TIME, ylabel=r"squared error, $E\,(v_i\cdot(f-y))^2/P$", yscale="log", ylim=(1e-5 * highest, 2 * highest)
+    )
+    panel.legend(**beside(ax))
+    return panel
+
+
+def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None) -> Axes:
+    """Eigenvalues of the kernel, and the share of the targets in the first i directions on the right-hand axis (equation 56)."""
+    panel: Axes = panels(ax)[0]
+    index = np.arange(1, len(spectrum.eigenvalues) + 1)
+    values = spectrum.eigenvalues.clamp(min=0).numpy()
+    panel.plot(
+        index, np.where(spectrum.singular.numpy(), np.nan, values), "o", color=BLUE, markersize=3, label="eigenvalues"
+    )
+    panel.set(xlabel="direction $i$", xscale="log", yscale="log")
+    panel.set_ylabel(r"eigenvalue $\lambda_i$", color=BLUE)
+    right = panel.twinx()
+    right.plot(index, spectrum.cumulative_alignment.numpy(), color=ORANGE, linewidth=1.5)
+    right.set_ylim(0, 1.03)
+    right.set_ylabel(r"$\sum_{j\leq i}(v_j\cdot y)^2/|y|^2$", color=ORANGE)
+    return panel
+
+
+def prediction(
+    found: LazyPrediction,
+    nets: Solutions = (),
+    samples: Sequence[int] = (0, 1, 2),
+    ax: Any = None,
+    output: int = 0,
+    test: bool = False,
+) -> np.ndarray:
+    """f_mu(t) of single samples, one panel each: mean and band of one standard deviation as predicted, single networks as thin lines."""
+    groups = plot_data.by_width(nets, None)[0] if nets else {}
+    mean, std = (found.mean_test, found.std_test) if test else (found.mean, found.std)
+    if mean is None or std is None:
+        raise ValueError("the problem has no test samples: give the Dataset x_test")
+    finite = found.times.isfinite()
+    times, targets = found.times[finite].numpy(), found.problem.data.y_test if test else found.problem.data.y
+    axes = panels(ax, 1, len(samples), size=(3.3, 3.3), sharey=True)
+    for panel, mu in zip(axes, samples, strict=True):
+        for (width, group), colour in zip(groups.items(), colours(len(groups)), strict=True):
+            for i, net in enumerate(group):
+                label = f"N = {width}" if i == 0 else "_"
+                panel.plot(
+                    net.times.numpy(),
+                    output_of(net, mu, output, test).double().numpy(),
+                    color=colour,
+                    linewidth=0.6,
+                    alpha=0.6,
+                    label=label,
+                )
+        m, s = (plot_data.row(t[finite].transpose(0, 1), mu)[:, output].numpy() for t in (mean, std))
+        panel.fill_between(
+            times, m - s, m + s, color=ORANGE, alpha=0.25, linewidth=0, zorder=4, label="predicted, ± 1 std"
+        )
+        panel.plot(times, m, label="predicted mean", **LIMIT)
+        if targets is not None:
+            panel.axhline(
+                float(plot_data.row(targets, mu)[output]), color=GREY, linestyle=":", linewidth=1, label="target"
+            )
+        which = f", output {output}" if found.problem.data.outputs > 1 else ""
+        panel.set(xlabel=TIME, title=f"{'test' if test else 'training'} sample {mu}{which}")
+    axes[0].set_ylabel(r"output $f_\mu(t)$")
+    axes[-1].legend(**beside(ax))
+    return axes

@@ -1,0 +1,60 @@
+"""Kernels and responses as heat maps, over pairs of samples or of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import CenteredNorm, Normalize
+
+from meanfield import plot_data
+from meanfield.plot.frame import panels
+from meanfield.plot_data import Solutions
+from meanfield.solution import Solution
+
+
+def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0, -1), ax: Any = None) -> np.ndarray:
+    """Kernels ("Phi1", "G1", .., "tangent_kernel") as heat maps, one row per solution and one column per step.
+
+    Samples are sorted by target, with lines between classes. With several outputs: the mean over pairs of equal outputs.
+    """
+    chosen = plot_data.several(solutions)
+    maps = [(s, step, plot_data.kernel_matrix(s, name, step)) for s in chosen for step in steps]
+    if not maps:
+        raise ValueError("nothing to draw: give at least one Solution and one step")
+    low, high = min(k.min() for *_, k in maps), max(k.max() for *_, k in maps)
+    signed = low < 0
+    norm = CenteredNorm(0, max(-low, high)) if signed else Normalize(low, high)
+    axes, picture = panels(ax, len(chosen), len(steps), size=(3.1, 2.7)), None
+    for i, (panel, (solution, step, kernel)) in enumerate(zip(axes, maps, strict=True)):
+        order, borders = plot_data.by_class(solution.problem.data.y)
+        colours = "RdBu_r" if signed else "viridis"
+        picture = panel.imshow(kernel[np.ix_(order, order)], norm=norm, cmap=colours, interpolation="nearest")
+        for line in (panel.axhline, panel.axvline):
+            for border in borders:
+                line(border - 0.5, color="black" if signed else "white", linewidth=0.8)
+        panel.set(xticks=[], yticks=[], title=f"{plot_data.who(solution)}, {plot_data.when(solution, step)}")
+        panel.set_xlabel("sample, by target" if i >= len(axes) - len(steps) else "")
+        panel.set_ylabel("sample, by target" if i % len(steps) == 0 else "")
+    label = plot_data.described(name).split(",")[0]
+    axes[0].figure.colorbar(picture, ax=list(axes), label=label, shrink=0.9).ax.set_ylim(low, high)
+    return axes
+
+
+def two_times(solution: Solution, names: Sequence[str] = ("Phi1", "G1"), ax: Any = None) -> np.ndarray:
+    """Kernels Phi^l(t, s), G^l(t, s) and responses A^l(t, s), B^l(t, s) over pairs of steps, mean over samples, a panel each."""
+    maps = [plot_data.two_times(solution, name) for name in names]
+    axes = panels(ax, 1, len(names), size=(3.6, 3.0))
+    for panel, name, (steps, matrix) in zip(axes, names, maps, strict=True):
+        signed = bool(matrix.min() < 0) or name[0] in "AB"
+        largest = max(float(np.abs(matrix).max()), 1e-30)
+        norm = CenteredNorm(0, largest) if signed else Normalize(float(matrix.min()), float(matrix.max()))
+        extent = (-0.5, steps[-1] + 0.5, steps[-1] + 0.5, -0.5)
+        colours = "RdBu_r" if signed else "viridis"
+        picture = panel.imshow(matrix, norm=norm, cmap=colours, extent=extent, interpolation="nearest")
+        kind, layer = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+        symbol = rf"${chr(92) + kind if kind == 'Phi' else kind}^{{{layer}}}(t, s)$"
+        panel.set(xlabel="step $s$", ylabel="step $t$", title=symbol)
+        panel.figure.colorbar(picture, ax=panel, shrink=0.85)
+    return axes
