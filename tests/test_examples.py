@@ -19,6 +19,8 @@ FILES = {
     "lazy_to_rich": {"lazy_to_rich.png", "kernels.png"},
     "best_proxy": {"best_proxy.png"},
     "scaling_plane": {"scaling_plane.png", "powers.png"},
+    "lazy_networks": {"prediction.png", "test_prediction.png", "learning_curves.png", "eigenvalues.png"},
+    "width_in_two_scalings": {"width_in_two_scalings.png"},
     "depth_transfer": {"depth_transfer.png"},
     "deep_kernels": {"layer1.png", "layer2.png", "layer3.png", "lazy.png"},
     "multi_class": {"test_loss.png", "correct_logits.png", "kernels.png"},
@@ -34,6 +36,13 @@ FINDINGS = {
     "demo": lambda r: -0.75 < r["exponent"] < -0.3 and 0.5 < r["n_var"] / r["predicted_n_var"] < 2,
     "gradient_flow": lambda r: 0.9 < r["order"] < 1.2,
     "lazy_to_rich": lambda r: 1.8 < r["power"] < 2.1 and r["alignment_rich"] > r["alignment_before"] + 0.4,
+    "lazy_networks": lambda r: (
+        0.3 < r["mean square of (f - mean) / std"] < 2.5
+        and r["complexity, true labels"] < r["complexity, shuffled labels"]
+    ),
+    "width_in_two_scalings": lambda r: (
+        r["difference at N*"] < 1e-5 and r["ntk, widest"] > r["mean_field, widest"] + 0.03
+    ),
     "depth_transfer": lambda r: set(r.values()) == {0.8},
     "deep_kernels": lambda r: (
         r["limit, movement 3"] > 0.1 > 0.01 > r["lazy limit, movement 3"] and r["N = 128, movement 3"] > 0.1
