@@ -55,7 +55,12 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
             ax.errorbar(widths, curves[name], errors[name], fmt="o-", color=colour, capsize=3, label=name)
             ax.axhline(limits[name], color=colour, linestyle="--", linewidth=1, label=f"{name}, limit")
         ax.axvline(reference, color="0.6", linewidth=1, linestyle=":")
-        ax.set(xscale="log", xlabel="width $N$", ylabel=f"final test loss, mean of {seeds} networks ± standard error")
+        ax.set(
+            xscale="log",
+            xlabel="width $N$",
+            ylabel="final test loss",
+            title=f"mean of {seeds} networks ± standard error",
+        )
         ax.legend(fontsize="small")
         keep(ax, folder(out) / "width_in_two_scalings.png")
     at = widths.index(reference)
