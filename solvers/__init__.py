@@ -2,6 +2,7 @@
 
 from solvers.causal_dmft import CausalDMFT
 from solvers.certificate import Certificate, residual
+from solvers.checkpoints import checkpointed
 from solvers.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
 from solvers.evolve import Interrupted, NonFiniteError, SolverError
 from solvers.finite_width import FiniteWidth
@@ -29,6 +30,7 @@ __all__ = [
     "SolverError",
     "TangentKernelLimit",
     "WassersteinFlow",
+    "checkpointed",
     "empirical_tangent_kernel",
     "lazy_prediction",
     "measured_exponents",

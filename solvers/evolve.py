@@ -18,7 +18,7 @@ from meanfield import checks
 from meanfield.activations import Activation
 from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
-from solvers.infinite_dense import RankError
+from solvers.neurons import RankError
 
 State = tuple[Tensor, ...]
 Advance = Callable[[State, Tensor, Tensor | None], State]
@@ -142,6 +142,7 @@ def evolve(
         descends = training.optimiser == "gradient_descent"
         advance = _descent(moved, training, run) if descends else _flow(moved, training, rtol)
     weights: Tensor | None = None
+    agree = getattr(method, "agree", bool)
     bar = tqdm(
         total=training.steps,
         initial=first,
@@ -165,7 +166,7 @@ def evolve(
                     run.f_test.append(f_test.detach())
                 if step in snapshots:
                     run.captured[step] = method.capture(run.state)
-                if interrupted():
+                if agree(interrupted()):  # all processes of a sharded run end at the same step
                     run.status = Status.INTERRUPTED
                     break
                 if step < training.steps:
@@ -231,8 +232,11 @@ def _flow(method: Method, training: Training, rtol: float) -> Advance:
             return method.velocity(now, method.outputs(now)[0], None)
 
         times = torch.tensor([0.0, training.learning_rate], dtype=torch.float64, device=state[0].device)
+        norm = getattr(method, "norm", None)  # over the particles of all processes
         try:
-            path = odeint(rhs, state, times, rtol=rtol, atol=rtol / 100, method="dopri5")
+            path = odeint(
+                rhs, state, times, rtol=rtol, atol=rtol / 100, method="dopri5", options={"norm": norm} if norm else None
+            )
         except AssertionError as error:  # "underflow in dt", "non-finite values in state"
             raise _BlewUp from error
         return tuple(tensor[-1].clone() for tensor in path)
@@ -280,7 +284,7 @@ def kept_momentum(previous: Solution | None, names: Sequence[str], like: Tensor)
     return tuple(state[key].to(like, copy=True) for key in (f"momentum_{name}" for name in names) if key in state)
 
 
-_FREE = {"snapshots", "engine", "device", "batch"}  # may change when a run goes on
+_FREE = {"snapshots", "engine", "device", "batch", "keep_state"}  # may change when a run goes on
 
 
 def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
@@ -292,7 +296,8 @@ def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
         raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
     if raise_on_failure and bad.status is Status.OUT_OF_ROOM:
         raise SolverError(
-            f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}). What was computed is in this error's .solutions",
+            f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}). "
+            "What was computed is in this error's .solutions",
             solutions,
         )
     if raise_on_failure:

@@ -20,26 +20,30 @@ from solvers.wasserstein_flow import WassersteinFlow
 class Flow:
     """Solve a two-layer network of infinite width, as the flow of a measure of particles.
 
-    out: file to write (.nc). overwrite: replace a file that holds another run.
+    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
+    command again goes on from there.
     """
 
     out: Path
     problem: Problem
     solver: WassersteinFlow
     overwrite: bool = False
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
 class Dmft:
     """Solve a network of infinite width and any depth, by dynamical mean-field theory.
 
-    out: file to write (.nc). overwrite: replace a file that holds another run.
+    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
+    command again goes on from there.
     """
 
     out: Path
     problem: Problem
     solver: CausalDMFT
     overwrite: bool = False
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,31 +63,42 @@ class Fixedpoint:
 class Lazy:
     """Solve the lazy limit of a network of any depth, in which the tangent kernel stays as it started.
 
-    out: file to write (.nc). overwrite: replace a file that holds another run.
+    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
+    command again goes on from there.
     """
 
     out: Path
     problem: Problem
     solver: TangentKernelLimit
     overwrite: bool = False
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
 class Logits:
     """Solve a two-layer classifier whose outputs grow with the width, as with --scaling default and sym_default.
 
-    out: file to write (.nc). overwrite: replace a file that holds another run.
+    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
+    command again goes on from there.
     """
 
     out: Path
     problem: Problem
     solver: InfiniteLogitsLimit
     overwrite: bool = False
+    checkpoint: int | None = None
 
 
 def _limit(asked: Flow | Dmft | Fixedpoint | Lazy | Logits) -> None:
     solver: Any = asked.solver
-    solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite)
+    solve(
+        asked.problem,
+        solver,
+        lambda: solver(asked.problem),
+        asked.out,
+        asked.overwrite,
+        getattr(asked, "checkpoint", None),
+    )
 
 
 COMMANDS: dict[type, Callable[[Any], None]] = dict.fromkeys((Flow, Dmft, Fixedpoint, Lazy, Logits), _limit)

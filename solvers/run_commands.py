@@ -22,6 +22,7 @@ from meanfield import checks, storage
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.causal_dmft import CausalDMFT
+from solvers.checkpoints import checkpointed
 from solvers.evolve import Interrupted, SolverError, settings
 from solvers.finite_width import FiniteWidth
 from solvers.infinite_logits import InfiniteLogitsLimit
@@ -37,7 +38,8 @@ class Net:
     """Train one network of finite width, of any depth.
 
     out: file to write (.nc). width: neurons in each hidden layer. seed: of the initial weights.
-    overwrite: replace a file that holds another run.
+    overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same command again
+    goes on from there.
     """
 
     out: Path
@@ -46,6 +48,7 @@ class Net:
     width: int = 512
     seed: int = 0
     overwrite: bool = False
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Resume:
 
 def _net(asked: Net) -> None:
     solver = replace(asked.solver, width=asked.width, seed=asked.seed)
-    solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite)
+    solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite, asked.checkpoint)
 
 
 def _resume(asked: Resume) -> None:
@@ -108,8 +111,18 @@ def _resume(asked: Resume) -> None:
     solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
 
 
-def solve(problem: Problem, solver: Any, run: Callable[[], Solution], out: Path, overwrite: bool) -> None:
-    """Solve and keep the solution, or what there is of it; nothing to do if `out` holds this very run."""
+def solve(
+    problem: Problem,
+    solver: Any,
+    run: Callable[[], Solution],
+    out: Path,
+    overwrite: bool,
+    checkpoint: int | None = None,
+) -> None:
+    """Solve and keep the solution, or what there is of it; nothing to do if `out` holds this very run.
+
+    checkpoint: steps after which the state is kept beside, until the run is finished.
+    """
     storage.writable(out)
     if out.exists() and not overwrite:
         kept = _readable(out)
@@ -119,8 +132,9 @@ def solve(problem: Problem, solver: Any, run: Callable[[], Solution], out: Path,
             raise ValueError(f"{out} holds another run, {what}: give another --out, or --overwrite to replace it")
         print(f"{kept}\nalready kept in {out}; --overwrite solves it again")
         return
+    beside = out.with_suffix(".checkpoint.nc")
     try:
-        solution = run()
+        solution = run() if checkpoint is None else checkpointed(solver, problem, beside, checkpoint)
     except (SolverError, Interrupted) as error:
         if error.solution is None:
             raise
@@ -133,6 +147,8 @@ def solve(problem: Problem, solver: Any, run: Callable[[], Solution], out: Path,
         told = str(error).removesuffix(" What was computed is in this error's .solutions")
         raise type(error)(f"{told}\nwhat was computed is kept in {path}{on}", error.solutions) from error
     path = keep(solution, out)
+    for left in out.parent.glob(f"{out.stem}.checkpoint*.nc") if checkpoint else ():
+        left.unlink()
     print(f"{solution}\n{solution.stats['seconds']:.2f} s, kept in {path}")
 
 

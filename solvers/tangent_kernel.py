@@ -68,15 +68,19 @@ class TangentKernelLimit:
         """One solution per draw of f0, all advanced at once; a number n means the seeds 0..n-1."""
         chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
         self.check(problem)
-        kernels = lazy_kernels(problem, self.kernel, random=isinstance(self.initial, str) and self.initial == "draw")
+        kernels = lazy_kernels(problem, self.kernel, self._drawn)
         start = torch.stack([self._start(problem, kernels, seed) for seed in chosen])
         return self._run(problem, kernels, start, chosen, None)
+
+    @property
+    def _drawn(self) -> bool:
+        return isinstance(self.initial, str) and self.initial == "draw"
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps; equal to an uninterrupted run."""
         solver = replace(self, seed=solution.solver.get("seed", 0))
         problem = earlier(solver, solution, steps)
-        kernels = lazy_kernels(problem, self.kernel, random=False)
+        kernels = lazy_kernels(problem, self.kernel, self._drawn)  # as at first, to the last bit
         return solver._run(problem, kernels, solution.state["f"][None].clone(), (solver.seed,), solution)[0]
 
     def check(self, problem: Problem) -> None:

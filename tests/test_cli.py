@@ -25,6 +25,7 @@ from solvers import (
     InfiniteLogitsLimit,
     TangentKernelLimit,
     WassersteinFlow,
+    checkpoints,
     cli,
     predicted_variance,
     width_sweep,
@@ -521,3 +522,33 @@ def test_a_kept_sweep_is_resumed(capsys, tmp_path):
     _run(capsys, "resume", tmp_path / "part.nc", "--steps", "3", "--out", tmp_path / "whole.nc")
     whole = CausalDMFT(64, keep_state=True)(mf.Problem(DATA, mf.Network(2), training=mf.Training(steps=7)))
     assert load(tmp_path / "whole.nc") == whole
+
+
+def test_checkpoints_serve_until_the_run_is_kept(capsys, tmp_path, monkeypatch):
+    command = [
+        "dmft",
+        *TINY,
+        "--solver.samples",
+        "64",
+        "--network.depth",
+        "2",
+        "--checkpoint",
+        "2",
+        "--out",
+        tmp_path / "run.nc",
+    ]
+    kept, keep = [], checkpoints._keep
+
+    def die(solution, path):
+        keep(solution, path)
+        kept.append(solution.steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "_keep", die)
+    _run(capsys, *command, code=130)
+    assert kept == [2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.checkpoint.nc"]
+    monkeypatch.undo()
+    _run(capsys, *command)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
+    assert load(tmp_path / "run.nc") == CausalDMFT(64)(mf.Problem(DATA, mf.Network(2), training=mf.Training(steps=4)))

@@ -7,16 +7,15 @@ from solvers import CausalDMFT, FiniteWidth
 
 
 def depth() -> None:
-    """digits 0/1, P = 8, eta = 0.2, T = 12, tanh, gamma0 = 1, residual = 1: the limit at L = 2..64 (4 groups of 1024) and 16 nets of N = 256"""
+    """digits 0/1, P = 8, eta = 0.2, T = 12, tanh, residual = 1: the limit at L = 2..64 (4 groups of 1024) and 16 nets of N = 256"""
     data = mf.digits(n_train=8, n_test=4)
     base = mf.Problem(data, scaling=mf.mean_field(1.0), training=mf.Training(0.2, 12))
     solver = CausalDMFT(1024, groups=4, snapshots=(-1,), two_time=False, keep_neurons=False)
     problems = {L: replace(base, network=mf.Network(L, "tanh", residual=1.0)) for L in (2, 4, 8, 16, 32, 64)}
     limits = {L: solver(problem) for L, problem in problems.items()}
     deepest = limits[64].f
-    print(
-        "| L | f from that of L = 64 | standard error | f: mean of nets from limit | floor | last Phi | floor | ranks, largest | seconds per group |"
-    )
+    print("| L | f from that of L = 64 | standard error | f: mean of nets from limit | floor "
+          "| last Phi | floor | ranks, largest | seconds per group |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")
     for L, limit in limits.items():
         nets = FiniteWidth(256, dtype="float32", snapshots=(-1,), keep_neurons=False).ensemble(problems[L], 16)

@@ -1,0 +1,100 @@
+"""checkpointed: a run in stretches, each kept in a file, so that one that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from meanfield import checks, storage
+from meanfield.pooling import pooled
+from meanfield.problem import Problem
+from meanfield.solution import Solution, Status
+from solvers.evolve import Interrupted, settings, snapshot_steps
+
+
+def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 100) -> Solution:
+    """`solver(problem)`, with the state kept in `path` (.nc) every `every` steps; called again, it goes on from there.
+
+    The result equals that of an uninterrupted run bit for bit on the same device. The file before the last is kept as
+    NAME.previous.nc: a truncated file is passed over for it, with a warning. Groups of CausalDMFT have a file each. On success the files
+    stay; a finished one is returned at once. For solvers with `resume`; ValueError for others, and for a file of another run.
+    """
+    path = storage.writable(path)
+    every = checks.integer("every", every, 1)
+    if not hasattr(solver, "resume"):
+        raise ValueError(
+            f"{type(solver).__name__} has no steps to go on from: take a solver with `resume`, e.g. CausalDMFT"
+        )
+    groups = getattr(solver, "groups", 1)
+    if groups > 1 and problem.network.nonlinearity.name != "linear":
+        alone = [replace(solver, groups=1, seed=solver.seed + k) for k in range(groups)]
+        parts = [checkpointed(one, problem, path.with_stem(f"{path.stem}-{one.seed}"), every) for one in alone]
+        return pooled(parts, settings(solver))
+    done = _found(solver, problem, path)
+    total, wanted = problem.training.steps, snapshot_steps(solver.snapshots, problem.training.steps)
+    while done is None or done.steps < total:
+        start = 0 if done is None else done.steps
+        end = min(total, start + every)
+        stretch = solver if end == total else _part(solver, tuple(step for step in wanted if step <= end))
+        try:
+            done = stretch(problem.with_steps(end)) if done is None else stretch.resume(done, end - start)
+        except Interrupted as error:
+            if error.solution is not None and error.solution.state:
+                _keep(error.solution, path)
+            raise
+        if done.status is not Status.FINISHED:
+            return done
+        _keep(done, path)
+    return done
+
+
+def _part(solver: Any, snapshots: tuple[int, ...]) -> Any:
+    """The solver for a stretch before the end"""
+    state = {"keep_state": True} if hasattr(solver, "keep_state") else {}
+    return replace(solver, snapshots=snapshots, **state)
+
+
+def _keep(solution: Solution, path: Path) -> None:
+    """Write beside, then move: at every moment one of the two files is whole."""
+    fresh = storage.save(solution, path.with_name(f"{path.stem}.new.nc"))
+    if path.exists():
+        os.replace(path, _previous(path))
+    os.replace(fresh, path)
+
+
+def _found(solver: Any, problem: Problem, path: Path) -> Solution | None:
+    """The last good checkpoint, if there is one. ValueError for that of another run."""
+    for candidate in (path, _previous(path)):
+        if not candidate.exists():
+            continue
+        try:
+            found = storage.load(candidate)
+        except (ValueError, OSError) as error:
+            why = " ".join(str(error).split())
+            warnings.warn(f"the checkpoint {candidate} cannot be read and is passed over: {why}", stacklevel=3)
+            continue
+        _check(solver, problem, found, candidate)
+        return found
+    return None
+
+
+def _check(solver: Any, problem: Problem, found: Any, path: Path) -> None:
+    remedy = "give another file, or remove this one to start anew"
+    if not isinstance(found, Solution):
+        raise ValueError(f"{path} holds a {type(found).__name__}, no checkpoint: {remedy}")
+    total = problem.training.steps
+    if found.problem.with_steps(total) != problem or found.steps > total:
+        raise ValueError(f"the checkpoint {path} belongs to another problem, {found!r}: {remedy}")
+    free = {"snapshots", "keep_state", "device", "engine", "batch"}
+    mine = {k: v for k, v in settings(solver).items() if k not in free}
+    other = {k: found.solver.get(k) for k in mine}
+    if mine != other:
+        differ = ", ".join(f"{k}={other[k]!r} there, {mine[k]!r} here" for k in mine if mine[k] != other[k])
+        raise ValueError(f"the checkpoint {path} was made with other settings ({differ}): {remedy}")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous.nc")

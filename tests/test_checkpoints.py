@@ -1,0 +1,150 @@
+"""Runs in stretches: equal to uninterrupted ones, also after a kill at any moment, and never from a wrong file."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import meanfield as mf
+from meanfield import storage
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    FixedPointDMFT,
+    InfiniteLogitsLimit,
+    Interrupted,
+    TangentKernelLimit,
+    WassersteinFlow,
+    checkpointed,
+    checkpoints,
+)
+
+
+def problem(depth=1, scaling=None, loss="squared", **training):
+    data = mf.digits(n_train=4, n_test=2)
+    return mf.Problem(data, mf.Network(depth), scaling or mf.mean_field(1.0), mf.Training(0.2, 9, **training), loss)
+
+
+CASES = {
+    "flow": (WassersteinFlow(64, snapshots=(0, 5, -1)), problem(momentum=0.5, batch_size=2)),
+    "gradient flow": (WassersteinFlow(64), problem(optimiser="gradient_flow")),
+    "dmft": (CausalDMFT(128, snapshots=(0, 5, -1)), problem(2, weight_decay=0.1)),
+    "dmft, plain, flow": (CausalDMFT(128, draws="plain"), problem(3, optimiser="gradient_flow")),
+    "dmft, linear": (CausalDMFT(128), replace(problem(2), network=mf.Network(2, "linear"))),
+    "dmft, groups": (CausalDMFT(64, groups=2), problem(2)),
+    "net": (FiniteWidth(16, seed=2, snapshots=(0, 5, -1)), problem(3, momentum=0.9)),
+    "lazy": (TangentKernelLimit(seed=1), problem(2, mf.ntk(), momentum=0.5)),
+    "logits": (InfiniteLogitsLimit(64), problem(1, mf.default(4), "logistic")),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_in_stretches_equals_an_uninterrupted_one(name, tmp_path):
+    solver, asked = CASES[name]
+    whole = solver(asked)
+    assert checkpointed(solver, asked, tmp_path / "run.nc", every=4) == whole
+
+
+@pytest.mark.parametrize("name", ["flow", "dmft", "net"])
+def test_a_run_that_died_goes_on(name, tmp_path, monkeypatch):
+    solver, asked = CASES[name]
+    kept, path = [], tmp_path / "run.nc"
+
+    def die(solution, path):
+        keep(solution, path)
+        kept.append(solution.steps)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    keep = checkpoints._keep
+    monkeypatch.setattr(checkpoints, "_keep", die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointed(solver, asked, path, every=3)
+    assert kept == [3, 6]
+    found = checkpointed(solver, asked, path, every=3)
+    assert kept == [3, 6, 9]
+    assert found == solver(asked)
+    assert checkpointed(solver, asked, path, every=3).f.equal(found.f)
+    assert kept == [3, 6, 9]  # a finished run is only read
+
+
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(tmp_path):
+    solver, asked = CASES["flow"]
+    path = tmp_path / "run.nc"
+    checkpointed(solver, asked.with_steps(6), path, every=3)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=r"run.nc cannot be read and is passed over"):
+        found = checkpointed(solver, asked, path, every=3)
+    assert found == solver(asked)
+    for name in ("run.nc", "run.previous.nc"):
+        (tmp_path / name).write_bytes(b"not a file of ours")
+    with pytest.warns(UserWarning, match="passed over"):
+        assert checkpointed(solver, asked, path, every=3) == solver(asked)
+
+
+def test_checkpoints_of_other_runs_are_refused(tmp_path):
+    solver, asked = CASES["flow"]
+    path = tmp_path / "run.nc"
+    checkpointed(replace(solver, snapshots=(0, -1)), asked.with_steps(3), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"belongs to another problem.*remove this one to start anew"):
+        checkpointed(solver, replace(asked, scaling=mf.mean_field(2.0)), path)
+    with pytest.raises(ValueError, match=r"other settings \(seed=0 there, 1 here\)"):
+        checkpointed(replace(solver, seed=1), asked, path)
+    with pytest.raises(ValueError, match="FixedPointDMFT has no steps to go on from"):
+        checkpointed(FixedPointDMFT(), asked, tmp_path / "other.nc")
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        checkpointed(solver, asked, path, every=0)
+    assert path.read_bytes() == before
+
+
+def test_ctrl_c_keeps_the_stretch(tmp_path, monkeypatch):
+    solver, asked = CASES["net"]
+    path, velocity, calls = tmp_path / "run.nc", None, []
+    from solvers.networks import Networks
+
+    velocity = Networks.velocity
+
+    def interrupt(self, *args):
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return velocity(self, *args)
+
+    monkeypatch.setattr(Networks, "velocity", interrupt)
+    with pytest.raises(Interrupted):
+        checkpointed(solver, asked, path, every=9)
+    assert storage.load(path).steps == 5
+    assert checkpointed(solver, asked, path, every=9).f.equal(solver(asked).f)
+
+
+def test_a_killed_process_leaves_a_checkpoint(tmp_path):
+    """SIGKILL at any moment; the next call ends the run with the numbers of an uninterrupted one."""
+    code = textwrap.dedent(f"""
+        import meanfield as mf
+        from solvers import CausalDMFT, checkpointed
+        data = mf.digits(n_train=4, n_test=2)
+        asked = mf.Problem(data, mf.Network(2), mf.mean_field(1.0), mf.Training(0.1, 400))
+        checkpointed(CausalDMFT(256), asked, {str(tmp_path / "run.nc")!r}, every=5)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run.previous.nc").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    data = mf.digits(n_train=4, n_test=2)
+    asked = mf.Problem(data, mf.Network(2), mf.mean_field(1.0), mf.Training(0.1, 400))
+    reached = storage.load(tmp_path / "run.nc").steps if (tmp_path / "run.nc").exists() else 5
+    assert 5 <= reached < 400
+    shorter = asked.with_steps(reached + 3)
+    found = checkpointed(CausalDMFT(256), shorter, tmp_path / "run.nc", every=5)
+    assert torch.equal(found.f, CausalDMFT(256)(shorter).f)
