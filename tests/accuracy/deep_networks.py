@@ -2,8 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ SEEDS = {
     2048: 3,
 }  # N * seeds, the precision of the mean, is about the same from N = 256 on
 SWEEPS = 2
+EDGE = 1.8  # of 2, where descent is unstable: the small sweep that measures it may be off by a tenth
 WIDE = 256  # from here on deviations are small enough for a bias linear in 1/N
 
 
@@ -45,47 +47,38 @@ def networks(asked: mf.Problem) -> dict[int, list[mf.Solution]]:
     return {n: FiniteWidth(n, dtype="float32", keep_neurons=False).ensemble(asked, e) for n, e in SEEDS.items()}
 
 
+def sharpness(asked: mf.Problem) -> float:
+    """The largest eta lambda_max(K(t)) / P of the run, from a small sweep; above 2 descent is unstable and amplifies any difference"""
+    steps = range(0, asked.training.steps + 1, 2)
+    solution = CausalDMFT(2048, tolerance=3e-2, two_time=False, keep_neurons=False, snapshots=steps)(asked)
+    largest = max(float(torch.linalg.eigvalsh(solution.tangent_kernel(t).double())[-1]) for t in steps)
+    return asked.training.learning_rate * largest / asked.data.samples
+
+
 def deep_networks() -> None:
     """digits 0/1, P = 16, P_test = 8, eta = 0.1, T = 100; N = 64, 128, .., 2048 with 32, 32, 24, 12, 5, 2 seeds (float32); the limit: 2
     sweeps of 8192 samples. Slopes of the deviation with 95 % intervals; then distance of the mean over seeds (floor from noise alone, z)
-    at N = 1024 and 2048 together, and of its extrapolation linear in 1/N from N = 256 on; Phi, G: the layer of the largest z
+    at N = 1024 and 2048 together, and of its extrapolation linear in 1/N from N = 256 on; Phi, G: the layer of the largest z. Cases that
+    come near the edge of stability, eta lambda_max / P > 1.8 at some step (last column), are shown and claim nothing
     """
     print(
-        "| network | gamma0 | observable | deviation, N = 64 | N = 2048 | its slope | mean, N >= 1024: distance (floor) z | extrapolated |"
+        "| network | gamma0 | observable | deviation, N = 64 | N = 2048 | its slope | mean, N >= 1024: distance (floor) z "
+        "| extrapolated | edge |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     plain, extrapolated = [], []
     for activation, gamma0, depth in _cases():
         asked = problem(mf.Network(depth, activation), gamma0)
-        limits = [CausalDMFT(8192, seed=seed, two_time=False, keep_neurons=False)(asked) for seed in range(SWEEPS)]
-        nets = networks(asked)
-        names = ("f", "f_test", *kernels(depth), "tangent_kernel")
-        report = mf.deviation([net for group in nets.values() for net in group], limits, names)
-        row: dict = {"activation": activation, "gamma0": gamma0, "depth": depth, "ranks": limits[0].stats["ranks"]}
-        row["seconds"] = {"sweep": limits[0].stats["seconds"]} | {
-            n: group[0].stats["seconds"] for n, group in nets.items()
-        }
-        for name in names:
-            d = report[name]
-            wide = networks_and_limit([*nets[1024], *nets[2048]], limits, name)
-            line = networks_and_limit(
-                [net for n in SEEDS if n >= WIDE for net in nets[n]], limits, name, extrapolate=True
-            )
-            row[name] = {
-                "deviation": d.deviation.tolist(),
-                "slope": vars(d.exponents["deviation"]),
-                "variance": vars(d.exponents["variance"]),
-                "bias2": d.bias2.tolist(),
-                "bias2_se": d.bias2_se.tolist(),
-                "floor": d.floor.tolist(),
-                "limit": d.reference_error,
-                "wide": vars(wide),
-                "extrapolated": vars(line),
-            }
-            plain.append(wide.z)
-            extrapolated.append(line.z)
+        row = {"activation": activation, "gamma0": gamma0, "depth": depth, "sharpness": sharpness(asked)} | _measured(
+            asked
+        )
+        if row["sharpness"] < EDGE:
+            plain += [found["wide"]["z"] for found in row["observables"].values()]
+            extrapolated += [found["extrapolated"]["z"] for found in row["observables"].values()]
         kept("deep_networks", row)
-        _print(row, depth)
+        _print(row)
+    if not plain:
+        return
     limit = largest_z(len(plain))
     for words, z in (("mean at N >= 1024", plain), ("extrapolated", extrapolated)):
         print(f"\n{words}: largest of {len(z)} z: {max(z):.1f}, mean {np.mean(z):+.2f}, above 2: {sum(v > 2 for v in z)} "
@@ -93,16 +86,40 @@ def deep_networks() -> None:
     assert max(plain + extrapolated) < limit
 
 
-def _print(row: dict, depth: int) -> None:
-    def worst(names: Sequence[str]) -> str:
-        return max(names, key=lambda name: row[name]["extrapolated"]["z"])
+def _measured(asked: mf.Problem) -> dict[str, Any]:
+    """Slopes, variances, biases and agreement of every observable of one case"""
+    limits = [CausalDMFT(8192, seed=seed, two_time=False, keep_neurons=False)(asked) for seed in range(SWEEPS)]
+    nets = networks(asked)
+    names = ("f", "f_test", *kernels(asked.network.depth), "tangent_kernel")
+    report = mf.deviation([net for group in nets.values() for net in group], limits, names)
+    found = {}
+    for name in names:
+        d = report[name]
+        line = [net for n in SEEDS if n >= WIDE for net in nets[n]]
+        found[name] = {
+            "deviation": d.deviation.tolist(),
+            "slope": vars(d.exponents["deviation"]),
+            "variance": vars(d.exponents["variance"]),
+            "bias2": d.bias2.tolist(),
+            "bias2_se": d.bias2_se.tolist(),
+            "floor": d.floor.tolist(),
+            "limit": d.reference_error,
+            "wide": vars(networks_and_limit([*nets[1024], *nets[2048]], limits, name)),
+            "extrapolated": vars(networks_and_limit(line, limits, name, extrapolate=True)),
+        }
+    seconds = {"sweep": limits[0].stats["seconds"]} | {str(n): group[0].stats["seconds"] for n, group in nets.items()}
+    return {"ranks": limits[0].stats["ranks"], "seconds": seconds, "observables": found}
 
-    for name in ("f", worst(kernels(depth)[:depth]), worst(kernels(depth)[depth:]), "tangent_kernel"):
-        r = row[name]
-        found = [f"{v['distance']:.2g} ({v['floor']:.2g}) {v['z']:+.1f}" for v in (r["wide"], r["extrapolated"])]
-        s = r["slope"]
-        print(f"| {row['activation']}, L = {depth} | {row['gamma0']:g} | {name} | {r['deviation'][0]:.2g} | {r['deviation'][-1]:.2g} | "
-              f"{s['slope']:+.2f} [{s['low']:+.2f}, {s['high']:+.2f}] | {found[0]} | {found[1]} |", flush=True)  # fmt: skip
+
+def _print(row: dict[str, Any]) -> None:
+    all_kernels, found = kernels(row["depth"]), row["observables"]
+    halves = all_kernels[: row["depth"]], all_kernels[row["depth"] :]
+    for name in ("f", *(max(half, key=lambda n: found[n]["extrapolated"]["z"]) for half in halves), "tangent_kernel"):
+        r, s = found[name], found[name]["slope"]
+        cells = [f"{v['distance']:.2g} ({v['floor']:.2g}) {v['z']:+.1f}" for v in (r["wide"], r["extrapolated"])]
+        slope = f"{s['slope']:+.2f} [{s['low']:+.2f}, {s['high']:+.2f}]"
+        head = f"{row['activation']}, L = {row['depth']} | {row['gamma0']:g} | {name} | {r['deviation'][0]:.2g} | {r['deviation'][-1]:.2g}"
+        print(f"| {head} | {slope} | {' | '.join(cells)} | {row['sharpness']:.1f} |", flush=True)
 
 
 def biases_and_residual_branches() -> None:
