@@ -62,9 +62,9 @@ def predicted_variance(
     own = (gain * problem.network.bias_std) ** 2  # N times the variance of a network's readout bias
     activation = _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width))
     f, stride = _final_outputs(problem, measure.a, measure.w, m, b, x, activation)
-    if problem.network.nonlinearity.kinks and stride > 2 * kink_width:
+    if problem.network.nonlinearity.kinks and stride > kink_width:
         warnings.warn(
-            f"a step moves preactivations by up to {stride:.2g} (root mean square), more than twice kink_width={kink_width:g}: the "
+            f"a step moves preactivations by up to {stride:.2g} (root mean square), more than kink_width={kink_width:g}: the "
             f"prediction for {problem.network.nonlinearity.name} is unreliable; take a smaller learning_rate",
             RuntimeWarning,
             stacklevel=2,
