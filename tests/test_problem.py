@@ -48,7 +48,10 @@ NAN, INF = float("nan"), float("inf")
         (lambda: mf.ntk().output_multiplier(0), "width must be at least 1: received 0"),
         (lambda: mf.ntk().learning_rate_multipliers(-64), "width must be at least 1: received -64"),
         (lambda: mf.ntk().output_multiplier(2.5), "width must be a whole number: received 2.5"),
-        (lambda: scaling.named("mup"), "unknown scaling: received 'mup'; known: default, ic_mean_field, mean_field, ntk, sym_default"),
+        (
+            lambda: scaling.named("mup"),
+            "unknown scaling: received 'mup'; known: default, ic_mean_field, mean_field, ntk, sym_default",
+        ),
         (
             lambda: mf.Problem(SIGNS, loss="hinge"),
             "unknown loss: received 'hinge'; known: cross_entropy, logistic, squared",
