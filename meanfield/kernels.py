@@ -41,16 +41,19 @@ class TwoTimeKernel:
         fields: Sequence[Tensor],
         columns: int,
         feature: Callable[..., Tensor] = lambda q: q,
+        total: Callable[[Tensor], Tensor] | None = None,
     ) -> TwoTimeKernel:
         """The kernel of q(t) = feature(field(t)) (N, Q), averaged with weights m (N,), fields given for each step.
 
-        Memory N Q at most; when there are more neurons than columns in all, only the (steps Q)^2 Gram matrix.
+        Memory N Q at most; when there are more neurons than columns in all, only the (steps Q)^2 Gram matrix. total: adds to a Gram
+        matrix those of other processes, which hold the other neurons.
         """
-        total = len(steps) * columns
-        if len(m) <= total:
+        joined = len(steps) * columns
+        if total is None and len(m) <= joined:
             factor = torch.stack([m.sqrt()[:, None] * feature(q) for q in fields])
         else:
-            joint = reductions.gram(lambda *tiles: torch.cat([feature(q) for q in tiles], 1), m, *fields, columns=total)
+            joint = reductions.gram(lambda *tiles: torch.cat([feature(q) for q in tiles], 1), m, *fields, columns=joined)
+            joint = joint if total is None else total(joint)
             factor = _square_root(joint).reshape(-1, len(steps), columns).transpose(0, 1)
         return TwoTimeKernel(tuple(steps), factor.contiguous().to("cpu"))
 

@@ -97,18 +97,8 @@ class ParticleMeasure:
         `directions` (n, D): rows whose span matters, in order of size (the network's inputs). The first, most even coordinates of
         the points become a and then w along the principal directions of these rows.
         """
-        n, d, c = _sizes(particles, inputs, outputs)
-        kind, basis = checks.DTYPES[checks.dtype(dtype)], principal_directions(directions, d)
-        engine = torch.quasirandom.SobolEngine(c + d, scramble=True, seed=checks.integer("seed", seed, 0))
-        a, w = torch.empty(n, c, dtype=kind), torch.empty(n, d, dtype=kind)
-        for start in range(0, n, _BLOCK):
-            rows = slice(start, min(start + _BLOCK, n))
-            u = (
-                engine.draw(rows.stop - start, dtype=torch.float64).clamp_(min=0).add_(2.0**-31)
-            )  # centre of the finest cell
-            z = torch.special.ndtri(u)
-            a[rows], w[rows] = z[:, :c], z[:, c:] @ basis.T
-        return ParticleMeasure(a, w, _equal(n, kind))
+        a, w = sobol_particles(particles, inputs, outputs, seed, dtype, directions)
+        return ParticleMeasure(a, w, _equal(len(a), a.dtype))
 
     @staticmethod
     def gauss_hermite(
@@ -134,6 +124,32 @@ class ParticleMeasure:
         mass = _product(torch.from_numpy(weights), dims).prod(1)
         measure = ParticleMeasure(grid[:, :c], grid[:, c:] @ basis.T, mass / mass.sum())
         return measure.to(dtype=checks.DTYPES[checks.dtype(dtype)])
+
+
+def sobol_particles(
+    particles: int,
+    inputs: int,
+    outputs: int,
+    seed: int,
+    dtype: str = "float64",
+    directions: Tensor | None = None,
+    part: slice | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(a (N, C), w (N, D)) of ParticleMeasure.sobol; only the rows `part` of them, if given"""
+    n, d, c = _sizes(particles, inputs, outputs)
+    kind, basis = checks.DTYPES[checks.dtype(dtype)], principal_directions(directions, d)
+    engine = torch.quasirandom.SobolEngine(c + d, scramble=True, seed=checks.integer("seed", seed, 0))
+    if part is not None:
+        engine, n = engine.fast_forward(part.start) if part.start else engine, part.stop - part.start
+    a, w = torch.empty(n, c, dtype=kind), torch.empty(n, d, dtype=kind)
+    for start in range(0, n, _BLOCK):
+        rows = slice(start, min(start + _BLOCK, n))
+        u = (
+            engine.draw(rows.stop - start, dtype=torch.float64).clamp_(min=0).add_(2.0**-31)
+        )  # centre of the finest cell
+        z = torch.special.ndtri(u)
+        a[rows], w[rows] = z[:, :c], z[:, c:] @ basis.T
+    return a, w
 
 
 def principal_directions(rows: Tensor | None, inputs: int) -> Tensor:

@@ -13,6 +13,7 @@ from meanfield.solution import Solution, Status
 from solvers.evolve import conclude, earlier, evolve, settings, snapshot_steps
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
+from solvers.sharding import current
 
 Draws = Literal["sobol", "plain"]
 
@@ -98,14 +99,14 @@ class CausalDMFT:
         return max(1, int(min(self.max_rank or self.samples, self.samples - 1, max(fits, least))))
 
     def bytes_needed(self, problem: Problem, rank: int) -> float:
-        """An estimate of the peak memory of one group whose bases all have `rank` directions."""
+        """An estimate of the peak memory of one group whose bases all have `rank` directions, in each process that shares the samples."""
         data, depth, training = problem.data, problem.network.depth, problem.training
         exact = problem.network.nonlinearity.name == "linear"
         points, gradients = _points(problem), data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
         per_rank = (depth - 1) * (9 + bool(training.momentum)) + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
-        neurons = self.samples * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow
+        neurons = self.samples / current().count * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow
         records = (training.steps + 1) * depth * rank * (points + gradients)
         return (neurons + records) * (8 if exact or self.dtype == "float64" else 4)
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from meanfield import checks
 from meanfield.kernels import tangent_kernel
 from meanfield.problem import Problem
-from solvers.infinite_dense import orthonormal, sobol_neurons
+from solvers.infinite_dense import orthonormal
+from solvers.neurons import sobol_neurons
 
 if TYPE_CHECKING:
     from solvers.fixed_point_dmft import FixedPointDMFT

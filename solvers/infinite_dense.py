@@ -1,22 +1,19 @@
 """InfiniteDense: an infinitely wide Gaussian matrix between two layers of neurons, revealed as it is used (equations 23 to 27).
 
 A layer is represented by S neurons; a field is a vector over them, kept as a row, with the inner product <a, b> = sum_s a_s b_s / S.
+Where the neurons are divided over processes (a Shard), each keeps its part of every field, and inner products are summed over all.
 Nothing here knows a network, a loss or a learning rate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-_BLOCK = 128  # Sobol dimensions drawn together
-
-
-class RankError(ValueError):
-    """More directions than the neurons can represent."""
+from solvers.neurons import Neurons, RankError
+from solvers.sharding import Shard
 
 
 class Rows:
@@ -49,8 +46,11 @@ class Basis:
     limit: the most directions; RankError beyond it.
     """
 
-    def __init__(self, size: int, tolerance: float, like: Tensor, limit: int | None = None) -> None:
-        self.size, self.tolerance, self.fields = size, tolerance, Rows(size, like)
+    def __init__(
+        self, size: int, tolerance: float, like: Tensor, limit: int | None = None, shard: Shard | None = None
+    ) -> None:
+        self.shard = shard or Shard(size)
+        self.size, self.tolerance, self.fields = size, tolerance, Rows(self.shard.local, like)
         self.limit = size - 1 if limit is None else min(limit, size - 1)
 
     def __len__(self) -> int:
@@ -58,12 +58,21 @@ class Basis:
 
     def coefficients(self, v: Tensor) -> Tensor:
         """<E, v> (K, n) of the fields v (n, S)"""
-        return self.fields.rows @ v.T / self.size
+        return self.shard.sum(self.fields.rows @ v.T / self.size)
 
     def reveal(self, v: Tensor) -> tuple[Tensor, Tensor | None]:
         """(coefficients (K, n) of v (n, S), new rows of the basis or None)"""
-        c = self.coefficients(v)
-        total, eps = float(v.square().mean(1, dtype=torch.float64).sum()), torch.finfo(v.dtype).eps
+        return self.reveal_beside(v, v.new_empty(0))[:2]
+
+    def reveal_beside(self, v: Tensor, beside: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`reveal`, and the sum over processes of `beside`, which travels with the coefficients"""
+        squares = v.square().mean(1, dtype=torch.float64).sum() * (self.shard.local / self.size)
+        squares = squares if self.shard.whole else squares.to(v.dtype)  # sent in float64 it would double what is sent
+        c, squares, beside = self.shard.sum(self.fields.rows @ v.T / self.size, squares, beside)
+        return *self._extended(v, c, float(squares)), beside
+
+    def _extended(self, v: Tensor, c: Tensor, total: float) -> tuple[Tensor, Tensor | None]:
+        eps = torch.finfo(v.dtype).eps
         if not math.isfinite(total):  # a blow-up: it shows in the outputs
             return c, None
         allowed = max(self.tolerance, 30 * eps) ** 2 * total  # finer than rounding there is nothing to reveal
@@ -72,7 +81,8 @@ class Basis:
             return c, None
         start, residual = len(self), v - c.T @ self.fields.rows
         while True:
-            values, vectors = torch.linalg.eigh((residual @ residual.T).double() / self.size)
+            gram = self.shard.sum((residual @ residual.T).double() / self.size)
+            values, vectors = self.shard.ranks.eigh(gram)
             keep = values.clamp(min=0).cumsum(0) > allowed  # the smallest are dropped while their sum is allowed
             if not bool(keep.any()):
                 break
@@ -81,9 +91,9 @@ class Basis:
             new = (vectors[:, keep] / values[keep].sqrt()).T.flip(0).to(
                 v.dtype
             ) @ residual  # the largest gets the best draws
-            new = orthonormal(new, self.fields.rows)
+            new = orthonormal(new, self.fields.rows, self.shard)
             self.fields.append(new)
-            own = new @ v.T / self.size
+            own = self.shard.sum(new @ v.T / self.size)
             c = torch.cat([c, own])
             if float(values[~keep].clamp(min=0).sum()) <= allowed:
                 break
@@ -98,13 +108,12 @@ class Basis:
             )
 
 
-def orthonormal(e: Tensor, known: Tensor) -> Tensor:
+def orthonormal(e: Tensor, known: Tensor, shard: Shard | None = None) -> Tensor:
     """Rows e (k, S) without their part in the span of the orthonormal rows `known` (n, S), made orthonormal."""
-    size = e.shape[1]
+    shard = shard or Shard(e.shape[1])
     if len(known):
-        e = e - (e @ known.T / size) @ known
-    gram = (e @ e.T).double() / size
-    values, vectors = torch.linalg.eigh(gram)
+        e = e - shard.sum(e @ known.T / shard.size) @ known
+    values, vectors = shard.ranks.eigh(shard.sum((e @ e.T).double() / shard.size))
     return (vectors / values.clamp(min=1e-30).sqrt() @ vectors.T).to(e.dtype) @ e
 
 
@@ -115,7 +124,7 @@ class Known:
     """
 
     def __init__(self, neurons: Neurons, like: Tensor) -> None:
-        self.neurons, self.fields, self.waiting = neurons, Rows(neurons.samples, like), []
+        self.neurons, self.fields, self.waiting = neurons, Rows(neurons.shard.local, like), []
         self._fine = (1e-3 if like.dtype == torch.float32 else 1e-6) ** 2
 
     def learn(self, directions: Tensor) -> None:
@@ -127,7 +136,7 @@ class Known:
         """(count, S) unit Gaussians, orthonormal and orthogonal to all that was learnt or drawn here"""
         if self.neurons.exact:
             return self.neurons.fresh(count)
-        size, waiting = self.neurons.samples, sum(map(len, self.waiting))
+        size, waiting, shard = self.neurons.samples, sum(map(len, self.waiting)), self.neurons.shard
         if len(self.fields) + waiting + count >= size:
             raise RankError(
                 f"{len(self.fields) + waiting + count} directions need more than {size} samples: take more samples or a larger tolerance"
@@ -135,87 +144,15 @@ class Known:
         e = torch.cat([*self.waiting, self.neurons.fresh(count)])
         self.waiting = []
         if len(self.fields):
-            e = e - (e @ self.fields.rows.T / size) @ self.fields.rows
+            e = e - shard.sum(e @ self.fields.rows.T / size) @ self.fields.rows
         e, new = e[waiting:], e[:waiting]
-        values, vectors = torch.linalg.eigh((new @ new.T).double() / size)
+        values, vectors = shard.ranks.eigh(shard.sum((new @ new.T).double() / size))
         keep = values > self._fine
         new = (vectors[:, keep] / values[keep].sqrt()).T.to(e.dtype) @ new
-        e = orthonormal(e, new)
+        e = orthonormal(e, new, shard)
         self.fields.append(new)
         self.fields.append(e)
         return e
-
-
-class Neurons:
-    """S neurons of one layer with the source of every Gaussian they will ever need."""
-
-    def __init__(
-        self,
-        samples: int,
-        draw: Callable[[int, int], Tensor],
-        exact: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        self.samples, self.exact, self._draw, self.used, self.generator = samples, exact, draw, 0, generator
-
-    def fresh(self, count: int) -> Tensor:
-        """(count, S) independent unit Gaussians"""
-        e = self._draw(self.used, count)
-        self.used += count
-        return e
-
-
-def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str) -> Neurons:
-    """Each neuron's Gaussians are the coordinates of one scrambled Sobol point, in blocks of 128 that are shuffled against each other."""
-    blocks: dict[int, Tensor] = {}
-
-    def block(index: int) -> Tensor:
-        if index not in blocks:
-            g = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            own = int(torch.randint(2**31, (1,), generator=g))
-            u = torch.quasirandom.SobolEngine(_BLOCK, scramble=True, seed=own).draw(samples, dtype=torch.float64)
-            if index:
-                u = u[torch.randperm(samples, generator=g)]
-            blocks.clear()
-            blocks[index] = torch.special.ndtri(u.clamp_(0, 1 - 2.0**-30).add_(2.0**-31)).T.to(
-                dtype=dtype, device=device
-            )
-        return blocks[index]
-
-    def draw(start: int, count: int) -> Tensor:
-        pieces = []
-        while count:
-            index, offset = divmod(start, _BLOCK)
-            take = min(count, _BLOCK - offset)
-            pieces.append(block(index)[offset : offset + take])
-            start, count = start + take, count - take
-        return torch.cat(pieces)
-
-    return Neurons(samples, draw)
-
-
-def plain_neurons(samples: int, seed: int, dtype: torch.dtype, device: str) -> Neurons:
-    """Independent pseudo-random Gaussians."""
-    g = torch.Generator().manual_seed(seed)
-
-    def draw(start: int, count: int) -> Tensor:
-        del start  # the generator remembers
-        return torch.randn(count, samples, generator=g, dtype=torch.float64).to(dtype=dtype, device=device)
-
-    return Neurons(samples, draw, generator=g)
-
-
-def exact_neurons(capacity: int, dtype: torch.dtype, device: str) -> Neurons:
-    """For linear networks: "neurons" are the coefficients of independent unit Gaussians, so that averages carry no sampling error."""
-
-    def draw(start: int, count: int) -> Tensor:
-        if start + count > capacity:
-            raise RankError(f"more than {capacity} independent Gaussians are needed: raise `samples`")
-        e = torch.zeros(count, capacity, dtype=dtype, device=device)
-        e[torch.arange(count), torch.arange(start, start + count)] = capacity**0.5
-        return e
-
-    return Neurons(capacity, draw, exact=True)
 
 
 class InfiniteDense:
@@ -236,39 +173,39 @@ class InfiniteDense:
         limit: int | None = None,
     ) -> None:
         self.below, self.above = below, above
-        self.e, self.f = Basis(below.samples, tolerance, like, limit), Basis(above.samples, tolerance, like, limit)
-        self.u, self.acc = Rows(above.samples, like), Rows(above.samples, like)
-        self.r = Rows(below.samples, like)
+        self.e = Basis(below.samples, tolerance, like, limit, below.shard)
+        self.f = Basis(above.samples, tolerance, like, limit, above.shard)
+        self.u, self.acc = Rows(above.shard.local, like), Rows(above.shard.local, like)
+        self.r = Rows(below.shard.local, like)
         self.known_below, self.known_above = Known(below, like), Known(above, like)
-        self.velocity = Rows(above.samples, like)
+        self.velocity = Rows(above.shard.local, like)
         self.scale = 1.0  # of W0 after weight decay
         self.pulled = like.new_empty(0, 0)  # <R, phi> (J, n) of the last forward pass
 
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """(W phi (n, S'), coefficients <E, phi> (K, n)) of features phi (n, S)"""
-        c, new = self.e.reveal(phi)
+        c, new, self.pulled = self.e.reveal_beside(phi, self.r.rows @ phi.T / self.below.samples)
         if new is not None:
             image = self.known_above.fresh(len(new))
             self.u.append(image)
             self.acc.append(self.scale * image)
             self.known_below.learn(new)
         out = c.T @ self.acc.rows
-        self.pulled = self.r.rows @ phi.T / self.below.samples
         if len(self.f):
             out += (self.scale * self.pulled.T) @ self.f.fields.rows
         return out, c
 
     def backward(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """(W^T g (n, S), coefficients <F, g> (J, n)) of gradients g (n, S')"""
-        d, new = self.f.reveal(g)
+        d, new, pushed = self.f.reveal_beside(g, g @ self.acc.rows.T / self.above.samples)
         if new is not None:
             self.r.append(self.known_below.fresh(len(new)))
             self.known_above.learn(new)
-        return (g @ self.acc.rows.T / self.above.samples) @ self.e.fields.rows + self.scale * d.T @ self.r.rows, d
+        return pushed @ self.e.fields.rows + self.scale * d.T @ self.r.rows, d
 
     def images(self, g: Tensor) -> Tensor:
         """<U, g> (K, n) of gradients g (n, S'), U without anything learned"""
-        return self.u.rows @ g.T / self.above.samples
+        return self.above.shard.sum(self.u.rows @ g.T / self.above.samples)
 
     def update(self, g: Tensor, c: Tensor, momentum: float = 0.0) -> None:
         """W <- W + V with V <- momentum V + sum_n g_n phi_n^T / S, from g (n, S') and `forward`'s coefficients c (K, n) of phi"""

@@ -20,15 +20,9 @@ from meanfield.measure import principal_directions
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.evolve import State, Trajectory, settings
-from solvers.infinite_dense import (
-    Basis,
-    InfiniteDense,
-    Neurons,
-    exact_neurons,
-    orthonormal,
-    plain_neurons,
-    sobol_neurons,
-)
+from solvers.infinite_dense import Basis, InfiniteDense, orthonormal
+from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
+from solvers.sharding import Shard, current
 
 if TYPE_CHECKING:
     from solvers.causal_dmft import CausalDMFT
@@ -56,6 +50,7 @@ class LimitNetwork:
         self.branch = 1.0 if network.residual is None else network.residual / math.sqrt(network.depth)
         self.x, self.y = _coordinates(problem).to(self.like), problem.data.y.to(self.like)
         self.train, self.c_out = problem.data.samples, problem.data.outputs
+        self.shard = Shard(solver.samples, current())
         self._draw()
         self.records: dict[str, list[Tensor]] = {}
         self.g: list[Tensor] | None = None
@@ -71,19 +66,20 @@ class LimitNetwork:
         """Neurons of each layer and their first Gaussians: input weights, biases, readout."""
         first = self._neurons(0)  # a skip connection joins equal neurons of all layers
         self.neurons = [first if self.skip or l == 0 else self._neurons(l) for l in range(self.depth)]
-        size = self.solver.samples
-        self.parameters = {"w": orthonormal(first.fresh(self.x.shape[1]), self.like.new_empty(0, size))}
+        size, shard = self.solver.samples, self.shard
+        w = first.fresh(self.x.shape[1])
+        self.parameters = {"w": orthonormal(w, w[:0], shard)}
         if self.bias:
             self.parameters |= {f"b{l}": n.fresh(1) for l, n in enumerate(self.neurons[1:], 2)}
         self.parameters |= {"a": self.neurons[-1].fresh(self.c_out), "b": self.like.new_zeros(self.c_out)}
-        limit = self.solver.rank_limit(self.problem)
+        limit = shard.ranks.least(self.solver.rank_limit(self.problem))
         self.layers = [InfiniteDense(*pair, self.tolerance, self.like, limit) for pair in pairwise(self.neurons)]
-        self.last_features = Basis(size, self.tolerance, self.like, limit)
-        self.first_gradients = Basis(size, self.tolerance, self.like, limit)
+        self.last_features = Basis(size, self.tolerance, self.like, limit, shard)
+        self.first_gradients = Basis(size, self.tolerance, self.like, limit, shard)
         self.balanced = self.exact
 
     def _neurons(self, layer: int) -> Neurons:
-        samples, where = self.solver.samples, (self.kind, self.solver.device)
+        samples, where = self.solver.samples, (self.kind, self.solver.device, self.shard)
         if self.exact:
             return exact_neurons(samples, *where)
         seed = int(np.random.SeedSequence([self.solver.seed, layer]).generate_state(1)[0])
@@ -130,18 +126,19 @@ class LimitNetwork:
             self.h.append(self.h[-1] + self.branch * image if self.skip else image)
         self.phi.append(self.act.phi(self.h[-1]))
         if not self.balanced:  # f(0) = 0 exactly
-            span = Basis(self.solver.samples, 1e-3 if self.kind == torch.float32 else 1e-8, self.like)
+            tolerance, shard = 1e-3 if self.kind == torch.float32 else 1e-8, self.shard
+            span = Basis(self.solver.samples, tolerance, self.like, shard=shard)
             span.reveal(self.phi[-1])
-            p["a"] = orthonormal(orthonormal(p["a"], span.fields.rows), span.fields.rows)
+            p["a"] = orthonormal(orthonormal(p["a"], span.fields.rows, shard), span.fields.rows, shard)
             self.balanced = True
-        self.f = self.gain * self.std * (self.phi[-1] @ p["a"].T) / self.solver.samples + p["b"]
+        self.f = self.gain * self.std * self.shard.sum(self.phi[-1] @ p["a"].T) / self.solver.samples + p["b"]
         return self.f
 
     def gradients(self) -> list[Tensor]:
         """g^1..g^L (P, C, S) of the training points (equation 25), once after each forward pass"""
         if self.g is not None:
             return self.g
-        p, c, s = self.train, self.c_out, self.solver.samples
+        p, c, s = self.train, self.c_out, self.shard.local
         slopes = [self.act.dphi(h[:p])[:, None, :] for h in self.h]
         g, self.d = [self.std * slopes[-1] * self.parameters["a"][None]], []
         for l in reversed(range(self.depth - 1)):
@@ -226,13 +223,18 @@ class LimitNetwork:
     def _substeps(self) -> int:
         """Steps so short that each times the largest eigenvalue of K/P stays below 0.3: errors of 1e-5 in the fastest mode"""
         p, s = self.train, self.solver.samples
-        phi = [c[:, :p].T @ c[:, :p] for c in self.c] + [self.phi[-1][:p] @ self.phi[-1][:p].T / s]
-        first = self.gradients()[0].flatten(0, 1)
-        kernel = self._tangent(phi, [first @ first.T / s, *(d.T @ d for d in self.d)]).double()
+        last, first = self.phi[-1][:p], self.gradients()[0].flatten(0, 1)
+        last, first = self.shard.sum(last @ last.T / s, first @ first.T / s)
+        phi = [*(c[:, :p].T @ c[:, :p] for c in self.c), last]
+        kernel = self._tangent(phi, [first, *(d.T @ d for d in self.d)]).double()
         fastest = float(torch.linalg.eigvalsh(kernel.reshape(p * self.c_out, -1))[-1]) / p
-        return max(1, math.ceil(fastest * self.problem.training.learning_rate / 0.3))
+        return self.shard.ranks.least(max(1, math.ceil(fastest * self.problem.training.learning_rate / 0.3)))
 
     # -- records ---------------------------------------------------------------------------------------------------------
+
+    def agree(self, flag: bool) -> bool:
+        """Whether the flag is set on any process that shares the neurons"""
+        return self.shard.ranks.any(flag)
 
     def capture(self, state: State) -> tuple[list[Tensor], Tensor, Tensor]:
         """Preactivations of each layer, features of the last and gradients of the first, (neurons, points)"""
@@ -246,11 +248,13 @@ class LimitNetwork:
         records = {name: self.padded(name)[: len(f)] for name in self.records}
         kernels = {name: TwoTimeKernel(tuple(range(len(c))), c) for name, c in records.items() if name[0] in "PG"}
         if kept and not self.solver.two_time:
-            m = self.like.new_full((self.solver.samples,), 1 / self.solver.samples)
-            kernels[f"Phi{self.depth}"] = TwoTimeKernel.from_fields(steps, m, [k[1] for k in kept], self.train)
-            kernels["G1"] = TwoTimeKernel.from_fields(steps, m, [k[2] for k in kept], kept[0][2].shape[1])
+            m = self.like.new_full((self.shard.local,), 1 / self.solver.samples)
+            for name, i in ((f"Phi{self.depth}", 1), ("G1", 2)):
+                fields = [k[i] for k in kept]
+                kernels[name] = TwoTimeKernel.from_fields(steps, m, fields, fields[0].shape[1], total=self.shard.total)
         names = [[f"{kind}{l}" for l in range(1, self.depth + 1)] for kind in ("Phi", "G")]
         keep = self.solver.keep_neurons and not self.exact  # the exact solution's "neurons" are coefficients
+        fields = [[self.shard.gather(h) for h in k[0]] for k in kept] if keep else []  # on the first process
         tangents = [self._tangent(*([kernels[n].at(t) for n in own] for own in names)) for t in steps]
         return Solution(
             problem=self.problem,
@@ -263,10 +267,12 @@ class LimitNetwork:
             kernels={name: kernels[name] for own in names for name in own if name in kernels},
             responses=self._responses(records) if self.solver.responses else {},
             tangent_kernels=torch.stack(tangents) if tangents else None,
-            fields={f"h{l + 1}": torch.stack([k[0][l] for k in kept]).cpu() for l in range(self.depth)}
-            if keep and kept
+            fields={f"h{l + 1}": torch.stack([h[l] for h in fields]) for l in range(self.depth)}
+            if fields and self.shard.ranks.first
             else {},
-            stats=run.stats | {"ranks": tuple((len(q.e), len(q.f)) for q in self.layers), "exact": self.exact},
+            stats=run.stats
+            | {"ranks": tuple((len(q.e), len(q.f)) for q in self.layers), "exact": self.exact}
+            | self.shard.stats(),
         )
 
     def _tangent(self, phi: list[Tensor], g: list[Tensor]) -> Tensor:

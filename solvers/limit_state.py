@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from solvers.infinite_dense import Neurons, Rows
+from solvers.infinite_dense import Rows
 from solvers.limit_network import LimitNetwork
+from solvers.neurons import Neurons
 
 
 def state_of(network: LimitNetwork, captured: Mapping[int, tuple[list[Tensor], Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Parameters, bases, draws, records, snapshots and the last forward and backward pass"""
+    """Parameters, bases, draws, records, snapshots and the last forward and backward pass.
+
+    Where processes share the neurons, all of them call this; the first gets the state of all neurons, the others an empty one.
+    """
     network.gradients()
     state = {f"parameter_{name}": p for name, p in network.parameters.items()}
     state |= {f"momentum_{name}": v for name, v in network.momentum.items()}
@@ -32,16 +36,40 @@ def state_of(network: LimitNetwork, captured: Mapping[int, tuple[list[Tensor], T
     for step, (h, phi, g) in captured.items():
         state |= {f"snapshot_{step}_h{i}": field for i, field in enumerate(h)}
         state |= {f"snapshot_{step}_phi": phi, f"snapshot_{step}_g": g}
-    return {name: tensor.cpu() for name, tensor in state.items() if tensor.numel()}
+    shard = network.shard
+    state = {name: tensor for name, tensor in state.items() if tensor.numel()}
+    if not shard.whole:
+        state = {
+            name: tensor if (dim := _over_neurons(name)) is None else shard.gather(tensor, dim)
+            for name, tensor in state.items()
+        }
+    return {name: tensor.cpu() for name, tensor in state.items()} if shard.ranks.first else {}
+
+
+def _over_neurons(name: str) -> int | None:
+    """The dimension of a state's tensor that counts neurons, None for one that all processes share"""
+    if name.startswith("snapshot_"):
+        return 0
+    fields = ("layer", "known", "last_features", "first_gradients", "pass_h", "pass_g", "parameter_", "momentum_")
+    return -1 if name.startswith(fields) and name not in ("parameter_b", "momentum_b") else None
 
 
 def restore(network: LimitNetwork, state: Mapping[str, Tensor]) -> dict[int, tuple[list[Tensor], Tensor, Tensor]]:
-    """Put a fresh network where `state_of` found one; returns its snapshots. ValueError for a state of another kind."""
+    """Put a fresh network where `state_of` found one; returns its snapshots. ValueError for a state of another kind.
+
+    Each process takes its part of the neurons: the number of processes may change, and all of them need the whole state.
+    """
     if "pass_f" not in state:
         raise ValueError(
             "the solution keeps no state to go on from: solve with keep_state=True (an interrupted run keeps it)"
         )
-    here = {name: tensor.to(network.solver.device) for name, tensor in state.items() if "generator" not in name}
+    here = {
+        name: (tensor if (dim := _over_neurons(name)) is None else network.shard.take(tensor, dim)).to(
+            network.solver.device
+        )
+        for name, tensor in state.items()
+        if "generator" not in name
+    }
     network.parameters |= _with(here, "parameter_")
     network.momentum = _with(here, "momentum_")
     for name, rows in _matrices(network):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,6 +26,8 @@ from solvers.evolve import (
     tolerance,
 )
 from solvers.initial_outputs import initial_outputs
+from solvers.initial_particles import Cloud, balance, random_part
+from solvers.sharding import Shard, current
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 
@@ -70,17 +72,19 @@ class WassersteinFlow:
 
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)
-        measure = self.initial_measure(problem)
-        b = measure.a.new_zeros(problem.data.outputs)
-        return self._run(problem, measure.m, (measure.a, measure.w, b), self._frozen(problem, measure.a), None)
+        cloud, shard = self._initial_part(problem)
+        b = cloud.a.new_zeros(problem.data.outputs)
+        return self._run(problem, cloud.m, (cloud.a, cloud.w, b), self._frozen(problem, cloud.a), None, shard)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
-        """The solution continued for `steps` more steps; equal to an uninterrupted run."""
+        """The solution continued for `steps` more steps; equal to an uninterrupted run. Each process needs it whole."""
         problem = earlier(self, solution, steps)
         kind = {"dtype": checks.DTYPES[self.dtype], "device": self.device}
-        a, w, b, m = (solution.state[key].to(**kind, copy=True) for key in ("a", "w", "b", "m"))
+        shard = Shard(len(solution.state["m"]), current())
+        a, w, m = (shard.take(solution.state[key]).to(**kind, copy=True) for key in ("a", "w", "m"))
+        b = solution.state["b"].to(**kind, copy=True)
         frozen = solution.state["frozen"].to(a) if "frozen" in solution.state else None
-        return self._run(problem, m, (a, w, b), frozen, solution)
+        return self._run(problem, m, (a, w, b), frozen, solution, shard)
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
@@ -104,12 +108,14 @@ class WassersteinFlow:
             return
         # state, velocity, snapshots and the draw's copy
         copies = 3 + len(self.snapshots)
-        bytes_needed = copies * self.particles * (inputs + outputs + 1) * (4 if self.dtype == "float32" else 8)
+        bytes_needed = (
+            copies * self.particles / current().count * (inputs + outputs + 1) * (4 if self.dtype == "float32" else 8)
+        )
         checks.memory("the particle flow", bytes_needed, "take fewer particles, dtype='float32', or fewer snapshots")
 
     def initial_measure(self, problem: Problem) -> ParticleMeasure:
         """The measure at time 0, on the solver's device."""
-        x = all_inputs(problem, torch.float64, "cpu")
+        x, important = _directions(problem)
         sizes, outputs = x.shape[1], problem.data.outputs
         kind, device = checks.DTYPES[self.dtype], torch.device(self.device)
         if isinstance(self.initial, ParticleMeasure):
@@ -117,23 +123,44 @@ class WassersteinFlow:
             return ParticleMeasure(*copies)
         if self.initial == "iid":
             return ParticleMeasure.iid(self.particles, sizes, outputs, self.seed, self.dtype).to(device)
-        train = len(problem.data.x)
-        important = torch.cat([x[:train], 1e-3 * x[train:]])  # test directions after all training directions
         if self.initial == "sobol":
             cloud = ParticleMeasure.sobol(self.particles, sizes, outputs, self.seed, self.dtype, important).to(device)
-            return balance(cloud, x.to(device, kind), problem) if self.balanced else cloud
+            if self.balanced:
+                balance(cloud, x.to(device, kind), problem)
+            return cloud
         dims = outputs + int(torch.linalg.matrix_rank(important))
         nodes = max(1, int(self.particles ** (1 / dims) + 1e-9))
         return ParticleMeasure.gauss_hermite(nodes, sizes, outputs, self.dtype, important).to(device)
+
+    def _initial_part(self, problem: Problem) -> tuple[ParticleMeasure | Cloud, Shard]:
+        """The measure at time 0, or of it what this process holds, with the same numbers"""
+        ranks = current()
+        if ranks.count == 1 or isinstance(self.initial, ParticleMeasure) or self.initial == "gauss_hermite":
+            whole = self.initial_measure(problem)
+            shard = Shard(len(whole), ranks)
+            return (whole if shard.whole else Cloud(*map(shard.take, whole.tensors))), shard
+        x, important = _directions(problem)
+        shard, sizes = Shard(self.particles, ranks), (x.shape[1], problem.data.outputs)
+        part = random_part(self.initial, self.particles, sizes, self.seed, self.dtype, important, shard)
+        cloud = Cloud(*(tensor.to(self.device) for tensor in part.tensors))
+        if self.initial == "sobol" and self.balanced:
+            balance(cloud, x.to(cloud.w), problem, shard)
+        return cloud, shard
 
     def _frozen(self, problem: Problem, like: Tensor) -> Tensor | None:
         """(P + P_test, C) the part of the output that is not trained"""
         return None if problem.scaling.frozen == "none" else initial_outputs(problem, self.f0, self.seed).to(like)
 
     def _run(
-        self, problem: Problem, m: Tensor, state: State, frozen: Tensor | None, previous: Solution | None
+        self,
+        problem: Problem,
+        m: Tensor,
+        state: State,
+        frozen: Tensor | None,
+        previous: Solution | None,
+        shard: Shard,
     ) -> Solution:
-        method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen)
+        method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen, shard)
         steps = snapshot_steps(self.snapshots, problem.training.steps)
         run = evolve(
             method,
@@ -143,11 +170,14 @@ class WassersteinFlow:
             snapshots=steps,
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
             progress=self.progress,
-            label=f"flow of {len(m)} particles",
-            momentum=kept_momentum(previous, ("a", "w", "b"), m),
+            label=f"flow of {shard.size} particles",
+            momentum=tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m))),
         )
+        earlier_particles = previous.particles if previous else {}
         particles = {
-            step: measure for step, measure in (previous.particles if previous else {}).items() if step in steps
+            step: whole if shard.whole else Cloud(*map(shard.take, whole.tensors))
+            for step, whole in earlier_particles.items()
+            if step in steps
         }
         solution = self._solution(problem, method, run, particles | run.captured, previous)
         conclude([solution], self.raise_on_failure)
@@ -158,33 +188,37 @@ class WassersteinFlow:
         problem: Problem,
         method: MeasureFlow,
         run: Trajectory,
-        particles: dict[int, ParticleMeasure],
+        particles: dict[int, ParticleMeasure | Cloud],
         previous: Solution | None,
     ) -> Solution:
-        kernels, tangent = measure_kernels(problem, particles, problem.scaling.trained.measure_limit())
-        a, w, b = run.state
-        kept = {"a": a, "w": w, "b": b, "m": method.m} | ({} if method.frozen is None else {"frozen": method.frozen})
+        shard = method.shard
+        kernels, tangent = measure_kernels(problem, particles, problem.scaling.trained.measure_limit(), shard)
         f, f_test = run.history(previous)
-        momentum = {f"momentum_{name}": v.cpu() for name, v in zip(("a", "w", "b"), run.momentum, strict=False)}
+        state, first = {} if run.status is Status.NON_FINITE else method.whole_state(run), shard.ranks.first
+        clouds = {
+            step: measure.gathered(shard) if isinstance(measure, Cloud) else measure
+            for step, measure in particles.items()
+        }
         return Solution(
             problem=problem,
             solver=settings(self),
             f=f,
             f_test=f_test,
-            state={} if run.status is Status.NON_FINITE else {k: v.cpu() for k, v in kept.items()} | momentum,
+            state=state if first else {},
             status=run.status,
             snapshots=tuple(sorted(particles)),
             kernels=kernels,
             tangent_kernels=tangent,
-            particles={step: measure.to("cpu") for step, measure in particles.items()},
-            stats=run.stats | {"engine": method.chosen, "particles": len(method.m)},
+            particles={step: measure.to("cpu") for step, measure in clouds.items() if measure is not None},
+            stats=run.stats | {"engine": method.chosen, "particles": shard.size} | shard.stats(),
         )
 
 
 class MeasureFlow:
     """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output.
 
-    limit: (Gamma, kappa_a, kappa_w) of equation 7. frozen (P + P_test, C): added to the outputs (equation 69).
+    limit: (Gamma, kappa_a, kappa_w) of equation 7. frozen (P + P_test, C): added to the outputs (equation 69). shard: says of which
+    particles a, w and m are, where processes share them; None: of all.
     """
 
     def __init__(
@@ -194,7 +228,9 @@ class MeasureFlow:
         engine: reductions.Engine,
         limit: tuple[float, float, float],
         frozen: Tensor | None = None,
+        shard: Shard | None = None,
     ) -> None:
+        self.shard = shard or Shard(len(m))
         self.problem, self.m, self.activation = problem, m, problem.network.nonlinearity
         self.engine: reductions.Engine = engine
         self.x = all_inputs(problem, m.dtype, m.device)
@@ -212,7 +248,8 @@ class MeasureFlow:
 
     def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
         a, w, b = state
-        f = self.gain * self.std * reductions.outputs(a, w, self.m, self.x, self.activation, self.engine) + b
+        f = self.shard.sum(reductions.outputs(a, w, self.m, self.x, self.activation, self.engine))
+        f = self.gain * self.std * f + b
         if self.frozen is not None:
             f = f + self.frozen
         return f[: self.train], f[self.train :] if len(f) > self.train else None
@@ -226,8 +263,34 @@ class MeasureFlow:
         vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
         return va.mul(self.rate_a * self.std), vw.mul(self.rate_w * self.std), vb
 
-    def capture(self, state: State) -> ParticleMeasure:
-        return ParticleMeasure(state[0].clone(), state[1].clone(), self.m)
+    def capture(self, state: State) -> ParticleMeasure | Cloud:
+        return (ParticleMeasure if self.shard.whole else Cloud)(state[0].clone(), state[1].clone(), self.m)
+
+    def agree(self, flag: bool) -> bool:
+        """Whether the flag is set on any process that shares the particles"""
+        return self.shard.ranks.any(flag)
+
+    @property
+    def norm(self) -> Callable[[State], Tensor] | None:
+        """The integrator's norm, over the particles of all processes: the largest root mean square of a, w, b; None for its own"""
+        return None if self.shard.whole else self._norm
+
+    def _norm(self, state: State) -> Tensor:
+        a, w, b = state
+        sums = self.shard.sum(torch.stack([a.square().sum(dtype=torch.float64), w.square().sum(dtype=torch.float64)]))
+        means = [sums[0] / (self.shard.size * a.shape[1]), sums[1] / (self.shard.size * w.shape[1]), b.square().mean()]
+        return torch.stack([mean.to(a) for mean in means]).max().sqrt()
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """Of a tensor over all particles what this process holds; a bias as it is"""
+        return tensor if tensor.ndim == 1 else self.shard.take(tensor)
+
+    def whole_state(self, run: Trajectory) -> dict[str, Tensor]:
+        """What a run goes on from, on the CPU; the particles are gathered on the first process"""
+        named = zip(("a", "w", "b", "m"), (*run.state, self.m), strict=True)
+        momentum = zip(("momentum_a", "momentum_w", "momentum_b"), run.momentum, strict=False)
+        kept = {k: v.cpu() if k.endswith("b") else self.shard.gather(v) for k, v in (*named, *momentum)}
+        return kept | ({} if self.frozen is None else {"frozen": self.frozen.cpu()})
 
 
 def all_inputs(problem: Problem, dtype: torch.dtype, device: str | torch.device) -> Tensor:
@@ -237,21 +300,22 @@ def all_inputs(problem: Problem, dtype: torch.dtype, device: str | torch.device)
     return problem.network.inputs(x).to(dtype=dtype, device=device)
 
 
-def balance(cloud: ParticleMeasure, x: Tensor, problem: Problem) -> ParticleMeasure:
-    """The cloud with a moved, by as little as possible, to give f = 0 at every row of x (P, D) (equation 12)."""
-    phi, m, p = problem.network.nonlinearity.phi, cloud.m, len(x)
-    gram = reductions.gram(lambda w: phi(w @ x.T), m, cloud.w, columns=p)  # (P, P)
-    f = reductions.outputs(cloud.a, cloud.w, m, x, problem.network.nonlinearity)  # (P, C)
-    coefficients = torch.linalg.lstsq(gram.cpu(), f.double().cpu(), driver="gelsd").solution.to(f)
-    for a, w in zip(cloud.a.split(2**12), cloud.w.split(2**12), strict=True):
-        a.sub_(phi(w @ x.T) @ coefficients)
-    return cloud
+def _directions(problem: Problem) -> tuple[Tensor, Tensor]:
+    """All inputs (P + P_test, D), and the rows whose span matters: test directions after all training directions"""
+    x, train = all_inputs(problem, torch.float64, "cpu"), len(problem.data.x)
+    return x, torch.cat([x[:train], 1e-3 * x[train:]])
 
 
 def measure_kernels(
-    problem: Problem, particles: dict[int, ParticleMeasure], limit: tuple[float, float, float]
+    problem: Problem,
+    particles: Mapping[int, ParticleMeasure | Cloud],
+    limit: tuple[float, float, float],
+    shard: Shard | None = None,
 ) -> tuple[dict[str, TwoTimeKernel], Tensor | None]:
-    """Phi1, G1 at every pair of snapshots and the tangent kernel at each (equations 10 and 11); limit: those of equation 7."""
+    """Phi1, G1 at every pair of snapshots and the tangent kernel at each (equations 10 and 11); limit: those of equation 7.
+
+    shard: says of which particles these are, where processes share them.
+    """
     if not particles:
         return {}, None
     steps, network, first = sorted(particles), problem.network, next(iter(particles.values()))
@@ -262,8 +326,9 @@ def measure_kernels(
         slope = network.weight_std * act.dphi(q[:, c:] @ x.T)  # (n, P)
         return (slope[:, :, None] * q[:, None, :c]).flatten(1)  # (n, P C)
 
-    phi = TwoTimeKernel.from_fields(steps, first.m, points, len(x), lambda q: act.phi(q[:, c:] @ x.T))
-    g = TwoTimeKernel.from_fields(steps, first.m, points, len(x) * c, gradients)
+    total = shard.total if shard else None
+    phi = TwoTimeKernel.from_fields(steps, first.m, points, len(x), lambda q: act.phi(q[:, c:] @ x.T), total)
+    g = TwoTimeKernel.from_fields(steps, first.m, points, len(x) * c, gradients, total)
     scaled = problem.data.x.to(phi.factor) / problem.data.inputs**0.5
     k_x = scaled @ scaled.T
     gain, rate_a, rate_w = limit

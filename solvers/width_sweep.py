@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def width_sweep(
     solver: settings of the networks (its width and seed are replaced). executor: runs the tasks, e.g. a ProcessPoolExecutor;
     None runs them here. folder: each finished network is kept there as a file, and a sweep that failed or was interrupted
     goes on from what it holds; ValueError if it holds another run. A network that fails does not cost the others: SolverError
-    at the end carries every finished one in `.solutions`, and so does Interrupted.
+    at the end carries every finished one in `.solutions`, and so does Interrupted. Nor does a worker that dies: dask gives its tasks to
+    others; a process pool is then broken, and the next call, with a new one and the folder, runs what is missing.
     """
     solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
     widths = checks.integers("widths", widths, 1)
@@ -111,18 +112,27 @@ def _run(
             except (SolverError, RuntimeError, MemoryError) as error:
                 failures.append(f"width {task.width}, seeds {task.seeds}: {error}")
         return
-    futures: dict[Future, _Task] = {executor.submit(_solve, problem, solver, task): task for task in tasks}
+    futures: dict[Future, _Task] = {}
     try:
+        for task in tasks:
+            try:
+                futures[executor.submit(_solve, problem, solver, task)] = task
+            except RuntimeError as error:  # the executor broke meanwhile: what it has finished counts
+                failures.append(_failure(task, error))
         for future in as_completed(futures):
             try:
                 finished(future.result())
             except Exception as error:  # a worker may fail in any way; the others go on
-                task = futures[future]
-                failures.append(f"width {task.width}, seeds {task.seeds}: {type(error).__name__}: {error}")
+                failures.append(_failure(futures[future], error))
     except KeyboardInterrupt:
         for future in futures:
             future.cancel()
         raise
+
+
+def _failure(task: _Task, error: Exception) -> str:
+    remedy = " (call again with a new executor)" if isinstance(error, BrokenExecutor) else ""
+    return f"width {task.width}, seeds {task.seeds}: {type(error).__name__}: {error}{remedy}"
 
 
 def _ordered(done: dict[tuple[int, int], Solution]) -> list[Solution]:

@@ -7,17 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from solvers.infinite_dense import (
-    Basis,
-    InfiniteDense,
-    Known,
-    RankError,
-    Rows,
-    exact_neurons,
-    orthonormal,
-    plain_neurons,
-    sobol_neurons,
-)
+from solvers.infinite_dense import Basis, InfiniteDense, Known, Rows, orthonormal
+from solvers.neurons import RankError, exact_neurons, plain_neurons, sobol_neurons
 
 S = 300
 F64, F32 = torch.float64, torch.float32

@@ -1,5 +1,9 @@
 """Sweeps: any executor, nothing finished is lost, and they go on from where they stopped."""
 
+import os
+import signal
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -111,3 +115,54 @@ def test_a_truncated_result_is_named(tmp_path):
 def test_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         width_sweep(**(ASK | change))
+
+
+class Fatal(FiniteWidth):
+    """Networks of width 4 take their process with them."""
+
+    def ensemble(self, problem, seeds):
+        if self.width == 4:
+            os._exit(1)
+        return FiniteWidth(self.width).ensemble(problem, seeds)
+
+
+def test_a_worker_that_dies_costs_a_process_pool_but_no_result(tmp_path):
+    """The widest run first, so their results are there when the pool breaks; the next call runs what is missing."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for width in (8, 16):
+            width_sweep(PROBLEM, (width,), 2, folder=tmp_path, executor=pool)
+        with pytest.raises(
+            SolverError, match=r"width 4, .*BrokenProcessPool: .*call again with a new executor"
+        ) as caught:
+            width_sweep(PROBLEM, (4, 8, 16), 2, Fatal(), executor=pool)
+        with pytest.raises(
+            SolverError, match=r"2 of 2 networks failed, 0 are finished.*call again with a new executor"
+        ):
+            width_sweep(PROBLEM, (8,), 2, executor=pool)  # refuses new tasks
+    assert {s.width for s in caught.value.solutions} <= {8, 16}
+    assert len(width_sweep(PROBLEM, (4, 8, 16), 2, folder=tmp_path)) == 6
+
+
+def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path):
+    """Killed when the first result is there: dask gives the lost tasks to the other worker."""
+    distributed = pytest.importorskip("distributed")
+    asked, killed = PROBLEM.with_steps(60), threading.Event()
+
+    def kill(pid):
+        while not any(tmp_path.glob("*.nc")):
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        killed.set()
+
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        victim = min(client.run(os.getpid).values())
+        threading.Thread(target=kill, args=(victim,), daemon=True).start()
+        nets = width_sweep(asked, (64, 128), 16, executor=client.get_executor(), folder=tmp_path)
+        assert killed.wait(5)
+        assert victim not in client.run(os.getpid).values()
+    assert [(s.width, s.solver["seed"]) for s in nets] == [(n, e) for n in (64, 128) for e in range(16)]
+    assert float((nets[20].f - FiniteWidth(128, seed=4)(asked).f).abs().max()) < 1e-12
+    assert len(list(tmp_path.glob("*.nc"))) == 32

@@ -1,0 +1,140 @@
+"""Neurons: the S neurons that stand for a layer, of which a process may hold a part, and the source of their Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from solvers.sharding import Shard
+
+_BLOCK = 128  # Sobol dimensions drawn together
+_POINTS = 2**13  # Sobol points drawn together where only some are kept
+
+
+class RankError(ValueError):
+    """More directions than the neurons can represent."""
+
+
+class Neurons:
+    """S neurons of one layer with the source of every Gaussian they will ever need."""
+
+    def __init__(
+        self,
+        samples: int,
+        draw: Callable[[int, int], Tensor],
+        exact: bool = False,
+        generator: torch.Generator | None = None,
+        shard: Shard | None = None,
+    ) -> None:
+        self.samples, self.exact, self._draw, self.used, self.generator = samples, exact, draw, 0, generator
+        self.shard = shard or Shard(samples)
+
+    def fresh(self, count: int) -> Tensor:
+        """(count, S) independent unit Gaussians"""
+        e = self._draw(self.used, count)
+        self.used += count
+        return e
+
+
+def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:
+    """Each neuron's Gaussians are the coordinates of one scrambled Sobol point, in blocks of 128 that are shuffled against each other."""
+    blocks: dict[int, Tensor] = {}
+    own = shard or Shard(samples)
+
+    def block(index: int) -> Tensor:
+        if index not in blocks:
+            g = torch.Generator().manual_seed(seed * 1_000_003 + index)
+            engine = torch.quasirandom.SobolEngine(
+                _BLOCK, scramble=True, seed=int(torch.randint(2**31, (1,), generator=g))
+            )
+            order = torch.randperm(samples, generator=g) if index else torch.arange(samples)
+            if own.whole:
+                u = engine.draw(samples, dtype=torch.float64)
+                u = u[order] if index else u
+            else:
+                u = _some(engine, order[own.rows])
+            blocks.clear()
+            blocks[index] = torch.special.ndtri(u.clamp_(0, 1 - 2.0**-30).add_(2.0**-31)).T.to(
+                dtype=dtype, device=device
+            )
+        return blocks[index]
+
+    def draw(start: int, count: int) -> Tensor:
+        pieces = []
+        while count:
+            index, offset = divmod(start, _BLOCK)
+            take = min(count, _BLOCK - offset)
+            pieces.append(block(index)[offset : offset + take])
+            start, count = start + take, count - take
+        return torch.cat(pieces)
+
+    return Neurons(samples, draw, shard=own)
+
+
+def _some(engine: torch.quasirandom.SobolEngine, wanted: Tensor) -> Tensor:
+    """The points of a fresh engine with the numbers `wanted`, in that order; few others are in memory at a time."""
+    ordered, place = wanted.sort()
+    u = torch.empty(len(wanted), engine.dimension, dtype=torch.float64)
+    for start in range(0, int(ordered[-1]) + 1, _POINTS):
+        points = engine.draw(_POINTS, dtype=torch.float64)
+        low, high = torch.searchsorted(ordered, torch.tensor([start, start + _POINTS])).tolist()
+        u[place[low:high]] = points[ordered[low:high] - start]
+    return u
+
+
+def plain_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:
+    """Independent pseudo-random Gaussians."""
+    g = torch.Generator().manual_seed(seed)
+    own = shard or Shard(samples)
+
+    def draw(start: int, count: int) -> Tensor:
+        del start  # the generator remembers
+        e = normal_part(count, samples, g, torch.float64, columns=own.rows)
+        return e.to(dtype=dtype, device=device)
+
+    return Neurons(samples, draw, generator=g, shard=own)
+
+
+def normal_part(
+    count: int,
+    length: int,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    rows: slice | None = None,
+    columns: slice | None = None,
+) -> Tensor:
+    """randn(count, length)[rows, columns], the same numbers. Drawn in blocks of rows, for memory, where torch's order allows it.
+
+    torch transforms uniform numbers in groups of 16 and treats an incomplete last group apart.
+    """
+    rows, columns = rows or slice(0, count), columns or slice(0, length)
+    if (rows, columns) == (slice(0, count), slice(0, length)):
+        return torch.randn(count, length, generator=generator, dtype=dtype)
+    if count * length % 16:
+        return torch.randn(count, length, generator=generator, dtype=dtype)[rows, columns].clone()
+    step = 1 if length % 16 == 0 else 16
+    step *= max(1, 2**18 // (step * length))
+    part = torch.empty(rows.stop - rows.start, columns.stop - columns.start, dtype=dtype)
+    for start in range(0, count, step):
+        drawn = torch.randn(min(step, count - start), length, generator=generator, dtype=dtype)
+        low, high = max(start, rows.start), min(start + len(drawn), rows.stop)
+        if low < high:
+            part[low - rows.start : high - rows.start] = drawn[low - start : high - start, columns]
+    return part
+
+
+def exact_neurons(capacity: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:
+    """For linear networks: "neurons" are the coefficients of independent unit Gaussians, so that averages carry no sampling error."""
+    own = shard or Shard(capacity)
+
+    def draw(start: int, count: int) -> Tensor:
+        if start + count > capacity:
+            raise RankError(f"more than {capacity} independent Gaussians are needed: raise `samples`")
+        e = torch.zeros(count, own.local, dtype=dtype, device=device)
+        mine = range(max(start, own.rows.start), min(start + count, own.rows.stop))
+        e[[s - start for s in mine], [s - own.rows.start for s in mine]] = capacity**0.5
+        return e
+
+    return Neurons(capacity, draw, exact=True, shard=own)
