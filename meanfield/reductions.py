@@ -2,10 +2,11 @@
 
     outputs:  f_mu = sum_r m_r a_r phi(w_r . x_mu)                                                  (P, C)
     velocity: (1/P) sum_mu [ Delta_mu phi(h_r,mu),  (a_r . Delta_mu) phi'(h_r,mu) x_mu ]            (N, C), (N, D)
+    step:     both, Delta being made of the outputs on the way
 
 Three engines give the same numbers to rounding, gradients included: `dense` (one N x P matrix), `chunked` (tiles that stay in
-cache), `keops` (compiled reductions, for GPUs at small D). `auto` chooses by shape and device. This is the only file that imports
-pykeops.
+cache, see tiles.py), `keops` (compiled reductions, for GPUs at small D). `auto` chooses by shape and device. This is the only file
+that imports pykeops.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from meanfield import checks
+from meanfield import checks, tiles
 from meanfield.activations import Activation
 
 Engine = Literal["auto", "dense", "chunked", "keops"]
 
-_CPU_TILE = 2**18  # elements of a tile: 2 MB of float64, about a core's cache
-_CUDA_TILE = 2**26
+_DENSE_PAIRS = {"cpu": 2**18, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (CPU: measured)
 _KEOPS_LARGEST_DIMENSION = 100  # above it, matrix products win on every card tried by the KeOps authors
 
 
@@ -43,18 +42,47 @@ def velocity(
     return _serve("velocity", engine, activation, a, w, x, delta)
 
 
+def step(
+    a: Tensor,
+    w: Tensor,
+    m: Tensor,
+    x: Tensor,
+    delta: tiles.Delta,
+    activation: Activation,
+    engine: Engine = "auto",
+    train: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """f (P, C), v_a (N, C), v_w (N, D): the outputs at all of x and the velocity due to its first `train` points (None: all).
+
+    delta(f_block, rows) returns Delta (rows, C) of the data points rows (a slice of 0..train); it may be called block by block. By tiles
+    that is one pass over the data from D = 64 on, which forms h once and costs 4 N P D operations instead of 6; otherwise, and with
+    gradients, `outputs` and `velocity`. ValueError for shapes that do not fit.
+    """
+    train = len(x) if train is None else checks.integer("train", train, 1)
+    _check_shapes("outputs", a, w, m, x)
+    if train > len(x):
+        raise ValueError(f"train must be at most the number of data points: received {train} of {len(x)}")
+    served = choose(len(w), len(x), w.shape[1], w.device, activation) if engine == "auto" else engine
+    if served == "chunked" and not tiles.differentiated(a, w, m, x):
+        found = tiles.step(activation, a, w, m, x, delta, train)
+        if found is not None:
+            return found
+    f = outputs(a, w, m, x, activation, engine)
+    return f, *velocity(a, w, x[:train], delta(f[:train], slice(0, train)), activation, engine)
+
+
 def gram(features: Callable[..., Tensor], m: Tensor, *fields: Tensor, columns: int) -> Tensor:
     """sum_r m_r q_r q_r^T (K, K) in float64, K = columns; q = features(*fields) (n, K) is formed for a tile of the N rows at a time."""
     total = torch.zeros(columns, columns, dtype=torch.float64, device=m.device)
-    for mt, *tile in _tiles(columns, m, m, *fields):
+    for mt, *tile in tiles.over(columns, m, m, *fields):
         q = features(*tile)
         total += (q.T @ (mt[:, None] * q)).double()
     return total
 
 
 def choose(particles: int, samples: int, inputs: int, device: torch.device, activation: Activation) -> Engine:
-    """The engine that `auto` takes: dense while N P fits one tile, KeOps on CUDA at small D, tiles otherwise."""
-    if particles * samples <= _tile(device):
+    """The engine that `auto` takes: dense for few pairs, KeOps on CUDA at small D, tiles otherwise."""
+    if particles * samples <= _DENSE_PAIRS["cuda" if device.type == "cuda" else "cpu"]:
         return "dense"
     if device.type == "cuda" and activation.keops and inputs <= _KEOPS_LARGEST_DIMENSION and keops_works():
         return "keops"
@@ -73,7 +101,13 @@ def _serve(which: str, engine: Engine, activation: Activation, *tensors: Tensor)
             return _Keops.apply(which, activation, *tensors)
         except Exception as error:  # no compiler, a broken installation: the tiles serve
             _keops_failed(error)
-    return {"outputs": _outputs, "velocity": _velocity}[which](activation, engine == "dense", *tensors)
+    if engine == "dense":
+        return {"outputs": tiles.dense_outputs, "velocity": tiles.dense_velocity}[which](activation, *tensors)
+    return _by_tiles(which, activation, *tensors)
+
+
+def _by_tiles(which: str, activation: Activation, *tensors: Tensor) -> Any:
+    return {"outputs": tiles.outputs, "velocity": tiles.velocity}[which](activation, *tensors)
 
 
 def _check_shapes(which: str, a: Tensor, w: Tensor, *rest: Tensor) -> None:
@@ -87,75 +121,6 @@ def _check_shapes(which: str, a: Tensor, w: Tensor, *rest: Tensor) -> None:
     kinds = {(t.dtype, t.device) for t in shapes.values() if t is not None}
     if len(kinds) > 1:
         raise ValueError(f"{which} needs tensors of one dtype on one device: received {sorted(map(str, kinds))}")
-
-
-# ---- dense and chunked -----------------------------------------------------------------------------------------------
-
-
-def _outputs(activation: Activation, dense: bool, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
-    def part(a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
-        return activation.phi(x @ w.T) @ (m[:, None] * a)
-
-    if dense:
-        return part(a, w, m, x)
-    blocks = []
-    for xt in x.split(_columns(w)):
-        total: Tensor | float = 0.0
-        for tile in _tiles(len(xt), w, a, w, m):
-            total = total + _remember_little(part, *tile, xt).double()  # sums of many tiles keep float32's last digits
-        assert isinstance(total, Tensor)
-        blocks.append(total.to(a.dtype))
-    return torch.cat(blocks)
-
-
-def _velocity(
-    activation: Activation, dense: bool, a: Tensor, w: Tensor, x: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor]:
-    def part(a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        h = w @ x.T  # (n, P)
-        return activation.phi(h) @ delta, (activation.dphi(h) * (a @ delta.T)) @ x
-
-    if dense:
-        va, vw = part(a, w, x, delta)
-    elif _differentiated(a, w, x, delta):
-        blocks = []
-        for xt, dt in zip(x.split(_columns(w)), delta.split(_columns(w)), strict=True):
-            pairs = [_remember_little(part, *tile, xt, dt) for tile in _tiles(len(xt), w, a, w)]
-            blocks.append([torch.cat(rows) for rows in zip(*pairs, strict=True)])
-        va, vw = (torch.stack(parts).sum(0) for parts in zip(*blocks, strict=True))
-    else:  # results are written in place: keeping thousands of small ones among the tiles would scatter the heap
-        va, vw = torch.zeros_like(a), torch.zeros_like(w)
-        for xt, dt in zip(x.split(_columns(w)), delta.split(_columns(w)), strict=True):
-            for at, wt, va_t, vw_t in _tiles(len(xt), w, a, w, va, vw):
-                pa, pw = part(at, wt, xt, dt)
-                va_t += pa
-                vw_t += pw
-    return va / len(x), vw / len(x)
-
-
-def _tile(device: torch.device) -> int:
-    return _CUDA_TILE if device.type == "cuda" else _CPU_TILE
-
-
-def _columns(w: Tensor) -> int:
-    """Data points per tile: all of them unless even 64 particles overfill a tile."""
-    return _tile(w.device) // 64
-
-
-def _tiles(columns: int, like: Tensor, *tensors: Tensor):
-    rows = max(1, _tile(like.device) // columns)
-    return zip(*(t.split(rows) for t in tensors), strict=True)
-
-
-def _differentiated(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def _remember_little(part: Callable, *tensors: Tensor) -> Any:
-    """part(*tensors), recomputed in the backward pass instead of remembered."""
-    if _differentiated(*tensors):
-        return checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
-    return part(*tensors)
 
 
 # ---- KeOps -----------------------------------------------------------------------------------------------------------
@@ -261,7 +226,7 @@ class _Keops(torch.autograd.Function):
         needed = ctx.needs_input_grad[2:]
         inputs = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True)]
         with torch.enable_grad():
-            result = {"outputs": _outputs, "velocity": _velocity}[ctx.which](ctx.activation, False, *inputs)
+            result = _by_tiles(ctx.which, ctx.activation, *inputs)
         results = (result,) if ctx.which == "outputs" else result
         wanted = [t for t in inputs if t.requires_grad]
         reached = [

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import activations, reductions
+from meanfield import activations, reductions, tiles
 
 N, P, D, C = 200, 11, 3, 2
 GELU = mf.activation("gelu")
@@ -37,9 +37,9 @@ def _fresh_caches():
 
 @pytest.fixture(params=["one tile", "tiles of particles", "tiles of particles and of data"])
 def tiling(request, monkeypatch):
-    """Tiles hold all of N P = 2200 elements, or 11 data points and 372 / 2 particles, or 4 data points and 64 particles."""
+    """Tiles hold all of N P = 2200 elements, or 11 data points and 64 particles, or 4 data points and 64 particles."""
     elements = {"one tile": 2**18, "tiles of particles": 11 * 64, "tiles of particles and of data": 256}[request.param]
-    monkeypatch.setattr(reductions, "_CPU_TILE", elements)
+    monkeypatch.setattr(tiles, "_CPU_TILE", 8 * elements)  # bytes
 
 
 def _problem(n=N, p=P, d=D, c=C, dtype=torch.float64, seed=0):
@@ -127,7 +127,7 @@ def test_float32_is_float64_to_its_precision(engine):
 @pytest.mark.parametrize("engine", ["dense", "chunked", "keops"])
 @pytest.mark.parametrize("name", ["tanh", "gelu", "relu"])
 def test_cuda_gives_the_numbers_of_the_cpu(monkeypatch, name, engine):
-    monkeypatch.setattr(reductions, "_CUDA_TILE", 2**14)  # several tiles
+    monkeypatch.setattr(tiles, "_CUDA_TILE", 2**17)  # several tiles
     act = mf.activation(name)
     here = [t.requires_grad_() for t in _problem(n=3000, p=300)]
     there = [t.detach().cuda().requires_grad_() for t in here]

@@ -1,0 +1,259 @@
+"""The two sums of a two-layer network in tiles that stay in cache (equations 8 and 9), with memory O(N + P).
+
+Without gradients each tile h = x w^T is formed in one buffer and overwritten: by phi, then by phi' where that follows from phi
+(tanh: 1 - phi^2, relu: phi > 0). Delta, and for few outputs a, are taken out of the elementwise work: with R = Delta x,
+
+    v_w[r] = sum_c a_rc (phi'_r @ R_c),   and v_a[r] = w_r . (phi'_r @ R) where phi(h) = h phi'(h), as for relu.
+
+`outputs` and `velocity` form h twice in a step, 6 N P D operations; at large D `step` goes over blocks of data, keeps phi of one
+block and takes 4. Sums over tiles of particles are kept in float64. With gradients, tiles are recomputed in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from meanfield.activations import Activation, activation
+
+Delta = Callable[[Tensor, slice], Tensor]
+
+_CPU_TILE = 2**22  # bytes: measured best from 0.5 to 8 MB
+_CUDA_TILE = 2**28
+_ONE_PASS = 64  # smallest D at which `step` keeps phi: below, storing it costs more than forming it again
+_BLOCK = 256  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
+_NARROW = 64  # largest D at which sums are kept as (D, N), which products with few columns fill twice as fast
+_FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor
+
+
+def elements(like: Tensor) -> int:
+    """Numbers in a tile of `like`'s precision and device"""
+    return max(1, (_CUDA_TILE if like.device.type == "cuda" else _CPU_TILE) // like.element_size())
+
+
+def over(columns: int, like: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors in parts of as many rows as fit a tile with `columns` columns"""
+    return zip(*(t.split(max(1, elements(like) // columns)) for t in tensors), strict=True)
+
+
+def differentiated(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
+    """f (P, C) (equation 8)"""
+    if differentiated(a, w, m, x):
+        return _outputs_with_gradient(activation, a, w, m, x)
+    work, f = _Work(activation, a, w, x), torch.empty(len(x), a.shape[1], dtype=a.dtype, device=a.device)
+    ma = m[:, None] * a
+    columns = _columns(w)
+    for xt, ft in zip(x.split(columns), f.split(columns), strict=True):
+        ft.copy_(work.outputs(ma, xt, work.scratch(len(xt))))
+    return f
+
+
+def velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Means over the data of (Delta phi, (a . Delta) phi' x), shapes (N, C) and (N, D) (equation 9)"""
+    if differentiated(a, w, x, delta):
+        return _velocity_with_gradient(activation, a, w, x, delta)
+    work = _Work(activation, a, w, x)
+    columns = _columns(w)
+    for xt, dt in zip(x.split(columns), delta.split(columns), strict=True):
+        work.add_velocity(xt, dt, work.scratch(len(xt)), formed=False)
+    return work.means(len(x))
+
+
+def step(
+    activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, delta: Delta, train: int
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """f, v_a, v_w in one pass over data, phi of one block of points kept; None at small D, where two passes are faster.
+
+    delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. No gradients.
+    """
+    if w.shape[1] < _ONE_PASS:
+        return None
+    block = min(w.shape[1], _BLOCK, train)
+    work, blocks = _Work(activation, a, w, x), []
+    ma, kept = m[:, None] * a, w.new_empty(len(w) * block)
+    for start in range(0, train, block):
+        rows = slice(start, min(start + block, train))
+        blocks.append(work.outputs(ma, x[rows], kept))
+        work.add_velocity(x[rows], delta(blocks[-1], rows), kept, formed=True)
+    if train < len(x):
+        blocks.append(outputs(activation, a, w, m, x[train:]))
+    return torch.cat(blocks), *work.means(train)
+
+
+# ---- without gradients: one buffer, overwritten ----------------------------------------------------------------------
+
+_Rule = Literal["tanh", "relu", "any"]
+_RULES: dict[Any, _Rule] = {(act.phi, act.dphi): act.name for act in map(activation, ("tanh", "relu"))}  # pyright: ignore
+
+
+@dataclass
+class _Work:
+    """Sums over tiles (points, particles) of the particles a (N, C), w (N, D).
+
+    A `store` holds the tiles one after the other; one with room for a single tile is used again and again, and h formed anew.
+    """
+
+    activation: Activation
+    a: Tensor
+    w: Tensor
+    x: Tensor
+
+    def __post_init__(self) -> None:
+        self.rule: _Rule = _RULES.get((self.activation.phi, self.activation.dphi), "any")
+        self.c, self.d = self.a.shape[1], self.w.shape[1]
+        self.folded = (self.c - 1) * self.d <= _FOLDED
+        self.through_w = self.folded and self.rule == "relu" and self.d <= _NARROW  # v_a from w, not by a product of its own
+        self.va = self.vw = self.constant = None
+
+    def room(self, columns: int) -> Tensor:
+        """(N, columns), not filled"""
+        n = len(self.w)
+        return self.w.new_empty(columns, n).T if self.d <= _NARROW else self.w.new_empty(n, columns)
+
+    def scratch(self, points: int) -> Tensor:
+        """Room for one tile"""
+        return self.w.new_empty(min(len(self.w), max(1, elements(self.w) // points)) * points)
+
+    def tiles(self, points: int, store: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Particles and their place (points, particles) in the store"""
+        rows, all_fit = max(1, elements(self.w) // points), len(store) >= points * len(self.w)
+        for start in range(0, len(self.w), rows):
+            stop = min(start + rows, len(self.w))
+            first = start * points if all_fit else 0
+            yield slice(start, stop), store[first : first + (stop - start) * points].view(points, stop - start)
+
+    def form(self, x: Tensor, rows: slice, h: Tensor, slope_only: bool = False) -> None:
+        """h, and phi in its place where phi' follows from phi"""
+        torch.mm(x, self.w[rows].T, out=h)
+        if self.rule == "tanh":
+            h.tanh_()
+        elif self.rule == "relu" and not slope_only:
+            h.relu_()
+
+    def phi(self, h: Tensor) -> Tensor:
+        return self.activation.phi(h) if self.rule == "any" else h
+
+    def outputs(self, ma: Tensor, x: Tensor, store: Tensor) -> Tensor:
+        """sum_r m_r a_r phi(w_r . x) (points, C); leaves h or phi in the store if all of it fits there"""
+        total = torch.zeros(len(x), self.c, dtype=torch.float64, device=x.device)
+        for rows, h in self.tiles(len(x), store):
+            self.form(x, rows, h)
+            total += self.phi(h) @ ma[rows]  # sums of many tiles keep float32's last digits
+        return total.to(x.dtype)
+
+    def add_velocity(self, x: Tensor, delta: Tensor, store: Tensor, formed: bool) -> None:
+        """Adds these points to the sums; formed: the store holds what `outputs` left there. Overwrites it."""
+        products = (delta[:, :, None] * x[:, None, :]).flatten(1) if self.folded else x  # (points, C D): R
+        first = self.va is None
+        if first:
+            self.va, self.vw = self.room(self.c), self.room(products.shape[1])
+        va, vw = self.va, self.vw
+        assert va is not None and vw is not None
+        for rows, h in self.tiles(len(x), store):
+            if not formed:
+                self.form(x, rows, h, self.through_w)
+            if not self.through_w:
+                _add_product(va[rows], self.phi(h).T, delta, first)
+            _add_product(vw[rows], self._factor(h, rows, delta).T, products, first)
+        if self.folded and self.rule == "tanh":
+            self.constant = products.sum(0) + (0 if self.constant is None else self.constant)
+
+    def _factor(self, h: Tensor, rows: slice, delta: Tensor) -> Tensor:
+        """What multiplies R, or x: phi' (of tanh, phi^2 while folded), or phi' (a . Delta)"""
+        if self.rule == "any":
+            slope = self.activation.dphi(h)
+            return slope if self.folded else slope * (delta @ self.a[rows].T)
+        slope = h.gt_(0) if self.rule == "relu" else h.mul_(h)
+        if self.folded:
+            return slope
+        pull = delta @ self.a[rows].T
+        return pull.mul_(slope) if self.rule == "relu" else pull.addcmul_(pull, slope, value=-1)
+
+    def means(self, points: int) -> tuple[Tensor, Tensor]:
+        """v_a (N, C) and v_w (N, D) of all that was added"""
+        va, vw = self.va, self.vw
+        assert va is not None and vw is not None
+        if not self.folded:
+            return va.div_(points).contiguous(), vw.div_(points).contiguous()
+        sums, vw = vw, vw if self.c == 1 else torch.empty_like(self.w)
+        rows = max(1, elements(self.w) // (16 * self.c * self.d))  # some such parts in cache at once
+        for at, wt, va_t, g, vw_t in zip(*(t.split(rows) for t in (self.a, self.w, va, sums, vw)), strict=True):
+            g = g.unflatten(1, (self.c, self.d))
+            if self.through_w:
+                torch.sum(g * wt[:, None, :], -1, out=va_t)
+            elif self.rule == "tanh":
+                assert self.constant is not None
+                torch.sub(self.constant.view(self.c, self.d), g, out=g)
+            g.mul_((at / points)[:, :, None])
+            if self.c > 1:
+                torch.sum(g, 1, out=vw_t)
+        return va.div_(points).contiguous(), vw.contiguous()
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
+    if first:
+        torch.mm(left, right, out=target)
+    else:
+        target.addmm_(left, right)
+
+
+# ---- with gradients: every tile is recomputed in the backward pass ---------------------------------------------------
+
+
+def _outputs_with_gradient(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
+    def part(a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
+        return dense_outputs(activation, a, w, m, x)
+
+    blocks = []
+    for xt in x.split(_columns(w)):
+        total = torch.zeros((), dtype=torch.float64, device=a.device)
+        for tile in over(len(xt), w, a, w, m):
+            total = total + _remember_little(part, *tile, xt).double()
+        blocks.append(total.to(a.dtype))
+    return torch.cat(blocks)
+
+
+def _velocity_with_gradient(
+    activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor]:
+    def part(a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        return dense_velocity(activation, a, w, x, delta)
+
+    blocks = []
+    for xt, dt in zip(x.split(_columns(w)), delta.split(_columns(w)), strict=True):
+        pairs = [_remember_little(part, *tile, xt, dt) for tile in over(len(xt), w, a, w)]
+        blocks.append([torch.cat(rows) * len(xt) for rows in zip(*pairs, strict=True)])
+    va, vw = (torch.stack(parts).sum(0) / len(x) for parts in zip(*blocks, strict=True))
+    return va, vw
+
+
+def dense_outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
+    """f by one matrix of all pairs"""
+    return activation.phi(x @ w.T) @ (m[:, None] * a)
+
+
+def dense_velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """v_a and v_w by one matrix of all pairs"""
+    h = w @ x.T  # (N, P)
+    return activation.phi(h) @ delta / len(x), (activation.dphi(h) * (a @ delta.T)) @ x / len(x)
+
+
+def _columns(w: Tensor) -> int:
+    """Data points per tile: all of them unless even 64 particles overfill a tile."""
+    return max(1, elements(w) // 64)
+
+
+def _remember_little(part: Callable, *tensors: Tensor) -> Any:
+    """part(*tensors), recomputed in the backward pass instead of remembered."""
+    if differentiated(*tensors):
+        return checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return part(*tensors)
