@@ -52,7 +52,9 @@ class TwoTimeKernel:
         if total is None and len(m) <= joined:
             factor = torch.stack([m.sqrt()[:, None] * feature(q) for q in fields])
         else:
-            joint = reductions.gram(lambda *tiles: torch.cat([feature(q) for q in tiles], 1), m, *fields, columns=joined)
+            joint = reductions.gram(
+                lambda *tiles: torch.cat([feature(q) for q in tiles], 1), m, *fields, columns=joined
+            )
             joint = joint if total is None else total(joint)
             factor = _square_root(joint).reshape(-1, len(steps), columns).transpose(0, 1)
         return TwoTimeKernel(tuple(steps), factor.contiguous().to("cpu"))

@@ -3,6 +3,7 @@
 from solvers.causal_dmft import CausalDMFT
 from solvers.certificate import Certificate, residual
 from solvers.checkpoints import checkpointed
+from solvers.cost import Estimate
 from solvers.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
 from solvers.evolve import Interrupted, NonFiniteError, SolverError
 from solvers.finite_width import FiniteWidth
@@ -19,6 +20,7 @@ from solvers.width_sweep import width_sweep
 __all__ = [
     "CausalDMFT",
     "Certificate",
+    "Estimate",
     "FiniteWidth",
     "FixedPointDMFT",
     "InfiniteLogitsLimit",

@@ -10,6 +10,7 @@ from meanfield import checks
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+from solvers.cost import Estimate, dmft_cost
 from solvers.evolve import conclude, earlier, evolve, settings, snapshot_steps
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
@@ -106,9 +107,14 @@ class CausalDMFT:
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
         per_rank = (depth - 1) * (9 + bool(training.momentum)) + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
-        neurons = self.samples / current().count * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow
+        own = self.samples / current().count
+        neurons = own * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow
         records = (training.steps + 1) * depth * rank * (points + gradients)
         return (neurons + records) * (8 if exact or self.dtype == "float64" else 4)
+
+    def estimate(self, problem: Problem) -> Estimate:
+        """Expected time and memory of a run, from rates that this machine shows."""
+        return dmft_cost(self, problem)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution (of one group) continued for `steps` more steps; equal to an uninterrupted run.

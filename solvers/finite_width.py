@@ -14,6 +14,7 @@ from torch import Tensor
 from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+from solvers.cost import Estimate, network_cost
 from solvers.evolve import conclude, earlier, evolve, kept_momentum, snapshot_steps, tolerance
 from solvers.networks import Networks
 
@@ -74,6 +75,10 @@ class FiniteWidth:
                 break
         conclude(solutions, self.raise_on_failure)
         return solutions
+
+    def estimate(self, problem: Problem, seeds: int = 1) -> Estimate:
+        """Expected time and memory of `ensemble(problem, seeds)`, from rates that this machine shows."""
+        return network_cost(self, problem, seeds)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps; equal to an uninterrupted run of the same seed alone."""

@@ -14,6 +14,7 @@ from meanfield.kernels import TwoTimeKernel, tangent_kernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+from solvers.cost import Estimate, flow_cost
 from solvers.evolve import (
     State,
     Trajectory,
@@ -75,6 +76,10 @@ class WassersteinFlow:
         cloud, shard = self._initial_part(problem)
         b = cloud.a.new_zeros(problem.data.outputs)
         return self._run(problem, cloud.m, (cloud.a, cloud.w, b), self._frozen(problem, cloud.a), None, shard)
+
+    def estimate(self, problem: Problem) -> Estimate:
+        """Expected time and memory of a run, from rates that this machine shows."""
+        return flow_cost(self, problem)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps; equal to an uninterrupted run. Each process needs it whole."""
