@@ -13,6 +13,7 @@ from solvers.lazy_prediction import lazy_prediction
 from solvers.measured_exponents import measured_exponents
 from solvers.predicted_variance import PredictedVariance, predicted_variance
 from solvers.proxy_comparison import Proxy, proxy_comparison
+from solvers.sharding import RankLost, over_ranks
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 from solvers.width_sweep import width_sweep
@@ -29,6 +30,7 @@ __all__ = [
     "NonFiniteError",
     "PredictedVariance",
     "Proxy",
+    "RankLost",
     "SolverError",
     "TangentKernelLimit",
     "WassersteinFlow",
@@ -37,6 +39,7 @@ __all__ = [
     "lazy_prediction",
     "measured_exponents",
     "monte_carlo_kernels",
+    "over_ranks",
     "predicted_variance",
     "proxy_comparison",
     "rescaled",

@@ -13,6 +13,7 @@ from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.evolve import Interrupted, settings, snapshot_steps
+from solvers.sharding import current
 
 
 def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 100) -> Solution:
@@ -20,7 +21,7 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
 
     The result equals that of an uninterrupted run bit for bit on the same device. The file before the last is kept as
     NAME.previous.nc: a truncated file is passed over for it, with a warning. Groups of CausalDMFT have a file each. On success the files
-    stay; a finished one is returned at once. For solvers with `resume`; ValueError for others, and for a file of another run.
+    stay; a finished one is returned at once. Under `over_ranks` the first process writes and all read. For solvers with `resume`; ValueError for others, and for a file of another run.
     """
     path = storage.writable(path)
     every = checks.integer("every", every, 1)
@@ -42,12 +43,18 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
         try:
             done = stretch(problem.with_steps(end)) if done is None else stretch.resume(done, end - start)
         except Interrupted as error:
-            if error.solution is not None and error.solution.state:
+            if error.solution is not None and error.solution.state and current().first:
                 _keep(error.solution, path)
             raise
         if done.status is not Status.FINISHED:
             return done
-        _keep(done, path)
+        ranks = current()
+        if ranks.first:
+            _keep(done, path)
+        if (
+            ranks.count > 1 and not ranks.any(False) and done.steps < total
+        ):  # once it is written, all go on from the whole of it
+            done = storage.load(path)
     return done
 
 
