@@ -29,6 +29,8 @@ Engine = Literal["auto", "dense", "chunked", "keops"]
 _DENSE_PAIRS = {"cpu": 2**18, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (CPU: measured)
 _KEOPS_LARGEST_DIMENSION = 100  # above it, matrix products win on every card tried by the KeOps authors
 
+_CUDA_ROWS, _CUDA_TERMS = 2**18, 2**10  # rows that fill a GPU (a guess: not measured), least terms of each
+
 
 def outputs(a: Tensor, w: Tensor, m: Tensor, x: Tensor, activation: Activation, engine: Engine = "auto") -> Tensor:
     """f (P, C) of the particles a (N, C), w (N, D), m (N,) at the inputs x (P, D) (equation 8)."""
@@ -182,6 +184,19 @@ def formula(activation: Activation, which: Literal["phi", "dphi"], h: str) -> st
     return activation.keops[which == "dphi"].format(h=h, k=constants)
 
 
+def _parts(particles: int, samples: int, device: torch.device) -> int:
+    """Into how many sums KeOps' sum over particles is split on a GPU, where one thread makes one row of the result."""
+    if device.type != "cuda":
+        return 1
+    return max(1, min(_CUDA_ROWS // samples, particles // _CUDA_TERMS))
+
+
+def _in_parts(t: Tensor, parts: int) -> Tensor:
+    """(parts, rows, columns) of t (N, columns), filled up with zeros, which add nothing where they multiply as a does"""
+    rows = -(-len(t) // parts)
+    return torch.nn.functional.pad(t, (0, 0, 0, parts * rows - len(t))).view(parts, rows, t.shape[1])
+
+
 def _reduction(which: str, activation: Activation, inputs: int, outs: int) -> Callable:
     phi, dphi = formula(activation, "phi", "(w|x)"), formula(activation, "dphi", "(w|x)")
     return _compiled(which, phi, dphi, len(activation.keops_constants()), inputs, outs)
@@ -214,10 +229,15 @@ class _Keops(torch.autograd.Function):
         if constants := activation.keops_constants():
             fields.append(w.new_tensor(constants))
         backend = "CPU" if w.device.type == "cpu" else "auto"
+        if which == "outputs" and (parts := _parts(len(w), len(x), w.device)) > 1:
+            fields[:3] = _in_parts(fields[0], parts), _in_parts(fields[1], parts), x[None]
+            fields[3:] = [t[None] for t in fields[3:]]
         with _lock:
             result = _reduction(which, activation, w.shape[1], a.shape[1])(
                 *(t.contiguous() for t in fields), backend=backend
             )
+        if which == "outputs" and result.ndim == 3:
+            result = result.sum(0, dtype=torch.float64).to(a.dtype)
         return result if which == "outputs" else (result[:, : a.shape[1]] / len(x), result[:, a.shape[1] :] / len(x))
 
     @staticmethod

@@ -23,12 +23,12 @@ from meanfield.activations import Activation, activation
 
 Delta = Callable[[Tensor, slice], Tensor]
 
-_CPU_TILE = 2**22  # bytes: measured best from 0.5 to 8 MB
+_CPU_TILE = 2**22  # bytes: 2 and 4 MB were alike, less and more slower
 _CUDA_TILE = 2**28
 _ONE_PASS = 64  # smallest D at which `step` keeps phi: below, storing it costs more than forming it again
 _BLOCK = 256  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
-_NARROW = 64  # largest D at which sums are kept as (D, N), which products with few columns fill twice as fast
-_FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor
+_NARROW = 32  # largest D at which sums are kept as (D, N), which products with few columns fill faster
+_FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor (estimated)
 
 
 def elements(like: Tensor) -> int:
@@ -111,7 +111,9 @@ class _Work:
         self.rule: _Rule = _RULES.get((self.activation.phi, self.activation.dphi), "any")
         self.c, self.d = self.a.shape[1], self.w.shape[1]
         self.folded = (self.c - 1) * self.d <= _FOLDED
-        self.through_w = self.folded and self.rule == "relu" and self.d <= _NARROW  # v_a from w, not by a product of its own
+        self.through_w = (
+            self.folded and self.rule == "relu" and self.d <= _NARROW
+        )  # v_a from w, not by a product of its own
         self.va = self.vw = self.constant = None
 
     def room(self, columns: int) -> Tensor:
@@ -157,7 +159,8 @@ class _Work:
         if first:
             self.va, self.vw = self.room(self.c), self.room(products.shape[1])
         va, vw = self.va, self.vw
-        assert va is not None and vw is not None
+        assert va is not None
+        assert vw is not None
         for rows, h in self.tiles(len(x), store):
             if not formed:
                 self.form(x, rows, h, self.through_w)
@@ -181,7 +184,8 @@ class _Work:
     def means(self, points: int) -> tuple[Tensor, Tensor]:
         """v_a (N, C) and v_w (N, D) of all that was added"""
         va, vw = self.va, self.vw
-        assert va is not None and vw is not None
+        assert va is not None
+        assert vw is not None
         if not self.folded:
             return va.div_(points).contiguous(), vw.div_(points).contiguous()
         sums, vw = vw, vw if self.c == 1 else torch.empty_like(self.w)

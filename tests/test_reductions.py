@@ -141,6 +141,79 @@ def test_cuda_gives_the_numbers_of_the_cpu(monkeypatch, name, engine):
         torch.testing.assert_close(cuda.cpu(), cpu, rtol=0, atol=1e-10)
 
 
+# ---- shapes of the work: few or many outputs, small or large D --------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("name", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize(("d", "c"), [(1, 1), (2, 1), (10, 3), (20, 3), (70, 1), (70, 2)])
+def test_tiles_give_the_sums_at_few_and_many_outputs_and_inputs(name, d, c):
+    """Delta inside the product or beside phi', sums as (D, N) or (N, D), v_a from w or by its own product."""
+    problem, act = _problem(d=d, c=c), mf.activation(name)
+    for f, e in zip(_both(*problem, act, "chunked"), _by_the_formula(*problem, act), strict=True):
+        assert f.is_contiguous()
+        torch.testing.assert_close(f, e, rtol=0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("name", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize(("d", "c", "train"), [(3, 2, P), (70, 1, P), (70, 2, P), (70, 1, 7), (3, 1, 7), (70, 2, 1)])
+@pytest.mark.parametrize("block", [4, 256])
+@pytest.mark.parametrize("engine", ["auto", "dense", "chunked"])
+def test_a_step_is_the_outputs_and_the_velocity_of_its_delta(monkeypatch, name, d, c, train, block, engine):
+    """Delta = weights (y - f^3 / 3): not linear, and other for each point; points beyond `train` move nothing."""
+    monkeypatch.setattr(tiles, "_BLOCK", block)
+    (a, w, m, x, y), act, seen = _problem(d=d, c=c), mf.activation(name), []
+    weights = torch.arange(1.0, 1 + P).double()[:, None]
+
+    def delta(f, rows):
+        seen.append(rows.stop - rows.start)
+        return weights[rows] * (y[rows] - f**3 / 3)
+
+    found = reductions.step(a, w, m, x, delta, act, engine, train)
+    f = _by_the_formula(a, w, m, x, y, act)[0]
+    pulls = weights * (y - f**3 / 3)
+    exact = f, *_by_the_formula(a, w, m, x[:train], pulls[:train], act)[1:]
+    for r, e in zip(found, exact, strict=True):
+        torch.testing.assert_close(r, e, rtol=0, atol=1e-10)
+    assert sum(seen) == train
+    assert (max(seen) <= block) or d < 64 or engine != "chunked"
+
+
+def test_a_step_has_gradients():
+    a, w, m, x, y = _problem()
+    w.requires_grad_()
+    results = reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, GELU, "chunked")
+    exact = _both(a, w, m, x, y - _by_the_formula(a, w, m, x, y, GELU)[0], GELU, "dense")
+    found, expected = (torch.autograd.grad(_cotangent(r), w)[0] for r in (results, exact))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("train", [0, -1, P + 1, 2.5])
+def test_a_step_names_a_wrong_number_of_training_points(train):
+    a, w, m, x, y = _problem()
+    with pytest.raises(ValueError, match="train"):
+        reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, GELU, "auto", train)
+
+
+@pytest.mark.parametrize("name", ["tanh", "relu", "gelu"])
+def test_tiles_leave_their_arguments_as_they_were(name):
+    problem = _problem(d=70)
+    before = [t.clone() for t in problem]
+    a, w, m, x, y = problem
+    _both(*problem, mf.activation(name), "chunked")
+    reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, mf.activation(name), "chunked")
+    assert all(torch.equal(t, b) for t, b in zip(problem, before, strict=True))
+
+
+def test_an_activation_with_a_library_name_but_its_own_slope_keeps_it():
+    """Shortcuts belong to the functions, not to the name: here phi' is twice that of tanh."""
+    mine = mf.Activation("tanh", torch.tanh, lambda h: 2 / torch.cosh(h) ** 2)
+    problem = _problem()
+    doubled = 2 * _by_the_formula(*problem, mf.activation("tanh"))[2]
+    torch.testing.assert_close(_both(*problem, mine, "chunked")[2], doubled, rtol=0, atol=1e-12)
+
+
 # ---- what the sums mean ----------------------------------------------------------------------------------------------
 
 
@@ -302,6 +375,25 @@ def test_keops_formulas_are_the_activations():
     found = reduction(h, h.new_ones(1, 1), h.new_tensor(constants), backend="CPU")
     exact = torch.cat([part(h) for act in acts for part in (act.phi, act.dphi)], 1)
     assert ((found - exact).abs() <= 5e-14 * (1 + h.abs())).all()
+
+
+@pytest.mark.keops
+@pytest.mark.parametrize("name", ["gelu", "sigmoid"])
+def test_a_sum_of_keops_in_parts_is_the_whole(monkeypatch, name):
+    """As on a GPU: 200 particles in 7 parts of 29, the last filled up by 3; phi(0) = 1/2 for the sigmoid."""
+    monkeypatch.setattr(reductions, "_parts", lambda particles, samples, device: 7)
+    problem, act = _problem(), mf.activation(name)
+    found = reductions.outputs(*problem[:4], act, "keops")
+    torch.testing.assert_close(found, _by_the_formula(*problem, act)[0], rtol=0, atol=1e-12)
+    assert reductions.keops_works()
+
+
+@pytest.mark.parametrize(
+    ("particles", "samples", "device", "parts"),
+    [(10**7, 1000, "cpu", 1), (10**7, 1000, "cuda", 262), (2000, 1000, "cuda", 1), (10**5, 10**6, "cuda", 1)],
+)
+def test_a_sum_of_keops_is_split_only_on_gpus_and_where_rows_are_few(particles, samples, device, parts):
+    assert reductions._parts(particles, samples, torch.device(device)) == parts
 
 
 @pytest.mark.keops
