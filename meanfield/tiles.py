@@ -25,7 +25,7 @@ Delta = Callable[[Tensor, slice], Tensor]
 
 _CPU_TILE = 2**22  # bytes: 2 and 4 MB were alike, less and more slower
 _CUDA_TILE = 2**28
-_ONE_PASS = 64  # smallest D at which `step` keeps phi: below, storing it costs more than forming it again
+ONE_PASS = 64  # smallest D at which `step` keeps phi: below, storing it costs more than forming it again
 _BLOCK = 256  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
 _NARROW = 32  # largest D at which sums are kept as (D, N), which products with few columns fill faster
 _FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor (estimated)
@@ -75,7 +75,7 @@ def step(
 
     delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. No gradients.
     """
-    if w.shape[1] < _ONE_PASS:
+    if w.shape[1] < ONE_PASS:
         return None
     block = min(w.shape[1], _BLOCK, train)
     work, blocks = _Work(activation, a, w, x), []

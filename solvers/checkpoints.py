@@ -21,7 +21,8 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
 
     The result equals that of an uninterrupted run bit for bit on the same device. The file before the last is kept as
     NAME.previous.nc: a truncated file is passed over for it, with a warning. Groups of CausalDMFT have a file each. On success the files
-    stay; a finished one is returned at once. Under `over_ranks` the first process writes and all read. For solvers with `resume`; ValueError for others, and for a file of another run.
+    stay; a finished one is returned at once. Under `over_ranks` the first process writes and all read. For solvers with `resume`;
+    ValueError for others, and for a file of another run.
     """
     path = storage.writable(path)
     every = checks.integer("every", every, 1)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from meanfield import checks, reductions
+from meanfield import checks, reductions, tiles
 from meanfield.kernels import TwoTimeKernel, tangent_kernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
@@ -243,6 +243,11 @@ class MeasureFlow:
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.network.weight_std, problem.network.bias_std
+        one_pass = (
+            self.x.shape[1] >= tiles.ONE_PASS and self.chosen == "chunked"
+        )  # outputs and velocity share their products
+        self.fused = one_pass and self.shard.whole and problem.training.batch_size is None
+        self.ahead: tuple[Tensor, Tensor, Tensor] | None = None  # f and the particles' velocity that belongs to it
 
     @property
     def chosen(self) -> str:
@@ -253,10 +258,21 @@ class MeasureFlow:
 
     def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
         a, w, b = state
-        f = self.shard.sum(reductions.outputs(a, w, self.m, self.x, self.activation, self.engine))
-        f = self.gain * self.std * f + b
-        if self.frozen is not None:
-            f = f + self.frozen
+
+        def output(f: Tensor, rows: slice) -> Tensor:
+            f = self.gain * self.std * f + b
+            return f if self.frozen is None else f + self.frozen[rows]
+
+        def delta(f: Tensor, rows: slice) -> Tensor:
+            return self.problem.loss_function.delta(output(f, rows), self.y[rows])
+
+        everything = slice(0, len(self.x))
+        if self.fused:
+            f, va, vw = reductions.step(a, w, self.m, self.x, delta, self.activation, self.engine, self.train)
+            f = output(f, everything)
+            self.ahead = f[: self.train], va, vw
+            return self.ahead[0], f[self.train :] if len(f) > self.train else None
+        f = output(self.shard.sum(reductions.outputs(a, w, self.m, self.x, self.activation, self.engine)), everything)
         return f[: self.train], f[self.train :] if len(f) > self.train else None
 
     def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
@@ -264,7 +280,11 @@ class MeasureFlow:
         delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
         if weights is not None:
             delta = delta * weights[:, None]
-        va, vw = reductions.velocity(a, w, self.x[: self.train], delta, self.activation, self.engine)
+        if self.ahead is not None and self.ahead[0] is f and weights is None:
+            va, vw = self.ahead[1:]
+        else:
+            va, vw = reductions.velocity(a, w, self.x[: self.train], delta, self.activation, self.engine)
+        self.ahead = None
         vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
         return va.mul(self.rate_a * self.std), vw.mul(self.rate_w * self.std), vb
 
