@@ -166,7 +166,8 @@ class _AtInfinity:
         return flow.velocity(state, f, weights)
 
     def capture(self, state: State) -> ParticleMeasure:
-        return self.after.capture(state)
+        a, w, _ = state
+        return ParticleMeasure(a.clone(), w.clone(), self.after.m)
 
 
 def readout_exponent(scaling: Scaling) -> float:
