@@ -85,7 +85,7 @@ class Scaling:
         if not self.is_mean_field:
             raise ValueError(
                 f"the scaling {self.name!r} (q_sigma={self.q_sigma:g}, q_a={self.q_a:g}, q_w={self.q_w:g}) has no limit as a flow of "
-                "measures: take mean_field(gamma0), or solve the finite network with FiniteWidth"
+                "measures: take mean_field(gamma0), or the solver that mf.classify(scaling) names, or FiniteWidth for a finite network"
             )
         width = self.reference_width
         return self.sigma * width, self.eta_a * self.sigma, self.eta_w * self.sigma
