@@ -17,9 +17,9 @@ def problem(depth=1, activation="tanh", samples=16, steps=100):
 @pytest.mark.parametrize(
     ("small", "large", "asked", "longer"),
     [
-        (WassersteinFlow(2**16), WassersteinFlow(2**18), problem(), problem(steps=400)),
-        (CausalDMFT(2**15), CausalDMFT(2**17), problem(2), problem(2, steps=400)),
-        (FiniteWidth(2048), FiniteWidth(4096), problem(2), problem(2, steps=400)),
+        (WassersteinFlow(2**16), WassersteinFlow(2**18), problem(steps=2000), problem(steps=8000)),
+        (CausalDMFT(2**15), CausalDMFT(2**17), problem(2, steps=2000), problem(2, steps=8000)),
+        (FiniteWidth(2048), FiniteWidth(4096), problem(2, steps=2000), problem(2, steps=8000)),
     ],
     ids=["flow", "dmft", "net"],
 )
