@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,90 +15,41 @@ from solvers.run_commands import solve
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 
-
-@dataclass(frozen=True)
-class Flow:
-    """Solve a two-layer network of infinite width, as the flow of a measure of particles.
-
-    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
-    command again goes on from there.
-    """
-
-    out: Path
-    problem: Problem
-    solver: WassersteinFlow
-    overwrite: bool = False
-    checkpoint: int | None = None
-
-
-@dataclass(frozen=True)
-class Dmft:
-    """Solve a network of infinite width and any depth, by dynamical mean-field theory.
-
-    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
-    command again goes on from there.
-    """
-
-    out: Path
-    problem: Problem
-    solver: CausalDMFT
-    overwrite: bool = False
-    checkpoint: int | None = None
+_LIMITS = {  # solver and what it is for
+    "Flow": (WassersteinFlow, "Solve a two-layer network of infinite width, as the flow of a measure of particles."),
+    "Dmft": (CausalDMFT, "Solve a network of infinite width and any depth, by dynamical mean-field theory."),
+    "Fixedpoint": (
+        FixedPointDMFT,
+        "Solve the same equations by the classical iteration over the whole training window, as a cross-check of dmft.",
+    ),
+    "Lazy": (
+        TangentKernelLimit,
+        "Solve the lazy limit of a network of any depth, in which the tangent kernel stays as it started.",
+    ),
+    "Logits": (
+        InfiniteLogitsLimit,
+        "Solve a two-layer classifier whose outputs grow with the width, as with --scaling default and sym_default.",
+    ),
+}
+_FIELDS = "out: file to write (.nc). overwrite: replace a file that holds another run."
+_CHECKPOINT = " checkpoint: keep the state every so many steps; the same command again goes on from there."
 
 
-@dataclass(frozen=True)
-class Fixedpoint:
-    """Solve the same equations by the classical iteration over the whole training window, as a cross-check of dmft.
-
-    out: file to write (.nc). overwrite: replace a file that holds another run.
-    """
-
-    out: Path
-    problem: Problem
-    solver: FixedPointDMFT
-    overwrite: bool = False
+def _command(name: str, solver: type, about: str) -> type:
+    """The dataclass of one command; only solvers that can go on from a state have checkpoints"""
+    resumes = hasattr(solver, "resume")
+    shared = [("out", Path), ("problem", Problem), ("solver", solver), ("overwrite", bool, field(default=False))]
+    more = [("checkpoint", int | None, field(default=None))] if resumes else []
+    made = make_dataclass(name, [*shared, *more], frozen=True)
+    made.__doc__ = f"{about}\n\n{_FIELDS}{_CHECKPOINT if resumes else ''}"
+    return made
 
 
-@dataclass(frozen=True)
-class Lazy:
-    """Solve the lazy limit of a network of any depth, in which the tangent kernel stays as it started.
-
-    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
-    command again goes on from there.
-    """
-
-    out: Path
-    problem: Problem
-    solver: TangentKernelLimit
-    overwrite: bool = False
-    checkpoint: int | None = None
+def _limit(asked: Any) -> None:
+    checkpoint = getattr(asked, "checkpoint", None)
+    solve(asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite, checkpoint)
 
 
-@dataclass(frozen=True)
-class Logits:
-    """Solve a two-layer classifier whose outputs grow with the width, as with --scaling default and sym_default.
-
-    out: file to write (.nc). overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same
-    command again goes on from there.
-    """
-
-    out: Path
-    problem: Problem
-    solver: InfiniteLogitsLimit
-    overwrite: bool = False
-    checkpoint: int | None = None
-
-
-def _limit(asked: Flow | Dmft | Fixedpoint | Lazy | Logits) -> None:
-    solver: Any = asked.solver
-    solve(
-        asked.problem,
-        solver,
-        lambda: solver(asked.problem),
-        asked.out,
-        asked.overwrite,
-        getattr(asked, "checkpoint", None),
-    )
-
-
-COMMANDS: dict[type, Callable[[Any], None]] = dict.fromkeys((Flow, Dmft, Fixedpoint, Lazy, Logits), _limit)
+COMMANDS: dict[type, Callable[[Any], None]] = {
+    _command(name, solver, about): _limit for name, (solver, about) in _LIMITS.items()
+}
