@@ -1,6 +1,6 @@
-"""How results lie in a file: as named arrays with named dimensions, beside settings that JSON can hold.
+"""How problems and solutions lie in a file: as named arrays with named dimensions, beside settings that JSON can hold.
 
-`storage` writes and reads them. To keep another kind of result, add a `Kind` to `KINDS`.
+`storage` writes and reads them. `report_layout` holds the other kinds of results, and `KINDS`, all that there are.
 """
 
 from __future__ import annotations
@@ -18,13 +18,9 @@ from meanfield import activations, losses
 from meanfield.data import Dataset
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse
 from meanfield.measure import ParticleMeasure
-from meanfield.prediction import LazyPrediction
 from meanfield.problem import Network, Problem, Training
-from meanfield.report import Deviation, DeviationReport
 from meanfield.scaling import Scaling
-from meanfield.scaling_reports import PowerLaw, PowersReport, ProxyReport
 from meanfield.solution import Solution, Status
-from meanfield.statistics import Exponent
 
 _DATA = {  # dimensions and meaning
     "x": ("sample input", "training inputs"),
@@ -44,7 +40,6 @@ _MEASURE = {
     "w": ("particle weight", "input weights"),
     "m": ("particle", "masses"),
 }
-_COLUMNS = tuple(f.name for f in fields(Deviation) if f.name not in ("name", "exponents"))
 Stored = Mapping[str, np.ndarray]
 
 
@@ -85,7 +80,8 @@ class Kind:
     unpack: Callable[[Stored, Mapping[str, Any]], Any]
 
 
-def _pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
+def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
+    """Puts its data into `arrays`; returns the rest. ValueError for an activation or loss that is not registered."""
     network = problem.network
     hint = "make it known with meanfield.register_activation"
     _registered("activation", network.nonlinearity, activations.activation, hint)
@@ -95,14 +91,15 @@ def _pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
             arrays.put(name, value, dims, meaning)
     return {
         "data": problem.data.name,
-        "network": _fields(network) | {"activation": network.nonlinearity.name},
-        "scaling": _fields(problem.scaling),
-        "training": _fields(problem.training),
+        "network": by_field(network) | {"activation": network.nonlinearity.name},
+        "scaling": by_field(problem.scaling),
+        "training": by_field(problem.training),
         "loss": problem.loss_function.name,
     }
 
 
-def _unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
+def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
+    """The inverse of `pack_problem`"""
     network = asked["network"]
     if network["activation"] not in activations.names():
         raise ValueError(
@@ -110,7 +107,7 @@ def _unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
             "make yours known with meanfield.register_activation before loading"
         )
     return Problem(
-        data=Dataset(**_some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
+        data=Dataset(**some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
         network=Network(**network),
         scaling=Scaling(**asked["scaling"]),
         training=Training(**asked["training"]),
@@ -119,7 +116,7 @@ def _unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
 
 
 def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
-    problem = _pack_problem(solution.problem, arrays)
+    problem = pack_problem(solution.problem, arrays)
     arrays.axis("time", solution.times, "training time, learning rate times step")
     arrays.put("step", np.arange(len(solution.f)), "time", "training step", coordinate=True)
     arrays.axis("snapshot", np.array(solution.snapshots, dtype=np.int64), "steps recorded in detail")
@@ -130,8 +127,8 @@ def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
     _pack_records(solution, arrays)
     return {
         "problem": problem,
-        "solver": {k: _plain(v, f"the solver's setting {k}") for k, v in solution.solver.items()},
-        "stats": {k: _plain(v) for k, v in solution.stats.items()},
+        "solver": {k: plain(v, f"the solver's setting {k}") for k, v in solution.solver.items()},
+        "stats": {k: plain(v) for k, v in solution.stats.items()},
         "status": solution.status.name,
     }
 
@@ -170,17 +167,17 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
     clouds = dict(_prefixed(stored, "particle_"))
     steps = _steps(stored, "particles") if clouds else ()
     return Solution(
-        problem=_unpack_problem(stored, settings["problem"]),
+        problem=unpack_problem(stored, settings["problem"]),
         solver=settings["solver"],
-        f=_tensor(stored, "f"),
-        f_test=_some(stored, "f_test").get("f_test"),
+        f=tensor(stored, "f"),
+        f_test=some(stored, "f_test").get("f_test"),
         state=dict(_prefixed(stored, "state_")),
         status=Status[settings["status"]],
         snapshots=tuple(stored["snapshot"].tolist()),
         kernels={k: TwoTimeKernel(_steps(stored, k), c) for k, c in _prefixed(stored, "kernel_")},
         responses=_responses(stored),
         standard_errors=dict(_prefixed(stored, "error_")),
-        tangent_kernels=_some(stored, "tangent_kernels").get("tangent_kernels"),
+        tangent_kernels=some(stored, "tangent_kernels").get("tangent_kernels"),
         particles={step: ParticleMeasure(*(clouds[k][i] for k in _MEASURE)) for i, step in enumerate(steps)},
         fields=dict(_prefixed(stored, "field_")),
         stats=settings["stats"],
@@ -193,129 +190,7 @@ def _responses(stored: Stored) -> dict[str, TwoTimeResponse]:
     return {n: TwoTimeResponse(factors[f"{n}_left"], factors[f"{n}_right"], instant=n[0] == "B") for n in names}
 
 
-def _pack_report(report: DeviationReport, arrays: Arrays) -> dict[str, Any]:
-    found = list(report.observables.values())
-    quantities = list(dict.fromkeys(quantity for d in found for quantity in d.exponents))
-    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in a hidden layer")
-    arrays.put("seeds", np.array(report.seeds, dtype=np.int64), "width", "networks of this width", coordinate=True)
-    arrays.axis("observable", np.array(list(report.observables), dtype=str), "what is compared")
-    arrays.axis("quantity", np.array(quantities, dtype=str), "what goes as a power of the width")
-    arrays.axis("bound", np.array(["slope", "low", "high"]), "the exponent and its 95 % interval")
-    for name in _COLUMNS:
-        dims = "observable" if name == "reference_error" else "observable width"
-        arrays.put(name, np.array([getattr(d, name) for d in found]), dims, f"{name}, relative to the limit")
-    exponents = np.full((len(found), len(quantities), 3), np.nan)
-    for i, d in enumerate(found):
-        for quantity, e in d.exponents.items():
-            exponents[i, quantities.index(quantity)] = e.slope, e.low, e.high
-    arrays.put("exponent", exponents, "observable quantity bound", "powers of the width, nan if not fitted")
-    arrays.put("n_var", report.n_var, "width", "N Var f_T, mean over the training outputs")
-    arrays.put("n_var_se", report.n_var_se, "width", "standard error of n_var")
-    arrays.put("predicted_n_var", report.predicted_n_var, meaning="n_var, computed before any network was trained")
-    return {"compared": {k: _plain(v, f"the report's setting {k}") for k, v in report.settings.items()}}
-
-
-def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationReport:
-    quantities, found = [str(q) for q in stored["quantity"]], {}
-    for i, name in enumerate(str(n) for n in stored["observable"]):
-        columns = {k: stored[k][i] for k in _COLUMNS}
-        columns["reference_error"] = float(columns["reference_error"])
-        rows = zip(quantities, stored["exponent"][i].tolist(), strict=True)
-        fitted = {quantity: Exponent(*row) for quantity, row in rows if not np.isnan(row).all()}
-        found[name] = Deviation(name, **columns, exponents=fitted)
-    return DeviationReport(
-        widths=tuple(stored["width"].tolist()),
-        seeds=tuple(stored["seeds"].tolist()),
-        observables=found,
-        n_var=stored["n_var"],
-        n_var_se=stored["n_var_se"],
-        predicted_n_var=float(stored["predicted_n_var"]),
-        settings=settings["compared"],
-    )
-
-
-def _pack_prediction(found: LazyPrediction, arrays: Arrays) -> dict[str, Any]:
-    problem = _pack_problem(found.problem, arrays)
-    arrays.axis("time", found.times, "training time, learning rate times step")
-    arrays.put("mean", found.mean, "time sample output", "mean over the random start, training samples")
-    if found.mean_test is not None:
-        arrays.put("mean_test", found.mean_test, "time test_sample output", "mean over the random start, test samples")
-    arrays.put("covariance", found.covariance, "time any_sample any_sample_2", "of each output, over [x; x_test]")
-    return {"problem": problem, "stats": {k: _plain(v) for k, v in found.stats.items()}}
-
-
-def _unpack_prediction(stored: Stored, settings: Mapping[str, Any]) -> LazyPrediction:
-    return LazyPrediction(
-        problem=_unpack_problem(stored, settings["problem"]),
-        times=_tensor(stored, "time"),
-        mean=_tensor(stored, "mean"),
-        mean_test=_some(stored, "mean_test").get("mean_test"),
-        covariance=_tensor(stored, "covariance"),
-        stats=settings["stats"],
-    )
-
-
-def _pack_powers(report: PowersReport, arrays: Arrays) -> dict[str, Any]:
-    laws = list(report.quantities.values())
-    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in the hidden layer")
-    arrays.axis("quantity", np.array(list(report.quantities), dtype=str), "what goes as a power of the width")
-    arrays.axis("bound", np.array(["slope", "low", "high"]), "the measured exponent and its 95 % interval")
-    arrays.put("values", np.array([law.values for law in laws]), "quantity width", "root mean square over seeds")
-    arrays.put("errors", np.array([law.errors for law in laws]), "quantity width", "standard errors of the values")
-    arrays.put("predicted", np.array([law.predicted for law in laws]), "quantity", "predicted power of the width")
-    measured = np.array([(law.measured.slope, law.measured.low, law.measured.high) for law in laws])
-    arrays.put("measured", measured, "quantity bound", "measured power of the width")
-    return {"scaling": _fields(report.scaling), "seeds": report.seeds, "steps": report.steps}
-
-
-def _unpack_powers(stored: Stored, settings: Mapping[str, Any]) -> PowersReport:
-    rows = zip(
-        stored["values"], stored["errors"], stored["predicted"].tolist(), stored["measured"].tolist(), strict=True
-    )
-    laws = [PowerLaw(v, e, predicted, Exponent(*measured)) for v, e, predicted, measured in rows]
-    return PowersReport(
-        scaling=Scaling(**settings["scaling"]),
-        widths=tuple(stored["width"].tolist()),
-        seeds=settings["seeds"],
-        steps=settings["steps"],
-        quantities=dict(zip((str(q) for q in stored["quantity"]), laws, strict=True)),
-    )
-
-
-_PROXY = ("kl", "low", "high", "distance")
-
-
-def _pack_proxy(report: ProxyReport, arrays: Arrays) -> dict[str, Any]:
-    arrays.axis("limit", np.array(report.names, dtype=str), "infinite-width limit")
-    arrays.axis("time", report.times, "training time, learning rate times step")
-    for name in _PROXY:
-        arrays.put(name, getattr(report, name), "limit time", f"{name} of equation 73")
-    arrays.put("floor", report.floor, "time", "KL that networks of the reference width would show themselves")
-    told = {k: _plain(v, f"the report's setting {k}") for k, v in report.settings.items()}
-    numbers = {"width": report.reference_width, "seeds": report.seeds, "limit_seeds": list(report.limit_seeds)}
-    return {"compared": told} | numbers
-
-
-def _unpack_proxy(stored: Stored, settings: Mapping[str, Any]) -> ProxyReport:
-    return ProxyReport(
-        names=tuple(str(n) for n in stored["limit"]),
-        reference_width=settings["width"],
-        times=stored["time"],
-        **{name: stored[name] for name in _PROXY},
-        floor=stored["floor"],
-        seeds=settings["seeds"],
-        limit_seeds=tuple(settings["limit_seeds"]),
-        settings=settings["compared"],
-    )
-
-
-KINDS = (
-    Kind("meanfield solution", Solution, _pack_solution, _unpack_solution),
-    Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
-    Kind("meanfield lazy prediction", LazyPrediction, _pack_prediction, _unpack_prediction),
-    Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
-    Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
-)
+SOLUTION = Kind("meanfield solution", Solution, _pack_solution, _unpack_solution)
 
 
 def _registered(what: str, thing: Any, known: Callable[[str], Any], remedy: str) -> None:
@@ -327,37 +202,40 @@ def _registered(what: str, thing: Any, known: Callable[[str], Any], remedy: str)
         raise ValueError(f"the {what} {thing.name!r} is not registered, and a file keeps only its name: {remedy}")
 
 
-def _fields(thing: Any) -> dict[str, Any]:
+def by_field(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they are"""
     return {f.name: getattr(thing, f.name) for f in fields(thing)}
 
 
-def _plain(value: Any, strictly: str = "") -> Any:
+def plain(value: Any, strictly: str = "") -> Any:
     """`value` for JSON, tuples as arrays. Other things become text or, if `strictly` names them, a ValueError."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (Tensor, np.ndarray, np.generic)) and (value.ndim == 0 or not strictly):
         return value.tolist()
     if isinstance(value, tuple) or (isinstance(value, list) and not strictly):
-        return [_plain(v, strictly) for v in value]
+        return [plain(v, strictly) for v in value]
     if isinstance(value, Mapping) and not strictly:
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if strictly:
         raise ValueError(f"{strictly} cannot be kept: received {type(value).__name__}; give numbers, text or tuples")
     return str(value)
 
 
-def _tensor(stored: Stored, name: str) -> Tensor:
+def tensor(stored: Stored, name: str) -> Tensor:
+    """The array of that name, in memory of its own"""
     return torch.from_numpy(np.array(stored[name]))
 
 
-def _some(stored: Stored, *names: str) -> dict[str, Tensor]:
-    return {name: _tensor(stored, name) for name in names if name in stored}
+def some(stored: Stored, *names: str) -> dict[str, Tensor]:
+    """Those of the arrays that are there"""
+    return {name: tensor(stored, name) for name in names if name in stored}
 
 
 def _prefixed(stored: Stored, prefix: str) -> Iterator[tuple[str, Tensor]]:
     for name in stored:
         if name.startswith(prefix):
-            yield name.removeprefix(prefix), _tensor(stored, name)
+            yield name.removeprefix(prefix), tensor(stored, name)
 
 
 def _steps(stored: Stored, name: str) -> tuple[int, ...]:

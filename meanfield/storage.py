@@ -1,6 +1,6 @@
 """Solutions and reports as netCDF files: `save(result, "run.nc")`, `load("run.nc")`; `xarray.open_dataset` reads them too.
 
-Nothing is pickled. This is the only file that imports h5netcdf and h5py; `layout` says what lies where in a file.
+Nothing is pickled. This is the only file that imports h5netcdf and h5py; `layout` and `report_layout` say what lies where in a file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.layout import KINDS, Arrays
-from meanfield.report import DeviationReport
+from meanfield.layout import Arrays
+from meanfield.report_layout import KINDS, Result
 from meanfield.solution import Solution
 
 FORMAT = 1  # to be raised when an older `load` would misread the file
 
 
-def save(result: Solution | DeviationReport, path: str | Path) -> Path:
+def save(result: Result, path: str | Path) -> Path:
     """Write `result` to a .nc file, whole or not at all, in place of any older file of that name; returns the path.
 
     ValueError, before anything is written, for a path that will not do and for an activation or loss that no file could name.
@@ -133,7 +133,7 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _provenance(result: Solution | DeviationReport) -> dict[str, Any]:
+def _provenance(result: Result) -> dict[str, Any]:
     packages = ("torch", "numpy", "scipy", "xarray", "h5netcdf", "h5py")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
     told = {
