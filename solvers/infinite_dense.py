@@ -15,6 +15,8 @@ from torch import Tensor
 from solvers.neurons import Neurons, RankError
 from solvers.sharding import Shard
 
+_ROUNDING = 3e-4  # how far from orthonormal rounding may leave a basis, unless a second pass mends it
+
 
 class Rows:
     """A matrix (n, S) that grows by rows, in a buffer of doubling size."""
@@ -66,7 +68,7 @@ class Basis:
 
     def reveal_beside(self, v: Tensor, beside: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """`reveal`, and the sum over processes of `beside`, which travels with the coefficients"""
-        squares = v.square().mean(1, dtype=torch.float64).sum() * (self.shard.local / self.size)
+        squares = v.square().sum(1).sum(dtype=torch.float64) / self.size
         squares = squares if self.shard.whole else squares.to(v.dtype)  # sent in float64 it would double what is sent
         c, squares, beside = self.shard.sum(self.fields.rows @ v.T / self.size, squares, beside)
         return *self._extended(v, c, float(squares)), beside
@@ -86,14 +88,17 @@ class Basis:
             keep = values.clamp(min=0).cumsum(0) > allowed  # the smallest are dropped while their sum is allowed
             if not bool(keep.any()):
                 break
-            keep &= values > 1e3 * eps * float(values[-1])  # a pass resolves down to rounding of the largest it finds
+            keep &= values > 1e3 * eps * values[-1]  # a pass resolves down to rounding of the largest it finds
             self._room(int(keep.sum()))
-            new = (vectors[:, keep] / values[keep].sqrt()).T.flip(0).to(
-                v.dtype
-            ) @ residual  # the largest gets the best draws
-            new = orthonormal(new, self.fields.rows, self.shard)
+            found = values[keep].flip(0)  # the largest gets the best draws
+            turn = vectors[:, keep].flip(1).T / found.sqrt()[:, None]
+            new, own = turn.to(v.dtype) @ residual, (turn @ gram).to(v.dtype)
+            # without this projection a new direction would keep 1 / sqrt(found) times the rounding of the older ones, and so on
+            new -= self.shard.sum(new @ self.fields.rows.T / self.size) @ self.fields.rows
+            if eps * float(found[0] / found[-1]) > _ROUNDING:
+                new = orthonormal(new, new[:0], self.shard)
+                own = self.shard.sum(new @ v.T / self.size)
             self.fields.append(new)
-            own = self.shard.sum(new @ v.T / self.size)
             c = torch.cat([c, own])
             if float(values[~keep].clamp(min=0).sum()) <= allowed:
                 break
@@ -141,18 +146,24 @@ class Known:
             raise RankError(
                 f"{len(self.fields) + waiting + count} directions need more than {size} samples: take more samples or a larger tolerance"
             )
-        e = torch.cat([*self.waiting, self.neurons.fresh(count)])
-        self.waiting = []
+        rows, self.waiting = torch.cat([*self.waiting, self.neurons.fresh(count)]), []
         if len(self.fields):
-            e = e - shard.sum(e @ self.fields.rows.T / size) @ self.fields.rows
-        e, new = e[waiting:], e[:waiting]
-        values, vectors = shard.ranks.eigh(shard.sum((new @ new.T).double() / size))
+            rows = rows - shard.sum(self.fields.rows @ rows.T / size).T @ self.fields.rows
+        turn = shard.ranks.same(self._turn(shard.sum((rows @ rows.T).double() / size), waiting))
+        self.fields.append(turn[turn.any(1)].to(rows.dtype) @ rows)
+        return self.fields.rows[-count:]
+
+    def _turn(self, gram: Tensor, waiting: int) -> Tensor:
+        """Makes rows with these inner products orthonormal, the `waiting` first among themselves; zero for rows of which nothing is left"""
+        values, vectors = torch.linalg.eigh(gram[:waiting, :waiting])
         keep = values > self._fine
-        new = (vectors[:, keep] / values[keep].sqrt()).T.to(e.dtype) @ new
-        e = orthonormal(e, new, shard)
-        self.fields.append(new)
-        self.fields.append(e)
-        return e
+        learnt = (keep / torch.where(keep, values, 1).sqrt() * vectors).T
+        shared = learnt @ gram[:waiting, waiting:]
+        values, vectors = torch.linalg.eigh(gram[waiting:, waiting:] - shared.T @ shared)
+        drawn = (vectors / values.clamp(min=1e-30).sqrt()) @ vectors.T
+        return torch.cat(
+            [torch.nn.functional.pad(learnt, (0, len(drawn))), torch.cat([-drawn @ shared.T @ learnt, drawn], 1)]
+        )
 
 
 class InfiniteDense:

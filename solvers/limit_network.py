@@ -177,7 +177,7 @@ class LimitNetwork:
         own["a"] = (rate_a * self.std) * delta.T @ self.phi[-1][:p]
         own["b"] = (self.gain * self.rate_a * self.bias**2) * delta.mean(0)
         hidden = rate_w * self.std * self.branch
-        return Velocity(own, [(hidden * pulled[l + 1], self.c[l][:, :p]) for l in range(self.depth - 1)])
+        return Velocity(own, [(pulled[l + 1], hidden * self.c[l][:, :p]) for l in range(self.depth - 1)])
 
     def advance(self, state: State, f: Tensor, weights: Tensor | None) -> State:
         """From one record to the next: a step of descent, or a stretch of the flow."""
@@ -196,7 +196,7 @@ class LimitNetwork:
         for layer, (g, c) in zip(self.layers, velocity.matrices, strict=True):
             if keep != 1:
                 layer.decay(keep)
-            layer.update(eta * g, c, training.momentum)
+            layer.update(g, eta * c, training.momentum)
 
     def _flow(self, f: Tensor) -> None:
         """Runge-Kutta of fourth order in `substeps` equal steps; stages are undone by what they added (equation 33)."""
@@ -218,7 +218,7 @@ class LimitNetwork:
             for name, v in velocity.own.items():
                 self.parameters[name].add_(v, alpha=step)
             for layer, (g, c) in zip(self.layers, velocity.matrices, strict=True):
-                layer.update(step * g, c)
+                layer.update(g, step * c)
 
     def _substeps(self) -> int:
         """Steps so short that each times the largest eigenvalue of K/P stays below 0.3: errors of 1e-5 in the fastest mode"""
@@ -231,10 +231,6 @@ class LimitNetwork:
         return self.shard.ranks.least(max(1, math.ceil(fastest * self.problem.training.learning_rate / 0.3)))
 
     # -- records ---------------------------------------------------------------------------------------------------------
-
-    def agree(self, flag: bool) -> bool:
-        """Whether the flag is set on any process that shares the neurons"""
-        return self.shard.ranks.any(flag)
 
     def capture(self, state: State) -> tuple[list[Tensor], Tensor, Tensor]:
         """Preactivations of each layer, features of the last and gradients of the first, (neurons, points)"""

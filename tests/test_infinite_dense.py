@@ -173,6 +173,20 @@ def test_a_basis_stays_orthonormal():
         assert float((dot(e, e) - torch.eye(len(e))).abs().max()) < accuracy
 
 
+@pytest.mark.parametrize(("dtype", "orthonormal_to"), [(F32, 1e-4), (F64, 1e-9)])
+def test_fields_that_drift_slowly_leave_all_bases_orthonormal(dtype, orthonormal_to):
+    """Each call sticks out by little more than the tolerance, so rounding of older directions is magnified by 1 / tolerance each time"""
+    w, start, move = dense(2000, tolerance=1e-2, dtype=dtype), fields(4, 1, 2000), fields(4, 2, 2000)
+    for k in range(40):
+        v = start + 0.03 * k * move + 0.02 * fields(4, 10 + k, 2000)
+        h = w.forward(v.to(dtype))[0]
+        w.backward(h.tanh())
+    assert len(w.e) > 80
+    for rows in (w.e.fields.rows, w.f.fields.rows, w.known_below.fields.rows, w.known_above.fields.rows):
+        off = dot(rows.double(), rows.double()) - torch.eye(len(rows), dtype=F64)
+        assert float(off.abs().max()) < orthonormal_to
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F32, 1e-2), (F32, 0.1), (F64, 1e-3), (F64, 1e-6), (F64, 1e-10)])
 def test_a_basis_drops_at_most_the_tolerance(dtype, tolerance):
     """What is dropped has a root mean square of at most `tolerance` times that of the fields of the call; more is kept."""
