@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -104,6 +106,21 @@ def device(name: str | torch.device) -> str:
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"the device {str(asked)!r} is absent: there are {torch.cuda.device_count()} CUDA devices")
     return str(asked)
+
+
+def normalise(settings: Any, **least: int) -> None:
+    """Check the numerical settings that solvers share and put them in plain form: for `__post_init__` of a frozen dataclass.
+
+    Its fields dtype, device, snapshots, rtol and tolerance, where it has them, and those named in `least`: whole numbers of at least so
+    much. None passes where it is the default. ValueError for the first that will not do.
+    """
+    forms: dict[str, Callable[[Any], Any]] = {"dtype": dtype, "device": device, "snapshots": tuple}
+    forms |= {name: partial(positive, name) for name in ("rtol", "tolerance")}
+    forms |= {name: partial(integer, name, least=number) for name, number in least.items()}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in forms and not (value is None and field.default is None):
+            object.__setattr__(settings, field.name, forms[field.name](value))
 
 
 def memory(what: str, needed: float, remedy: str, limit: float | None = None) -> None:

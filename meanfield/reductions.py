@@ -64,8 +64,7 @@ def step(
     _check_shapes("outputs", a, w, m, x)
     if train > len(x):
         raise ValueError(f"train must be at most the number of data points: received {train} of {len(x)}")
-    served = choose(len(w), len(x), w.shape[1], w.device, activation) if engine == "auto" else engine
-    if served == "chunked" and not tiles.differentiated(a, w, m, x):
+    if serving(engine, len(w), x, activation) == "chunked" and not tiles.differentiated(a, w, m, x):
         found = tiles.step(activation, a, w, m, x, delta, train)
         if found is not None:
             return found
@@ -91,19 +90,28 @@ def choose(particles: int, samples: int, inputs: int, device: torch.device, acti
     return "chunked"
 
 
-def _serve(which: str, engine: Engine, activation: Activation, *tensors: Tensor) -> Any:
+def serving(engine: Engine, particles: int, x: Tensor, activation: Activation) -> Engine:
+    """The engine that serves when `engine` is asked for, with so many particles and the inputs x (P, D): for "auto" the one of `choose`,
+    and tiles for a KeOps that has failed here or cannot do it. ValueError for an unknown engine.
+    """
     if engine not in get_args(Engine):
         checks.lookup("engine", engine, dict.fromkeys(get_args(Engine)))
-    a, w, x = tensors[0], tensors[1], tensors[3] if which == "outputs" else tensors[2]
-    _check_shapes(which, *tensors)
     if engine == "auto":
-        engine = choose(len(w), len(x), w.shape[1], w.device, activation)
-    if engine == "keops" and a.dtype in (torch.float32, torch.float64) and _keops_serves(activation):
+        engine = choose(particles, len(x), x.shape[1], x.device, activation)
+    if engine == "keops" and not (x.dtype in (torch.float32, torch.float64) and _keops_serves(activation)):
+        return "chunked"
+    return engine
+
+
+def _serve(which: str, engine: Engine, activation: Activation, *tensors: Tensor) -> Any:
+    _check_shapes(which, *tensors)
+    served = serving(engine, len(tensors[1]), tensors[3] if which == "outputs" else tensors[2], activation)
+    if served == "keops":
         try:
             return _Keops.apply(which, activation, *tensors)
         except Exception as error:  # no compiler, a broken installation: the tiles serve
             _keops_failed(error)
-    if engine == "dense":
+    if served == "dense":
         return {"outputs": tiles.dense_outputs, "velocity": tiles.dense_velocity}[which](activation, *tensors)
     return _by_tiles(which, activation, *tensors)
 

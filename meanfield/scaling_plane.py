@@ -1,7 +1,7 @@
 """What becomes of a two-layer network as N -> infinity, at any point of the scaling plane (equations 63 to 66).
 
 `classify(scaling)` gives the powers of the width, the four properties of a finite network, whether the limit is well-defined, and
-which solver finds it; `REGIONS` are the parts of the plane q_a = q_w, for a picture.
+which solver finds it; `regions()` gives the parts of the plane q_a = q_w, for a picture.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ class Solution:
     standard_errors: of means over independent runs (`pooled`): "f", "f_test", "loss", "test_loss" as those, "tangent_kernels" and the
     kernels (snapshots, Q, Q) at equal times.
     tangent_kernels (snapshots, P, C, P, C): in units where df/dt = K Delta / P.
-    particles: two-layer solutions only, the measure at each snapshot. fields: finite networks only, "h1".. and "g1".. of shape
-    (snapshots, N, P) and (snapshots, N, P C).
-    state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds, engine, evaluations.
+    particles: two-layer solutions only, the measure at each snapshot. fields: "h1".. (snapshots, N, P) of finite networks and of
+    CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks.
+    state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds, engine, ranks, ..
     """
 
     problem: Problem

@@ -11,9 +11,11 @@ from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.cost import Estimate, dmft_cost
-from solvers.evolve import conclude, earlier, evolve, settings, snapshot_steps
+from solvers.evolve import evolve, settings, snapshot_steps
+from solvers.failures import conclude
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
+from solvers.resuming import earlier
 from solvers.sharding import current
 
 Draws = Literal["sobol", "plain"]
@@ -51,15 +53,8 @@ class CausalDMFT:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
-        object.__setattr__(self, "device", checks.device(self.device))
-        object.__setattr__(self, "snapshots", tuple(self.snapshots))
-        for name, least in (("samples", 2), ("groups", 1), ("seed", 0), ("max_rank", 1), ("substeps", 1)):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, checks.integer(name, value, least))
+        checks.normalise(self, samples=2, groups=1, seed=0, max_rank=1, substeps=1)
         checks.lookup("draws", self.draws, dict.fromkeys(get_args(Draws)))
-        if self.tolerance is not None:
-            checks.positive("tolerance", self.tolerance)
 
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)
@@ -68,8 +63,7 @@ class CausalDMFT:
         for group in range(1 if exact else self.groups):
             solutions.append(replace(self, groups=1, seed=self.seed + group)._run(problem))
             if solutions[-1].status is not Status.FINISHED:
-                conclude(solutions, self.raise_on_failure)
-                return solutions[-1]
+                return conclude(solutions, self.raise_on_failure)[-1]
         return solutions[0] if len(solutions) == 1 else pooled(solutions, settings(self))
 
     def check(self, problem: Problem) -> None:
@@ -125,25 +119,23 @@ class CausalDMFT:
             raise ValueError(
                 "a mean over groups cannot be resumed: resume each group, CausalDMFT(seed=.., groups=1), and pool them"
             )
-        resumed = self._run(earlier(self, solution, steps), solution)
-        conclude([resumed], self.raise_on_failure)
-        return resumed
+        return conclude([self._run(earlier(self, solution, steps), solution)], self.raise_on_failure)[0]
 
     def _run(self, problem: Problem, previous: Solution | None = None) -> Solution:
         network = LimitNetwork(problem, self)
         captured = restore(network, previous.state) if previous else {}
-        wanted = snapshot_steps(self.snapshots, problem.training.steps)
         run = evolve(
             network,
             (),
             problem.training,
             first=previous.steps if previous else 0,
-            snapshots=wanted,
+            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            captured=captured,
             progress=self.progress,
             label=f"DMFT, {self.samples} samples",
             advance=network.advance,
+            agree=network.shard.ranks.any,
         )
-        run.captured = {step: kept for step, kept in (captured | run.captured).items() if step in wanted}
         ended = run.status in (Status.FINISHED, Status.INTERRUPTED)
         if ended:
             network.record_gradients()

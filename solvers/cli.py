@@ -24,7 +24,7 @@ from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling
 from solvers import limit_commands, result_commands, run_commands, study_commands
 from solvers.causal_dmft import CausalDMFT
-from solvers.evolve import SolverError
+from solvers.failures import SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.infinite_logits import InfiniteLogitsLimit

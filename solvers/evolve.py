@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from meanfield import checks
 from meanfield.activations import Activation
-from meanfield.problem import Problem, Training
+from meanfield.problem import Training
 from meanfield.solution import Solution, Status
+from solvers.failures import NonFiniteError
 from solvers.neurons import RankError
 
 State = tuple[Tensor, ...]
+Outputs = tuple[Tensor, Tensor | None]  # f (..., P, C), f_test (..., P_test, C)
 Advance = Callable[[State, Tensor, Tensor | None], State]
 
 
 class Recorded(Protocol):
     """What the loop records; leading dimensions of f (seeds of an ensemble) are the solver's own affair."""
 
-    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
+    def outputs(self, state: State) -> Outputs:
         """f (..., P, C) and f_test (..., P_test, C)"""
         ...
 
@@ -42,30 +43,6 @@ class Method(Recorded, Protocol):
     def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
         """d state / d(training time), given f = outputs(state)[0] and the weights (P,) of the samples (None: all 1)"""
         ...
-
-
-class _Carrier(BaseException):
-    """An exception that carries what was computed: `solutions`, and the one that it is about as `solution`."""
-
-    def __init__(self, message: str, solutions: Sequence[Solution] = ()) -> None:
-        super().__init__(message)
-        self.solutions = list(solutions)
-
-    @property
-    def solution(self) -> Solution | None:
-        return _culprit(self.solutions)
-
-
-class SolverError(_Carrier, RuntimeError):
-    """A run that could not finish; `solutions` hold what was computed until then."""
-
-
-class NonFiniteError(SolverError):
-    """Outputs became NaN or infinite; `solution` ends at the last finite step."""
-
-
-class Interrupted(_Carrier, KeyboardInterrupt):
-    """Ctrl-C during a run; `solutions` can be saved and resumed."""
 
 
 @dataclass
@@ -124,25 +101,31 @@ def evolve(
     *,
     first: int = 0,
     snapshots: Sequence[int] = (),
+    captured: Mapping[int, Any] | None = None,
     rtol: float = 1e-7,
+    norm: Callable[[State], Tensor] | None = None,
     progress: bool | None = None,
     label: str = "",
     momentum: State = (),
     advance: Advance | None = None,
+    ahead: Callable[[State], Outputs] | None = None,
+    agree: Callable[[bool], bool] = bool,
 ) -> Trajectory:
     """Advance `state` (in place) from step `first` to training.steps and record every step.
 
-    gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control over each interval. A
-    solver with a way of its own gives `advance(state, f, weights)`. momentum: velocities that a resumed run goes on with. Ends early,
-    with a status, at non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
+    gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control (rtol, norm) over each
+    interval. A solver with a way of its own gives `advance(state, f, weights)`. momentum, captured: velocities and snapshots that a
+    resumed run goes on with. ahead: takes the place of method.outputs where the velocity at the same state is asked for next. agree: for
+    processes that share a run, whether any of them was interrupted, so that all end at the same step. Ends early, with a status, at
+    non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
     """
     run, start = Trajectory(first, state=state, momentum=momentum), time.perf_counter()
+    run.captured = {step: kept for step, kept in (captured or {}).items() if step in snapshots}
+    ahead, descends = ahead or method.outputs, advance is None and training.optimiser == "gradient_descent"
     if advance is None:
         moved = cast(Method, method)
-        descends = training.optimiser == "gradient_descent"
-        advance = _descent(moved, training, run) if descends else _flow(moved, training, rtol)
+        advance = _descent(moved, training, run) if descends else _flow(moved, ahead, training, rtol, norm)
     weights: Tensor | None = None
-    agree = getattr(method, "agree", bool)
     bar = tqdm(
         total=training.steps,
         initial=first,
@@ -154,7 +137,7 @@ def evolve(
     with torch.no_grad(), bar, _postponed_interrupt() as interrupted:
         try:
             for step in range(first, training.steps + 1):
-                f, f_test = method.outputs(run.state)
+                f, f_test = (ahead if descends and step < training.steps else method.outputs)(run.state)
                 if step == first:
                     weights = training.sample_weights(f.shape[-2])
                 run.blown = f if f_test is None else torch.cat([f, f_test], -2)
@@ -166,7 +149,7 @@ def evolve(
                     run.f_test.append(f_test.detach())
                 if step in snapshots:
                     run.captured[step] = method.capture(run.state)
-                if agree(interrupted()):  # all processes of a sharded run end at the same step
+                if agree(interrupted()):
                     run.status = Status.INTERRUPTED
                     break
                 if step < training.steps:
@@ -222,17 +205,22 @@ def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
     return advance
 
 
-def _flow(method: Method, training: Training, rtol: float) -> Advance:
+def _flow(
+    method: Method,
+    outputs: Callable[[State], Outputs],
+    training: Training,
+    rtol: float,
+    norm: Callable[[State], Tensor] | None,
+) -> Advance:
     def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
         del f, weights  # the integrator evaluates f with its own stages; there are no batches
         from torchdiffeq import odeint
 
         def rhs(t: Tensor, now: State) -> State:
             del t
-            return method.velocity(now, method.outputs(now)[0], None)
+            return method.velocity(now, outputs(now)[0], None)
 
         times = torch.tensor([0.0, training.learning_rate], dtype=torch.float64, device=state[0].device)
-        norm = getattr(method, "norm", None)  # over the particles of all processes
         try:
             path = odeint(
                 rhs, state, times, rtol=rtol, atol=rtol / 100, method="dopri5", options={"norm": norm} if norm else None
@@ -253,70 +241,3 @@ def settings(solver: Any) -> dict[str, Any]:
         for k, v in values.items()
     }
     return {"name": type(solver).__name__, **plain}
-
-
-def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
-    """The problem that continues `solution` by `steps`; ValueError if this solver cannot go on from it."""
-    name = solution.solver.get("name")
-    if name != type(solver).__name__:
-        raise ValueError(f"a solution of {name} cannot be resumed by {type(solver).__name__}: take {name}(...).resume")
-    if solution.status is Status.NON_FINITE:
-        raise ValueError("a solution that blew up cannot be resumed: solve again with a lower learning rate")
-    mine = settings(solver)
-    other = {k for k, v in mine.items() if k not in _FREE and solution.solver.get(k) != v}
-    if other:
-        raise ValueError(
-            f"the solution was made with other settings: {', '.join(f'{k}={solution.solver.get(k)!r}' for k in sorted(other))}; "
-            "resume with a solver of the same settings"
-        )
-    problem = solution.problem.with_steps(solution.steps + checks.integer("steps", steps, 1))
-    for step in snapshot_steps(mine["snapshots"], problem.training.steps):
-        if step <= solution.steps and step not in solution.snapshots:
-            raise ValueError(
-                f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"
-            )
-    return problem
-
-
-def kept_momentum(previous: Solution | None, names: Sequence[str], like: Tensor) -> State:
-    """The velocities with which a run with momentum ended; none for a fresh run"""
-    state = previous.state if previous else {}
-    return tuple(state[key].to(like, copy=True) for key in (f"momentum_{name}" for name in names) if key in state)
-
-
-_FREE = {"snapshots", "engine", "device", "batch", "keep_state"}  # may change when a run goes on
-
-
-def conclude(solutions: Sequence[Solution], raise_on_failure: bool) -> None:
-    """Raise, with all solutions attached, if a run among them was interrupted or (if so asked) blew up."""
-    bad = _culprit(solutions)
-    if bad is None or bad.status in (Status.FINISHED, Status.CONVERGED):
-        return
-    if bad.status is Status.INTERRUPTED:
-        raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
-    if raise_on_failure and bad.status is Status.OUT_OF_ROOM:
-        raise SolverError(
-            f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}). "
-            "What was computed is in this error's .solutions",
-            solutions,
-        )
-    if raise_on_failure:
-        failed = [s.solver["seed"] for s in solutions if s.status is Status.NON_FINITE]
-        raise NonFiniteError(
-            f"{bad.status.value}. It happened at step {bad.steps + 1} of {bad.problem.training.steps} with "
-            f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; last finite loss "
-            f"{float(bad.loss[-1]):.4g}). What was computed is in this error's .solutions",
-            solutions,
-        )
-
-
-def _culprit(solutions: Sequence[Solution]) -> Solution | None:
-    worst = [
-        Status.INTERRUPTED,
-        Status.NON_FINITE,
-        Status.OUT_OF_ROOM,
-        Status.NOT_CONVERGED,
-        Status.CONVERGED,
-        Status.FINISHED,
-    ]
-    return min(solutions, key=lambda s: worst.index(s.status), default=None)

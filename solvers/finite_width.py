@@ -15,8 +15,10 @@ from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.cost import Estimate, network_cost
-from solvers.evolve import conclude, earlier, evolve, kept_momentum, snapshot_steps, tolerance
+from solvers.evolve import evolve, snapshot_steps, tolerance
+from solvers.failures import conclude
 from solvers.networks import Networks
+from solvers.resuming import earlier, kept_momentum
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,7 @@ class FiniteWidth:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", checks.integer("width", self.width, 1))
-        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
-        object.__setattr__(self, "device", checks.device(self.device))
-        object.__setattr__(self, "snapshots", tuple(self.snapshots))
-        checks.integer("seed", self.seed, 0)
-        if self.batch is not None:
-            checks.integer("batch", self.batch, 1)
-        if self.rtol is not None:
-            checks.positive("rtol", self.rtol)
+        checks.normalise(self, width=1, seed=0, batch=1)
 
     def __call__(self, problem: Problem) -> Solution:
         return self.ensemble(problem, (self.seed,))[0]
@@ -73,8 +67,7 @@ class FiniteWidth:
             solutions += self._train(problem, chosen[start : start + at_once])
             if solutions[-1].status is Status.INTERRUPTED:
                 break
-        conclude(solutions, self.raise_on_failure)
-        return solutions
+        return conclude(solutions, self.raise_on_failure)
 
     def estimate(self, problem: Problem, seeds: int = 1) -> Estimate:
         """Expected time and memory of `ensemble(problem, seeds)`, from rates that this machine shows."""
@@ -86,9 +79,7 @@ class FiniteWidth:
             raise ValueError("only solutions of FiniteWidth can be resumed by it")
         solver = replace(self, seed=solution.solver["seed"])
         problem = earlier(solver, solution, steps)
-        resumed = solver._train(problem, (solver.seed,), solution)
-        conclude(resumed, self.raise_on_failure)
-        return resumed[0]
+        return conclude(solver._train(problem, (solver.seed,), solution), self.raise_on_failure)[0]
 
     def seeds_at_once(self, problem: Problem) -> int:
         """Seeds of one batched run."""

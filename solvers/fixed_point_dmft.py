@@ -18,7 +18,8 @@ from meanfield.kernels import TwoTimeKernel
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
-from solvers.evolve import NonFiniteError, SolverError, settings, snapshot_steps
+from solvers.evolve import settings, snapshot_steps
+from solvers.failures import NonFiniteError, SolverError
 
 # windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
 _GROWTH, _ROUGH = 1.15, 1e-2
@@ -49,16 +50,11 @@ class FixedPointDMFT:
     _responses: ClassVar[bool] = True  # without A and B the answer is wrong: tests show that they see it
 
     def __post_init__(self) -> None:
-        for key, least in (("samples", 2), ("seed", 0), ("iterations", 1), ("anderson", 0)):
-            object.__setattr__(self, key, checks.integer(key, getattr(self, key), least))
-        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
-        object.__setattr__(self, "snapshots", tuple(self.snapshots))
+        checks.normalise(self, samples=2, seed=0, iterations=1, anderson=0)
         if checks.positive("damping", self.damping) > 1:
             raise ValueError(
                 f"damping is the fraction of a change that is taken, 0 < damping <= 1: received {self.damping!r}"
             )
-        if self.tolerance is not None:
-            checks.positive("tolerance", self.tolerance)
 
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)

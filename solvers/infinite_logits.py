@@ -15,9 +15,12 @@ from meanfield.problem import Problem
 from meanfield.scaling import Scaling
 from meanfield.scaling_plane import classify, exponents
 from meanfield.solution import Solution, Status
-from solvers.evolve import State, Trajectory, conclude, earlier, evolve, kept_momentum, settings, snapshot_steps
+from solvers.evolve import Outputs, State, Trajectory, evolve, settings, snapshot_steps
+from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
-from solvers.wasserstein_flow import Initial, MeasureFlow, WassersteinFlow, measure_kernels
+from solvers.measure_flow import MeasureFlow, measure_kernels
+from solvers.resuming import earlier, kept_momentum
+from solvers.wasserstein_flow import Initial, WassersteinFlow
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class InfiniteLogitsLimit:
 
     def __post_init__(self) -> None:
         flow = self._flow
-        for key in ("particles", "dtype", "device", "snapshots"):
+        for key in ("particles", "seed", "dtype", "device", "snapshots"):
             object.__setattr__(self, key, getattr(flow, key))
 
     @property
@@ -100,32 +103,28 @@ class InfiniteLogitsLimit:
 
     def _run(self, problem: Problem, m: Tensor, state: State, f0: Tensor, previous: Solution | None) -> Solution:
         method = _AtInfinity(problem, m, self, f0, started=previous is not None and previous.steps > 0)
-        steps, names = snapshot_steps(self.snapshots, problem.training.steps), ("a", "w", "b")
         run = evolve(
             method,
             state,
             problem.training,
             first=previous.steps if previous else 0,
-            snapshots=steps,
+            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            captured=previous.particles if previous else None,
             progress=self.progress,
             label=f"limit of infinite logits, {len(m)} particles",
-            momentum=kept_momentum(previous, names, m),
+            momentum=kept_momentum(previous, _STATE, m),
+            ahead=method.ahead,
         )
-        before = {step: p for step, p in (previous.particles if previous else {}).items() if step in steps}
-        solution = self._solution(method, run, before | run.captured, previous)
-        conclude([solution], self.raise_on_failure)
-        return solution
+        return conclude([self._solution(method, run, previous)], self.raise_on_failure)[0]
 
-    def _solution(
-        self, method: _AtInfinity, run: Trajectory, particles: dict[int, ParticleMeasure], previous: Solution | None
-    ) -> Solution:
-        flow, names = method.after, ("a", "w", "b")
+    def _solution(self, method: _AtInfinity, run: Trajectory, previous: Solution | None) -> Solution:
+        flow, particles = method.after, run.captured
         problem, e = flow.problem, exponents(flow.problem.scaling)
         limit = (flow.gain, flow.rate_a, flow.rate_w)
         kernels, tangent = measure_kernels(problem, particles, limit)
         f, f_test = run.history(previous)
-        kept = dict(zip(names, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
-        kept |= {f"momentum_{name}": v for name, v in zip(names, run.momentum, strict=False)}
+        kept = dict(zip(_STATE, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
+        kept |= {f"momentum_{name}": v for name, v in zip(_STATE, run.momentum, strict=False)}
         powers = {"initial_exponent": max(0.0, e.f0), "output_exponent": e.f}
         powers["readout_exponent"] = readout_exponent(problem.scaling)
         return Solution(
@@ -143,6 +142,9 @@ class InfiniteLogitsLimit:
         )
 
 
+_STATE = ("a", "w", "b")
+
+
 class _AtInfinity:
     """Outputs and velocity: f0 and the loss as asked at step 0, the measure and the loss at infinite logits from then on."""
 
@@ -154,9 +156,13 @@ class _AtInfinity:
         self.after = MeasureFlow(replace(problem, loss=asked.at_infinite_logits()), m, solver.engine, limit)
         self.f0, self.started = f0, started
 
-    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
-        if self.started:
-            return self.after.outputs(state)
+    def outputs(self, state: State) -> Outputs:
+        return self.after.outputs(state) if self.started else self._first()
+
+    def ahead(self, state: State) -> Outputs:
+        return self.after.ahead(state) if self.started else self._first()
+
+    def _first(self) -> Outputs:
         train = self.after.train
         return self.f0[:train], self.f0[train:] if len(self.f0) > train else None
 

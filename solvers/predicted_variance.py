@@ -16,7 +16,8 @@ from meanfield import checks, reductions
 from meanfield.activations import Activation
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from solvers.wasserstein_flow import Initial, WassersteinFlow, all_inputs
+from solvers.measure_flow import all_inputs
+from solvers.wasserstein_flow import Initial, WassersteinFlow
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.causal_dmft import CausalDMFT
 from solvers.checkpoints import checkpointed
-from solvers.evolve import Interrupted, SolverError, settings
+from solvers.evolve import settings
+from solvers.failures import Interrupted, SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.infinite_logits import InfiniteLogitsLimit
 from solvers.tangent_kernel import TangentKernelLimit

@@ -13,18 +13,10 @@ from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from meanfield.spectrum import KernelSpectrum, unstable
-from solvers.evolve import (
-    Advance,
-    State,
-    Trajectory,
-    conclude,
-    earlier,
-    evolve,
-    kept_momentum,
-    settings,
-    snapshot_steps,
-)
+from solvers.evolve import Advance, State, Trajectory, evolve, settings, snapshot_steps
+from solvers.failures import conclude
 from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draw, has_random_start, lazy_kernels
+from solvers.resuming import earlier, kept_momentum
 
 
 @dataclass(frozen=True)
@@ -50,16 +42,11 @@ class TangentKernelLimit:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", checks.dtype(self.dtype))
-        object.__setattr__(self, "device", checks.device(self.device))
-        object.__setattr__(self, "snapshots", tuple(self.snapshots))
-        checks.integer("seed", self.seed, 0)
+        checks.normalise(self, seed=0)
         if not isinstance(self.kernel, Tensor):
             checks.lookup("kernel", self.kernel, {"analytic": None})
         if not isinstance(self.initial, Tensor):
             checks.lookup("initial", self.initial, dict.fromkeys(("draw", "mean")))
-        if self.rtol is not None:
-            checks.positive("rtol", self.rtol)
 
     def __call__(self, problem: Problem) -> Solution:
         return self.ensemble(problem, (self.seed,))[0]
@@ -108,13 +95,14 @@ class TangentKernelLimit:
         """From f (E, Q, C), one start for each seed"""
         found = kernels.spectrum(problem.data.y, f[0, : kernels.samples])
         self._must_be_stable(problem, found)
-        method, steps = _Linear(problem, kernels, self), snapshot_steps(self.snapshots, problem.training.steps)
+        method = _Linear(problem, kernels, self)
         run = evolve(
             method,
             (f.to(method.ntk),),
             problem.training,
             first=previous.steps if previous else 0,
-            snapshots=steps,
+            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            captured=dict.fromkeys(previous.snapshots) if previous else None,
             rtol=self.rtol or (1e-6 if self.dtype == "float32" else 1e-9),
             progress=self.progress,
             label=f"lazy limit of {kernels.samples} samples",
@@ -123,8 +111,7 @@ class TangentKernelLimit:
         )
         run.stats["seconds"] /= len(seeds)
         run.stats |= statistics(found)
-        known = set(run.captured) | set(previous.snapshots if previous else ())
-        recorded = tuple(step for step in steps if step in known)
+        recorded = tuple(sorted(run.captured))
         f, f_test = run.history(previous)
         if previous is not None:  # which has lost its axis of seeds
             f, f_test = f[:, None], None if f_test is None else f_test[:, None]
@@ -142,8 +129,7 @@ class TangentKernelLimit:
             )
             for e, seed in enumerate(seeds)
         ]
-        conclude(solutions, self.raise_on_failure)
-        return solutions
+        return conclude(solutions, self.raise_on_failure)
 
     def _must_be_stable(self, problem: Problem, found: KernelSpectrum) -> None:
         """ValueError for full-batch descent on the squared loss beyond the edge of stability (equation 55)"""

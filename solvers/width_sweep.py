@@ -13,7 +13,8 @@ from tqdm import tqdm
 from meanfield import checks, storage
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.evolve import Interrupted, SolverError, settings
+from solvers.evolve import settings
+from solvers.failures import Interrupted, SolverError
 from solvers.finite_width import FiniteWidth
 
 

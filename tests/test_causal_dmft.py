@@ -227,30 +227,23 @@ def test_wide_networks_agree_with_the_limit(asked):
     assert max(found.values()) < 3, found
 
 
-def without_response_of_features(monkeypatch):
-    forward = InfiniteDense.forward
-
-    def blind(self, phi):
-        out, c = forward(self, phi)
-        return out - self.scale * (phi @ self.r.rows.T / phi.shape[1]) @ self.f.fields.rows, c
-
-    monkeypatch.setattr(InfiniteDense, "forward", blind)
+RESPONSES = {  # which pass holds each, and in it the images revealed in the other pass and the fields that they answer to
+    "features": (InfiniteDense.forward, lambda layer: (layer.r, layer.f)),
+    "gradients": (InfiniteDense.backward, lambda layer: (layer.u, layer.e)),
+}
 
 
-def without_response_of_gradients(monkeypatch):
-    backward = InfiniteDense.backward
-
-    def blind(self, g):
-        out, d = backward(self, g)
-        return out - self.scale * (g @ self.u.rows.T / g.shape[1]) @ self.e.fields.rows, d
-
-    monkeypatch.setattr(InfiniteDense, "backward", blind)
-
-
-@pytest.mark.parametrize("drop", [without_response_of_features, without_response_of_gradients])
+@pytest.mark.parametrize("response", RESPONSES)
 @pytest.mark.parametrize("case", ["tanh", "relu, rich, three layers"])
-def test_the_comparison_sees_the_responses(monkeypatch, drop, case):
-    drop(monkeypatch)
+def test_the_comparison_sees_the_responses(monkeypatch, response, case):
+    whole, parts = RESPONSES[response]
+
+    def blind(self, field):
+        out, coefficients = whole(self, field)
+        images, answered = parts(self)
+        return out - self.scale * (field @ images.rows.T / field.shape[1]) @ answered.fields.rows, coefficients
+
+    monkeypatch.setattr(InfiniteDense, whole.__name__, blind)
     found = ratios(CASES[case][0], 256)
     assert max(found.values()) > 5, found
 

@@ -268,7 +268,7 @@ def test_a_run_that_blows_up_keeps_what_it_has(capsys, tmp_path):
 _INTERRUPTED = """
 import os, signal, sys
 from solvers import cli
-from solvers.wasserstein_flow import MeasureFlow
+from solvers.measure_flow import MeasureFlow
 
 velocity, calls = MeasureFlow.velocity, []
 

@@ -14,6 +14,7 @@ import torch
 
 import meanfield as mf
 from meanfield import activations, reductions, tiles
+from solvers import WassersteinFlow
 
 N, P, D, C = 200, 11, 3, 2
 GELU = mf.activation("gelu")
@@ -493,6 +494,30 @@ def test_tiles_serve_an_activation_without_a_formula_and_say_so_once():
     for f, e in zip(found, _by_the_formula(*problem, GELU), strict=True):
         torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
     assert not reductions._state["broken"]  # KeOps itself is in order
+
+
+@pytest.mark.parametrize("breakage", [_absent, _raises_type_error, _does_not_compile])
+@pytest.mark.parametrize("particles", [8, 2**16])
+def test_stats_name_the_engine_that_served_after_keops_failed(monkeypatch, breakage, particles):
+    """Also where the failure comes with the first sum, when the flow is made already."""
+    breakage(monkeypatch)
+    data = mf.Dataset(torch.eye(5, dtype=torch.float64)[:, :3], torch.ones(5, 1, dtype=torch.float64))
+    asked = mf.Problem(data, mf.Network(1, "gelu"), mf.mean_field(), mf.Training(0.1, 2))
+    solver = WassersteinFlow(particles, engine="keops", snapshots=())
+    with pytest.warns(RuntimeWarning, match="KeOps failed here"):
+        found = solver(asked)
+    assert found.stats["engine"] == "chunked"
+    assert replace(solver, engine="dense")(asked).stats["engine"] == "dense"
+    assert replace(solver, engine="auto")(asked).stats["engine"] == ("dense" if particles == 8 else "chunked")
+
+
+def test_tiles_serve_what_keops_cannot(monkeypatch):
+    monkeypatch.setattr(reductions, "keops_works", lambda: True)
+    x = torch.ones(P, D)
+    assert reductions.serving("keops", N, x, GELU) == "keops"
+    assert reductions.serving("keops", N, x.half(), GELU) == "chunked"
+    with pytest.warns(RuntimeWarning, match="no KeOps formula"):
+        assert reductions.serving("keops", N, x, replace(GELU, keops=None)) == "chunked"
 
 
 @pytest.fixture

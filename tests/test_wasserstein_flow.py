@@ -8,7 +8,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 import meanfield as mf
-from solvers import NonFiniteError, WassersteinFlow
+from meanfield import reductions
+from meanfield.scaling import sym_default
+from solvers import InfiniteLogitsLimit, NonFiniteError, WassersteinFlow
 
 
 def problem(activation="tanh", gamma0=1.0, steps=20, eta=0.2, p=4, d=3, loss="squared", **network):
@@ -174,6 +176,44 @@ def test_resumed_run_equals_the_uninterrupted_one(optimiser):
     solver = WassersteinFlow(64)
     first = solver(asked.with_steps(5))
     assert solver.resume(first, 7) == solver(asked)
+
+
+@pytest.mark.parametrize("optimiser", ["gradient_descent", "gradient_flow"])
+def test_no_velocity_is_computed_that_nobody_asks_for(monkeypatch, optimiser):
+    """From D = 64 on a step and the outputs before it are one pass: none for the last record, nor for those between steps of a flow."""
+    calls = counted(monkeypatch)
+    asked = problem(steps=5, d=70)
+    asked = replace(asked, training=replace(asked.training, optimiser=optimiser))
+    found = WassersteinFlow(64, initial="iid", engine="chunked")(asked)
+    passes = calls.pop("step")
+    assert calls == {"outputs": 1 if optimiser == "gradient_descent" else 6, "velocity": 0}
+    assert passes == 5 if optimiser == "gradient_descent" else passes > 5
+    dense = WassersteinFlow(64, initial="iid", engine="dense")(asked)
+    torch.testing.assert_close(found.f, dense.f, rtol=1e-10, atol=1e-12)
+
+
+def test_infinite_logits_ask_for_no_velocity_in_vain(monkeypatch):
+    """f0 is given at step 0, whose velocity is alone; steps 1 to 4 are one pass each."""
+    calls, data = counted(monkeypatch), mf.digits((3, 8), 12, 4)
+    asked = mf.Problem(data, mf.Network(1, "tanh"), sym_default(4), mf.Training(1.0, 5), "logistic")
+    InfiniteLogitsLimit(64, initial="iid", engine="chunked")(asked)
+    assert calls == {"step": 4, "outputs": 1, "velocity": 1}
+
+
+def counted(monkeypatch):
+    """How often each sum over particles and data is called from here on, by name"""
+    calls = dict.fromkeys(("outputs", "velocity", "step"), 0)
+
+    def counting(name, original):
+        def count(*given):
+            calls[name] += 1
+            return original(*given)
+
+        return count
+
+    for name in calls:
+        monkeypatch.setattr(reductions, name, counting(name, getattr(reductions, name)))
+    return calls
 
 
 def test_resuming_with_other_settings_or_unrecorded_snapshots_is_refused():

@@ -1,0 +1,44 @@
+"""What a run that goes on takes over from the solution that it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.problem import Problem
+from meanfield.solution import Solution, Status
+from solvers.evolve import State, settings, snapshot_steps
+
+FREE = {"snapshots", "engine", "device", "batch", "keep_state"}  # may change when a run goes on
+
+
+def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
+    """The problem that continues `solution` by `steps`; ValueError if this solver cannot go on from it."""
+    name = solution.solver.get("name")
+    if name != type(solver).__name__:
+        raise ValueError(f"a solution of {name} cannot be resumed by {type(solver).__name__}: take {name}(...).resume")
+    if solution.status is Status.NON_FINITE:
+        raise ValueError("a solution that blew up cannot be resumed: solve again with a lower learning rate")
+    mine = settings(solver)
+    other = {k for k, v in mine.items() if k not in FREE and solution.solver.get(k) != v}
+    if other:
+        raise ValueError(
+            f"the solution was made with other settings: {', '.join(f'{k}={solution.solver.get(k)!r}' for k in sorted(other))}; "
+            "resume with a solver of the same settings"
+        )
+    problem = solution.problem.with_steps(solution.steps + checks.integer("steps", steps, 1))
+    for step in snapshot_steps(mine["snapshots"], problem.training.steps):
+        if step <= solution.steps and step not in solution.snapshots:
+            raise ValueError(
+                f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"
+            )
+    return problem
+
+
+def kept_momentum(previous: Solution | None, names: Sequence[str], like: Tensor) -> State:
+    """The velocities with which a run with momentum ended; none for a fresh run"""
+    state = previous.state if previous else {}
+    return tuple(state[key].to(like, copy=True) for key in (f"momentum_{name}" for name in names) if key in state)
