@@ -5,8 +5,9 @@ Without gradients each tile h = x w^T is formed in one buffer and overwritten: b
 
     v_w[r] = sum_c a_rc (phi'_r @ R_c),   and v_a[r] = w_r . (phi'_r @ R) where phi(h) = h phi'(h), as for relu.
 
-`outputs` and `velocity` form h twice in a step, 6 N P D operations; at large D `step` goes over blocks of data, keeps phi of one
-block and takes 4. Sums over tiles of particles are kept in float64. With gradients, tiles are recomputed in the backward pass.
+`outputs` and `velocity` form h twice in a step, 6 N P D operations; at large D, and for tanh at small, `step` goes over blocks of
+data, keeps phi of one block and takes 4. Sums over tiles of particles are kept in float64. With gradients, tiles are recomputed in
+the backward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ Delta = Callable[[Tensor, slice], Tensor]
 
 _CPU_TILE = 2**22  # bytes: 2 and 4 MB were alike, less and more slower
 _CUDA_TILE = 2**28
-ONE_PASS = 64  # smallest D at which `step` keeps phi: below, storing it costs more than forming it again
+_ONE_PASS = (
+    64  # smallest D at which `step` keeps phi whatever it is: below, storing it costs more than forming it again,
+)
+_TANH, _KEPT = (
+    4,
+    6_400_000,
+)  # but for tanh up to this D, if the room for phi (bytes, part of the outermost cache) takes 8 points
 _BLOCK = 256  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
 _NARROW = 32  # largest D at which sums are kept as (D, N), which products with few columns fill faster
 _FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor (estimated)
@@ -71,13 +78,13 @@ def velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Ten
 def step(
     activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, delta: Delta, train: int
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """f, v_a, v_w in one pass over data, phi of one block of points kept; None at small D, where two passes are faster.
+    """f, v_a, v_w in one pass over data, phi of one block of points kept; None where two passes are faster.
 
     delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. No gradients.
     """
-    if w.shape[1] < ONE_PASS:
+    block = kept_points(activation, *w.shape, w, train)
+    if not block:
         return None
-    block = min(w.shape[1], _BLOCK, train)
     work, blocks = _Work(activation, a, w, x), []
     ma, kept = m[:, None] * a, w.new_empty(len(w) * block)
     for start in range(0, train, block):
@@ -89,10 +96,23 @@ def step(
     return torch.cat(blocks), *work.means(train)
 
 
+def kept_points(activation: Activation, particles: int, inputs: int, like: Tensor, train: int) -> int:
+    """The data points of which `step` keeps phi at a time; 0 where two passes are faster (measured: docs/performance.md)"""
+    if inputs >= _ONE_PASS:
+        return min(inputs, _BLOCK, train)
+    block = _KEPT // (particles * like.element_size())
+    saves = inputs <= _TANH and _rule(activation) == "tanh" and like.device.type == "cpu"
+    return min(block, train) if saves and block >= 8 else 0
+
+
 # ---- without gradients: one buffer, overwritten ----------------------------------------------------------------------
 
 _Rule = Literal["tanh", "relu", "any"]
 _RULES: dict[Any, _Rule] = {(act.phi, act.dphi): act.name for act in map(activation, ("tanh", "relu"))}  # pyright: ignore
+
+
+def _rule(activation: Activation) -> _Rule:
+    return _RULES.get((activation.phi, activation.dphi), "any")
 
 
 @dataclass
@@ -108,7 +128,7 @@ class _Work:
     x: Tensor
 
     def __post_init__(self) -> None:
-        self.rule: _Rule = _RULES.get((self.activation.phi, self.activation.dphi), "any")
+        self.rule = _rule(self.activation)
         self.c, self.d = self.a.shape[1], self.w.shape[1]
         self.folded = (self.c - 1) * self.d <= _FOLDED
         self.through_w = (

@@ -40,8 +40,10 @@ class MeasureFlow:
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.network.weight_std, problem.network.bias_std
-        one_pass = self.x.shape[1] >= tiles.ONE_PASS and self.chosen == "chunked"  # f and velocity share products
-        self.fused = one_pass and self.shard.whole and problem.training.batch_size is None
+        one_pass = bool(
+            tiles.kept_points(self.activation, len(m), self.x.shape[1], m, self.train)
+        )  # f and velocity share products
+        self.fused = one_pass and self.chosen == "chunked" and self.shard.whole and problem.training.batch_size is None
         self.found: tuple[Tensor, Tensor, Tensor] | None = None  # f and the particles' velocity that belongs to it
 
     @property
