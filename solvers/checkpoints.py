@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from meanfield import checks, storage
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.evolve import Interrupted, settings, snapshot_steps
-from solvers.sharding import current
+from solvers.evolve import settings, snapshot_steps
+from solvers.failures import Interrupted
+from solvers.resuming import FREE
+from solvers.sharding import RankLost, current
 
 
 def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 100) -> Solution:
@@ -21,8 +25,9 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
 
     The result equals that of an uninterrupted run bit for bit on the same device. The file before the last is kept as
     NAME.previous.nc: a truncated file is passed over for it, with a warning. Groups of CausalDMFT have a file each. On success the files
-    stay; a finished one is returned at once. Under `over_ranks` the first process writes and all read. For solvers with `resume`;
-    ValueError for others, and for a file of another run.
+    stay; a finished one is returned at once. Under `over_ranks` the first process writes and all read, so `path` must lie where all
+    see it; where a process is lost, the others' RankLost says which file and step to go on from. For solvers with `resume`; ValueError
+    for others, and for a file of another run.
     """
     path = storage.writable(path)
     every = checks.integer("every", every, 1)
@@ -35,6 +40,11 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
         alone = [replace(solver, groups=1, seed=solver.seed + k) for k in range(groups)]
         parts = [checkpointed(one, problem, path.with_stem(f"{path.stem}-{one.seed}"), every) for one in alone]
         return pooled(parts, settings(solver))
+    with _kept_where(path):
+        return _in_stretches(solver, problem, path, every)
+
+
+def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solution:
     done = _found(solver, problem, path)
     total, wanted = problem.training.steps, snapshot_steps(solver.snapshots, problem.training.steps)
     while done is None or done.steps < total:
@@ -57,6 +67,21 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
         ):  # once it is written, all go on from the whole of it
             done = storage.load(path)
     return done
+
+
+@contextmanager
+def _kept_where(path: Path) -> Iterator[None]:
+    """A RankLost from within says which file to go on from."""
+    try:
+        yield
+    except RankLost as error:
+        for candidate in (path, _previous(path)):
+            try:
+                step = storage.load(candidate).steps
+            except (ValueError, OSError):  # none there, or a broken one
+                continue
+            raise RankLost(error.reason, candidate, step) from error
+        raise
 
 
 def _part(solver: Any, snapshots: tuple[int, ...]) -> Any:
@@ -96,8 +121,7 @@ def _check(solver: Any, problem: Problem, found: Any, path: Path) -> None:
     total = problem.training.steps
     if found.problem.with_steps(total) != problem or found.steps > total:
         raise ValueError(f"the checkpoint {path} belongs to another problem, {found!r}: {remedy}")
-    free = {"snapshots", "keep_state", "device", "engine", "batch"}
-    mine = {k: v for k, v in settings(solver).items() if k not in free}
+    mine = {k: v for k, v in settings(solver).items() if k not in FREE}
     other = {k: found.solver.get(k) for k in mine}
     if mine != other:
         differ = ", ".join(f"{k}={other[k]!r} there, {mine[k]!r} here" for k in mine if mine[k] != other[k])

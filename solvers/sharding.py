@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,19 @@ from torch import Tensor
 
 
 class RankLost(RuntimeError):
-    """Another process ended or does not answer: the sums cannot be completed."""
+    """Another process ended or does not answer: the sums cannot be completed.
+
+    checkpoint: the file with which `checkpointed` goes on, and `step` the step that it holds; None where nothing was kept.
+    """
+
+    def __init__(self, reason: str, checkpoint: Path | None = None, step: int | None = None) -> None:
+        super().__init__(reason, checkpoint, step)
+        self.reason, self.checkpoint, self.step = reason, checkpoint, step
+
+    def __str__(self) -> str:
+        if self.checkpoint is None:
+            return f"{self.reason}; nothing is kept yet (solvers.checkpointed keeps every so many steps): start all ranks again"
+        return f"{self.reason}; step {self.step} is kept in {self.checkpoint}: start all ranks again with the same lines to go on from it"
 
 
 @dataclass
@@ -120,7 +134,7 @@ class Ranks:
         except RuntimeError as error:
             raise RankLost(
                 f"rank {self.rank} of {self.count} cannot go on: another rank ended or did not answer in time "
-                f"({str(error).strip().splitlines()[0][:200]}). Its own message says why; start all ranks again, from the last state kept"
+                f"({str(error).strip().splitlines()[0][:200]}). Its own message, if any, says why"
             ) from error
 
 
@@ -175,6 +189,19 @@ def current() -> Ranks:
     return Ranks(around.rank, around.count, around.group) if around else Ranks()
 
 
+def _warn_of_old_addresses() -> None:
+    """torchrun --max-restarts keeps its store, in which new ranks look for each other and find the addresses of those that ended."""
+    if (
+        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    ):
+        warnings.warn(
+            "torchrun started these ranks again; if they wait for each other until the timeout, start torchrun with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
+            stacklevel=4,
+        )
+
+
 @contextmanager
 def over_ranks(backend: str | None = None, timeout: float = 600.0) -> Iterator[Ranks]:
     """CausalDMFT and WassersteinFlow inside divide their neurons over all processes that torchrun started, which all run the same lines.
@@ -188,6 +215,7 @@ def over_ranks(backend: str | None = None, timeout: float = 600.0) -> Iterator[R
         backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
         if backend == "nccl":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        _warn_of_old_addresses()
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     ranks = Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks()
     token = _ranks.set(ranks)

@@ -1,16 +1,22 @@
-"""Runs that tests/test_sharding.py compares between one process and many: `torchrun --nproc-per-node 2 -m tests.sharded_cases FOLDER`."""
+"""Runs that tests/test_sharding.py compares between one process and many.
+
+`torchrun --nproc-per-node 2 -m tests.sharded_cases FOLDER TASK ARGUMENTS`: TASK is the name of a function of `TASKS`.
+"""
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 
 import meanfield as mf
-from solvers import CausalDMFT, Interrupted, WassersteinFlow
+from solvers import CausalDMFT, Interrupted, WassersteinFlow, checkpointed
 from solvers.limit_network import LimitNetwork
 from solvers.sharding import Ranks, over_ranks
 
@@ -55,53 +61,89 @@ CASES: dict[str, tuple[mf.Problem, CausalDMFT | WassersteinFlow]] = {
     "particle flow": (problem(1, "gelu", 2, training=FLOW), WassersteinFlow(500, initial="iid")),
     "initial condition": (problem(scaling=mf.ic_mean_field()), WassersteinFlow(512, dtype="float32")),
 }
-RESUMED = ("deep", "residual", "particles")  # from files of one process, "NAME whole.nc"
+RESUMED = ("deep", "residual", "particles")  # from what one process kept in whole.pt
 MORE = 2
+EVERY = 2  # steps between checkpoints
+
+
+def compare(folder: Path, ranks: Ranks, *names: str) -> None:
+    """What each rank finds, in RANK.pt: the cases (all, if none is named), then what is resumed and interrupted"""
+    found: dict[str, mf.Solution | None] = {name: CASES[name][1](CASES[name][0]) for name in names or CASES}
+    if not names:
+        whole = torch.load(folder / "whole.pt", weights_only=False)
+        found |= {f"{name} resumed": CASES[name][1].resume(whole[name], MORE) for name in RESUMED}
+        found["interrupted"] = _interrupted(ranks)
+    torch.save(found, folder / f"{ranks.rank}.pt")
+
+
+def cuda(folder: Path, ranks: Ranks) -> None:
+    """The cases on one GPU for each rank"""
+    torch.save({name: on_gpu(name) for name in CASES}, folder / f"{ranks.rank}.pt")
+
+
+def on_gpu(name: str) -> mf.Solution:
+    asked, solver = CASES[name]
+    return replace(solver, device="cuda")(asked)
 
 
 def _interrupted(ranks: Ranks) -> mf.Solution | None:
     """Ctrl-C reaches the last rank only, in its third step"""
-    advance, seen = LimitNetwork.advance, []
-
-    def then_interrupt(self, state, f, weights):
-        seen.append(1)
-        if len(seen) == 3 and ranks.rank == ranks.count - 1:
-            signal.raise_signal(signal.SIGINT)
-        return advance(self, state, f, weights)
-
-    with mock.patch.object(LimitNetwork, "advance", then_interrupt):
+    with _in_third_step(ranks, lambda: signal.raise_signal(signal.SIGINT)):
         try:
             return CASES["residual"][1](CASES["residual"][0])
         except Interrupted as error:
             return error.solution
 
 
-def _die(ranks: Ranks, how: str) -> None:
-    """The last rank ends, or falls silent, in its third step"""
-    advance, seen = LimitNetwork.advance, []
-
-    def then_die(self, state, f, weights):
-        seen.append(1)
-        if len(seen) == 3 and ranks.rank == ranks.count - 1:
-            time.sleep(20) if how == "silent" else os._exit(9)
-        return advance(self, state, f, weights)
-
-    with mock.patch.object(LimitNetwork, "advance", then_die):
+def dead(folder: Path, ranks: Ranks) -> None:
+    """The last rank ends in its third step"""
+    with _in_third_step(ranks, lambda: os._exit(9)):
         CASES["single"][1](CASES["single"][0])
 
 
-def main(folder: Path, how: str = "") -> None:
+def silent(folder: Path, ranks: Ranks) -> None:
+    """The last rank sleeps in its third step"""
+    with _in_third_step(ranks, lambda: time.sleep(20)):
+        CASES["single"][1](CASES["single"][0])
+
+
+def _in_third_step(ranks: Ranks, act: Callable[[], Any]) -> Any:
+    """While it is entered, the last rank does `act` before its third step."""
+    advance, seen = LimitNetwork.advance, []
+
+    def then_act(self, state, f, weights):
+        seen.append(1)
+        if len(seen) == 3 and ranks.rank == ranks.count - 1:
+            act()
+        return advance(self, state, f, weights)
+
+    return mock.patch.object(LimitNetwork, "advance", then_act)
+
+
+def killed(folder: Path, ranks: Ranks, name: str, victim: str) -> None:
+    """A run with checkpoints, in which the rank `victim` is killed at record 3; started again by torchrun, it ends"""
+    asked, seen = Ranks.any, []
+
+    def then_kill(self, flag):  # once for each record and each checkpoint: 0, 1, 2, kept; 2, 3
+        seen.append(1)
+        first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if len(seen) == EVERY + 4 and ranks.rank == int(victim) and first_start:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return asked(self, flag)
+
+    with mock.patch.object(Ranks, "any", then_kill):
+        found = checkpointed(CASES[name][1], CASES[name][0], folder / "run.nc", EVERY)
+    torch.save({name: found}, folder / f"{ranks.rank}.pt")
+
+
+TASKS = {task.__name__: task for task in (compare, cuda, dead, silent, killed)}
+
+
+def main(folder: str, task: str, *arguments: str) -> None:
     torch.set_num_threads(1)
-    with over_ranks(timeout=4.0 if how == "silent" else 60.0) as ranks:
-        if how:
-            _die(ranks, how)
-        for name, (asked, solver) in CASES.items():
-            mf.save(solver(asked), folder / f"{name} {ranks.rank}.nc")
-        for name in RESUMED:
-            whole = mf.load(folder / f"{name} whole.nc")
-            mf.save(CASES[name][1].resume(whole, MORE), folder / f"{name} resumed {ranks.rank}.nc")
-        mf.save(_interrupted(ranks), folder / f"interrupted {ranks.rank}.nc")
+    with over_ranks(timeout=4.0 if task == "silent" else 60.0) as ranks:
+        TASKS[task](Path(folder), ranks, *arguments)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(*sys.argv[1:])

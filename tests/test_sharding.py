@@ -1,6 +1,8 @@
 """Neurons and particles divided over processes: the numbers of one process, complete on the first, and an end with a message."""
 
 import os
+import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -12,31 +14,33 @@ import torch
 
 import meanfield as mf
 from meanfield.measure import sobol_particles
+from solvers import RankLost, WassersteinFlow, checkpointed
 from solvers.neurons import exact_neurons, normal_part, plain_neurons, sobol_neurons
 from solvers.sharding import Ranks, Shard, current, over_ranks
-from tests.sharded_cases import CASES, MORE, RESUMED
+from tests.sharded_cases import CASES, EVERY, MORE, RESUMED, on_gpu
 
 ROOT = Path(__file__).parents[1]
+SOME = ("deep", "particles")  # a sweep and a flow
 F32, F64 = torch.float32, torch.float64
 
 
+def environment(gpus=""):
+    """What all processes get: one thread, the loopback, and the GPUs that are named"""
+    return os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": gpus}
+
+
 @contextmanager
-def started(ranks, *arguments):
-    """One process per rank, with the environment that torchrun gives; gloo on this machine"""
+def started(ranks, *arguments, gpus=""):
+    """One process per rank, with the environment that torchrun gives"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(ranks),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     command = [sys.executable, "-m", "tests.sharded_cases", *map(str, arguments)]
     with ExitStack() as stack:
         processes = []
         for rank in range(ranks):
-            own = os.environ | address | {"RANK": str(rank), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            own = environment(gpus) | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             process = stack.enter_context(
                 subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True)
             )
@@ -45,21 +49,31 @@ def started(ranks, *arguments):
         yield processes
 
 
-def run(ranks, folder):
-    for name in RESUMED:
-        mf.save(CASES[name][1](CASES[name][0]), folder / f"{name} whole.nc")
-    with started(ranks, folder) as processes:
+def run(ranks, folder, task, *arguments, gpus=""):
+    """What each of the ranks left in RANK.pt: a dictionary"""
+    with started(ranks, folder, task, *arguments, gpus=gpus) as processes:
         for process in processes:
             words = process.communicate(timeout=240)[1]
             assert process.returncode == 0, words
+    return found_by(ranks, folder)
+
+
+def found_by(ranks, folder):
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def folder(request, tmp_path_factory):
+def everything(request, tmp_path_factory):
     """Everything that `ranks` processes found"""
     path = tmp_path_factory.mktemp(f"{request.param} ranks")
-    run(request.param, path)
-    return path
+    torch.save({name: CASES[name][1](CASES[name][0]) for name in RESUMED}, path / "whole.pt")
+    return run(request.param, path, "compare")
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """A flow and a sweep by four processes"""
+    return run(4, tmp_path_factory.mktemp("four"), "compare", *SOME)
 
 
 def assert_same(found, expected, tolerance):
@@ -77,20 +91,22 @@ def assert_same(found, expected, tolerance):
     torch.testing.assert_close(found.tangent_kernels, expected.tangent_kernels, **close)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_many_processes_give_the_numbers_of_one(folder, name):
-    asked, solver = CASES[name]
-    expected, tolerance = solver(asked), 1e-5 if solver.dtype == "float32" and name != "linear" else 1e-11
-    first, second = (mf.load(folder / f"{name} {rank}.nc") for rank in (0, 1))
+def assert_numbers_of_one(results, name, expected):
+    """Of all ranks; fields, particles and state are complete on the first, and only there"""
+    tolerance = 1e-5 if expected.solver["dtype"] == "float32" and name != "linear" else 1e-11
+    first, *others = (found[name] for found in results)
     assert_same(first, expected, tolerance)
-    assert_same(second, expected, tolerance)
-    assert torch.equal(first.f, second.f)
     assert first.solver == expected.solver
+    for other in others:
+        assert_same(other, expected, tolerance)
+        assert torch.equal(first.f, other.f)
+        assert not other.fields
+        assert not other.particles
+        assert not other.state
     close = dict(rtol=10 * tolerance, atol=10 * tolerance)
     assert first.fields.keys() == expected.fields.keys()
     assert first.particles.keys() == expected.particles.keys()
-    assert not second.fields
-    assert not second.particles
+    assert first.state.keys() == expected.state.keys()
     for key, field in expected.fields.items():
         torch.testing.assert_close(first.fields[key], field, **close)
     for step, measure in expected.particles.items():
@@ -98,39 +114,130 @@ def test_many_processes_give_the_numbers_of_one(folder, name):
             torch.testing.assert_close(a, b, **close)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_many_processes_give_the_numbers_of_one(everything, name):
+    asked, solver = CASES[name]
+    assert_numbers_of_one(everything, name, solver(asked))
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_four_processes_give_the_numbers_of_one(four, name):
+    asked, solver = CASES[name]
+    assert_numbers_of_one(four, name, solver(asked))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_two_gpus_give_the_numbers_of_one(tmp_path):
+    """NCCL, which over_ranks takes where torch finds GPUs"""
+    results = run(2, tmp_path, "cuda", gpus="0,1")
+    for name in CASES:
+        assert_numbers_of_one(results, name, on_gpu(name))
+
+
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_state_goes_on_with_any_number_of_processes(folder, name):
+def test_a_state_goes_on_with_any_number_of_processes(everything, name):
     """Kept by one and resumed by many, kept by many and resumed by one"""
     asked, solver = CASES[name]
     expected = solver(asked.with_steps(asked.training.steps + MORE))
-    assert_same(mf.load(folder / f"{name} resumed 0.nc"), expected, 1e-11)
-    assert_same(solver.resume(mf.load(folder / f"{name} 0.nc"), MORE), expected, 1e-11)
+    assert_same(everything[0][f"{name} resumed"], expected, 1e-11)
+    assert_same(solver.resume(everything[0][name], MORE), expected, 1e-11)
 
 
-def test_all_processes_end_at_the_step_at_which_one_is_interrupted(folder):
-    first, second = (mf.load(folder / f"interrupted {rank}.nc") for rank in (0, 1))
+def test_all_processes_end_at_the_step_at_which_one_is_interrupted(everything):
+    first, second = (found["interrupted"] for found in everything[:2])
     assert first.status is second.status is mf.Status.INTERRUPTED
     assert first.steps == second.steps == 3
     asked, solver = CASES["residual"]
     assert_same(solver.resume(first, asked.training.steps - 3), solver(asked), 1e-11)
 
 
-def test_what_is_sent_is_what_the_model_says(folder):
+def test_what_is_sent_is_what_the_model_says(everything):
     """A flow: one sum of the outputs (points, C) at each record; two exchanges for the balance, one for each kernel"""
     asked, solver = CASES["particles"]
-    stats = mf.load(folder / "particles 0.nc").stats
+    stats = everything[0]["particles"].stats
     outputs, p, snapshots = asked.training.steps + 1, 12, len(solver.snapshots)
     assert stats["sums"] == outputs + 2 + 2
     assert stats["bytes_summed"] == 8 * (outputs * p + (p * p + p) + p + 2 * (8 * snapshots) ** 2)
 
 
-@pytest.mark.parametrize("how", ["dead", pytest.param("silent", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dead", "silent"])
 def test_a_rank_that_is_lost_ends_the_others_with_a_message(tmp_path, how):
     with started(2, tmp_path, how) as (first, _):
         words = first.communicate(timeout=90)[1]
     assert first.returncode == 1
     assert "RankLost: rank 0 of 2 cannot go on: another rank ended or did not answer in time" in words
-    assert "start all ranks again, from the last state kept" in words
+    assert "nothing is kept yet (solvers.checkpointed keeps every so many steps): start all ranks again" in words
+
+
+@pytest.mark.parametrize(("name", "victim"), [("residual", 1), ("particles", 0)])
+def test_a_killed_rank_leaves_a_checkpoint_and_the_others_name_it(tmp_path, name, victim):
+    """SIGKILL at record 3, with checkpoints every 2 steps; one process goes on"""
+    (asked, solver), path = CASES[name], tmp_path / "run.nc"
+    with started(2, tmp_path, "killed", name, victim) as processes:
+        words = processes[1 - victim].communicate(timeout=90)[1]
+        assert processes[victim].wait(10) == -signal.SIGKILL
+    assert processes[1 - victim].returncode == 1
+    assert f"RankLost: rank {1 - victim} of 2 cannot go on: another rank ended or did not answer in time" in words
+    assert f"step {EVERY} is kept in {path}: start all ranks again with the same lines to go on from it" in words
+    assert mf.load(path).steps == EVERY
+    assert_same(checkpointed(solver, asked, path, EVERY), solver(asked), 1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOME)
+def test_torchrun_starts_a_killed_run_again_and_it_goes_on(tmp_path, name):
+    """--max-restarts: the result has the bits of the run that nobody killed"""
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "tests.sharded_cases"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(tmp_path), "killed", name, "1"]
+    fresh = environment() | {
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
+    }  # else torchrun hands out addresses of dead ranks
+    done = subprocess.run(command, cwd=ROOT, env=fresh, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert mf.load(tmp_path / "run.previous.nc").steps == EVERY
+    again = found_by(2, tmp_path)[0][name]
+    unharmed = run(2, tmp_path, "compare", name)[0][name]
+    assert again.f.equal(unharmed.f)
+    assert again.kernels == unharmed.kernels
+
+
+def test_a_restart_over_the_old_store_is_warned_of(monkeypatch):
+    """Whose ranks would wait for dead ones"""
+    for name, value in {
+        "TORCHELASTIC_RESTART_COUNT": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: pytest.fail("warned, and went on"))
+    with pytest.raises(UserWarning, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), over_ranks("gloo"):
+        pass
+
+
+def test_a_loss_names_the_last_good_file(tmp_path, monkeypatch):
+    """Of two, and none where none is; the error can be handed on between processes"""
+    (asked, solver), path = CASES["three classes"], tmp_path / "run.nc"
+    for step in (1, 2):
+        checkpointed(solver, asked.with_steps(step), path)
+
+    def lost(*_):
+        raise RankLost("rank 0 cannot go on")
+
+    def told(path):
+        with pytest.raises(RankLost) as caught:
+            checkpointed(solver, asked, path)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+        return caught.value.checkpoint, caught.value.step
+
+    monkeypatch.setattr(WassersteinFlow, "resume", lost)
+    monkeypatch.setattr(WassersteinFlow, "__call__", lost)
+    assert told(path) == (path, 2)
+    path.write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="passed over"):
+        assert told(path) == (tmp_path / "run.previous.nc", 1)
+    assert told(tmp_path / "other.nc") == (None, None)
 
 
 # each rank draws its own part of the same numbers

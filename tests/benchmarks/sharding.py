@@ -1,47 +1,34 @@
-"""Neurons and particles divided over processes on this machine (gloo): sums, speed and memory against one process."""
+"""Neurons and particles divided over processes on this machine (gloo, one thread each): sums, speed and memory against one process."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.timing import spread
+from tests.benchmarks.sharded_runs import LARGE, SMALL
+from tests.benchmarks.timing import over_rounds, spread
 
 Table = dict[str, Any]
+Found = list[Table]  # of every rank
 RANKS = (1, 2, 4)
 
-_BEFORE = """
-import json, resource, sys, time
-import torch
-import torch.distributed as dist
-import meanfield as mf
-from meanfield.storage import load, save
-from solvers import CausalDMFT, WassersteinFlow
-from solvers.sharding import over_ranks
-torch.set_num_threads(1)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-before = peak()
-with over_ranks() as ranks:
-"""
 
-
-def together(code: str, count: int) -> list[Table]:
-    """Run code in `count` processes that share the work, one thread each; each leaves a JSON-able dictionary `out`"""
+def together(name: str, options: Table, count: int) -> Found:
+    """What each of `count` processes that share a run of sharded_runs measured"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = _BEFORE + "".join(f"    {line}\n" for line in code.splitlines())
-    code += "    out |= dict(peak_gb=peak(), before_gb=before)\nprint(json.dumps(out))\n"
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-m", "tests.benchmarks.sharded_runs", name, json.dumps(options)],
             env=os.environ | address | {"RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,120 +43,194 @@ def together(code: str, count: int) -> list[Table]:
     return [json.loads(words.splitlines()[-1]) for words, _ in said]
 
 
-def all_reduce() -> Table:
-    """one all-reduce (float32, gloo on the loopback): microseconds by bytes, median [quartiles] of 300; and its fit
-    2 (R - 1) alpha + 2 (R - 1) / R x bytes / bandwidth
+def _rounds(name: str, options: Table, rounds: int, ranks: Sequence[int] = RANKS) -> list[dict[int, Found]]:
+    """Numbers of processes take turns, so that a busy machine slows all of them alike."""
+    return [{count: together(name, options, count) for count in ranks} for _ in range(rounds)]
+
+
+def all_reduce(rounds: int = 3) -> Table:
+    """one all-reduce (float32, gloo on the loopback): microseconds by bytes, median [range] over rounds of the median of 300 (40 at 4 MB);
+    and its fit 2 (R - 1) alpha + 2 (R - 1) / R x bytes / bandwidth
     """
     sizes = [2**k for k in (6, 10, 14, 18, 22)]
-    code = (
-        f"out = dict(times=[])\nfor size in {sizes}:\n    x, own = torch.zeros(size // 4), []\n"
-        "    for i in range(320 if size < 2**20 else 40):\n        start = time.perf_counter()\n        dist.all_reduce(x)\n"
-        "        own.append(1e6 * (time.perf_counter() - start))\n    out['times'].append(own[len(own) // 16:])"
-    )
-    found: Table = {}
-    print("| ranks | " + " | ".join(f"{s} B" for s in sizes) + " | alpha, us | bandwidth, GB/s |\n|---|" + "---|" * 7)
+    measured, found = _rounds("reduce", {"sizes": sizes}, rounds, RANKS[1:]), {}
+    heads = ["ranks", *(f"{size} B" for size in sizes), "alpha, us", "bandwidth, GB/s"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for count in RANKS[1:]:
-        times = together(code, count)[0]["times"]
-        quarters = [np.percentile(own, [25, 50, 75]) for own in times]
-        alpha = float(quarters[0][1]) / (2 * (count - 1))
-        rate = 2 * (count - 1) / count * sizes[-1] / max(1e-3, float(quarters[-1][1] - quarters[0][1])) * 1e-3
-        found[str(count)] = {"us": [list(map(float, q)) for q in quarters], "alpha_us": alpha, "gb_per_s": rate}
-        cells = " | ".join(f"{q[1]:.3g} [{q[0]:.3g}, {q[2]:.3g}]" for q in quarters)
-        print(f"| {count} | {cells} | {alpha:.3g} | {rate:.2g} |", flush=True)
+        times = [_range([run[count][0]["us"][i] for run in measured]) for i in range(len(sizes))]
+        alpha, rate = _fit(count, sizes[0], times[0]["median"] * 1e-6, sizes[-1], times[-1]["median"] * 1e-6)
+        found[str(count)] = {"us": times, "alpha_us": 1e6 * alpha, "gb_per_s": rate / 1e9}
+        print(f"| {count} | {' | '.join(map(spread, times))} | {1e6 * alpha:.3g} | {rate / 1e9:.2g} |", flush=True)
     return found
 
 
-_DMFT = """
-from unittest import mock
-from solvers import causal_dmft
-from solvers.limit_network import LimitNetwork
-stamps = []
-class Stamped(LimitNetwork):
-    def advance(self, state, f, weights):
-        tally = self.shard.ranks.tally
-        stamps.append((time.perf_counter(), time.process_time(), tally.calls, tally.bytes, tally.seconds))
-        self.rows = sum(len(r._buffer) * r._buffer.shape[1] for q in self.layers for r in (q.e.fields, q.f.fields, q.u, q.acc, q.r))
-        Stamped.last = self
-        return super().advance(state, f, weights)
-data = mf.digits((0, 1), n_train=16, n_test=0)
-asked = mf.Problem(data, mf.Network(3, 'tanh'), mf.mean_field(1.0), mf.Training(0.1, STEPS))
-solver = CausalDMFT(SAMPLES, draws='plain', tolerance=0.01, two_time=False, keep_neurons=False, snapshots=())
-with mock.patch.object(causal_dmft, 'LimitNetwork', Stamped):
-    s = solver(asked)
-ranks_of = [len(b) for q in Stamped.last.layers for b in (q.e, q.f)]
-out = dict(stamps=stamps, f=s.f.flatten().tolist(), ranks=ranks_of, rows_gb=4e-9 * Stamped.last.rows)
-"""
-
-_FLOW = """
-data = mf.single_index_teacher(n_train=256, n_test=0, inputs=16, seed=1)
-asked = mf.Problem(data, mf.Network(1, 'tanh'), mf.mean_field(1.0), mf.Training(0.2, STEPS))
-s = WassersteinFlow(SAMPLES, initial='iid', engine='chunked', dtype='float32', snapshots=())(asked)
-step = s.stats['seconds'] / (STEPS + 1)
-sums = [s.stats.get(k, 0) for k in ('sums', 'bytes_summed', 'seconds_in_sums')]
-out = dict(seconds=s.stats['seconds'], sums=sums, f=s.f.flatten().tolist())
-"""
-
-
-def sharded_dmft(samples: int = 2**13, steps: int = 16) -> Table:
-    """a step of CausalDMFT, tanh, L = 3, P = 16, float32, plain draws, T = 16, late half, by processes of one thread each; two rounds.
-    Sums and bytes per step: medians; a step without new directions takes 2 L - 1 = 5 sums. GB: matrices of the layers held by a process
+def sharded_dmft(samples: int = 2**15, points: int = 32, steps: int = 16, rounds: int = 3) -> Table:
+    """a step of CausalDMFT (tanh, L = 3, float32, plain draws) by processes of one thread each, interleaved rounds: median [range].
+    A steady step is one in which no field stuck out of its basis: its sums and bytes are asserted to be the model's. Model: 1 process / R
+    + sums x one sum, from latency and bandwidth measured in the same processes. Memory is per process, the largest: matrices of the bases;
+    all tensors alive at the last step; peak of the process during the run above what it held before, libraries loaded
     """
-    code = _DMFT.replace("SAMPLES", str(samples)).replace("STEPS", str(steps))
-    rounds = [{count: together(code, count) for count in RANKS} for _ in range(2)]
-    print(
-        "| processes | wall ms | processor ms of each | sums (first half) | kB summed | ms in sums | GB | peak less start | deviation |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    found: Table = {}
-    reference = np.array(rounds[0][1][0]["f"])
-    for count in RANKS:
-        wall, processor, summed = [], [], []
-        for runs in rounds:
-            stamps = np.array(runs[count][0]["stamps"])
-            late = np.array([b - a for a, b in pairwise(stamps)])[steps // 2 :]
-            wall.append(1e3 * median(late[:, 0]))
-            processor.append(1e3 * median(late[:, 1]))
-            summed.append([median(late[:, 2]), median(late[:, 3]), 1e3 * median(late[:, 4])])
-        runs = rounds[-1][count]
-        row = {
-            "wall": _range(wall), "processor": _range(processor), "sums": summed[-1][0], "kB": summed[-1][1] / 1e3,
-            "in_sums": _range([s[2] for s in summed]), "gb": max(r["rows_gb"] for r in runs),
-            "peak": max(r["peak_gb"] - r["before_gb"] for r in runs), "ranks": runs[0]["ranks"],
-            "deviation": float(np.abs(np.array(runs[0]["f"]) - reference).max()),
-            "first_half_sums": float(np.diff(np.array(runs[0]["stamps"])[: steps // 2, 2]).mean()),
-        }  # fmt: skip
-        found[str(count)] = row
-        cells = [spread(row["wall"]), spread(row["processor"]), f"{row['sums']:.0f} ({row['first_half_sums']:.0f})", f"{row['kB']:.3g}",
-                 spread(row["in_sums"]), f"{row['gb']:.3g}", f"{row['peak']:.3g}", f"{row['deviation']:.1g}"]  # fmt: skip
-        print(f"| {count} | {' | '.join(cells)} |", flush=True)
-    print(f"directions (E, F of each layer): {found['1']['ranks']}")
+    measured = _rounds("dmft", {"samples": samples, "points": points, "steps": steps}, rounds)
+    print(f"S = {samples}, P = {points}, T = {steps}\n")
+    found = {str(count): _dmft_row(measured, count, points) for count in RANKS}
+    heads = [
+        "processes",
+        "steady step, ms",
+        "speed-up",
+        "model, ms",
+        "sums",
+        "kB",
+        "ms in sums",
+        "growing step, ms",
+        "sums",
+        "whole run, s",
+    ]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for count, row in found.items():
+        cells = [spread(row["steady"]), spread(row["speed_up"]), spread(row["model"]), f"{row['sums']}", f"{row['kB']:.3g}",
+                 spread(row["in_sums"]), spread(row["growing"]), f"{row['growing_sums']:.3g}", spread(row["seconds"])]  # fmt: skip
+        print(f"| {count} | {' | '.join(cells)} |")
+    print(f"steady steps: {found['1']['steady_steps']} of {steps - 2}")
+    _print_memory(found, {"matrices": "matrices", "live": "all tensors", "peak": "peak"})
     return found
 
 
-def sharded_flow(particles: int = 2**16, steps: int = 8) -> Table:
-    """a run of WassersteinFlow, tanh, D = 16, P = 256, float32, T = 8, by processes of one thread each; two rounds"""
-    code = _FLOW.replace("SAMPLES", str(particles)).replace("STEPS", str(steps))
-    rounds = [{count: together(code, count) for count in RANKS} for _ in range(2)]
-    print(
-        "| processes | s | ratio to one process | sums | bytes per sum | ms in sums | peak less start, GB | deviation of f |\n|"
-        + "---|" * 8
-    )
-    found: Table = {}
+def _dmft_row(measured: list[dict[int, Found]], count: int, points: int) -> Table:
+    alone, own = ([_steps(run, of) for run in measured] for of in (1, count))
+    for step in own[0][0]:
+        assert count == 1 or (step["sums"], step["bytes"]) == steady_model(step["bases"], points, points), step
+    steady = [[_mean(part, "ms") for part in steps] for steps in own]
+    one = [_mean(steps[0], "ms") for steps in alone]
+    sums, size = own[0][0][-1]["sums"], own[0][0][-1]["bytes"]
+    return {
+        "steady": _range([ms for ms, _ in steady]), "growing": _range([ms for _, ms in steady]),
+        "speed_up": _speed_up(count, [a / ms for a, (ms, _) in zip(one, steady, strict=True)]),
+        "model": _range([a / count + 1e3 * _model(run[count][0], count, sums, size) for a, run in zip(one, measured, strict=True)]),
+        "sums": sums, "kB": size / 1e3, "in_sums": _range([_mean(steps[0], "in_sums") for steps in own]),
+        "growing_sums": _mean(own[0][1], "sums"), "steady_steps": len(own[0][0]),
+        "seconds": _range([run[count][0]["seconds"] for run in measured]), "deviation": _deviation(measured, count),
+        "matrices": _memory(measured, count, lambda rank: rank["rows"][-1]["matrices"]),
+        "live": _memory(measured, count, lambda rank: rank["rows"][-1]["live"]),
+        "peak": _memory(measured, count, lambda rank: rank["peak"]),
+    }  # fmt: skip
+
+
+def steady_model(bases: Sequence[Sequence[int]], points: int, gradients: int, outputs: int = 1) -> tuple[int, int]:
+    """Sums and bytes of a step of CausalDMFT(two_time=False), float32, none of whose bases (K, J) of each matrix grows: per matrix one sum
+    forward, (K + J) points and a square, one backward, (J + K) gradients and a square; and one sum of the outputs
+    """
+    numbers = sum((k + j) * (points + gradients) + 2 for k, j in bases) + points * outputs
+    return 2 * len(bases) + 1, 4 * numbers
+
+
+def _steps(run: dict[int, Found], count: int) -> tuple[list[Table], list[Table]]:
+    """Steady and growing steps: what lies between two stamps; the first, which loads, is left out. The sums of many tell which are which"""
+
+    def between(rows: list[Table]) -> list[Table]:
+        return [
+            {
+                "ms": 1e3 * (b["at"] - a["at"]),
+                "sums": b["calls"] - a["calls"],
+                "bytes": b["bytes"] - a["bytes"],
+                "in_sums": 1e3 * (b["seconds"] - a["seconds"]),
+                "bases": b["bases"],
+            }
+            for a, b in pairwise(rows[1:])
+        ]
+
+    own, told = (between(run[of][0]["rows"]) for of in (count, max(count, RANKS[1])))
+    least = min(step["sums"] for step in told)
+    steady = [step["sums"] == least for step in told]
+    return [s for s, still in zip(own, steady, strict=True) if still], [
+        s for s, still in zip(own, steady, strict=True) if not still
+    ]
+
+
+def sharded_flow(particles: int = 2**20, points: int = 64, steps: int = 4, rounds: int = 3) -> Table:
+    """a run of WassersteinFlow (tanh, D = 16, float32) by processes of one thread each, interleaved rounds: median [range].
+    One sum of the outputs, 4 P bytes, per evaluation is asserted. Model and memory as for sharded_dmft; state: a, w, m of the particles,
+    which the first gathers at the end
+    """
+    measured = _rounds("flow", {"particles": particles, "points": points, "steps": steps}, rounds)
+    print(f"N = {particles}, P = {points}, T = {steps}\n")
+    found = {str(count): _flow_row(measured, count, points, steps) for count in RANKS}
     for count in RANKS:
-        seconds = [runs[count][0]["seconds"] for runs in rounds]
-        ratios = [runs[1][0]["seconds"] / runs[count][0]["seconds"] for runs in rounds]
-        last = rounds[-1][count]
-        apart = np.abs(np.array(last[0]["f"]) - np.array(rounds[-1][1][0]["f"])).max()
-        calls, size, _ = last[0]["sums"]
-        found[str(count)] = {
-            "seconds": _range(seconds), "ratio": _range(ratios), "sums": calls, "bytes": size, "deviation": float(apart),
-            "in_sums": _range([1e3 * runs[count][0]["sums"][2] for runs in rounds]),
-            "peak": max(r["peak_gb"] - r["before_gb"] for r in last),
-        }  # fmt: skip
-        row = found[str(count)]
-        print(f"| {count} | {spread(row['seconds'])} | {spread(row['ratio'])} | {calls} | {size / max(1, calls):.0f} | "
-              f"{spread(row['in_sums'])} | {row['peak']:.3g} | {apart:.1g} |", flush=True)  # fmt: skip
+        found[str(count)]["state"] = _range([4e-6 * 18 * -(-particles // count)])
+    heads = ["processes", "run, s", "speed-up", "model, s", "sums", "bytes of each", "ms in sums"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for count, row in found.items():
+        cells = [
+            spread(row["seconds"]),
+            spread(row["speed_up"]),
+            spread(row["model"]),
+            f"{row['sums']}",
+            f"{4 * points}",
+        ]
+        print(f"| {count} | {' | '.join(cells)} | {spread(row['in_sums'])} |")
+    _print_memory(
+        found, {"state": "own part of the state", "peak": "peak of the first", "others": "peak of the others"}
+    )
     return found
+
+
+def _flow_row(measured: list[dict[int, Found]], count: int, points: int, steps: int) -> Table:
+    own, one = [run[count][0] for run in measured], [run[1][0]["seconds"] for run in measured]
+    sums = own[0]["sums"]
+    assert count == 1 or (sums, own[0]["bytes_summed"]) == (steps + 1, 4 * points * (steps + 1)), own[0]
+    return {
+        "seconds": _range([rank["seconds"] for rank in own]),
+        "speed_up": _speed_up(count, [a / rank["seconds"] for a, rank in zip(one, own, strict=True)]),
+        "model": _range([a / count + _model(rank, count, sums, own[0]["bytes_summed"]) for a, rank in zip(one, own, strict=True)]),
+        "sums": sums, "in_sums": _range([1e3 * rank["seconds_in_sums"] for rank in own]),
+        "deviation": _deviation(measured, count),
+        "peak": _memory(measured, count, lambda rank: rank["peak"], slice(1)),
+        "others": _memory(measured, count, lambda rank: rank["peak"], slice(min(1, count - 1), None)),
+    }  # fmt: skip
+
+
+def _fit(count: int, small: int, fast: float, large: int, slow: float) -> tuple[float, float]:
+    """Latency alpha (s) and bandwidth (bytes/s) of a ring from the seconds of a small and of a large sum"""
+    extra = max(1e-9, slow - fast)
+    return fast / (2 * (count - 1)), 2 * (count - 1) / count * (large - small) / extra
+
+
+def _model(rank: Table, count: int, sums: int, size: int) -> float:
+    """Seconds of `sums` sums of `size` bytes in all"""
+    if count == 1:
+        return 0.0
+    alpha, rate = _fit(count, SMALL, rank["sums_cost"]["small"], LARGE, rank["sums_cost"]["large"])
+    return 2 * (count - 1) * (sums * alpha + size / count / rate)
+
+
+def _deviation(measured: list[dict[int, Found]], count: int) -> float:
+    return float(np.abs(np.array(measured[0][count][0]["f"]) - np.array(measured[0][1][0]["f"])).max())
+
+
+def _memory(
+    measured: list[dict[int, Found]], count: int, of: Callable[[Table], int], ranks: slice = slice(None)
+) -> dict[str, float]:
+    """MB: the largest of the ranks, over rounds"""
+    return _range([max(map(of, run[count][ranks])) / 1e6 for run in measured])
+
+
+def _print_memory(found: Table, columns: dict[str, str]) -> None:
+    """MB per process, and the share of what one process needs"""
+    print(f"\n| processes | {', MB | '.join(columns.values())}, MB | deviation of f |\n|{'---|' * (len(columns) + 2)}")
+    for count, row in found.items():
+        shares = {key: row[key]["median"] / found["1"][key]["median"] for key in columns}
+        cells = [f"{spread(row[key])}: {shares[key]:.2f}" for key in columns]
+        print(f"| {count} | {' | '.join(cells)} | {row['deviation']:.1g} |", flush=True)
+
+
+def _mean(steps: list[Table], key: str) -> float:
+    """The mean for counts, the median for times"""
+    values = [step[key] for step in steps]
+    return 0.0 if not values else mean(values) if key == "sums" else median(values)
+
+
+def _speed_up(count: int, values: list[float]) -> Table:
+    """Of two processes the regression check looks after it; more of them may share a core"""
+    return over_rounds(values) if count == 2 else _range(values)
 
 
 def _range(values: list[float]) -> dict[str, float]:

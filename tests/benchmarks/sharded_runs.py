@@ -1,0 +1,150 @@
+"""What each process of the benchmarks in sharding.py runs: `torchrun .. -m tests.benchmarks.sharded_runs NAME JSON`.
+
+It prints a JSON dictionary of what this process measured.
+"""
+
+import gc
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+import meanfield as mf
+from solvers import CausalDMFT, WassersteinFlow, causal_dmft
+from solvers.infinite_dense import Rows
+from solvers.limit_network import LimitNetwork
+from solvers.sharding import Ranks, over_ranks
+
+SMALL, LARGE = 64, 2**20  # bytes of the sums that give latency and bandwidth
+Found = dict[str, Any]
+
+
+def reduce(ranks: Ranks, sizes: list[int]) -> Found:
+    """Microseconds of an all-reduce by bytes"""
+    return {"us": [1e6 * one_sum(ranks, size, 300 if size < 2**20 else 40) for size in sizes]}
+
+
+def dmft(ranks: Ranks, samples: int, points: int, steps: int) -> Found:
+    """Every step of a sweep: its time, its sums, whether a basis grew; and the memory"""
+    rows: list[Found] = []
+
+    class Stamped(LimitNetwork):
+        def advance(self, state: Any, f: torch.Tensor, weights: torch.Tensor | None) -> Any:
+            tally, sizes = self.shard.ranks.tally, [(len(q.e), len(q.f)) for q in self.layers]
+            rows.append(
+                {
+                    "at": time.perf_counter(), "calls": tally.calls, "bytes": tally.bytes, "seconds": tally.seconds,
+                    "bases": sizes, "matrices": sum(map(_bytes, matrices(self))), "live": live() if len(rows) == steps - 1 else 0,
+                }
+            )  # fmt: skip
+            return super().advance(state, f, weights)
+
+    def solve(samples: int, steps: int) -> mf.Solution:
+        training = mf.Training(0.02, steps)
+        asked = mf.Problem(_data(points), mf.Network(3, "tanh"), mf.mean_field(1.0), training)
+        options = dict(draws="plain", two_time=False, keep_neurons=False, snapshots=())
+        with mock.patch.object(causal_dmft, "LimitNetwork", Stamped):
+            return CausalDMFT(samples, **options)(asked)  # type: ignore[arg-type]
+
+    def measured() -> Found:
+        rows.clear()
+        found = solve(samples, steps)
+        return {"rows": rows, "f": found.f.flatten().tolist(), "seconds": found.stats["seconds"]}
+
+    solve(8 * points, 2)
+    return _with_memory(ranks, measured)
+
+
+def flow(ranks: Ranks, particles: int, points: int, steps: int) -> Found:
+    """A run of WassersteinFlow: seconds of an evaluation of f with its step, sums, memory"""
+
+    def solve(particles: int, steps: int) -> mf.Solution:
+        asked = mf.Problem(_data(points), mf.Network(1, "tanh"), mf.mean_field(1.0), mf.Training(0.2, steps))
+        options = dict(initial="iid", engine="chunked", dtype="float32", snapshots=())
+        return WassersteinFlow(particles, **options)(asked)  # type: ignore[arg-type]
+
+    def measured() -> Found:
+        found = solve(particles, steps)
+        stats = {key: found.stats.get(key, 0) for key in ("seconds", "sums", "bytes_summed", "seconds_in_sums")}
+        return stats | {"f": found.f.flatten().tolist()}
+
+    solve(1024, 2)
+    return _with_memory(ranks, measured)
+
+
+def _data(points: int) -> mf.Dataset:
+    return mf.single_index_teacher(n_train=points, n_test=0, inputs=16, seed=1)
+
+
+def _with_memory(ranks: Ranks, measured: Callable[[], Found]) -> Found:
+    """After a small run, which has loaded all libraries: latency and bandwidth, then the run, with its peak above what was held before."""
+    sums = {"small": one_sum(ranks, SMALL, 200), "large": one_sum(ranks, LARGE, 40)}
+    gc.collect()
+    before = _forget_peak()
+    return measured() | {"peak": _peak() - before, "sums_cost": sums}
+
+
+def one_sum(ranks: Ranks, size: int, repetitions: int) -> float:
+    """Seconds of one all-reduce of `size` bytes: the median"""
+    if ranks.count == 1:
+        return 0.0
+    x, times = torch.zeros(size // 4), []
+    for _ in range(repetitions + 10):
+        start = time.perf_counter()
+        dist.all_reduce(x)
+        times.append(time.perf_counter() - start)
+    return median(times[10:])
+
+
+def live() -> int:
+    """Bytes of all tensors that are alive in this process, each storage once"""
+    tensors = [x for x in gc.get_objects() if type(x) is torch.Tensor]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def matrices(network: LimitNetwork) -> list[Rows]:
+    """The matrices over neurons that a network holds, of all its layers"""
+    layers = [
+        (q.e.fields, q.f.fields, q.u, q.acc, q.r, q.known_below.fields, q.known_above.fields) for q in network.layers
+    ]
+    return [rows for layer in layers for rows in layer]
+
+
+def _bytes(rows: Rows) -> int:
+    return rows.rows.numel() * rows.rows.element_size()
+
+
+def _forget_peak() -> int:
+    """Resident bytes now; from now on `_peak` starts anew (Linux), else the peak until now"""
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        return _peak()
+    clear.write_text("5")
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    if Path("/proc/self/status").exists():
+        return _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with over_ranks() as everyone:
+        print(
+            json.dumps({"reduce": reduce, "dmft": dmft, "flow": flow}[sys.argv[1]](everyone, **json.loads(sys.argv[2])))
+        )
