@@ -15,7 +15,7 @@ from torch import Tensor
 from solvers.neurons import Neurons, RankError
 from solvers.sharding import Shard
 
-_ROUNDING = 3e-4  # how far from orthonormal rounding may leave a basis, unless a second pass mends it
+_ROUNDING = 3e-4  # how far from orthonormal rounding may leave a basis; a second pass mends more
 
 
 class Rows:
@@ -95,7 +95,8 @@ class Basis:
             new, own = turn.to(v.dtype) @ residual, (turn @ gram).to(v.dtype)
             # without this projection a new direction would keep 1 / sqrt(found) times the rounding of the older ones, and so on
             new -= self.shard.sum(new @ self.fields.rows.T / self.size) @ self.fields.rows
-            if eps * float(found[0] / found[-1]) > _ROUNDING:
+            off = eps * max(float(found[0]), eps * total) / float(found[-1])  # from orthonormal, by rounding
+            if off > min(_ROUNDING, 0.1 * self.tolerance):
                 new = orthonormal(new, new[:0], self.shard)
                 own = self.shard.sum(new @ v.T / self.size)
             self.fields.append(new)
