@@ -7,6 +7,7 @@ import pytest
 import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
 from solvers.cost import expected_ranks
+from tests.benchmarks import cost_model
 
 
 def problem(depth=1, activation="tanh", samples=16, steps=100):
@@ -53,3 +54,32 @@ def test_a_prediction_is_of_the_right_size():
     for solver in (CausalDMFT(4096), FiniteWidth(256)):
         seconds = solver(asked).stats["seconds"]
         assert 0.1 < seconds / solver.estimate(asked).seconds < 10
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("WassersteinFlow(2**17)", 1, "tanh", 16, "0.1, 1"),
+        ("CausalDMFT(2**16, dtype='float32')", 2, "tanh", 16, "0.1, 5"),
+        pytest.param(
+            ("FiniteWidth(4096, dtype='float32')", 2, "tanh", 16, "0.1, 1, momentum=0.9"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["flow", "dmft", "net"],
+)
+def test_the_memory_is_of_the_right_size(case):
+    """Peak of a process alone, which other processes do not change."""
+    run = cost_model.in_its_own_process(*case)
+    assert 1 / 2 < (run["peak_gb"] - run["before_gb"]) / run["expected"] < 2
+    assert run["expected"] > 0.1  # else what a process has anyway would count
+
+
+def test_snapshots_momentum_and_the_integrator_take_memory():
+    flow, net, asked = WassersteinFlow(2**16, snapshots=()), FiniteWidth(4096), problem()
+
+    def size(solver, **training):
+        return solver.estimate(replace(asked, training=replace(asked.training, **training))).bytes
+
+    for solver in (flow, net):
+        assert size(solver) < size(solver, momentum=0.9) < size(solver, optimiser="gradient_flow") / 3
+    assert size(flow) < size(replace(flow, snapshots=(0, -1))) < size(replace(flow, snapshots=range(0, 100, 10))) / 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 from typing import Any
 
 import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
+from tests.benchmarks.timing import alone
 
 
 def _problem(depth: int, activation: str, samples: int, steps: int, tests: int = 0) -> mf.Problem:
@@ -49,4 +51,49 @@ def cost_model(rounds: int = 3) -> dict[str, Any]:
     return found
 
 
-BENCHMARKS = {"cost_model": cost_model}
+_PROBLEM = "mf.Problem(mf.digits(n_train={n}, n_test=0), mf.Network({depth}, {phi!r}), mf.mean_field(1.0), mf.Training({training}))"
+MEMORY = {  # a third of a gigabyte or so each, well above what a process has anyway
+    "flow, N = 2^18, D = 64": ("WassersteinFlow(2**18)", 1, "tanh", 16, "0.1, 2"),
+    "flow, N = 2^18, no snapshots, momentum": ("WassersteinFlow(2**18, snapshots=())", 1, "tanh", 16, "0.1, 2, momentum=0.9"),
+    "flow, N = 2^18, 5 snapshots, float32": ("WassersteinFlow(2**18, dtype='float32', snapshots=range(5))", 1, "relu", 64, "0.1, 4"),
+    "flow, N = 2^15, gradient flow": ("WassersteinFlow(2**15)", 1, "tanh", 8, "1e-3, 1, optimiser='gradient_flow'"),
+    "flow, N = 2^13, P = 350, 10 snapshots": ("WassersteinFlow(2**13, snapshots=range(10))", 1, "tanh", 350, "0.1, 9"),
+    "DMFT, S = 2^16, L = 2, P = 16, float32": ("CausalDMFT(2**16, dtype='float32')", 2, "tanh", 16, "0.1, 20"),
+    "DMFT, S = 2^15, L = 3, P = 16": ("CausalDMFT(2**15)", 3, "tanh", 16, "0.1, 10"),
+    "DMFT, S = 2^14, L = 2, P = 16, relu": ("CausalDMFT(2**14)", 2, "relu", 16, "0.1, 20"),
+    "DMFT, S = 2^16, linear, L = 2, P = 16": ("CausalDMFT(2**16)", 2, "linear", 16, "0.1, 20"),
+    "network, N = 4096, L = 2": ("FiniteWidth(4096)", 2, "tanh", 16, "0.1, 2"),
+    "network, N = 4096, L = 2, momentum": ("FiniteWidth(4096)", 2, "tanh", 16, "0.1, 2, momentum=0.9"),
+    "network, N = 2^17, L = 1, float32": ("FiniteWidth(2**17, dtype='float32')", 1, "tanh", 16, "0.1, 2"),
+    "network, N = 1024, L = 2, gradient flow": ("FiniteWidth(1024)", 2, "tanh", 16, "1e-3, 1, optimiser='gradient_flow'"),
+}  # fmt: skip
+
+
+def in_its_own_process(solver: str, depth: int, phi: str, samples: int, training: str) -> dict[str, Any]:
+    """peak_gb, before_gb (after a run that loads the code), and expected: of the estimate"""
+    asked = _PROBLEM.format(n=samples, depth=depth, phi=phi, training=training)
+    small = _PROBLEM.format(n=4, depth=depth, phi=phi, training="0.1, 1")
+    first = f"solvers.{solver.split('(')[0]}(64)({small})\nasked, solver = {asked}, solvers.{solver}"
+    return alone("solver(asked)\nout = dict(expected=solver.estimate(asked).bytes / 1e9)", first)
+
+
+def memory_model(rounds: int = 3) -> dict[str, Any]:
+    """peak of a process that does nothing else, less its peak before the run, over the memory estimated: median [lowest, highest];
+    the claim is a factor of two
+    """
+    print("| run | estimated GB | measured GB | ratio |\n|---|---|---|---|")
+    found = {}
+    for name, case in MEMORY.items():
+        runs = [in_its_own_process(*case) for _ in range(rounds)]
+        measured, expected = [run["peak_gb"] - run["before_gb"] for run in runs], runs[0]["expected"]
+        low, middle, high = min(measured), median(measured), max(measured)
+        print(
+            f"| {name} | {expected:.2f} | {middle:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {middle / expected:.2f} [{low / expected:.2f}, {high / expected:.2f}] |",
+            flush=True,
+        )
+        found[name] = {"estimated": expected, "measured": measured}
+    return found
+
+
+BENCHMARKS = {"cost_model": cost_model, "memory_model": memory_model}

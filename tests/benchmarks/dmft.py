@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 from typing import Any, ClassVar
 from unittest import mock
@@ -15,7 +16,7 @@ import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth, causal_dmft
 from solvers.evolve import State
 from solvers.limit_network import LimitNetwork
-from tests.benchmarks.timing import alone, interleaved, ratio, spread
+from tests.benchmarks.timing import alone, interleaved, over_rounds, ratio, spread
 
 Table = dict[str, Any]
 
@@ -192,50 +193,61 @@ class _Clocked(LimitNetwork):
         return super().advance(state, f, weights)
 
 
-def dmft_growth(device: str = "cpu") -> Table:
-    """processor time of a step against samples, depth and step number; tanh, P = 16, digits 0/1, gamma0 = 1, eta = 0.1, plain draws,
-    tolerance 0.03. ms: median over the last half of the steps, when ranks have settled; per unit: by S x (sum of ranks of all layers)
+def dmft_growth(device: str = "cpu", samples: int = 8192, steps: int = 60, rounds: int = 3, curve: int = 400) -> Table:
+    """processor time (on a GPU wall time) of all steps with S, T, P or L doubled, over that of the base case (S = 8192, T = 60, P = 16,
+    L = 3) in the same round: median [min, max]; tanh, digits 0/1, gamma0 = 1, eta = 0.1, plain draws, tolerance 0.03. Expected: the
+    ratio of the sums over steps of S P x (ranks of all layers). Then a step's time against its number; time per sample and rank.
     """
     solver = CausalDMFT(
-        8192, draws="plain", tolerance=0.03, device=device, two_time=False, keep_neurons=False, snapshots=()
+        samples, draws="plain", tolerance=0.03, device=device, two_time=False, keep_neurons=False, snapshots=()
     )
-    cases = [(f"S = {s}", replace(solver, samples=s), 3, 100) for s in (2048, 4096, 8192, 16384, 32768)]
-    cases += [(f"L = {depth}", solver, depth, 100) for depth in (2, 3, 5, 9)]
-    print("| | samples | L | sum of ranks | ms per step | ns per sample and rank |\n|---|---|---|---|---|---|")
+    twice = replace(solver, samples=2 * samples)
+    cases = {
+        "base": (solver, digits(16, 3, "tanh", steps)),
+        "2 S": (twice, digits(16, 3, "tanh", steps)),
+        "2 T": (solver, digits(16, 3, "tanh", 2 * steps)),
+        "2 P": (solver, digits(32, 3, "tanh", steps)),
+        "2 L": (solver, digits(16, 6, "tanh", steps)),
+    }
+    clock = 1 if torch.cuda.is_available() and device != "cpu" else 0
+    _steps(solver, digits(16, 3, "tanh", 5))  # the first calls load code
+    runs = [{name: _steps(*case) for name, case in cases.items()} for _ in range(rounds)]
+    print(
+        "| | s | times the base case | expected | sum of ranks at the end | ns per sample and rank |\n"
+        + "|---" * 6
+        + "|"
+    )
     found: Table = {}
-    for words, own, depth, steps in cases:
-        ms, _, ranks = _steps(own, depth, steps)
-        late = 1e3 * median(ms[len(ms) // 2 :])
-        found[words] = {"ms": late, "ranks": ranks[-1]}
+    work = {n: own.samples * asked.data.samples * sum(runs[0][n][2]) for n, (own, asked) in cases.items()}
+    for name, (own, _) in cases.items():
+        seconds = over_rounds([sum(turn[name][clock]) for turn in runs])
+        grown = over_rounds([sum(turn[name][clock]) / sum(turn["base"][clock]) for turn in runs], "lower")
+        expected, ranks = work[name] / work["base"], runs[0][name][2]
+        each = 1e9 * seconds["median"] / own.samples / sum(ranks)
+        found[name] = {"seconds": seconds["median"], "expected": expected, "ranks": ranks[-1], "ns": each}
+        found[name] |= {} if name == "base" else {"grown": grown}
         print(
-            f"| {words} | {own.samples} | {depth} | {ranks[-1]} | {late:.3g} | {1e6 * late / own.samples / ranks[-1]:.3g} |",
-            flush=True,
+            f"| {name} | {spread(seconds)} | {spread(grown)} | {expected:.3g} | {ranks[-1]} | {each:.3g} |", flush=True
         )
-    ms, wall, ranks = _steps(solver, 3, 400)
-    found["curve"] = {"processor_ms": [1e3 * v for v in ms], "wall_ms": [1e3 * v for v in wall], "ranks": ranks}
-    print("\n| steps (S = 8192, L = 3) | sum of ranks at the end | ms per step: median [quartiles] |\n|---|---|---|")
-    for a, b in (
-        (0, 10),
-        (10, 25),
-        (25, 50),
-        (50, 100),
-        (100, 150),
-        (150, 200),
-        (200, 250),
-        (250, 300),
-        (300, 350),
-        (350, 399),
-    ):
-        low, middle, high = np.percentile(1e3 * np.array(ms[a:b]), [25, 50, 75])
+    return found | {"curve": _curve(_steps(solver, digits(16, 3, "tanh", curve)), clock)}
+
+
+def _curve(run: tuple[list[float], list[float], list[int]], clock: int) -> Table:
+    """Prints the time of a step against its number"""
+    ms, ranks, steps = 1e3 * np.array(run[clock]), run[2], len(run[clock])
+    print("\n| steps | sum of ranks at the end | ms per step: median [quartiles] |\n|---|---|---|")
+    ends = [0, 10, 25, 50, *range(100, steps, 50)]
+    for a, b in pairwise([end for end in ends if end < steps] + [steps]):
+        low, middle, high = np.percentile(ms[a:b], [25, 50, 75])
         print(f"| {a} .. {b} | {ranks[b]} | {middle:.3g} [{low:.3g}, {high:.3g}] |")
-    return found
+    return {"processor_ms": [1e3 * v for v in run[0]], "wall_ms": [1e3 * v for v in run[1]], "ranks": ranks}
 
 
-def _steps(solver: CausalDMFT, depth: int, steps: int) -> tuple[list[float], list[float], list[int]]:
+def _steps(solver: CausalDMFT, asked: mf.Problem) -> tuple[list[float], list[float], list[int]]:
     """Processor and wall seconds of each step, and the sum of ranks when it began"""
     _Clocked.wall, _Clocked.processor, _Clocked.ranks = [], [], []
     with mock.patch.object(causal_dmft, "LimitNetwork", _Clocked):
-        solver(digits(16, depth, "tanh", steps))
+        solver(asked)
     return np.diff(_Clocked.processor).tolist(), np.diff(_Clocked.wall).tolist(), _Clocked.ranks
 
 

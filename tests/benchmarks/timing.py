@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -45,26 +45,38 @@ def interleaved(
     return timings
 
 
-def ratio(slow: Timing, fast: Timing, clock: str = "processor") -> dict[str, float]:
-    """How many times longer `slow` took than `fast` in the same round: min, median and max over rounds"""
-    ratios = [a / b for a, b in zip(getattr(slow, clock), getattr(fast, clock), strict=True)]
-    return {"min": min(ratios), "median": median(ratios), "max": max(ratios)}
+def ratio(slow: Timing, fast: Timing, clock: str = "processor", better: str = "higher") -> dict[str, Any]:
+    """How many times longer `slow` took than `fast` in the same round, as `over_rounds` has it; ours is `fast` where higher is better"""
+    return over_rounds(rounds(slow, fast, clock), better)
 
 
-def spread(values: Mapping[str, float], digits: int = 3) -> str:
+def rounds(slow: Timing, fast: Timing, clock: str = "processor") -> list[float]:
+    """The ratio of each round"""
+    return [a / b for a, b in zip(getattr(slow, clock), getattr(fast, clock), strict=True)]
+
+
+def over_rounds(ratios: Sequence[float], better: str = "higher") -> dict[str, Any]:
+    """min, median and max of a ratio; better ("higher" or "lower") marks it as one that the regression check compares"""
+    if better not in ("higher", "lower"):
+        raise ValueError(f"better must be 'higher' or 'lower': received {better!r}")
+    return {"min": min(ratios), "median": median(ratios), "max": max(ratios), "better": better}
+
+
+def spread(values: Mapping[str, Any], digits: int = 3) -> str:
     """median [min, max] in words"""
     return f"{values['median']:.{digits}g} [{values['min']:.{digits}g}, {values['max']:.{digits}g}]"
 
 
-def alone(code: str) -> dict[str, Any]:
+def alone(code: str, first: str = "") -> dict[str, Any]:
     """Run Python code in a process of its own, so that its peak memory is its own; the code leaves a JSON-able dictionary `out`.
 
-    Added to it: peak_gb (resident, whole process) and before_gb (after `import torch, meanfield, solvers`).
+    Added to it: peak_gb (resident, whole process) and before_gb (after `import torch, meanfield, solvers` and what comes first).
     """
     before = (
         "import json, resource, time, torch\nimport meanfield as mf\nimport solvers\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
-        "_peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9\n_before = _peak()\n"
+        "_peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9\n"
+        f"{first}\n_before = _peak()\n"
     )
     after = "\nout |= dict(peak_gb=_peak(), before_gb=_before)\nprint(json.dumps(out))\n"
     run = subprocess.run([sys.executable, "-c", before + code + after], capture_output=True, text=True)
