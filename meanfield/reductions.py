@@ -57,7 +57,7 @@ def step(
     """f (P, C), v_a (N, C), v_w (N, D): the outputs at all of x and the velocity due to its first `train` points (None: all).
 
     delta(f_block, rows) returns Delta (rows, C) of the data points rows (a slice of 0..train); it may be called block by block. By tiles
-    that is one pass over the data from D = 64 on, and for tanh at D <= 4, which forms h once and costs 4 N P D operations instead of 6;
+    that is one pass over the data from D = 128 on, and for tanh at D <= 4, which forms h once and costs 4 N P D operations instead of 6;
     otherwise, and with gradients, `outputs` and `velocity`. ValueError for shapes that do not fit.
     """
     train = len(x) if train is None else checks.integer("train", train, 1)

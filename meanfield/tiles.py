@@ -26,14 +26,11 @@ Delta = Callable[[Tensor, slice], Tensor]
 
 _CPU_TILE = 2**22  # bytes: 2 and 4 MB were alike, less and more slower
 _CUDA_TILE = 2**28
-_ONE_PASS = (
-    64  # smallest D at which `step` keeps phi whatever it is: below, storing it costs more than forming it again,
-)
-_TANH, _KEPT = (
-    4,
-    6_400_000,
-)  # but for tanh up to this D, if the room for phi (bytes, part of the outermost cache) takes 8 points
-_BLOCK = 256  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
+# `step` keeps phi from this D on: below, storing it costs more than forming it again, ..
+_ONE_PASS = 128
+# .. except for tanh up to this D, if so many bytes, part of the outermost cache, have room for eight points
+_TANH, _KEPT = 4, 6_400_000
+_BLOCK = 512  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
 _NARROW = 32  # largest D at which sums are kept as (D, N), which products with few columns fill faster
 _FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor (estimated)
 

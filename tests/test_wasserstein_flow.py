@@ -180,9 +180,9 @@ def test_resumed_run_equals_the_uninterrupted_one(optimiser):
 
 @pytest.mark.parametrize("optimiser", ["gradient_descent", "gradient_flow"])
 def test_no_velocity_is_computed_that_nobody_asks_for(monkeypatch, optimiser):
-    """From D = 64 on a step and the outputs before it are one pass: none for the last record, nor for those between steps of a flow."""
+    """From D = 128 on a step and the outputs before it are one pass: none for the last record, nor for those between steps of a flow."""
     calls = counted(monkeypatch)
-    asked = problem(steps=5, d=70)
+    asked = problem(steps=5, d=130)
     asked = replace(asked, training=replace(asked.training, optimiser=optimiser))
     found = WassersteinFlow(64, initial="iid", engine="chunked")(asked)
     passes = calls.pop("step")
@@ -195,6 +195,7 @@ def test_no_velocity_is_computed_that_nobody_asks_for(monkeypatch, optimiser):
 def test_infinite_logits_ask_for_no_velocity_in_vain(monkeypatch):
     """f0 is given at step 0, whose velocity is alone; steps 1 to 4 are one pass each."""
     calls, data = counted(monkeypatch), mf.digits((3, 8), 12, 4)
+    data = replace(data, x=data.x.repeat(1, 2), x_test=data.x_test.repeat(1, 2))  # D = 128
     asked = mf.Problem(data, mf.Network(1, "tanh"), sym_default(4), mf.Training(1.0, 5), "logistic")
     InfiniteLogitsLimit(64, initial="iid", engine="chunked")(asked)
     assert calls == {"step": 4, "outputs": 1, "velocity": 1}

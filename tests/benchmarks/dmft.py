@@ -55,15 +55,21 @@ def time_to_error(device: str = "cpu") -> Table:
     targets = []
     for target in (1e-2, 3e-3, 1e-3):
         samples = min((s for s in sweeps if sweeps[s]["error"] <= target), default=max(sweeps))
-        reached, fast = sweeps[samples]["error"] <= target, sweeps[samples]["seconds"]
+        reached, each = sweeps[samples]["error"] <= target, sweeps[samples]["seconds"]
+        fast = median(each)
         n, e, slow = _best_split(law, target)
         one = (law["v"] + math.sqrt(law["v"] ** 2 + (2 * target * law["b"]) ** 2)) / (2 * target**2)
         single = _cost(law, one)
         targets.append({"error": target, "reached": reached, "samples": samples, "seconds": fast, "N": n, "seeds": e, "networks": slow,
-                        "ratio": slow / fast, "single_N": one, "single": single, "single_ratio": single / fast})  # fmt: skip
-        cells = f"{samples}{'' if reached else ', not reached'} | {fast:.2g} | {n:.0f} x {e:.0f} | {slow:.3g} | {slow / fast:.3g}"
-        print(f"| {target:.1%} | {cells} | {one:.0f} | {single / fast:.3g} |", flush=True)
-    return {"sweeps": sweeps, "law": law, "targets": targets, "reference_error": math.sqrt(own) / float(exact.norm())}
+                        "ratio": over_rounds([slow / s for s in each]), "single_N": one, "single": single,
+                        "single_ratio": over_rounds([single / s for s in each])})  # fmt: skip
+        ratios = [spread(targets[-1][key]) for key in ("ratio", "single_ratio")]
+        cells = (
+            f"{samples}{'' if reached else ', not reached'} | {fast:.2g} | {n:.0f} x {e:.0f} | {slow:.3g} | {ratios[0]}"
+        )
+        print(f"| {target:.1%} | {cells} | {one:.0f} | {ratios[1]} |", flush=True)
+    named = {f"error {row['error']:.1%}": row for row in targets}
+    return {"sweeps": sweeps, "law": law, "targets": named, "reference_error": math.sqrt(own) / float(exact.norm())}
 
 
 def _sweep_errors(asked: mf.Problem, solver: CausalDMFT, exact: torch.Tensor, own: float) -> dict[int, Table]:
@@ -71,32 +77,35 @@ def _sweep_errors(asked: mf.Problem, solver: CausalDMFT, exact: torch.Tensor, ow
     found: dict[int, Table] = {}
     print("| samples | error of f | processor s | ranks |\n|---|---|---|---|")
     for s in (2**k for k in range(9, 18)):
-        seconds, runs = _clocked(lambda s=s: [replace(solver, samples=s, seed=k)(asked) for k in range(8)], 8)
+        seconds, runs = map(
+            list, zip(*(_clocked(replace(solver, samples=s, seed=k), asked) for k in range(8)), strict=True)
+        )
         square = float((outputs(runs) - exact).square().sum(1).mean()) - own
         error = math.sqrt(max(0.0, square)) / float(exact.norm())
         found[s] = {"error": error, "seconds": seconds, "ranks": runs[0].stats["ranks"]}
-        print(f"| {s} | {error:.2g} | {seconds:.2g} | {runs[0].stats['ranks']} |", flush=True)
+        print(f"| {s} | {error:.2g} | {spread(over_rounds(seconds, 'lower'))} | {runs[0].stats['ranks']} |", flush=True)
         if error < 1e-3:
             break
     return found
 
 
-def _clocked(call: Any, runs: int) -> tuple[float, Any]:
-    """(processor seconds per run, result); on a GPU of the clock"""
+def _clocked(call: Any, *arguments: Any) -> tuple[float, Any]:
+    """(processor seconds, result); on a GPU of the clock"""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     start = clock()
-    result = call()
-    return (clock() - start) / runs, result
+    result = call(*arguments)
+    return clock() - start, result
 
 
 def _network_law(asked: mf.Problem, exact: torch.Tensor, device: str) -> Table:
     """v and b of variance v / N and bias b / N (relative), cost N^power of a seed in a batched ensemble"""
-    seeds = {64: 256, 128: 256, 256: 192, 512: 48, 1024: 12, 2048: 4}
+    seeds = {64: 4096, 128: 2048, 256: 512, 512: 48, 1024: 12, 2048: 4}
     solver = FiniteWidth(dtype="float32", device=device, snapshots=(), keep_neurons=False)
     print("\n| N | seeds | processor s per seed | N x variance | N x bias (standard error) |\n|---|---|---|---|---|")
     table, design, means = {}, [], []
     for n, e in seeds.items():
-        seconds, runs = _clocked(lambda n=n, e=e: replace(solver, width=n).ensemble(asked, e), e)
+        seconds, runs = _clocked(replace(solver, width=n).ensemble, asked, e)
+        seconds /= e
         apart = (outputs(runs) - exact) / exact.norm()
         v = n * float(apart.var(0).sum())
         bias = math.sqrt(max(0.0, n**2 * float(apart.mean(0).square().sum()) - n * v / e))
