@@ -83,7 +83,7 @@ def commit(benchmark: str, device: str, entry: Entry) -> None:
     start, stop = place(text, benchmark, device)
     everything = json.loads(figures().read_text()) if figures().exists() else {}
     everything.setdefault(device, {})[benchmark] = entry
-    figures().write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n")
+    figures().write_text(json.dumps(everything, indent=1) + "\n")
     page().write_text(text[:start] + table(benchmark, device, entry) + text[stop:])
 
 
