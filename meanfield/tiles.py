@@ -79,7 +79,7 @@ def step(
 
     delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. No gradients.
     """
-    block = kept_points(activation, *w.shape, w, train)
+    block = kept_points(activation, len(w), w.shape[1], w, train)
     if not block:
         return None
     work, blocks = _Work(activation, a, w, x), []

@@ -57,7 +57,7 @@ def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solu
             if error.solution is not None and error.solution.state and current().first:
                 _keep(error.solution, path)
             raise
-        if done.status is not Status.FINISHED:
+        if done.status not in (Status.FINISHED, Status.CONVERGED):
             return done
         ranks = current()
         if ranks.first:

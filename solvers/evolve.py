@@ -134,7 +134,7 @@ def evolve(
         leave=False,
         disable=None if progress is None else not progress,
     )
-    with torch.no_grad(), bar, _postponed_interrupt() as interrupted:
+    with torch.no_grad(), bar, postponed_interrupt() as interrupted:
         try:
             for step in range(first, training.steps + 1):
                 f, f_test = (ahead if descends and step < training.steps else method.outputs)(run.state)
@@ -170,7 +170,7 @@ class _BlewUp(Exception):
 
 
 @contextmanager
-def _postponed_interrupt() -> Iterator[Callable[[], bool]]:
+def postponed_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C sets a flag, so that no step is left half done; a second one acts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

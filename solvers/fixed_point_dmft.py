@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -18,8 +18,9 @@ from meanfield.kernels import TwoTimeKernel
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
-from solvers.evolve import settings, snapshot_steps
-from solvers.failures import NonFiniteError, SolverError
+from solvers.evolve import postponed_interrupt, settings, snapshot_steps
+from solvers.failures import NonFiniteError, SolverError, conclude
+from solvers.resuming import earlier
 
 # windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
 _GROWTH, _ROUGH = 1.15, 1e-2
@@ -33,7 +34,8 @@ class FixedPointDMFT:
     close in matrices, without sampling. damping: the fraction of each change that is taken. anderson: how many earlier iterates
     extrapolate the next one; 0 switches it off. tolerance: stop when no kernel, nor f, moves by more under the map (relative,
     Frobenius); None takes 1e-3, 1e-10 for linear networks, and 5e-3 for activations with kinks, where the sampled map is no
-    smoother. Memory O(depth T P samples + (T P)^2).
+    smoother. keep_state: keep what `resume` needs, all kernels (an interrupted run keeps it anyway). Memory
+    O(depth T P samples + (T P)^2).
     """
 
     samples: int = 4096
@@ -44,6 +46,7 @@ class FixedPointDMFT:
     tolerance: float | None = None
     dtype: str = "float64"
     snapshots: Sequence[int] = (0, -1)
+    keep_state: bool = False
     progress: bool | None = None
     raise_on_failure: bool = True
 
@@ -57,11 +60,27 @@ class FixedPointDMFT:
             )
 
     def __call__(self, problem: Problem) -> Solution:
+        return self._run(problem, None)
+
+    def resume(self, solution: Solution, steps: int) -> Solution:
+        """The solution continued for `steps` more steps; equal to an uninterrupted run.
+
+        ValueError for a solution without the state to go on from: it takes keep_state=True, or an interrupted run.
+        """
+        problem = earlier(self, solution, steps)
+        if not solution.state:
+            raise ValueError("this solution keeps no state to go on from: solve with keep_state=True")
+        return self._run(problem, dict(solution.state))
+
+    def _run(self, problem: Problem, before: Kernels | None) -> Solution:
         self.check(problem)
         start = time.perf_counter()
-        kernels, status, changes = self._solve(problem)
+        kernels, status, changes, known = self._solve(problem, before)
         stats = {"seconds": time.perf_counter() - start, "iterations": len(changes), "changes": tuple(changes)}
-        solution = _solution(problem, self, kernels, status, stats)
+        keep = self.keep_state or status is Status.INTERRUPTED
+        solution = replace(_solution(problem, self, kernels, status, stats), state=known if keep else {})
+        if status is Status.INTERRUPTED:
+            conclude([solution], self.raise_on_failure)
         if not self.raise_on_failure or status is Status.CONVERGED:
             return solution
         done = f"After {len(changes)} iterations on the window of {solution.steps} steps"
@@ -98,24 +117,36 @@ class FixedPointDMFT:
         size = (network.depth + 3) * rows * self.samples * (4 if self.dtype == "float32" else 8)
         checks.memory("the fixed point", size, "take fewer samples or steps, dtype='float32', or CausalDMFT")
 
-    def _solve(self, problem: Problem) -> tuple[Kernels, Status, list[float]]:
-        """(kernels, status, relative change at each iteration of the last window). Each window starts from the shorter one before."""
-        act, steps = problem.network.nonlinearity, 0
-        limit = self.tolerance or (1e-10 if act.name == "linear" else 5e-3 if act.kinks else 1e-3)
-        now = Window(problem, self, 0).beginning()
-        while True:
-            steps = min(problem.training.steps, math.ceil(_GROWTH * steps) + 1)
-            window, last = Window(problem, self, steps), steps == problem.training.steps
-            now, status, changes = self._iterate(window, window.extended(now), limit if last else max(limit, _ROUGH))
-            if last or status is Status.NON_FINITE:
-                return now, status, changes
+    def _solve(self, problem: Problem, before: Kernels | None) -> tuple[Kernels, Status, list[float], Kernels]:
+        """(kernels, status, relative change at each iteration of the last window, kernels of the window before, for longer runs).
 
-    def _iterate(self, window: Window, now: Kernels, limit: float) -> tuple[Kernels, Status, list[float]]:
+        Each window starts from the shorter one before; all but the last are those of any longer run.
+        """
+        act = problem.network.nonlinearity
+        limit = self.tolerance or (1e-10 if act.name == "linear" else 5e-3 if act.kinks else 1e-3)
+        now = before or Window(problem, self, 0).beginning()
+        with postponed_interrupt() as interrupted:
+            while True:
+                known, passed = now, len(now["f"]) - 1
+                steps = min(problem.training.steps, math.ceil(_GROWTH * passed) + 1)
+                window, last = Window(problem, self, steps), steps == problem.training.steps
+                enough = limit if last else max(limit, _ROUGH)
+                now, status, changes = self._iterate(window, window.extended(known), enough, interrupted)
+                if status is Status.INTERRUPTED:
+                    return known, status, changes, known
+                if last or status is Status.NON_FINITE:
+                    return now, status, changes, known
+
+    def _iterate(
+        self, window: Window, now: Kernels, limit: float, interrupted: Callable[[], bool]
+    ) -> tuple[Kernels, Status, list[float]]:
         """The last image of the map, which is damped and extrapolated by Anderson's rule."""
         image, scale, changes, past = now, None, [], []
         label = f"fixed point, {window.times - 1} steps"
         quiet = None if self.progress is None else not self.progress
         for _ in tqdm(range(self.iterations), label, delay=2, leave=False, disable=quiet):
+            if interrupted():
+                return image, Status.INTERRUPTED, changes
             try:
                 new = window.image(now, fresh=True)
             except RuntimeError as error:  # infinities in a covariance

@@ -24,6 +24,7 @@ from solvers import (
     checkpointed,
     checkpoints,
 )
+from solvers.dmft_window import Window
 
 
 def problem(depth=1, scaling=None, loss="squared", **training):
@@ -40,6 +41,8 @@ CASES = {
     "dmft, groups": (CausalDMFT(64, groups=2), problem(2)),
     "net": (FiniteWidth(16, seed=2, snapshots=(0, 5, -1)), problem(3, momentum=0.9)),
     "lazy": (TangentKernelLimit(seed=1), problem(2, mf.ntk(), momentum=0.5)),
+    "fixed point": (FixedPointDMFT(256), problem(2)),
+    "fixed point, linear": (FixedPointDMFT(), replace(problem(2), network=mf.Network(2, "linear"))),
     "logits": (InfiniteLogitsLimit(64), problem(1, mf.default(4), "logistic")),
 }
 
@@ -97,8 +100,8 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
         checkpointed(solver, replace(asked, scaling=mf.mean_field(2.0)), path)
     with pytest.raises(ValueError, match=r"other settings \(seed=0 there, 1 here\)"):
         checkpointed(replace(solver, seed=1), asked, path)
-    with pytest.raises(ValueError, match="FixedPointDMFT has no steps to go on from"):
-        checkpointed(FixedPointDMFT(), asked, tmp_path / "other.nc")
+    with pytest.raises(ValueError, match="object has no steps to go on from"):
+        checkpointed(object(), asked, tmp_path / "other.nc")
     with pytest.raises(ValueError, match="every must be at least 1"):
         checkpointed(solver, asked, path, every=0)
     assert path.read_bytes() == before
@@ -122,6 +125,27 @@ def test_ctrl_c_keeps_the_stretch(tmp_path, monkeypatch):
         checkpointed(solver, asked, path, every=9)
     assert storage.load(path).steps == 5
     assert checkpointed(solver, asked, path, every=9).f.equal(solver(asked).f)
+
+
+def test_ctrl_c_keeps_the_windows_that_a_fixed_point_has_solved(tmp_path, monkeypatch):
+    solver, asked = CASES["fixed point"]
+    path, image, calls = tmp_path / "run.nc", Window.image, []
+
+    def interrupt(self, *args, **kwargs):
+        calls.append(self.times)
+        if self.times == 6:
+            signal.raise_signal(signal.SIGINT)
+        return image(self, *args, **kwargs)
+
+    monkeypatch.setattr(Window, "image", interrupt)
+    with pytest.raises(Interrupted, match="after step 3 of 9"):
+        checkpointed(solver, asked, path)
+    monkeypatch.setattr(Window, "image", image)
+    assert calls.count(6) == 1
+    assert storage.load(path).steps == 3
+    assert checkpointed(solver, asked, path) == solver(asked)
+    with pytest.raises(ValueError, match="keep_state=True"):
+        solver.resume(solver(asked), 3)
 
 
 def test_a_killed_process_leaves_a_checkpoint(tmp_path):
