@@ -15,6 +15,7 @@ from meanfield.problem import Problem
 from meanfield.scaling import Scaling
 from meanfield.scaling_plane import classify, exponents
 from meanfield.solution import Solution, Status
+from solvers.cost import Estimate
 from solvers.evolve import Outputs, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
@@ -73,6 +74,10 @@ class InfiniteLogitsLimit:
         kind = {"dtype": checks.DTYPES[self.dtype], "device": self.device}
         a, w, b, m, f0 = (solution.state[key].to(**kind, copy=True) for key in ("a", "w", "b", "m", "f0"))
         return self._run(problem, m, (a, w, b), f0, solution)
+
+    def estimate(self, problem: Problem) -> Estimate:
+        """Expected time and memory of a run, from rates that this machine shows: those of the flow of its cloud."""
+        return self._flow.estimate(problem)
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""

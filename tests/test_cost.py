@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
+from solvers import CausalDMFT, FiniteWidth, InfiniteLogitsLimit, WassersteinFlow
 from solvers.cost import expected_ranks
+from tests import memory
 from tests.benchmarks import cost_model
 
 
@@ -33,6 +34,12 @@ def test_time_grows_by_the_model(small, large, asked, longer):
     assert str(base).startswith("about ")
 
 
+def test_infinite_logits_cost_what_the_flow_of_their_cloud_costs():
+    asked = replace(problem(), scaling=mf.default(64), loss="logistic")
+    found, flow = (solver(2**16).estimate(asked) for solver in (InfiniteLogitsLimit, WassersteinFlow))
+    assert found == flow
+
+
 def test_groups_and_seeds_multiply():
     asked = problem(2)
     assert CausalDMFT(groups=3).estimate(asked).seconds == pytest.approx(3 * CausalDMFT().estimate(asked).seconds)
@@ -56,6 +63,7 @@ def test_a_prediction_is_of_the_right_size():
         assert 0.1 < seconds / solver.estimate(asked).seconds < 10
 
 
+@pytest.mark.skipif(not memory.AVAILABLE, reason="the system does not tell a process its memory")
 @pytest.mark.parametrize(
     "case",
     [

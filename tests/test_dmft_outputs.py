@@ -141,7 +141,7 @@ def test_responses_are_those_of_the_window_equations(activation, std):
     asked = problem(2, activation, steps=4, samples=3, tests=0, weight_std=std)
     exact = activation == "linear"
     classical = FixedPointDMFT(8192 if not exact else 2, iterations=100)
-    found, *_ = classical._solve(asked)
+    found, *_ = classical._solve(asked, None)
     sweeps = [CausalDMFT(8192, seed=s, responses=True)(asked) for s in range(1 if exact else 4)]
     for name, partner in (("A1", "G2"), ("B1", "Phi1")):
         seen = []

@@ -15,6 +15,7 @@ import torch
 import meanfield as mf
 from meanfield import activations, reductions, tiles
 from solvers import WassersteinFlow
+from tests import memory
 
 N, P, D, C = 200, 11, 3, 2
 GELU = mf.activation("gelu")
@@ -337,24 +338,23 @@ def test_auto_chooses_by_shape_and_device(monkeypatch, device, n, inputs, keops,
 
 
 _MEMORY = """
-import resource
 import torch
 from meanfield import activation, reductions
+from tests.memory import forget_peak, peak
 
 torch.set_num_threads(1)
 n, p, d = 200_000, 2_000, 8
 a, w, x = torch.ones(n, 1), torch.full((n, d), 0.1), torch.full((p, d), 0.1)
 m, y = torch.full((n,), 1 / n), torch.full((p, 1), 2.0)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 reductions.velocity(a[:9], w[:9], x, y, activation("relu"), "chunked")  # first calls load code
-before = peak()
+before = forget_peak()
 f = reductions.outputs(a, w, m, x, activation("relu"), "chunked")
 reductions.velocity(a, w, x, y - f, activation("relu"), "chunked")
-print((peak() - before) * 1024)
+print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has other units there")
+@pytest.mark.skipif(not memory.AVAILABLE, reason="the system does not tell a process its memory")
 def test_chunked_needs_a_fraction_of_the_memory_of_all_pairs():
     """N P = 200,000 x 2,000 float32 numbers are 1.6 GB: less than 0.2 GB is added, freed and fragmented blocks included."""
     root = Path(__file__).parents[1]

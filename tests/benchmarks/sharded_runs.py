@@ -5,11 +5,9 @@ It prints a JSON dictionary of what this process measured.
 
 import gc
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest import mock
@@ -22,6 +20,7 @@ from solvers import CausalDMFT, WassersteinFlow, causal_dmft
 from solvers.infinite_dense import Rows
 from solvers.limit_network import LimitNetwork
 from solvers.sharding import Ranks, over_ranks
+from tests.memory import forget_peak, peak
 
 SMALL, LARGE = 64, 2**20  # bytes of the sums that give latency and bandwidth
 Found = dict[str, Any]
@@ -88,8 +87,8 @@ def _with_memory(ranks: Ranks, measured: Callable[[], Found]) -> Found:
     """After a small run, which has loaded all libraries: latency and bandwidth, then the run, with its peak above what was held before."""
     sums = {"small": one_sum(ranks, SMALL, 200), "large": one_sum(ranks, LARGE, 40)}
     gc.collect()
-    before = _forget_peak()
-    return measured() | {"peak": _peak() - before, "sums_cost": sums}
+    before = forget_peak()
+    return measured() | {"peak": peak() - before, "sums_cost": sums}
 
 
 def one_sum(ranks: Ranks, size: int, repetitions: int) -> float:
@@ -120,26 +119,6 @@ def matrices(network: LimitNetwork) -> list[Rows]:
 
 def _bytes(rows: Rows) -> int:
     return rows.rows.numel() * rows.rows.element_size()
-
-
-def _forget_peak() -> int:
-    """Resident bytes now; from now on `_peak` starts anew (Linux), else the peak until now"""
-    clear = Path("/proc/self/clear_refs")
-    if not clear.exists():
-        return _peak()
-    clear.write_text("5")
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    if Path("/proc/self/status").exists():
-        return _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 if __name__ == "__main__":

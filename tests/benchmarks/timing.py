@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -73,13 +74,13 @@ def alone(code: str, first: str = "") -> dict[str, Any]:
     Added to it: peak_gb (resident, whole process) and before_gb (after `import torch, meanfield, solvers` and what comes first).
     """
     before = (
-        "import json, resource, time, torch\nimport meanfield as mf\nimport solvers\n"
+        "import json, time, torch\nimport meanfield as mf\nimport solvers\nfrom tests.memory import forget_peak, peak\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
-        "_peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9\n"
-        f"{first}\n_before = _peak()\n"
+        f"{first}\n_before = forget_peak()\n"
     )
-    after = "\nout |= dict(peak_gb=_peak(), before_gb=_before)\nprint(json.dumps(out))\n"
-    run = subprocess.run([sys.executable, "-c", before + code + after], capture_output=True, text=True)
+    after = "\nout |= dict(peak_gb=peak() / 1e9, before_gb=_before / 1e9)\nprint(json.dumps(out))\n"
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", before + code + after], capture_output=True, text=True, cwd=root)
     if run.returncode:
         raise RuntimeError(f"the measured process failed: {run.stderr[-2000:]}")
     return json.loads(run.stdout.splitlines()[-1])
