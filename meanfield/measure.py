@@ -144,9 +144,8 @@ def sobol_particles(
     a, w = torch.empty(n, c, dtype=kind), torch.empty(n, d, dtype=kind)
     for start in range(0, n, _BLOCK):
         rows = slice(start, min(start + _BLOCK, n))
-        u = (
-            engine.draw(rows.stop - start, dtype=torch.float64).clamp_(min=0).add_(2.0**-31)
-        )  # centre of the finest cell
+        # the centre of the finest cell
+        u = engine.draw(rows.stop - start, dtype=torch.float64).clamp_(min=0).add_(2.0**-31)
         z = torch.special.ndtri(u)
         a[rows], w[rows] = z[:, :c], z[:, c:] @ basis.T
     return a, w

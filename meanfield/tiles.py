@@ -128,9 +128,8 @@ class _Work:
         self.rule = _rule(self.activation)
         self.c, self.d = self.a.shape[1], self.w.shape[1]
         self.folded = (self.c - 1) * self.d <= _FOLDED
-        self.through_w = (
-            self.folded and self.rule == "relu" and self.d <= _NARROW
-        )  # v_a from w, not by a product of its own
+        # v_a from w, not by a product of its own
+        self.through_w = self.folded and self.rule == "relu" and self.d <= _NARROW
         self.va = self.vw = self.constant = None
 
     def room(self, columns: int) -> Tensor:

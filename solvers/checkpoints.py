@@ -62,10 +62,9 @@ def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solu
         ranks = current()
         if ranks.first:
             _keep(done, path)
-        if (
-            ranks.count > 1 and not ranks.any(False) and done.steps < total
-        ):  # once it is written, all go on from the whole of it
-            done = storage.load(path)
+        ranks.any(False)  # all wait until the file is written
+        if ranks.count > 1 and done.steps < total:
+            done = storage.load(path)  # the first process alone has the whole of it
     return done
 
 

@@ -41,14 +41,19 @@ def cost_model(rounds: int = 3) -> dict[str, Any]:
             start = time.perf_counter()
             solver(problem)
             measured.append(time.perf_counter() - start)
-        low, middle, high = (sorted(measured)[i] for i in (0, rounds // 2, -1))
-        print(
-            f"| {name} | {expected:.2g} | {middle:.2g} [{low:.2g}, {high:.2g}] "
-            f"| {middle / expected:.2f} [{low / expected:.2f}, {high / expected:.2f}] |",
-            flush=True,
-        )
-        found[name] = {"estimated": expected, "measured": measured}
+        found[name] = _compared(name, expected, measured, ".2g")
     return found
+
+
+def _compared(name: str, expected: float, measured: list[float], form: str) -> dict[str, Any]:
+    """Prints the row of one run"""
+    low, middle, high = min(measured), median(measured), max(measured)
+    print(
+        f"| {name} | {expected:{form}} | {middle:{form}} [{low:{form}}, {high:{form}}] "
+        f"| {middle / expected:.2f} [{low / expected:.2f}, {high / expected:.2f}] |",
+        flush=True,
+    )
+    return {"estimated": expected, "measured": measured}
 
 
 _PROBLEM = "mf.Problem(mf.digits(n_train={n}, n_test=0), mf.Network({depth}, {phi!r}), mf.mean_field(1.0), mf.Training({training}))"
@@ -86,13 +91,7 @@ def memory_model(rounds: int = 3) -> dict[str, Any]:
     for name, case in MEMORY.items():
         runs = [in_its_own_process(*case) for _ in range(rounds)]
         measured, expected = [run["peak_gb"] - run["before_gb"] for run in runs], runs[0]["expected"]
-        low, middle, high = min(measured), median(measured), max(measured)
-        print(
-            f"| {name} | {expected:.2f} | {middle:.2f} [{low:.2f}, {high:.2f}] "
-            f"| {middle / expected:.2f} [{low / expected:.2f}, {high / expected:.2f}] |",
-            flush=True,
-        )
-        found[name] = {"estimated": expected, "measured": measured}
+        found[name] = _compared(name, expected, measured, ".2f")
     return found
 
 
