@@ -53,22 +53,25 @@ def step(
     activation: Activation,
     engine: Engine = "auto",
     train: int | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """f (P, C), v_a (N, C), v_w (N, D): the outputs at all of x and the velocity due to its first `train` points (None: all).
 
-    delta(f_block, rows) returns Delta (rows, C) of the data points rows (a slice of 0..train); it may be called block by block. By tiles
-    that is one pass over the data from D = 128 on, and for tanh at D <= 4, which forms h once and costs 4 N P D operations instead of 6;
-    otherwise, and with gradients, `outputs` and `velocity`. ValueError for shapes that do not fit.
+    delta(f_block, rows) returns Delta (rows, C) of the data points rows (a slice of 0..train); it may be called block by block. total
+    completes a block of outputs where these particles are not all (the sum over processes). By tiles that is one pass over the data from
+    D = 128 on, and for tanh at D <= 4, which forms h once and costs 4 N P D operations instead of 6; otherwise, and with gradients,
+    `outputs` and `velocity`. ValueError for shapes that do not fit.
     """
     train = len(x) if train is None else checks.integer("train", train, 1)
     _check_shapes("outputs", a, w, m, x)
     if train > len(x):
         raise ValueError(f"train must be at most the number of data points: received {train} of {len(x)}")
     if serving(engine, len(w), x, activation) == "chunked" and not tiles.differentiated(a, w, m, x):
-        found = tiles.step(activation, a, w, m, x, delta, train)
+        found = tiles.step(activation, a, w, m, x, delta, train, total)
         if found is not None:
             return found
     f = outputs(a, w, m, x, activation, engine)
+    f = f if total is None else total(f)
     return f, *velocity(a, w, x[:train], delta(f[:train], slice(0, train)), activation, engine)
 
 

@@ -27,7 +27,7 @@ Delta = Callable[[Tensor, slice], Tensor]
 _CPU_TILE = 2**22  # bytes: 2 and 4 MB were alike, less and more slower
 _CUDA_TILE = 2**28
 # `step` keeps phi from this D on: below, storing it costs more than forming it again, ..
-_ONE_PASS = 128
+ONE_PASS = 128
 # .. except for tanh up to this D, if so many bytes, part of the outermost cache, have room for eight points
 _TANH, _KEPT = 4, 6_400_000
 _BLOCK = 512  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
@@ -73,29 +73,37 @@ def velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Ten
 
 
 def step(
-    activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, delta: Delta, train: int
+    activation: Activation,
+    a: Tensor,
+    w: Tensor,
+    m: Tensor,
+    x: Tensor,
+    delta: Delta,
+    train: int,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """f, v_a, v_w in one pass over data, phi of one block of points kept; None where two passes are faster.
 
-    delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. No gradients.
+    delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. total completes a block of
+    outputs whose other terms are elsewhere. No gradients.
     """
     block = kept_points(activation, len(w), w.shape[1], w, train)
     if not block:
         return None
-    work, blocks = _Work(activation, a, w, x), []
+    work, blocks, whole = _Work(activation, a, w, x), [], total or (lambda f: f)
     ma, kept = m[:, None] * a, w.new_empty(len(w) * block)
     for start in range(0, train, block):
         rows = slice(start, min(start + block, train))
-        blocks.append(work.outputs(ma, x[rows], kept))
+        blocks.append(whole(work.outputs(ma, x[rows], kept)))
         work.add_velocity(x[rows], delta(blocks[-1], rows), kept, formed=True)
     if train < len(x):
-        blocks.append(outputs(activation, a, w, m, x[train:]))
+        blocks.append(whole(outputs(activation, a, w, m, x[train:])))
     return torch.cat(blocks), *work.means(train)
 
 
 def kept_points(activation: Activation, particles: int, inputs: int, like: Tensor, train: int) -> int:
     """The data points of which `step` keeps phi at a time; 0 where two passes are faster (measured: docs/performance.md)"""
-    if inputs >= _ONE_PASS:
+    if inputs >= ONE_PASS:
         return min(inputs, _BLOCK, train)
     block = _KEPT // (particles * like.element_size())
     saves = inputs <= _TANH and _rule(activation) == "tanh" and like.device.type == "cpu"

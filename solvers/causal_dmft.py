@@ -127,7 +127,7 @@ class CausalDMFT:
         run = evolve(
             network,
             (),
-            problem.training,
+            problem,
             first=previous.steps if previous else 0,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=captured,

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from meanfield.activations import Activation
-from meanfield.problem import Training
+from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
 from solvers.failures import NonFiniteError
 from solvers.neurons import RankError
@@ -41,7 +41,7 @@ class Method(Recorded, Protocol):
     """What a solver knows that leaves the way through time to the loop."""
 
     def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
-        """d state / d(training time), given f = outputs(state)[0] and the weights (P,) of the samples (None: all 1)"""
+        """d state / d(training time), given f = outputs(state)[0] and the weights (P,) of the samples (None: all 1), float64 on the CPU"""
         ...
 
 
@@ -97,7 +97,7 @@ def tolerance(asked: float | None, activation: Activation, dtype: str) -> float:
 def evolve(
     method: Recorded,
     state: State,
-    training: Training,
+    problem: Problem,
     *,
     first: int = 0,
     snapshots: Sequence[int] = (),
@@ -108,24 +108,26 @@ def evolve(
     label: str = "",
     momentum: State = (),
     advance: Advance | None = None,
-    ahead: Callable[[State], Outputs] | None = None,
+    ahead: Callable[[State, Tensor | None], Outputs] | None = None,
     agree: Callable[[bool], bool] = bool,
 ) -> Trajectory:
-    """Advance `state` (in place) from step `first` to training.steps and record every step.
+    """Advance `state` (in place) from step `first` to the problem's last and record every step.
 
     gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control (rtol, norm) over each
     interval. A solver with a way of its own gives `advance(state, f, weights)`. momentum, captured: velocities and snapshots that a
-    resumed run goes on with. ahead: takes the place of method.outputs where the velocity at the same state is asked for next. agree: for
-    processes that share a run, whether any of them was interrupted, so that all end at the same step. Ends early, with a status, at
-    non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
+    resumed run goes on with. ahead(state, weights): takes the place of method.outputs where the velocity at the same state, with these
+    weights of the samples, is asked for next. agree: for processes that share a run, whether any of them was interrupted, so that
+    all end at the same step. Ends early, with a status, at non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after
+    two seconds.
     """
-    run, start = Trajectory(first, state=state, momentum=momentum), time.perf_counter()
+    training, run, start = problem.training, Trajectory(first, state=state, momentum=momentum), time.perf_counter()
     run.captured = {step: kept for step, kept in (captured or {}).items() if step in snapshots}
-    ahead, descends = ahead or method.outputs, advance is None and training.optimiser == "gradient_descent"
+    ahead = ahead or (lambda state, weights: method.outputs(state))
+    descends = advance is None and training.optimiser == "gradient_descent"
     if advance is None:
         moved = cast(Method, method)
         advance = _descent(moved, training, run) if descends else _flow(moved, ahead, training, rtol, norm)
-    weights: Tensor | None = None
+    batches = training.sample_weights(problem.data.samples)
     bar = tqdm(
         total=training.steps,
         initial=first,
@@ -137,9 +139,9 @@ def evolve(
     with torch.no_grad(), bar, postponed_interrupt() as interrupted:
         try:
             for step in range(first, training.steps + 1):
-                f, f_test = (ahead if descends and step < training.steps else method.outputs)(run.state)
-                if step == first:
-                    weights = training.sample_weights(f.shape[-2])
+                last = step == training.steps
+                weights = None if batches is None or last else batches[step]
+                f, f_test = ahead(run.state, weights) if descends and not last else method.outputs(run.state)
                 run.blown = f if f_test is None else torch.cat([f, f_test], -2)
                 if not bool(torch.isfinite(run.blown).all()):
                     raise _BlewUp
@@ -152,8 +154,8 @@ def evolve(
                 if agree(interrupted()):
                     run.status = Status.INTERRUPTED
                     break
-                if step < training.steps:
-                    run.state = advance(run.state, f, None if weights is None else weights[step].to(f))
+                if not last:
+                    run.state = advance(run.state, f, weights)
                     bar.update()
         except _BlewUp:
             run.status = Status.NON_FINITE
@@ -207,7 +209,7 @@ def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
 
 def _flow(
     method: Method,
-    outputs: Callable[[State], Outputs],
+    outputs: Callable[[State, Tensor | None], Outputs],
     training: Training,
     rtol: float,
     norm: Callable[[State], Tensor] | None,
@@ -218,7 +220,7 @@ def _flow(
 
         def rhs(t: Tensor, now: State) -> State:
             del t
-            return method.velocity(now, outputs(now)[0], None)
+            return method.velocity(now, outputs(now, None)[0], None)
 
         times = torch.tensor([0.0, training.learning_rate], dtype=torch.float64, device=state[0].device)
         try:

@@ -99,7 +99,7 @@ class FiniteWidth:
         run = evolve(
             networks,
             networks.initial_state() if previous is None else networks.state_of(previous),
-            problem.training,
+            problem,
             first=previous.steps if previous else 0,
             snapshots=steps,
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),

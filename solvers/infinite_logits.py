@@ -111,7 +111,7 @@ class InfiniteLogitsLimit:
         run = evolve(
             method,
             state,
-            problem.training,
+            problem,
             first=previous.steps if previous else 0,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=previous.particles if previous else None,
@@ -164,8 +164,8 @@ class _AtInfinity:
     def outputs(self, state: State) -> Outputs:
         return self.after.outputs(state) if self.started else self._first()
 
-    def ahead(self, state: State) -> Outputs:
-        return self.after.ahead(state) if self.started else self._first()
+    def ahead(self, state: State, weights: Tensor | None) -> Outputs:
+        return self.after.ahead(state, weights) if self.started else self._first()
 
     def _first(self) -> Outputs:
         train = self.after.train

@@ -165,7 +165,7 @@ class LimitNetwork:
         g, p = self.gradients(), self.train
         delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
         if weights is not None:
-            delta = delta * weights[:, None]
+            delta = delta * weights.to(delta)[:, None]
         pulled = [torch.einsum("pc,pcs->ps", delta, field) for field in g]  # sum_c Delta_c g_c
         rate_a, rate_w = self.rate_a / p, self.rate_w / p
         own = {"w": rate_w * self.x[:p].T @ pulled[0]}

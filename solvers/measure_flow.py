@@ -40,37 +40,54 @@ class MeasureFlow:
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.network.weight_std, problem.network.bias_std
-        one_pass = bool(
-            tiles.kept_points(self.activation, len(m), self.x.shape[1], m, self.train)
-        )  # f and velocity share products
-        self.fused = one_pass and self.chosen == "chunked" and self.shard.whole and problem.training.batch_size is None
+        self.fused = self.chosen == "chunked" and self._one_pass()  # f and velocity share products
         self.found: tuple[Tensor, Tensor, Tensor] | None = None  # f and the particles' velocity that belongs to it
 
     @property
     def chosen(self) -> str:
-        """The engine that serves"""
-        return reductions.serving(self.engine, len(self.m), self.x, self.activation)
+        """The engine that serves; the same for all processes that share the particles"""
+        largest = -(-self.shard.size // self.shard.ranks.count)
+        return reductions.serving(self.engine, largest, self.x, self.activation)
+
+    def _one_pass(self) -> bool:
+        """Whether one pass pays; where processes sum every block, only with long blocks, whose number is the same for all"""
+        inputs, points = self.x.shape[1], self.problem.training.batch_size or self.train
+        blocks_are_long = self.shard.whole or inputs >= tiles.ONE_PASS
+        return blocks_are_long and bool(tiles.kept_points(self.activation, len(self.m), inputs, self.m, points))
 
     def outputs(self, state: State) -> Outputs:
         a, w, b = state
         sums = self.shard.sum(reductions.outputs(a, w, self.m, self.x, self.activation, self.engine))
         return self._split(self._output(sums, b, slice(0, len(self.x))))
 
-    def ahead(self, state: State) -> Outputs:
+    def ahead(self, state: State, weights: Tensor | None) -> Outputs:
         """`outputs`, and on the way, where one pass yields both, the velocity that is asked for next"""
         if not self.fused:
             return self.outputs(state)
         a, w, b = state
+        order, train = self._batch_first(weights)
 
         def delta(f: Tensor, rows: slice) -> Tensor:
-            return self.problem.loss_function.delta(self._output(f, b, rows), self.y[rows])
+            at = order[rows]
+            return self.problem.loss_function.delta(self._output(f, b, at), self.y[at])
 
-        f, va, vw = reductions.step(a, w, self.m, self.x, delta, self.activation, self.engine, self.train)
-        f, f_test = self._split(self._output(f, b, slice(0, len(self.x))))
+        x = self.x if weights is None else self.x[order]
+        found, va, vw = reductions.step(a, w, self.m, x, delta, self.activation, "chunked", train, self.shard.total)
+        sums = torch.empty_like(found)
+        sums[order] = found
+        f, f_test = self._split(self._output(sums, b, slice(0, len(self.x))))
         self.found = f, va, vw
         return f, f_test
 
-    def _output(self, f: Tensor, b: Tensor, rows: slice) -> Tensor:
+    def _batch_first(self, weights: Tensor | None) -> tuple[Tensor, int]:
+        """All rows of x, those of the batch first, and how many these are"""
+        rows = torch.arange(len(self.x))
+        if weights is None:
+            return rows.to(self.x.device), self.train
+        inside = weights.nonzero()[:, 0]
+        return torch.cat([inside, rows[torch.isin(rows, inside, invert=True)]]).to(self.x.device), len(inside)
+
+    def _output(self, f: Tensor, b: Tensor, rows: slice | Tensor) -> Tensor:
         """The network's outputs at some points from the particles' sums there"""
         f = self.gain * self.std * f + b
         return f if self.frozen is None else f + self.frozen[rows]
@@ -80,13 +97,12 @@ class MeasureFlow:
 
     def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
         a, w, _ = state
-        delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
-        if weights is not None:
-            delta = delta * weights[:, None]
-        if self.found is not None and self.found[0] is f and weights is None:
+        batch = slice(0, self.train) if weights is None else weights.nonzero()[:, 0].to(f.device)
+        delta = self.problem.loss_function.delta(f[batch], self.y[batch])  # (batch, C)
+        if self.found is not None and self.found[0] is f:
             va, vw = self.found[1:]
         else:
-            va, vw = reductions.velocity(a, w, self.x[: self.train], delta, self.activation, self.engine)
+            va, vw = reductions.velocity(a, w, self.x[: self.train][batch], delta, self.activation, self.engine)
         self.found = None
         vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
         return va.mul(self.rate_a * self.std), vw.mul(self.rate_w * self.std), vb

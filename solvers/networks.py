@@ -73,7 +73,7 @@ class Networks:
         del state  # f remembers the leaves it came from
         with torch.enable_grad():
             losses = self.problem.loss_function.value(f, self.y)  # (E, P)
-            loss = (losses if weights is None else losses * weights).mean(-1).sum()  # seeds do not interact
+            loss = (losses if weights is None else losses * weights.to(losses)).mean(-1).sum()  # seeds do not interact
         gradients = torch.autograd.grad(loss, self.leaves)
         return tuple(g.mul(-rate) for g, rate in zip(gradients, self.rates, strict=True))
 

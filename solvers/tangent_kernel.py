@@ -99,7 +99,7 @@ class TangentKernelLimit:
         run = evolve(
             method,
             (f.to(method.ntk),),
-            problem.training,
+            problem,
             first=previous.steps if previous else 0,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=dict.fromkeys(previous.snapshots) if previous else None,
@@ -156,7 +156,7 @@ class _Linear:
         """K Delta / P (equation 51)"""
         delta = self.problem.loss_function.delta(f, self.y)
         if weights is not None:
-            delta = delta * weights[:, None]
+            delta = delta * weights.to(delta)[:, None]
         return (self._apply(self.ntk, delta).div_(self.train).reshape(state[0].shape),)
 
     def capture(self, state: State) -> None:

@@ -156,7 +156,7 @@ class WassersteinFlow:
         run = evolve(
             method,
             state,
-            problem.training,
+            problem,
             first=previous.steps if previous else 0,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=known,

@@ -21,10 +21,12 @@ from solvers.limit_network import LimitNetwork
 from solvers.sharding import Ranks, over_ranks
 
 
-def problem(depth=1, activation="tanh", steps=4, classes=1, scaling=None, loss="squared", training=None, **network):
-    """Eight training and four test points in six dimensions; data of the library's own would load scikit-learn in every process"""
+def problem(
+    depth=1, activation="tanh", steps=4, classes=1, scaling=None, loss="squared", training=None, inputs=6, **network
+):
+    """Eight training and four test points; data of the library's own would load scikit-learn in every process"""
     g = torch.Generator().manual_seed(1)
-    x, labels = torch.randn(12, 6, generator=g, dtype=torch.float64), torch.arange(12) % 3
+    x, labels = torch.randn(12, inputs, generator=g, dtype=torch.float64), torch.arange(12) % 3
     y = torch.eye(3, dtype=torch.float64)[labels] if classes == 3 else torch.sign(x[:, :1])
     data, training = mf.Dataset(x[:8], y[:8], x[8:], y[8:]), mf.Training(0.2, steps, **(training or {}))
     return mf.Problem(data, mf.Network(depth, activation, **network), scaling or mf.mean_field(1.0), training, loss)
@@ -56,6 +58,7 @@ CASES: dict[str, tuple[mf.Problem, CausalDMFT | WassersteinFlow]] = {
         problem(bias_std=0.4, training=dict(momentum=0.5)),
         WassersteinFlow(1001, snapshots=(0, 2, -1)),
     ),
+    "batches": (problem(inputs=130, training=dict(batch_size=5)), WassersteinFlow(500, engine="chunked")),
     "three classes": (problem(classes=3, loss="cross_entropy"), WassersteinFlow(1024, initial="iid")),
     "given": (problem(), WassersteinFlow(initial=cloud(), snapshots=(0, -1))),
     "particle flow": (problem(1, "gelu", 2, training=FLOW), WassersteinFlow(500, initial="iid")),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import meanfield as mf
+from meanfield import tiles
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, predicted_variance
 
 FULL = mf.Training(0.15, 20, momentum=0.6, weight_decay=0.2, batch_size=5, batch_seed=3)
@@ -47,6 +48,23 @@ def test_a_network_is_still_its_own_measure():
     net = FiniteWidth(20, seed=1)(asked)
     flow = WassersteinFlow(initial=net.measure(0))(asked)
     torch.testing.assert_close(flow.f, net.f, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("scaling", [mf.mean_field(1.0), mf.ic_mean_field()], ids=lambda s: s.name)
+@pytest.mark.parametrize(("batch", "block"), [(5, 512), (5, 3), (12, 512), (None, 4)])
+def test_batches_in_one_pass_over_the_data(monkeypatch, loss, scaling, batch, block):
+    """From 128 dimensions on a step forms outputs and velocity together, the batch's samples first; a network knows nothing of it."""
+    monkeypatch.setattr(tiles, "_BLOCK", block)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 130, generator=g, dtype=torch.float64)
+    data = mf.Dataset(x[:12], torch.sign(x[:12, :1]), x[12:], torch.sign(x[12:, :1]))
+    asked = mf.Problem(data, mf.Network(1, "tanh"), scaling, replace(FULL, steps=6, batch_size=batch), loss)
+    net = FiniteWidth(20, seed=1)(asked)
+    flow, dense = (WassersteinFlow(initial=net.measure(0), engine=engine)(asked) for engine in ("chunked", "dense"))
+    own = scaling.frozen == "none"  # a frozen part is drawn anew
+    for mine, theirs in ((flow.f, (net if own else dense).f), (flow.f_test, (net if own else dense).f_test)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("change", [{}, {"momentum": 0.0}, {"batch_size": None}, {"weight_decay": 0.0}], ids=str)
