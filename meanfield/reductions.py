@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks, tiles
+from meanfield import differentiable_sums as sums
 from meanfield.activations import Activation
 
 Engine = Literal["auto", "dense", "chunked", "keops"]
@@ -54,20 +55,22 @@ def step(
     engine: Engine = "auto",
     train: int | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
+    room: tiles.Room | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """f (P, C), v_a (N, C), v_w (N, D): the outputs at all of x and the velocity due to its first `train` points (None: all).
 
     delta(f_block, rows) returns Delta (rows, C) of the data points rows (a slice of 0..train); it may be called block by block. total
-    completes a block of outputs where these particles are not all (the sum over processes). By tiles that is one pass over the data from
-    D = 128 on, and for tanh at D <= 4, which forms h once and costs 4 N P D operations instead of 6; otherwise, and with gradients,
-    `outputs` and `velocity`. ValueError for shapes that do not fit.
+    completes a block of outputs where these particles are not all (the sum over processes). room: memory for all calls that are given
+    the same; the velocities may be in it, so the next call overwrites them. By tiles that is one pass over the data from D = 128 on, and
+    for tanh at D <= 4, which forms h once and costs 4 N P D operations instead of 6; otherwise, and with gradients, `outputs` and
+    `velocity`. ValueError for shapes that do not fit.
     """
     train = len(x) if train is None else checks.integer("train", train, 1)
     _check_shapes("outputs", a, w, m, x)
     if train > len(x):
         raise ValueError(f"train must be at most the number of data points: received {train} of {len(x)}")
-    if serving(engine, len(w), x, activation) == "chunked" and not tiles.differentiated(a, w, m, x):
-        found = tiles.step(activation, a, w, m, x, delta, train, total)
+    if serving(engine, len(w), x, activation) == "chunked" and not sums.differentiated(a, w, m, x):
+        found = tiles.step(activation, a, w, m, x, delta, train, total, room)
         if found is not None:
             return found
     f = outputs(a, w, m, x, activation, engine)
@@ -115,12 +118,13 @@ def _serve(which: str, engine: Engine, activation: Activation, *tensors: Tensor)
         except Exception as error:  # no compiler, a broken installation: the tiles serve
             _keops_failed(error)
     if served == "dense":
-        return {"outputs": tiles.dense_outputs, "velocity": tiles.dense_velocity}[which](activation, *tensors)
+        return {"outputs": sums.dense_outputs, "velocity": sums.dense_velocity}[which](activation, *tensors)
     return _by_tiles(which, activation, *tensors)
 
 
 def _by_tiles(which: str, activation: Activation, *tensors: Tensor) -> Any:
-    return {"outputs": tiles.outputs, "velocity": tiles.velocity}[which](activation, *tensors)
+    by = sums if sums.differentiated(*tensors) else tiles
+    return {"outputs": by.outputs, "velocity": by.velocity}[which](activation, *tensors)
 
 
 def _check_shapes(which: str, a: Tensor, w: Tensor, *rest: Tensor) -> None:

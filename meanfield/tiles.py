@@ -6,19 +6,19 @@ Without gradients each tile h = x w^T is formed in one buffer and overwritten: b
     v_w[r] = sum_c a_rc (phi'_r @ R_c),   and v_a[r] = w_r . (phi'_r @ R) where phi(h) = h phi'(h), as for relu.
 
 `outputs` and `velocity` form h twice in a step, 6 N P D operations; at large D, and for tanh at small, `step` goes over blocks of
-data, keeps phi of one block and takes 4. Sums over tiles of particles are kept in float64. With gradients, tiles are recomputed in
-the backward pass.
+data, keeps phi of one block and takes 4. Sums over tiles of particles are kept in float64. Nothing here has gradients: see
+differentiable_sums.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from meanfield.activations import Activation, activation
 
@@ -35,9 +35,28 @@ _NARROW = 32  # largest D at which sums are kept as (D, N), which products with 
 _FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor (estimated)
 
 
+class Room:
+    """Memory that `step` takes again in every call: new pages cost a seventh of a step at D = 784"""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Not filled; what an earlier call was given under this name is overwritten"""
+        size, old = math.prod(shape), self.taken.get(name)
+        if old is None or len(old) < size or (old.dtype, old.device) != (like.dtype, like.device):
+            old = self.taken[name] = like.new_empty(size)
+        return old[:size].view(shape)
+
+
 def elements(like: Tensor) -> int:
     """Numbers in a tile of `like`'s precision and device"""
     return max(1, (_CUDA_TILE if like.device.type == "cuda" else _CPU_TILE) // like.element_size())
+
+
+def points_per_tile(w: Tensor) -> int:
+    """All data points unless even 64 particles overfill a tile"""
+    return max(1, elements(w) // 64)
 
 
 def over(columns: int, like: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -45,17 +64,11 @@ def over(columns: int, like: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor,
     return zip(*(t.split(max(1, elements(like) // columns)) for t in tensors), strict=True)
 
 
-def differentiated(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
 def outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """f (P, C) (equation 8)"""
-    if differentiated(a, w, m, x):
-        return _outputs_with_gradient(activation, a, w, m, x)
     work, f = _Work(activation, a, w, x), torch.empty(len(x), a.shape[1], dtype=a.dtype, device=a.device)
     ma = m[:, None] * a
-    columns = _columns(w)
+    columns = points_per_tile(w)
     for xt, ft in zip(x.split(columns), f.split(columns), strict=True):
         ft.copy_(work.outputs(ma, xt, work.scratch(len(xt))))
     return f
@@ -63,10 +76,8 @@ def outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) 
 
 def velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Means over the data of (Delta phi, (a . Delta) phi' x), shapes (N, C) and (N, D) (equation 9)"""
-    if differentiated(a, w, x, delta):
-        return _velocity_with_gradient(activation, a, w, x, delta)
     work = _Work(activation, a, w, x)
-    columns = _columns(w)
+    columns = points_per_tile(w)
     for xt, dt in zip(x.split(columns), delta.split(columns), strict=True):
         work.add_velocity(xt, dt, work.scratch(len(xt)), formed=False)
     return work.means(len(x))
@@ -81,17 +92,19 @@ def step(
     delta: Delta,
     train: int,
     total: Callable[[Tensor], Tensor] | None = None,
+    room: Room | None = None,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """f, v_a, v_w in one pass over data, phi of one block of points kept; None where two passes are faster.
 
     delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. total completes a block of
-    outputs whose other terms are elsewhere. No gradients.
+    outputs whose other terms are elsewhere. room: memory of earlier steps, in which the velocities are, too. No gradients.
     """
     block = kept_points(activation, len(w), w.shape[1], w, train)
     if not block:
         return None
-    work, blocks, whole = _Work(activation, a, w, x), [], total or (lambda f: f)
-    ma, kept = m[:, None] * a, w.new_empty(len(w) * block)
+    room, whole = room or Room(), total or (lambda f: f)
+    work, blocks = _Work(activation, a, w, x, room), []
+    ma, kept = m[:, None] * a, room("phi", w, len(w) * block)
     for start in range(0, train, block):
         rows = slice(start, min(start + block, train))
         blocks.append(whole(work.outputs(ma, x[rows], kept)))
@@ -109,8 +122,6 @@ def kept_points(activation: Activation, particles: int, inputs: int, like: Tenso
     saves = inputs <= _TANH and _rule(activation) == "tanh" and like.device.type == "cpu"
     return min(block, train) if saves and block >= 8 else 0
 
-
-# ---- without gradients: one buffer, overwritten ----------------------------------------------------------------------
 
 _Rule = Literal["tanh", "relu", "any"]
 _RULES: dict[Any, _Rule] = {(act.phi, act.dphi): act.name for act in map(activation, ("tanh", "relu"))}  # pyright: ignore
@@ -131,6 +142,7 @@ class _Work:
     a: Tensor
     w: Tensor
     x: Tensor
+    room: Room = field(default_factory=Room)
 
     def __post_init__(self) -> None:
         self.rule = _rule(self.activation)
@@ -140,10 +152,10 @@ class _Work:
         self.through_w = self.folded and self.rule == "relu" and self.d <= _NARROW
         self.va = self.vw = self.constant = None
 
-    def room(self, columns: int) -> Tensor:
+    def sums(self, name: str, columns: int) -> Tensor:
         """(N, columns), not filled"""
         n = len(self.w)
-        return self.w.new_empty(columns, n).T if self.d <= _NARROW else self.w.new_empty(n, columns)
+        return self.room(name, self.w, columns, n).T if self.d <= _NARROW else self.room(name, self.w, n, columns)
 
     def scratch(self, points: int) -> Tensor:
         """Room for one tile"""
@@ -181,7 +193,7 @@ class _Work:
         products = (delta[:, :, None] * x[:, None, :]).flatten(1) if self.folded else x  # (points, C D): R
         first = self.va is None
         if first:
-            self.va, self.vw = self.room(self.c), self.room(products.shape[1])
+            self.va, self.vw = self.sums("va", self.c), self.sums("vw", products.shape[1])
         va, vw = self.va, self.vw
         assert va is not None
         assert vw is not None
@@ -232,56 +244,3 @@ def _add_product(target: Tensor, left: Tensor, right: Tensor, first: bool) -> No
         torch.mm(left, right, out=target)
     else:
         target.addmm_(left, right)
-
-
-# ---- with gradients: every tile is recomputed in the backward pass ---------------------------------------------------
-
-
-def _outputs_with_gradient(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
-    def part(a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
-        return dense_outputs(activation, a, w, m, x)
-
-    blocks = []
-    for xt in x.split(_columns(w)):
-        total = torch.zeros((), dtype=torch.float64, device=a.device)
-        for tile in over(len(xt), w, a, w, m):
-            total = total + _remember_little(part, *tile, xt).double()
-        blocks.append(total.to(a.dtype))
-    return torch.cat(blocks)
-
-
-def _velocity_with_gradient(
-    activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor]:
-    def part(a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        return dense_velocity(activation, a, w, x, delta)
-
-    blocks = []
-    for xt, dt in zip(x.split(_columns(w)), delta.split(_columns(w)), strict=True):
-        pairs = [_remember_little(part, *tile, xt, dt) for tile in over(len(xt), w, a, w)]
-        blocks.append([torch.cat(rows) * len(xt) for rows in zip(*pairs, strict=True)])
-    va, vw = (torch.stack(parts).sum(0) / len(x) for parts in zip(*blocks, strict=True))
-    return va, vw
-
-
-def dense_outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
-    """f by one matrix of all pairs"""
-    return activation.phi(x @ w.T) @ (m[:, None] * a)
-
-
-def dense_velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """v_a and v_w by one matrix of all pairs"""
-    h = w @ x.T  # (N, P)
-    return activation.phi(h) @ delta / len(x), (activation.dphi(h) * (a @ delta.T)) @ x / len(x)
-
-
-def _columns(w: Tensor) -> int:
-    """Data points per tile: all of them unless even 64 particles overfill a tile."""
-    return max(1, elements(w) // 64)
-
-
-def _remember_little(part: Callable, *tensors: Tensor) -> Any:
-    """part(*tensors), recomputed in the backward pass instead of remembered."""
-    if differentiated(*tensors):
-        return checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
-    return part(*tensors)

@@ -41,7 +41,9 @@ class Method(Recorded, Protocol):
     """What a solver knows that leaves the way through time to the loop."""
 
     def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
-        """d state / d(training time), given f = outputs(state)[0] and the weights (P,) of the samples (None: all 1), float64 on the CPU"""
+        """d state / d(training time), which the next call may overwrite; f = outputs(state)[0], weights (P,) of the samples on the CPU or
+        None: all 1
+        """
         ...
 
 
@@ -197,9 +199,8 @@ def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
     def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
         velocity = method.velocity(state, f, weights)
         if training.momentum:
-            before = run.momentum or [torch.zeros_like(v) for v in velocity]
-            run.momentum = tuple(v.add_(m, alpha=training.momentum) for v, m in zip(velocity, before, strict=True))
-            velocity = run.momentum
+            run.momentum = run.momentum or tuple(torch.zeros_like(v) for v in velocity)
+            velocity = tuple(m.mul_(training.momentum).add_(v) for m, v in zip(run.momentum, velocity, strict=True))
         for tensor, v in zip(state, velocity, strict=True):
             tensor.mul_(keep).add_(v, alpha=eta) if keep != 1 else tensor.add_(v, alpha=eta)
         return state

@@ -41,6 +41,8 @@ class MeasureFlow:
         self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.network.weight_std, problem.network.bias_std
         self.fused = self.chosen == "chunked" and self._one_pass()  # f and velocity share products
+        # a step's velocity is used up before the next, an integrator's stages are not
+        self.room = tiles.Room() if problem.training.optimiser == "gradient_descent" else None
         self.found: tuple[Tensor, Tensor, Tensor] | None = None  # f and the particles' velocity that belongs to it
 
     @property
@@ -72,7 +74,9 @@ class MeasureFlow:
             return self.problem.loss_function.delta(self._output(f, b, at), self.y[at])
 
         x = self.x if weights is None else self.x[order]
-        found, va, vw = reductions.step(a, w, self.m, x, delta, self.activation, "chunked", train, self.shard.total)
+        found, va, vw = reductions.step(
+            a, w, self.m, x, delta, self.activation, "chunked", train, self.shard.total, self.room
+        )
         sums = torch.empty_like(found)
         sums[order] = found
         f, f_test = self._split(self._output(sums, b, slice(0, len(self.x))))
@@ -105,7 +109,7 @@ class MeasureFlow:
             va, vw = reductions.velocity(a, w, self.x[: self.train][batch], delta, self.activation, self.engine)
         self.found = None
         vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
-        return va.mul(self.rate_a * self.std), vw.mul(self.rate_w * self.std), vb
+        return va.mul_(self.rate_a * self.std), vw.mul_(self.rate_w * self.std), vb
 
     def capture(self, state: State) -> ParticleMeasure | Cloud:
         return (ParticleMeasure if self.shard.whole else Cloud)(state[0].clone(), state[1].clone(), self.m)

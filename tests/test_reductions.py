@@ -186,6 +186,31 @@ def test_a_step_is_the_outputs_and_the_velocity_of_its_delta(monkeypatch, name, 
         assert max(seen) == min(train, block if d == 130 else 8 if name == "tanh" else train)
 
 
+@pytest.mark.parametrize("d", [3, 130])
+def test_steps_in_one_room_take_no_new_memory_for_the_velocity(monkeypatch, d):
+    """Also after one of another size and precision; without a room, earlier results stay as they are."""
+    act, room = mf.activation("tanh"), tiles.Room()
+
+    def step(problem, room=None):
+        a, w, m, x, y = problem
+        monkeypatch.setattr(tiles, "_KEPT", 8 * len(w) * w.element_size())
+        return reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, act, "chunked", room=room)
+
+    problem, smaller = _problem(d=d, c=1), _problem(n=40, d=d, c=1, dtype=torch.float32)
+    exact = step(problem)
+    first, kept = step(problem, room), [t.clone() for t in exact]
+    places = [t.data_ptr() for t in first[1:]]
+    step(_problem(d=d, c=1, seed=1), room)
+    assert d < 128 or not torch.equal(first[2], exact[2]), "the room is not used"
+    again = step(problem, room)
+    for mine, right in zip(again, exact, strict=True):
+        assert torch.equal(mine, right)
+    assert d < 128 or [t.data_ptr() for t in again[1:]] == places
+    for mine, right in zip(step(smaller, room), step(smaller), strict=True):
+        assert torch.equal(mine, right)
+    assert all(map(torch.equal, exact, kept))
+
+
 def test_a_step_has_gradients():
     a, w, m, x, y = _problem()
     w.requires_grad_()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import meanfield as mf
-from meanfield import checks, reductions
+from meanfield import checks, reductions, tiles
 from meanfield.activations import Activation
 from tests.benchmarks.compiled import Compiled
 from tests.benchmarks.timing import Timing, interleaved, over_rounds, ratio, rounds, spread
@@ -48,14 +48,16 @@ def by_loops(act: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, y: Ten
 
 
 def by_sums(act: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, y: Tensor) -> Sums:
-    """The same by outputs and velocity, as WassersteinFlow does"""
+    """The same by outputs and velocity, one after the other"""
     f = reductions.outputs(a, w, m, x, act)
     return f, *reductions.velocity(a, w, x, y - f, act)
 
 
-def by_step(act: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, y: Tensor) -> Sums:
-    """The same by one call, which may pass over the data once"""
-    return reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, act)
+def by_step(
+    act: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, y: Tensor, room: tiles.Room | None = None
+) -> Sums:
+    """The same by one call, which may pass over the data once, in the memory of the step before, as WassersteinFlow does"""
+    return reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, act, room=room)
 
 
 def cloud(n: int, p: int, d: int, dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -112,7 +114,7 @@ def _row(act: Activation, problem: list[Tensor], repetitions: int, compiled: boo
     a, w, _, x, _ = problem
     (n, d), clock = w.shape, "wall" if w.is_cuda else "processor"
     square, buffer = w.new_ones(_SIDE, _SIDE), w.new_ones(2, _COPIED // w.element_size())
-    ways = {"autograd": by_autograd, "sums": by_sums, "step": by_step}
+    ways = {"autograd": by_autograd, "sums": by_sums, "step": partial(by_step, room=tiles.Room())}
     peers: dict[str, Any] = {key: lambda way=way: way(act, *problem) for key, way in ways.items()}
     found = _compiled_peers(act, problem) if compiled else {}
     peers |= {key: call for key, (watch, call, _) in found.items() if not watch.state}
