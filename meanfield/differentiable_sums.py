@@ -58,6 +58,25 @@ def dense_velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delt
     return activation.phi(h) @ delta / len(x), (activation.dphi(h) * (a @ delta.T)) @ x / len(x)
 
 
+def dense_step(
+    activation: Activation,
+    a: Tensor,
+    w: Tensor,
+    m: Tensor,
+    x: Tensor,
+    delta: tiles.Delta,
+    train: int,
+    total: Any = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """f, v_a, v_w by one matrix of all pairs, which both share; arguments as of tiles.step"""
+    h = x @ w.T  # (P, N)
+    phi = activation.phi(h)
+    f = phi @ (m[:, None] * a)
+    f = f if total is None else total(f)
+    pull = delta(f[:train], slice(0, train)) / train
+    return f, phi[:train].T @ pull, (activation.dphi(h[:train]) * (pull @ a.T)).T @ x[:train]
+
+
 def _remember_little(part: Callable, *tensors: Tensor) -> Any:
     """part(*tensors), recomputed in the backward pass instead of remembered."""
     if differentiated(*tensors):

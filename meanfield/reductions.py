@@ -27,7 +27,7 @@ from meanfield.activations import Activation
 
 Engine = Literal["auto", "dense", "chunked", "keops"]
 
-_DENSE_PAIRS = {"cpu": 2**18, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (CPU: measured)
+_DENSE_PAIRS = {"cpu": 2**17, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (CPU: measured)
 _KEOPS_LARGEST_DIMENSION = 100  # above it, matrix products win on every card tried by the KeOps authors
 
 _CUDA_ROWS, _CUDA_TERMS = 2**18, 2**10  # rows that fill a GPU (a guess: not measured), least terms of each
@@ -61,15 +61,18 @@ def step(
 
     delta(f_block, rows) returns Delta (rows, C) of the data points rows (a slice of 0..train); it may be called block by block. total
     completes a block of outputs where these particles are not all (the sum over processes). room: memory for all calls that are given
-    the same; the velocities may be in it, so the next call overwrites them. By tiles that is one pass over the data from D = 128 on, and
-    for tanh at D <= 4, which forms h once and costs 4 N P D operations instead of 6; otherwise, and with gradients, `outputs` and
-    `velocity`. ValueError for shapes that do not fit.
+    the same; the velocities may be in it, so the next call overwrites them. By tiles that is one pass over the data where it
+    pays (few pairs, D from 128 on, costly activations at small D: tiles.kept_points), which forms h once and costs 4 N P D operations
+    instead of 6; otherwise, and with gradients, `outputs` and `velocity`. ValueError for shapes that do not fit.
     """
     train = len(x) if train is None else checks.integer("train", train, 1)
     _check_shapes("outputs", a, w, m, x)
     if train > len(x):
         raise ValueError(f"train must be at most the number of data points: received {train} of {len(x)}")
-    if serving(engine, len(w), x, activation) == "chunked" and not sums.differentiated(a, w, m, x):
+    served = serving(engine, len(w), x, activation)
+    if served == "dense":
+        return sums.dense_step(activation, a, w, m, x, delta, train, total)
+    if served == "chunked" and not sums.differentiated(a, w, m, x):
         found = tiles.step(activation, a, w, m, x, delta, train, total, room)
         if found is not None:
             return found

@@ -1,13 +1,13 @@
 """The two sums of a two-layer network in tiles that stay in cache (equations 8 and 9), with memory O(N + P).
 
-Without gradients each tile h = x w^T is formed in one buffer and overwritten: by phi, then by phi' where that follows from phi
+Each tile h = x w^T is formed in one buffer and overwritten: by phi, then by phi' where that follows from phi
 (tanh: 1 - phi^2, relu: phi > 0). Delta, and for few outputs a, are taken out of the elementwise work: with R = Delta x,
 
     v_w[r] = sum_c a_rc (phi'_r @ R_c),   and v_a[r] = w_r . (phi'_r @ R) where phi(h) = h phi'(h), as for relu.
 
-`outputs` and `velocity` form h twice in a step, 6 N P D operations; at large D, and for tanh at small, `step` goes over blocks of
-data, keeps phi of one block and takes 4. Sums over tiles of particles are kept in float64. Nothing here has gradients: see
-differentiable_sums.py.
+`outputs` and `velocity` form h twice in a step, 6 N P D operations; at large D, and for costly phi at small, `step` goes over blocks of
+data, keeps phi of one block and takes 4; so it does where all pairs fit one tile. Sums over tiles of particles are kept in float64.
+Nothing here has gradients: see differentiable_sums.py.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ Delta = Callable[[Tensor, slice], Tensor]
 _CPU_TILE = 2**22  # bytes: 2 and 4 MB were alike, less and more slower
 _CUDA_TILE = 2**28
 # `step` keeps phi from this D on: below, storing it costs more than forming it again, ..
-ONE_PASS = 128
-# .. except for tanh up to this D, if so many bytes, part of the outermost cache, have room for eight points
-_TANH, _KEPT = 4, 6_400_000
+_ONE_PASS = 128
+# .. except for costly activations up to these D, if so many bytes, part of the outermost cache, have room for eight points
+_COSTLY, _KEPT = {"tanh": 4, "relu": 0, "any": 32}, 6_400_000
 _BLOCK = 512  # most data points of which it keeps phi, and at most D, so that phi needs no more room than the particles
 _NARROW = 32  # largest D at which sums are kept as (D, N), which products with few columns fill faster
+_FEW = 64  # .. with so few points, though, the particles' arrays cost more than the products
 _FOLDED = 32  # largest (C - 1) D at which products with all R_c cost less than one more elementwise factor (estimated)
 
 
@@ -66,7 +67,7 @@ def over(columns: int, like: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor,
 
 def outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """f (P, C) (equation 8)"""
-    work, f = _Work(activation, a, w, x), torch.empty(len(x), a.shape[1], dtype=a.dtype, device=a.device)
+    work, f = _Work(activation, a, w, len(x)), torch.empty(len(x), a.shape[1], dtype=a.dtype, device=a.device)
     ma = m[:, None] * a
     columns = points_per_tile(w)
     for xt, ft in zip(x.split(columns), f.split(columns), strict=True):
@@ -76,11 +77,11 @@ def outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) 
 
 def velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Means over the data of (Delta phi, (a . Delta) phi' x), shapes (N, C) and (N, D) (equation 9)"""
-    work = _Work(activation, a, w, x)
+    work = _Work(activation, a, w, len(x))
     columns = points_per_tile(w)
     for xt, dt in zip(x.split(columns), delta.split(columns), strict=True):
         work.add_velocity(xt, dt, work.scratch(len(xt)), formed=False)
-    return work.means(len(x))
+    return work.means()
 
 
 def step(
@@ -99,11 +100,11 @@ def step(
     delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. total completes a block of
     outputs whose other terms are elsewhere. room: memory of earlier steps, in which the velocities are, too. No gradients.
     """
-    block = kept_points(activation, len(w), w.shape[1], w, train)
+    block = kept_points(activation, len(w), w.shape[1], w, train, shared=total is not None)
     if not block:
         return None
     room, whole = room or Room(), total or (lambda f: f)
-    work, blocks = _Work(activation, a, w, x, room), []
+    work, blocks = _Work(activation, a, w, train, room), []
     ma, kept = m[:, None] * a, room("phi", w, len(w) * block)
     for start in range(0, train, block):
         rows = slice(start, min(start + block, train))
@@ -111,15 +112,26 @@ def step(
         work.add_velocity(x[rows], delta(blocks[-1], rows), kept, formed=True)
     if train < len(x):
         blocks.append(whole(outputs(activation, a, w, m, x[train:])))
-    return torch.cat(blocks), *work.means(train)
+    return torch.cat(blocks), *work.means()
 
 
-def kept_points(activation: Activation, particles: int, inputs: int, like: Tensor, train: int) -> int:
-    """The data points of which `step` keeps phi at a time; 0 where two passes are faster (measured: docs/performance.md)"""
-    if inputs >= ONE_PASS:
-        return min(inputs, _BLOCK, train)
-    block = _KEPT // (particles * like.element_size())
-    saves = inputs <= _TANH and _rule(activation) == "tanh" and like.device.type == "cpu"
+def kept_points(
+    activation: Activation, particles: int, inputs: int, like: Tensor, train: int, shared: bool = False
+) -> int:
+    """The data points of which `step` keeps phi at a time; 0 where two passes are faster (measured: docs/performance.md).
+
+    shared: processes complete every block together, so that only long ones pay, and as many for each process.
+    """
+    rule = _rule(activation)
+    planes = 1 + (rule == "any")  # phi, and h from which such activations have their slope
+    if not shared and particles * train <= elements(like):
+        return train
+    if inputs >= _ONE_PASS:
+        return min(inputs, _BLOCK // planes, train)
+    if shared:
+        return 0
+    block = _KEPT // (planes * particles * like.element_size())
+    saves = inputs <= _COSTLY[rule] and like.device.type == "cpu"
     return min(block, train) if saves and block >= 8 else 0
 
 
@@ -133,7 +145,7 @@ def _rule(activation: Activation) -> _Rule:
 
 @dataclass
 class _Work:
-    """Sums over tiles (points, particles) of the particles a (N, C), w (N, D).
+    """Sums over tiles (points, particles) of the particles a (N, C), w (N, D), and means over so many points.
 
     A `store` holds the tiles one after the other; one with room for a single tile is used again and again, and h formed anew.
     """
@@ -141,21 +153,23 @@ class _Work:
     activation: Activation
     a: Tensor
     w: Tensor
-    x: Tensor
+    points: int
     room: Room = field(default_factory=Room)
 
     def __post_init__(self) -> None:
         self.rule = _rule(self.activation)
         self.c, self.d = self.a.shape[1], self.w.shape[1]
-        self.folded = (self.c - 1) * self.d <= _FOLDED
+        self.folded = (self.c - 1) * self.d <= _FOLDED and self.points > self.d
+        self.narrow = self.d <= _NARROW and self.points > _FEW
         # v_a from w, not by a product of its own
-        self.through_w = self.folded and self.rule == "relu" and self.d <= _NARROW
+        self.through_w = self.folded and self.rule == "relu" and self.narrow
         self.va = self.vw = self.constant = None
+        self.phis: dict[int, Tensor] = {}  # of tiles whose store keeps h, by first particle
 
     def sums(self, name: str, columns: int) -> Tensor:
         """(N, columns), not filled"""
         n = len(self.w)
-        return self.room(name, self.w, columns, n).T if self.d <= _NARROW else self.room(name, self.w, n, columns)
+        return self.room(name, self.w, columns, n).T if self.narrow else self.room(name, self.w, n, columns)
 
     def scratch(self, points: int) -> Tensor:
         """Room for one tile"""
@@ -185,11 +199,15 @@ class _Work:
         total = torch.zeros(len(x), self.c, dtype=torch.float64, device=x.device)
         for rows, h in self.tiles(len(x), store):
             self.form(x, rows, h)
-            total += self.phi(h) @ ma[rows]  # sums of many tiles keep float32's last digits
+            phi = self.phi(h)
+            total += phi @ ma[rows]  # sums of many tiles keep float32's last digits
+            if self.rule == "any" and len(store) >= len(x) * len(self.w):
+                self.phis[rows.start] = phi
         return total.to(x.dtype)
 
     def add_velocity(self, x: Tensor, delta: Tensor, store: Tensor, formed: bool) -> None:
         """Adds these points to the sums; formed: the store holds what `outputs` left there. Overwrites it."""
+        delta = delta / self.points
         products = (delta[:, :, None] * x[:, None, :]).flatten(1) if self.folded else x  # (points, C D): R
         first = self.va is None
         if first:
@@ -201,7 +219,8 @@ class _Work:
             if not formed:
                 self.form(x, rows, h, self.through_w)
             if not self.through_w:
-                _add_product(va[rows], self.phi(h).T, delta, first)
+                phi = self.phis.pop(rows.start) if formed and self.rule == "any" else self.phi(h)
+                _add_product(va[rows], phi.T, delta, first)
             _add_product(vw[rows], self._factor(h, rows, delta).T, products, first)
         if self.folded and self.rule == "tanh":
             self.constant = products.sum(0) + (0 if self.constant is None else self.constant)
@@ -217,14 +236,14 @@ class _Work:
         pull = delta @ self.a[rows].T
         return pull.mul_(slope) if self.rule == "relu" else pull.addcmul_(pull, slope, value=-1)
 
-    def means(self, points: int) -> tuple[Tensor, Tensor]:
-        """v_a (N, C) and v_w (N, D) of all that was added"""
+    def means(self) -> tuple[Tensor, Tensor]:
+        """v_a (N, C) and v_w (N, D)"""
         va, vw = self.va, self.vw
         assert va is not None
         assert vw is not None
         if not self.folded:
-            return va.div_(points).contiguous(), vw.div_(points).contiguous()
-        sums, vw = vw, vw if self.c == 1 else torch.empty_like(self.w)
+            return va.contiguous(), vw.contiguous()
+        sums, vw = vw, vw if vw.shape == self.w.shape and vw.is_contiguous() else self.room("v", self.w, *self.w.shape)
         rows = max(1, elements(self.w) // (16 * self.c * self.d))  # some such parts in cache at once
         for at, wt, va_t, g, vw_t in zip(*(t.split(rows) for t in (self.a, self.w, va, sums, vw)), strict=True):
             g = g.unflatten(1, (self.c, self.d))
@@ -233,10 +252,11 @@ class _Work:
             elif self.rule == "tanh":
                 assert self.constant is not None
                 torch.sub(self.constant.view(self.c, self.d), g, out=g)
-            g.mul_((at / points)[:, :, None])
-            if self.c > 1:
-                torch.sum(g, 1, out=vw_t)
-        return va.div_(points).contiguous(), vw.contiguous()
+            if self.c == 1:
+                torch.mul(g[:, 0], at, out=vw_t)
+            else:
+                torch.sum(g.mul_(at[:, :, None]), 1, out=vw_t)
+        return va.contiguous(), vw
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor, first: bool) -> None:

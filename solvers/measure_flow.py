@@ -40,22 +40,19 @@ class MeasureFlow:
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.network.weight_std, problem.network.bias_std
-        self.fused = self.chosen == "chunked" and self._one_pass()  # f and velocity share products
+        points, inputs, shared = problem.training.batch_size or self.train, self.x.shape[1], not self.shard.whole
+        one_pass = tiles.kept_points(self.activation, len(m), inputs, m, points, shared)
+        # f and velocity share products
+        self.fused = self.chosen == "dense" or (self.chosen == "chunked" and one_pass > 0)
         # a step's velocity is used up before the next, an integrator's stages are not
         self.room = tiles.Room() if problem.training.optimiser == "gradient_descent" else None
         self.found: tuple[Tensor, Tensor, Tensor] | None = None  # f and the particles' velocity that belongs to it
 
     @property
-    def chosen(self) -> str:
+    def chosen(self) -> reductions.Engine:
         """The engine that serves; the same for all processes that share the particles"""
         largest = -(-self.shard.size // self.shard.ranks.count)
         return reductions.serving(self.engine, largest, self.x, self.activation)
-
-    def _one_pass(self) -> bool:
-        """Whether one pass pays; where processes sum every block, only with long blocks, whose number is the same for all"""
-        inputs, points = self.x.shape[1], self.problem.training.batch_size or self.train
-        blocks_are_long = self.shard.whole or inputs >= tiles.ONE_PASS
-        return blocks_are_long and bool(tiles.kept_points(self.activation, len(self.m), inputs, self.m, points))
 
     def outputs(self, state: State) -> Outputs:
         a, w, b = state
@@ -75,7 +72,7 @@ class MeasureFlow:
 
         x = self.x if weights is None else self.x[order]
         found, va, vw = reductions.step(
-            a, w, self.m, x, delta, self.activation, "chunked", train, self.shard.total, self.room
+            a, w, self.m, x, delta, self.activation, self.chosen, train, self.shard.total, self.room
         )
         sums = torch.empty_like(found)
         sums[order] = found

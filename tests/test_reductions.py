@@ -158,7 +158,7 @@ def test_tiles_give_the_sums_at_few_and_many_outputs_and_inputs(name, d, c):
 
 
 @pytest.mark.usefixtures("tiling")
-@pytest.mark.parametrize("name", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize("name", ["tanh", "relu", "gelu", "linear"])
 @pytest.mark.parametrize(
     ("d", "c", "train"), [(3, 2, P), (130, 1, P), (130, 2, P), (130, 1, 7), (3, 1, 7), (130, 2, 1)]
 )
@@ -169,7 +169,8 @@ def test_a_step_is_the_outputs_and_the_velocity_of_its_delta(monkeypatch, name, 
     monkeypatch.setattr(tiles, "_BLOCK", block)
     (a, w, m, x, y), act, seen = _problem(d=d, c=c), mf.activation(name), []
     weights = torch.arange(1.0, 1 + P).double()[:, None]
-    monkeypatch.setattr(tiles, "_KEPT", 8 * len(w) * w.element_size())  # tanh at small D: eight points
+    planes = 2 if name in ("gelu", "linear") else 1
+    monkeypatch.setattr(tiles, "_KEPT", 8 * planes * len(w) * w.element_size())  # at small D: eight points
 
     def delta(f, rows):
         seen.append(rows.stop - rows.start)
@@ -183,7 +184,30 @@ def test_a_step_is_the_outputs_and_the_velocity_of_its_delta(monkeypatch, name, 
         torch.testing.assert_close(r, e, rtol=0, atol=1e-10)
     assert sum(seen) == train
     if engine == "chunked":
-        assert max(seen) == min(train, block if d == 130 else 8 if name == "tanh" else train)
+        blocks = {130: min(block // planes, 130), 3: P if name == "relu" else 8}
+        assert max(seen) == (train if N * train <= tiles.elements(w) else min(train, blocks[d]))
+
+
+@pytest.mark.parametrize("name", ["tanh", "gelu"])
+def test_every_process_makes_as_many_blocks(monkeypatch, name):
+    """However its number of particles lies to what fits a tile"""
+    monkeypatch.setattr(tiles, "_CPU_TILE", 8 * 64 * P)
+    monkeypatch.setattr(tiles, "_BLOCK", 8)
+    for d, calls in ((130, {"tanh": 2, "gelu": 3}[name]), (3, 1)):
+        for n in (63, 64, 65, N):
+            (a, w, m, x, y), seen = _problem(n=n, d=d), []
+
+            def total(f, seen=seen):
+                seen.append(len(f))
+                return 2 * f
+
+            act = mf.activation(name)
+            f, va, vw = reductions.step(a, w, m, x, lambda f, rows, y=y: y[rows] - f, act, "chunked", total=total)
+            assert (len(seen), sum(seen)) == (calls, P)
+            exact = 2 * _by_the_formula(a, w, m, x, y, act)[0]
+            torch.testing.assert_close(f, exact, rtol=0, atol=1e-10)
+            for mine, right in zip((va, vw), _by_the_formula(a, w, m, x, y - exact, act)[1:], strict=True):
+                torch.testing.assert_close(mine, right, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("d", [3, 130])
