@@ -71,7 +71,7 @@ _HELP = {  # where the docstrings are silent, or speak of what a shell cannot gi
     "dtype": "of all numbers",
     "device": "cpu, cuda, cuda:1, ..",
     "keep_neurons": "record the neurons themselves at snapshots",
-    "batch": "seeds trained at once; by memory if left out",
+    "batch": "seeds trained at once; as many as are faster together if left out",
     "rtol": "relative tolerance of the adaptive integrator (gradient_flow only)",
 }
 _OWN_HELP = {  # where one name means another thing

@@ -26,7 +26,8 @@ class FiniteWidth:
     """Trains networks of one width: `FiniteWidth(512, seed=0)(problem)`, or many at once: `.ensemble(problem, seeds=range(16))`.
 
     Each seed's initial weights depend on (seed, width) alone, not on the company it runs in. snapshots: steps at which kernels
-    and neurons are recorded; keep_neurons=False keeps the kernels only. batch: seeds per run; None chooses by memory.
+    and neurons are recorded; keep_neurons=False keeps the kernels only. batch: seeds per run; None takes as many as are faster
+    together (on a GPU as many as fit).
     """
 
     width: int = 512
@@ -82,17 +83,36 @@ class FiniteWidth:
         return conclude(solver._train(problem, (solver.seed,), solution), self.raise_on_failure)[0]
 
     def seeds_at_once(self, problem: Problem) -> int:
-        """Seeds of one batched run."""
-        return self.batch or max(1, int(_BATCH_BYTES / self.bytes_per_seed(problem)))
+        """Seeds of one batched run; wide networks, whose products are large by themselves, run alone on a CPU."""
+        if self.batch:
+            return self.batch
+        fit = _BATCH_BYTES / self.bytes_per_seed(problem)
+        if torch.device(self.device).type == "cpu":
+            fit = min(fit, _STEP_BYTES / self._bytes_per_step(problem))
+        return max(1, int(fit))
 
     def bytes_per_seed(self, problem: Problem) -> float:
         """An estimate of the memory that training one network needs."""
         n, depth, data = self.width, problem.network.depth, problem.data
+        weights, fields = self._numbers(problem)
+        kept = len(self.snapshots) * n * depth * data.samples * (1 + data.outputs)
+        kept += len(self.snapshots) * n * (data.inputs + data.outputs + 1) if depth == 1 else 0
+        return (3 * weights + fields + kept) * self._itemsize
+
+    def _bytes_per_step(self, problem: Problem) -> float:
+        """What one step takes from the system anew for one network: its gradients and fields."""
+        return sum(self._numbers(problem)) * self._itemsize
+
+    def _numbers(self, problem: Problem) -> tuple[int, int]:
+        """Weights, and fields of one step"""
+        n, depth, data = self.width, problem.network.depth, problem.data
         samples = data.samples + (0 if data.x_test is None else len(data.x_test))
         weights = n * (data.inputs + data.outputs + 2) + (depth - 1) * n * (n + 1)
-        fields = n * depth * (4 * samples + len(self.snapshots) * data.samples * (1 + data.outputs))
-        kept = len(self.snapshots) * n * (data.inputs + data.outputs + 1) if depth == 1 else 0
-        return (3 * weights + fields + kept) * (4 if self.dtype == "float32" else 8)
+        return weights, 4 * n * depth * samples
+
+    @property
+    def _itemsize(self) -> int:
+        return checks.DTYPES[self.dtype].itemsize
 
     def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
         networks, steps = Networks(problem, self, seeds), snapshot_steps(self.snapshots, problem.training.steps)
@@ -126,6 +146,7 @@ class FiniteWidth:
 
 
 _BATCH_BYTES = 5e8
+_STEP_BYTES = 8e6  # beyond, the allocator gives memory back after each step: page faults and cache misses cost more than batching saves
 
 
 def _without_blown(seeds: Sequence[int], outputs: Tensor | None) -> list[tuple[int, ...]]:

@@ -75,7 +75,7 @@ class Networks:
             losses = self.problem.loss_function.value(f, self.y)  # (E, P)
             loss = (losses if weights is None else losses * weights.to(losses)).mean(-1).sum()  # seeds do not interact
         gradients = torch.autograd.grad(loss, self.leaves)
-        return tuple(g.mul(-rate) for g, rate in zip(gradients, self.rates, strict=True))
+        return tuple(g.mul_(-rate) for g, rate in zip(gradients, self.rates, strict=True))
 
     def capture(self, state: State) -> _Snapshot:
         with torch.enable_grad():

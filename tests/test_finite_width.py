@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import FiniteWidth, NonFiniteError
+from solvers import FiniteWidth, NonFiniteError, finite_width
 
 
 def problem(depth=2, classes=(0, 1), steps=6, loss="squared", **network):
@@ -99,6 +99,39 @@ def test_a_seed_gives_the_same_network_in_any_company():
         torch.testing.assert_close(a.f, b.f, rtol=1e-12, atol=1e-13)
         torch.testing.assert_close(a.f, c.f, rtol=1e-12, atol=1e-13)
     assert len({float(s.f[0, 0, 0]) for s in together}) == 3
+
+
+def test_few_wide_networks_run_at_once_and_many_narrow_ones(monkeypatch):
+    asked = problem()  # L = 2, P = 7 + 3, D = 64
+    at_once = {n: FiniteWidth(n, dtype="float32").seeds_at_once(asked) for n in (16, 64, 256, 1024, 4096)}
+    assert at_once[16] > at_once[64] > at_once[256] > at_once[1024] == at_once[4096] == 1
+    assert at_once[64] >= 50
+    assert FiniteWidth(64).seeds_at_once(asked) == at_once[64] // 2  # twice the bytes
+    assert FiniteWidth(64).seeds_at_once(problem(1)) > at_once[64] // 2  # no hidden weights
+    assert FiniteWidth(4096, batch=7).seeds_at_once(asked) == 7
+    kept = FiniteWidth(64, snapshots=range(7))  # its records count for memory alone
+    assert kept.seeds_at_once(asked) == at_once[64] // 2
+    fit = int(2e6 / kept.bytes_per_seed(asked))
+    monkeypatch.setattr(finite_width, "_BATCH_BYTES", 2e6)
+    assert kept.seeds_at_once(asked) == fit < at_once[64] // 2
+
+
+def test_on_a_gpu_memory_alone_limits_a_batch(monkeypatch):
+    asked, solver = problem(), FiniteWidth(512)
+    here = solver.seeds_at_once(asked)
+    object.__setattr__(solver, "device", "cuda:0")  # none is needed to ask
+    assert solver.seeds_at_once(asked) == int(5e8 / solver.bytes_per_seed(asked)) > 10 * here
+
+
+def test_an_ensemble_trains_as_many_at_once_as_it_says(monkeypatch):
+    asked, solver, sizes = problem(), FiniteWidth(8), []
+    monkeypatch.setattr(finite_width, "_STEP_BYTES", 2.5 * solver._bytes_per_step(asked))
+    train = FiniteWidth._train
+    monkeypatch.setattr(FiniteWidth, "_train", lambda self, p, seeds: sizes.append(len(seeds)) or train(self, p, seeds))
+    split = solver.ensemble(asked, 5)
+    assert sizes == [2, 2, 1]
+    for a, b in zip(split, replace(solver, batch=5).ensemble(asked, 5), strict=True):
+        torch.testing.assert_close(a.f, b.f, rtol=1e-12, atol=1e-13)
 
 
 def test_widths_have_independent_draws():
