@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -17,9 +17,11 @@ from meanfield import checks
 from meanfield.kernels import TwoTimeKernel
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+from solvers.cost import Estimate
 from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
 from solvers.evolve import postponed_interrupt, settings, snapshot_steps
 from solvers.failures import NonFiniteError, SolverError, conclude
+from solvers.fixed_point_cost import fixed_point_cost
 from solvers.resuming import earlier
 
 # windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
@@ -61,6 +63,12 @@ class FixedPointDMFT:
 
     def __call__(self, problem: Problem) -> Solution:
         return self._run(problem, None)
+
+    def estimate(self, problem: Problem) -> Estimate:
+        """Expected time and memory, from rates that this machine shows. Not known before: with kinks, how many iterations noise costs
+        where samples are fewer than some thirty for each Gaussian of a neuron.
+        """
+        return fixed_point_cost(self, problem)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps; equal to an uninterrupted run.
@@ -122,26 +130,32 @@ class FixedPointDMFT:
 
         Each window starts from the shorter one before; all but the last are those of any longer run.
         """
-        act = problem.network.nonlinearity
-        limit = self.tolerance or (1e-10 if act.name == "linear" else 5e-3 if act.kinks else 1e-3)
-        now = before or Window(problem, self, 0).beginning()
+        known = now = before or Window(problem, self, 0).beginning()
+        status, changes = Status.NOT_CONVERGED, []
         with postponed_interrupt() as interrupted:
-            while True:
-                known, passed = now, len(now["f"]) - 1
-                steps = min(problem.training.steps, math.ceil(_GROWTH * passed) + 1)
-                window, last = Window(problem, self, steps), steps == problem.training.steps
-                enough = limit if last else max(limit, _ROUGH)
-                now, status, changes = self._iterate(window, window.extended(known), enough, interrupted)
+            for steps, enough in self.windows(problem, passed=len(now["f"]) - 1):
+                known = now  # a window is gone before the next one draws its noise
+                now, status, changes = self._iterate(Window(problem, self, steps), known, enough, interrupted)
                 if status is Status.INTERRUPTED:
                     return known, status, changes, known
-                if last or status is Status.NON_FINITE:
-                    return now, status, changes, known
+                if status is Status.NON_FINITE:
+                    break
+        return now, status, changes, known
+
+    def windows(self, problem: Problem, passed: int = 0) -> Iterator[tuple[int, float]]:
+        """(steps, tolerance) of each window, after one of `passed` steps"""
+        act, steps = problem.network.nonlinearity, problem.training.steps
+        limit = self.tolerance or (1e-10 if act.name == "linear" else 5e-3 if act.kinks else 1e-3)
+        while (passed := math.ceil(_GROWTH * passed) + 1) < steps:
+            yield passed, max(limit, _ROUGH)
+        yield steps, limit
 
     def _iterate(
-        self, window: Window, now: Kernels, limit: float, interrupted: Callable[[], bool]
+        self, window: Window, known: Kernels, limit: float, interrupted: Callable[[], bool]
     ) -> tuple[Kernels, Status, list[float]]:
-        """The last image of the map, which is damped and extrapolated by Anderson's rule."""
-        image, scale, changes, past = now, None, [], []
+        """The last image of the map, from the kernels of a shorter window on, damped and extrapolated by Anderson's rule."""
+        image = now = window.extended(known)
+        scale, changes, past = None, [], []
         label = f"fixed point, {window.times - 1} steps"
         quiet = None if self.progress is None else not self.progress
         for _ in tqdm(range(self.iterations), label, delay=2, leave=False, disable=quiet):

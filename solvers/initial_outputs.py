@@ -12,7 +12,7 @@ from meanfield.dense_kernels import nngp_and_ntk
 from meanfield.problem import Problem
 from meanfield.scaling import ntk
 from meanfield.solution import Solution
-from solvers.lazy_kernels import draw
+from solvers.lazy_kernels import draws
 
 
 def initial_outputs(problem: Problem, given: Tensor | Solution | None, seed: int) -> Tensor:
@@ -35,10 +35,9 @@ def initial_outputs(problem: Problem, given: Tensor | Solution | None, seed: int
     return f0
 
 
-def initial_draws(problem: Problem, seeds: Sequence[int]) -> list[Tensor]:
-    """(P + P_test, C) f0 for each seed, from one covariance: those of solvers with these seeds"""
-    covariance = initial_covariance(problem)
-    return [draw(covariance, problem.data.samples, problem.data.outputs, seed) for seed in seeds]
+def initial_draws(problem: Problem, seeds: Sequence[int]) -> Tensor:
+    """(E, P + P_test, C) f0 for each seed, from one covariance: those of solvers with these seeds"""
+    return draws(initial_covariance(problem), problem.data.samples, problem.data.outputs, seeds)
 
 
 def initial_covariance(problem: Problem) -> Tensor:

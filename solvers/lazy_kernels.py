@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -99,18 +100,23 @@ def check_lazy(problem: Problem) -> None:
         )
 
 
-def draw(covariance: Tensor, train: int, outputs: int, seed: int) -> Tensor:
-    """(Q, C) independent draws of GP(0, covariance); the training samples' do not depend on the test samples (equation 51)."""
-    generator = torch.Generator().manual_seed(seed)
+def draws(covariance: Tensor, train: int, outputs: int, seeds: Sequence[int]) -> Tensor:
+    """(E, Q, C) draws of GP(0, covariance), C independent ones for each seed alone; the training samples' do not depend on the test
+    samples (equation 51)
+    """
     own, across, test = covariance[:train, :train], covariance[train:, :train], covariance[train:, train:]
     values, vectors = torch.linalg.eigh(own)
-    z = torch.randn(train, outputs, generator=generator, dtype=torch.float64)
-    f = vectors @ (values.clamp(min=0).sqrt()[:, None] * (vectors.T @ z))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def normals(count: int) -> Tensor:
+        return torch.stack([torch.randn(count, outputs, generator=g, dtype=torch.float64) for g in generators])
+
+    along = vectors.T @ normals(train)
+    f = vectors @ (values.clamp(min=0).sqrt()[:, None] * along)
     if len(covariance) == train:
         return f
     keep = values > 1e-12 * values[-1].clamp(min=math.ulp(0.0))
     regression = (across @ vectors[:, keep]) / values[keep].sqrt()  # (P_test, rank), of the directions' unit Gaussians
     left, directions = torch.linalg.eigh(test - regression @ regression.T)
-    fresh = torch.randn(len(test), outputs, generator=generator, dtype=torch.float64)
-    conditional = directions @ (left.clamp(min=0).sqrt()[:, None] * (directions.T @ fresh))
-    return torch.cat([f, regression @ (vectors[:, keep].T @ z) + conditional])
+    conditional = directions @ (left.clamp(min=0).sqrt()[:, None] * (directions.T @ normals(len(test))))
+    return torch.cat([f, regression @ along[:, keep] + conditional], 1)

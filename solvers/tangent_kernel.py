@@ -13,9 +13,10 @@ from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from meanfield.spectrum import KernelSpectrum, unstable
+from solvers.cost import Estimate, lazy_cost
 from solvers.evolve import Advance, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
-from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draw, has_random_start, lazy_kernels
+from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draws, has_random_start, lazy_kernels
 from solvers.resuming import earlier, kept_momentum
 
 
@@ -56,8 +57,11 @@ class TangentKernelLimit:
         chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
         self.check(problem)
         kernels = lazy_kernels(problem, self.kernel, self._drawn)
-        start = torch.stack([self._start(problem, kernels, seed) for seed in chosen])
-        return self._run(problem, kernels, start, chosen, None)
+        return self._run(problem, kernels, self._start(problem, kernels, chosen), chosen, None)
+
+    def estimate(self, problem: Problem, seeds: int = 1) -> Estimate:
+        """Expected time and memory of `ensemble(problem, seeds)`, from rates that this machine shows."""
+        return lazy_cost(self, problem, seeds, has_random_start(problem.scaling) and self._drawn)
 
     @property
     def _drawn(self) -> bool:
@@ -80,14 +84,15 @@ class TangentKernelLimit:
                 f"initial must hold f0 at the training and test samples, shape {expected}: received {tuple(self.initial.shape)}"
             )
 
-    def _start(self, problem: Problem, kernels: LazyKernels, seed: int) -> Tensor:
-        """(Q, C) f0"""
+    def _start(self, problem: Problem, kernels: LazyKernels, seeds: Sequence[int]) -> Tensor:
+        """(E, Q, C) f0 of each seed"""
+        samples, outputs = len(all_samples(problem)), problem.data.outputs
         if isinstance(self.initial, Tensor):
-            return checks.matrix("initial", self.initial)
+            return checks.matrix("initial", self.initial).repeat(len(seeds), 1, 1)
         if self.initial == "mean" or not has_random_start(problem.scaling):
-            return torch.zeros(len(all_samples(problem)), problem.data.outputs, dtype=torch.float64)
+            return torch.zeros(len(seeds), samples, outputs, dtype=torch.float64)
         assert kernels.covariance is not None
-        return draw(kernels.covariance, problem.data.samples, problem.data.outputs, seed)
+        return draws(kernels.covariance, problem.data.samples, outputs, seeds)
 
     def _run(
         self, problem: Problem, kernels: LazyKernels, f: Tensor, seeds: Sequence[int], previous: Solution | None
@@ -186,7 +191,9 @@ class _Linear:
         return kernel.reshape(1, p, c, p, c).expand(count, -1, -1, -1, -1)
 
     def _apply(self, matrix: Tensor, f: Tensor) -> Tensor:
-        return matrix @ f.reshape(len(f), matrix.shape[1], -1)
+        """One product for all starts: f (E, P, C) -> (E, Q B, C / B)"""
+        fields = f.reshape(len(f), matrix.shape[1], -1).transpose(0, 1)
+        return (matrix @ fields.flatten(1)).reshape(len(matrix), *fields.shape[1:]).transpose(0, 1)
 
 
 def _state(run: Trajectory, e: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import meanfield as mf
 from meanfield.dense_kernels import nngp_and_ntk
 from meanfield.spectrum import spectrum
 from solvers import FiniteWidth, WassersteinFlow
-from solvers.lazy_kernels import draw
+from solvers.lazy_kernels import draws
 from solvers.lazy_prediction import lazy_prediction
 from solvers.tangent_kernel import TangentKernelLimit
 
@@ -317,7 +317,7 @@ def test_expected_loss_is_the_mean_over_draws_and_that_of_the_spectrum():
     torch.testing.assert_close(found.loss([0.0, 3.6], 0.3), predicted.loss)
     losses = []
     for seed in range(144):
-        solution = TangentKernelLimit(kernel=kernel, initial=draw(sigma, P, 2, seed))(asked)
+        solution = TangentKernelLimit(kernel=kernel, initial=draws(sigma, P, 2, (seed,))[0])(asked)
         losses.append(torch.stack([solution.loss[[0, -1]], solution.test_loss[[0, -1]]]))
     losses = torch.stack(losses)
     apart = (losses.mean(0) - torch.stack([predicted.loss, predicted.test_loss])) / (losses.std(0) / 12)
@@ -326,13 +326,13 @@ def test_expected_loss_is_the_mean_over_draws_and_that_of_the_spectrum():
 
 def test_draws_have_the_covariance_and_know_nothing_of_the_test_samples():
     sigma = gram(seed=8)
-    f = torch.stack([draw(sigma, P, 1, seed)[:, 0] for seed in range(1500)])
+    f = draws(sigma, P, 1, range(1500))[:, :, 0]
     variances = sigma.diagonal()
     error = ((variances[:, None] * variances + sigma.square()) / 1500).sqrt()
     assert ((f.T @ f / 1500 - sigma) / error).abs().max() < 4
-    torch.testing.assert_close(draw(sigma, P, 2, 5)[:P], draw(sigma[:P, :P], P, 2, 5))
+    torch.testing.assert_close(draws(sigma, P, 2, (4, 5))[1, :P], draws(sigma[:P, :P], P, 2, (5,))[0])
     twice = sigma[[0, 1, 2, 3, 4, 0]][:, [0, 1, 2, 3, 4, 0]]  # the test sample is the first training sample
-    f0 = draw(twice, P, 1, 1)
+    f0 = draws(twice, P, 1, (1,))[0]
     torch.testing.assert_close(f0[5], f0[0], rtol=1e-6, atol=1e-7)
 
 

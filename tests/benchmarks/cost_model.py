@@ -6,16 +6,34 @@ import time
 from statistics import median
 from typing import Any
 
+import torch
+
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
-from tests.benchmarks.timing import alone
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, TangentKernelLimit, WassersteinFlow
+from solvers.rates import measure_again
+from tests.benchmarks.timing import alone, over_rounds
 
 
-def _problem(depth: int, activation: str, samples: int, steps: int, tests: int = 0) -> mf.Problem:
-    data = mf.digits(n_train=samples, n_test=tests)
+def _problem(
+    depth: int, activation: str, samples: int, steps: int, tests: int = 0, classes: tuple[int, ...] = (0, 1)
+) -> mf.Problem:
+    data = mf.digits(classes, n_train=samples, n_test=tests)
     return mf.Problem(data, mf.Network(depth, activation), mf.mean_field(1.0), mf.Training(0.1, steps))
 
 
+def _lazy(
+    depth: int, activation: str, samples: int, tests: int, steps: int, loss: str = "squared", **training: Any
+) -> mf.Problem:
+    """Gaussian points of 64 dimensions: digits of two classes are few"""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(samples + tests, 64, generator=g, dtype=torch.float64)
+    y = (x[:, 0] * x[:, 1]).sign()
+    held = (x[samples:], y[samples:]) if tests else (None, None)
+    data = mf.Dataset(x[:samples], y[:samples], x_test=held[0], y_test=held[1])
+    return mf.Problem(data, mf.Network(depth, activation), mf.ntk(), mf.Training(0.05, steps, **training), loss=loss)
+
+
+_FLOW = "gradient_flow"
 CASES = {
     "flow, N = 2^14, P = 32 + 64, float64": (WassersteinFlow(2**14), _problem(1, "tanh", 32, 40, 64)),
     "flow, N = 2^16, P = 32, relu, float32": (WassersteinFlow(2**16, dtype="float32"), _problem(1, "relu", 32, 20)),
@@ -28,16 +46,29 @@ CASES = {
     "network, N = 512, L = 2, P = 32": (FiniteWidth(512, dtype="float32"), _problem(2, "tanh", 32, 60)),
     "network, N = 2048, L = 2, P = 16": (FiniteWidth(2048, dtype="float32"), _problem(2, "relu", 16, 10)),
     "network, N = 4096, L = 1, P = 32": (FiniteWidth(4096), _problem(1, "tanh", 32, 60)),
-}
+    "fixed point, S = 4096, L = 1, P = 8": (FixedPointDMFT(4096), _problem(1, "tanh", 8, 20)),
+    "fixed point, S = 4096, L = 2, P = 8 + 8": (FixedPointDMFT(4096), _problem(2, "tanh", 8, 10, 8)),
+    "fixed point, S = 2048, L = 2, P = 16": (FixedPointDMFT(2048), _problem(2, "tanh", 16, 12)),
+    "fixed point, S = 8192, L = 3, P = 4, relu": (FixedPointDMFT(8192), _problem(3, "relu", 4, 8)),
+    "fixed point, S = 2048, L = 2, P = 6, C = 3": (FixedPointDMFT(2048), _problem(2, "tanh", 6, 8, 0, (0, 1, 2))),
+    "fixed point, linear, L = 2, P = 16": (FixedPointDMFT(), _problem(2, "linear", 16, 12)),
+    "lazy, P = 1000 + 200, L = 2, relu": (TangentKernelLimit(), _lazy(2, "relu", 1000, 200, 50)),
+    "lazy, P = 400, L = 3, tanh": (TangentKernelLimit(), _lazy(3, "tanh", 400, 0, 100)),
+    "lazy, P = 100, T = 3000, L = 2, relu": (TangentKernelLimit(), _lazy(2, "relu", 100, 0, 3000, "logistic")),
+    "lazy, P = 1000, L = 2, relu, flow": (TangentKernelLimit(), _lazy(2, "relu", 1000, 0, 50, optimiser=_FLOW)),
+    "lazy, P = 200, L = 2, relu, flow, logistic": (TangentKernelLimit(), _lazy(2, "relu", 200, 0, 40, "logistic", optimiser=_FLOW)),
+}  # fmt: skip
 
 
 def cost_model(rounds: int = 3) -> dict[str, Any]:
-    """time measured over time estimated, three runs each: median [lowest, highest]; the claim is a factor of two"""
+    """time measured over time estimated just before, with rates measured anew: median [lowest, highest]; the claim is a factor of two"""
     print("| run | estimated s | measured s | ratio |\n|---|---|---|---|")
     found = {}
     for name, (solver, problem) in CASES.items():
-        expected, measured = solver.estimate(problem).seconds, []
+        expected, measured = [], []
         for _ in range(rounds):
+            measure_again()
+            expected.append(solver.estimate(problem).seconds)
             start = time.perf_counter()
             solver(problem)
             measured.append(time.perf_counter() - start)
@@ -45,18 +76,19 @@ def cost_model(rounds: int = 3) -> dict[str, Any]:
     return found
 
 
-def _compared(name: str, expected: float, measured: list[float], form: str) -> dict[str, Any]:
-    """Prints the row of one run"""
-    low, middle, high = min(measured), median(measured), max(measured)
+def _compared(name: str, expected: list[float], measured: list[float], form: str) -> dict[str, Any]:
+    """Prints the row of one run. What the regression check compares is by how much estimates are off, in either direction."""
+    ratios = [m / e for m, e in zip(measured, expected, strict=True)]
     print(
-        f"| {name} | {expected:{form}} | {middle:{form}} [{low:{form}}, {high:{form}}] "
-        f"| {middle / expected:.2f} [{low / expected:.2f}, {high / expected:.2f}] |",
+        f"| {name} | {median(expected):{form}} | {median(measured):{form}} [{min(measured):{form}}, {max(measured):{form}}] "
+        f"| {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] |",
         flush=True,
     )
-    return {"estimated": expected, "measured": measured}
+    over = over_rounds([max(r, 1 / r) for r in ratios], better="lower")
+    return {"estimated": expected, "measured": measured, "over": over}
 
 
-_PROBLEM = "mf.Problem(mf.digits(n_train={n}, n_test=0), mf.Network({depth}, {phi!r}), mf.mean_field(1.0), mf.Training({training}))"
+_PROBLEM = "mf.Problem(mf.digits({classes}, {n}, 0), mf.Network({depth}, {phi!r}), mf.mean_field(1.0), mf.Training({training}))"
 MEMORY = {  # a third of a gigabyte or so each, well above what a process has anyway
     "flow, N = 2^18, D = 64": ("WassersteinFlow(2**18)", 1, "tanh", 16, "0.1, 2"),
     "flow, N = 2^18, no snapshots, momentum": ("WassersteinFlow(2**18, snapshots=())", 1, "tanh", 16, "0.1, 2, momentum=0.9"),
@@ -71,14 +103,24 @@ MEMORY = {  # a third of a gigabyte or so each, well above what a process has an
     "network, N = 4096, L = 2, momentum": ("FiniteWidth(4096)", 2, "tanh", 16, "0.1, 2, momentum=0.9"),
     "network, N = 2^17, L = 1, float32": ("FiniteWidth(2**17, dtype='float32')", 1, "tanh", 16, "0.1, 2"),
     "network, N = 1024, L = 2, gradient flow": ("FiniteWidth(1024)", 2, "tanh", 16, "1e-3, 1, optimiser='gradient_flow'"),
+    "fixed point, S = 2^15, L = 2, P = 8": ("FixedPointDMFT(2**15)", 2, "tanh", 8, "0.1, 8"),
+    "fixed point, S = 2^16, L = 3, P = 4, float32": ("FixedPointDMFT(2**16, dtype='float32')", 3, "relu", 4, "0.1, 6"),
+    "fixed point, linear, L = 2, P = 16": ("FixedPointDMFT()", 2, "linear", 16, "0.1, 25"),
+    "lazy, P = 1750, no snapshots": ("TangentKernelLimit(snapshots=())", 2, "relu", 1750, "0.1, 3", "range(10)"),
+    "lazy, P = 600, C = 10": ("TangentKernelLimit()", 2, "relu", 600, "0.1, 3", "range(10)"),
+    "lazy, P = 350, T = 20,000": ("TangentKernelLimit()", 2, "relu", 350, "1e-3, 20000"),
 }  # fmt: skip
 
 
-def in_its_own_process(solver: str, depth: int, phi: str, samples: int, training: str) -> dict[str, Any]:
+def in_its_own_process(
+    solver: str, depth: int, phi: str, samples: int, training: str, classes: str = "(0, 1)"
+) -> dict[str, Any]:
     """peak_gb, before_gb (after a run that loads the code), and expected: of the estimate"""
-    asked = _PROBLEM.format(n=samples, depth=depth, phi=phi, training=training)
-    small = _PROBLEM.format(n=4, depth=depth, phi=phi, training="0.1, 1")
-    first = f"solvers.{solver.split('(')[0]}(64)({small})\nasked, solver = {asked}, solvers.{solver}"
+    asked = _PROBLEM.format(n=samples, depth=depth, phi=phi, training=training, classes=classes)
+    small = _PROBLEM.format(n=4, depth=depth, phi=phi, training="0.1, 1", classes="(0, 1)")
+    name = solver.split("(")[0]
+    few = "" if name == "TangentKernelLimit" else "64"
+    first = f"solvers.{name}({few})({small})\nasked, solver = {asked}, solvers.{solver}"
     return alone("solver(asked)\nout = dict(expected=solver.estimate(asked).bytes / 1e9)", first)
 
 
@@ -90,7 +132,7 @@ def memory_model(rounds: int = 3) -> dict[str, Any]:
     found = {}
     for name, case in MEMORY.items():
         runs = [in_its_own_process(*case) for _ in range(rounds)]
-        measured, expected = [run["peak_gb"] - run["before_gb"] for run in runs], runs[0]["expected"]
+        measured, expected = [run["peak_gb"] - run["before_gb"] for run in runs], [run["expected"] for run in runs]
         found[name] = _compared(name, expected, measured, ".2f")
     return found
 
