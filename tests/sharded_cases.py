@@ -123,14 +123,19 @@ def _in_third_step(ranks: Ranks, act: Callable[[], Any]) -> Any:
     return mock.patch.object(LimitNetwork, "advance", then_act)
 
 
-def killed(folder: Path, ranks: Ranks, name: str, victim: str) -> None:
-    """A run with checkpoints, in which the rank `victim` is killed at record 3; started again by torchrun, it ends"""
+def killed(folder: Path, ranks: Ranks, name: str, victim: str, machine: str = "") -> None:
+    """A run with checkpoints, in which the rank `victim` is killed at record 3; started again by torchrun, it ends.
+
+    machine: if not empty, its torchrun is killed first, as when a machine goes down
+    """
     asked, seen = Ranks.any, []
 
     def then_kill(self, flag):  # once for each record and each checkpoint: 0, 1, 2, kept; 2, 3
         seen.append(1)
         first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
         if len(seen) == EVERY + 4 and ranks.rank == int(victim) and first_start:
+            if machine:
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         return asked(self, flag)
 

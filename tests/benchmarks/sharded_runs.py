@@ -5,9 +5,12 @@ It prints a JSON dictionary of what this process measured.
 
 import gc
 import json
+import os
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from statistics import median
 from typing import Any
 from unittest import mock
@@ -27,12 +30,14 @@ Found = dict[str, Any]
 
 
 def reduce(ranks: Ranks, sizes: list[int]) -> Found:
-    """Microseconds of an all-reduce by bytes"""
-    return {"us": [1e6 * one_sum(ranks, size, 300 if size < 2**20 else 40) for size in sizes]}
+    """Microseconds of an all-reduce by bytes; and of the first two ranks' bare exchange of half of them each way, as two ranks of a ring"""
+    bare = bare_exchanges(ranks, [size // 2 for size in sizes])
+    us = [1e6 * one_sum(ranks, size, 300 if size < 2**20 else 40) for size in sizes]
+    return {"us": us, "bare_us": [1e6 * seconds for seconds in bare]}
 
 
-def dmft(ranks: Ranks, samples: int, points: int, steps: int) -> Found:
-    """Every step of a sweep: its time, its sums, whether a basis grew; and the memory"""
+def dmft(ranks: Ranks, samples: int, points: int, steps: int, sums: int = 200) -> Found:
+    """Every step of a sweep: its time, its sums, whether a basis grew; and the memory. Before it, so many small sums are timed"""
     rows: list[Found] = []
 
     class Stamped(LimitNetwork):
@@ -59,11 +64,11 @@ def dmft(ranks: Ranks, samples: int, points: int, steps: int) -> Found:
         return {"rows": rows, "f": found.f.flatten().tolist(), "seconds": found.stats["seconds"]}
 
     solve(8 * points, 2)
-    return _with_memory(ranks, measured)
+    return _with_memory(ranks, measured, sums)
 
 
-def flow(ranks: Ranks, particles: int, points: int, steps: int) -> Found:
-    """A run of WassersteinFlow: seconds of an evaluation of f with its step, sums, memory"""
+def flow(ranks: Ranks, particles: int, points: int, steps: int, sums: int = 200) -> Found:
+    """A run of WassersteinFlow: seconds of an evaluation of f with its step, sums, memory. Before it, so many small sums are timed"""
 
     def solve(particles: int, steps: int) -> mf.Solution:
         asked = mf.Problem(_data(points), mf.Network(1, "tanh"), mf.mean_field(1.0), mf.Training(0.2, steps))
@@ -76,19 +81,26 @@ def flow(ranks: Ranks, particles: int, points: int, steps: int) -> Found:
         return stats | {"f": found.f.flatten().tolist()}
 
     solve(1024, 2)
-    return _with_memory(ranks, measured)
+    return _with_memory(ranks, measured, sums)
+
+
+def latency(ranks: Ranks, sweep: Found, cloud: Found) -> Found:
+    """On a slow wire: bare exchanges of SMALL and LARGE bytes, sums of SMALL, then a sweep and a flow where their options are given"""
+    small, large = bare_exchanges(ranks, [SMALL, LARGE], 20) or (0.0, 0.0)
+    found: Found = {"small": small, "large": large, "sum": one_sum(ranks, SMALL, 30)}
+    return found | {"sweep": dmft(ranks, **sweep, sums=0), "cloud": flow(ranks, **cloud, sums=0)} if sweep else found
 
 
 def _data(points: int) -> mf.Dataset:
     return mf.single_index_teacher(n_train=points, n_test=0, inputs=16, seed=1)
 
 
-def _with_memory(ranks: Ranks, measured: Callable[[], Found]) -> Found:
+def _with_memory(ranks: Ranks, measured: Callable[[], Found], sums: int) -> Found:
     """After a small run, which has loaded all libraries: latency and bandwidth, then the run, with its peak above what was held before."""
-    sums = {"small": one_sum(ranks, SMALL, 200), "large": one_sum(ranks, LARGE, 40)}
+    cost = {"small": one_sum(ranks, SMALL, sums), "large": one_sum(ranks, LARGE, sums // 5)} if sums else {}
     gc.collect()
     before = forget_peak()
-    return measured() | {"peak": peak() - before, "sums_cost": sums}
+    return measured() | {"peak": peak() - before, "sums_cost": cost}
 
 
 def one_sum(ranks: Ranks, size: int, repetitions: int) -> float:
@@ -99,6 +111,37 @@ def one_sum(ranks: Ranks, size: int, repetitions: int) -> float:
     for _ in range(repetitions + 10):
         start = time.perf_counter()
         dist.all_reduce(x)
+        times.append(time.perf_counter() - start)
+    return median(times[10:])
+
+
+def bare_exchanges(ranks: Ranks, sizes: Sequence[int], repetitions: int = 100) -> list[float]:
+    """Seconds in which so many bytes go from the first rank to the second over a socket of their own, and as many come back: medians.
+
+    Other ranks, and one alone, measure nothing.
+    """
+    if ranks.count == 1:
+        return []
+    host = os.environ["MASTER_ADDR"]
+    with socket.create_server((host, 0)) if ranks.first else nullcontext() as server:
+        port = torch.tensor([server.getsockname()[1] if server else 0])
+        dist.broadcast(port, 0)
+        if ranks.rank > 1:
+            return []
+        with server.accept()[0] if server else socket.create_connection((host, int(port))) as line:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return [_exchange(line, ranks.first, size, repetitions) for size in sizes]
+
+
+def _exchange(line: socket.socket, first: bool, size: int, repetitions: int) -> float:
+    there, times = bytes(size), []
+    for _ in range(repetitions + 10):
+        start = time.perf_counter()
+        if first:
+            line.sendall(there)
+        line.recv(size, socket.MSG_WAITALL)
+        if not first:
+            line.sendall(there)
         times.append(time.perf_counter() - start)
     return median(times[10:])
 
@@ -121,9 +164,9 @@ def _bytes(rows: Rows) -> int:
     return rows.rows.numel() * rows.rows.element_size()
 
 
+RUNS = {run.__name__: run for run in (reduce, dmft, flow, latency)}
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with over_ranks() as everyone:
-        print(
-            json.dumps({"reduce": reduce, "dmft": dmft, "flow": flow}[sys.argv[1]](everyone, **json.loads(sys.argv[2])))
-        )
+        print(json.dumps(RUNS[sys.argv[1]](everyone, **json.loads(sys.argv[2]))))

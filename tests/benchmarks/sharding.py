@@ -14,27 +14,30 @@ import numpy as np
 
 from tests.benchmarks.sharded_runs import LARGE, SMALL
 from tests.benchmarks.timing import over_rounds, spread
+from tests.wires import Machine
 
 Table = dict[str, Any]
 Found = list[Table]  # of every rank
 RANKS = (1, 2, 4)
+HERE = Machine("127.0.0.1", "lo", ())
 
 
-def together(name: str, options: Table, count: int) -> Found:
-    """What each of `count` processes that share a run of sharded_runs measured"""
+def together(name: str, options: Table, count: int, machines: Sequence[Machine] = ()) -> Found:
+    """What each of `count` processes that share a run of sharded_runs measured; on the loopback, or one on each of the machines"""
+    on = machines or [HERE] * count
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    address = {"MASTER_ADDR": on[0].address, "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.sharded_runs", name, json.dumps(options)],
-            env=os.environ | address | {"RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
+            [*machine.enter, sys.executable, "-m", "tests.benchmarks.sharded_runs", name, json.dumps(options)],
+            env=os.environ | address | {"RANK": str(rank), "GLOO_SOCKET_IFNAME": machine.interface},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for rank, machine in enumerate(on)
     ]
     said = [run.communicate() for run in runs]
     for run, (_, words) in zip(runs, said, strict=True):
@@ -50,17 +53,23 @@ def _rounds(name: str, options: Table, rounds: int, ranks: Sequence[int] = RANKS
 
 def all_reduce(rounds: int = 3) -> Table:
     """one all-reduce (float32, gloo on the loopback): microseconds by bytes, median [range] over rounds of the median of 300 (40 at 4 MB);
-    and its fit 2 (R - 1) alpha + 2 (R - 1) / R x bytes / bandwidth
+    and its fit 2 (R - 1) alpha + 2 (R - 1) / R x bytes / bandwidth. The limit: a ring of two sends half of the bytes each way, twice;
+    a bare socket of the same two processes sends them there and back
     """
     sizes = [2**k for k in (6, 10, 14, 18, 22)]
     measured, found = _rounds("reduce", {"sizes": sizes}, rounds, RANKS[1:]), {}
     heads = ["ranks", *(f"{size} B" for size in sizes), "alpha, us", "bandwidth, GB/s"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for count in RANKS[1:]:
-        times = [_range([run[count][0]["us"][i] for run in measured]) for i in range(len(sizes))]
+        times = [extent([run[count][0]["us"][i] for run in measured]) for i in range(len(sizes))]
         alpha, rate = _fit(count, sizes[0], times[0]["median"] * 1e-6, sizes[-1], times[-1]["median"] * 1e-6)
         found[str(count)] = {"us": times, "alpha_us": 1e6 * alpha, "gb_per_s": rate / 1e9}
         print(f"| {count} | {' | '.join(map(spread, times))} | {1e6 * alpha:.3g} | {rate / 1e9:.2g} |", flush=True)
+    two = [run[2][0] for run in measured]
+    bare = [extent([run["bare_us"][i] for run in two]) for i in range(len(sizes))]
+    over = [over_rounds([run["us"][i] / run["bare_us"][i] for run in two], "lower") for i in range(len(sizes))]
+    print(f"| bare, 2 | {' | '.join(map(spread, bare))} | | |\n| 2 over bare | {' | '.join(map(spread, over))} | | |")
+    found["2"]["over bare"] = {f"{size} B": ratio for size, ratio in zip(sizes, over, strict=True)}
     return found
 
 
@@ -103,12 +112,12 @@ def _dmft_row(measured: list[dict[int, Found]], count: int, points: int) -> Tabl
     one = [_mean(steps[0], "ms") for steps in alone]
     sums, size = own[0][0][-1]["sums"], own[0][0][-1]["bytes"]
     return {
-        "steady": _range([ms for ms, _ in steady]), "growing": _range([ms for _, ms in steady]),
+        "steady": extent([ms for ms, _ in steady]), "growing": extent([ms for _, ms in steady]),
         "speed_up": _speed_up(count, [a / ms for a, (ms, _) in zip(one, steady, strict=True)]),
-        "model": _range([a / count + 1e3 * _model(run[count][0], count, sums, size) for a, run in zip(one, measured, strict=True)]),
-        "sums": sums, "kB": size / 1e3, "in_sums": _range([_mean(steps[0], "in_sums") for steps in own]),
+        "model": extent([a / count + 1e3 * _model(run[count][0], count, sums, size) for a, run in zip(one, measured, strict=True)]),
+        "sums": sums, "kB": size / 1e3, "in_sums": extent([_mean(steps[0], "in_sums") for steps in own]),
         "growing_sums": _mean(own[0][1], "sums"), "steady_steps": len(own[0][0]),
-        "seconds": _range([run[count][0]["seconds"] for run in measured]), "deviation": _deviation(measured, count),
+        "seconds": extent([run[count][0]["seconds"] for run in measured]), "deviation": _deviation(measured, count),
         "matrices": _memory(measured, count, lambda rank: rank["rows"][-1]["matrices"]),
         "live": _memory(measured, count, lambda rank: rank["rows"][-1]["live"]),
         "peak": _memory(measured, count, lambda rank: rank["peak"]),
@@ -155,7 +164,7 @@ def sharded_flow(particles: int = 2**20, points: int = 64, steps: int = 4, round
     print(f"N = {particles}, P = {points}, T = {steps}\n")
     found = {str(count): _flow_row(measured, count, points, steps) for count in RANKS}
     for count in RANKS:
-        found[str(count)]["state"] = _range([4e-6 * 18 * -(-particles // count)])
+        found[str(count)]["state"] = extent([4e-6 * 18 * -(-particles // count)])
     heads = ["processes", "run, s", "speed-up", "model, s", "sums", "bytes of each", "ms in sums"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for count, row in found.items():
@@ -178,10 +187,10 @@ def _flow_row(measured: list[dict[int, Found]], count: int, points: int, steps: 
     sums = own[0]["sums"]
     assert count == 1 or (sums, own[0]["bytes_summed"]) == (steps + 1, 4 * points * (steps + 1)), own[0]
     return {
-        "seconds": _range([rank["seconds"] for rank in own]),
+        "seconds": extent([rank["seconds"] for rank in own]),
         "speed_up": _speed_up(count, [a / rank["seconds"] for a, rank in zip(one, own, strict=True)]),
-        "model": _range([a / count + _model(rank, count, sums, own[0]["bytes_summed"]) for a, rank in zip(one, own, strict=True)]),
-        "sums": sums, "in_sums": _range([1e3 * rank["seconds_in_sums"] for rank in own]),
+        "model": extent([a / count + _model(rank, count, sums, own[0]["bytes_summed"]) for a, rank in zip(one, own, strict=True)]),
+        "sums": sums, "in_sums": extent([1e3 * rank["seconds_in_sums"] for rank in own]),
         "deviation": _deviation(measured, count),
         "peak": _memory(measured, count, lambda rank: rank["peak"], slice(1)),
         "others": _memory(measured, count, lambda rank: rank["peak"], slice(min(1, count - 1), None)),
@@ -210,7 +219,7 @@ def _memory(
     measured: list[dict[int, Found]], count: int, of: Callable[[Table], int], ranks: slice = slice(None)
 ) -> dict[str, float]:
     """MB: the largest of the ranks, over rounds"""
-    return _range([max(map(of, run[count][ranks])) / 1e6 for run in measured])
+    return extent([max(map(of, run[count][ranks])) / 1e6 for run in measured])
 
 
 def _print_memory(found: Table, columns: dict[str, str]) -> None:
@@ -230,10 +239,11 @@ def _mean(steps: list[Table], key: str) -> float:
 
 def _speed_up(count: int, values: list[float]) -> Table:
     """Of two processes the regression check looks after it; more of them may share a core"""
-    return over_rounds(values) if count == 2 else _range(values)
+    return over_rounds(values) if count == 2 else extent(values)
 
 
-def _range(values: list[float]) -> dict[str, float]:
+def extent(values: list[float]) -> dict[str, float]:
+    """Of the rounds, as `spread` prints them"""
     return {"min": min(values), "median": median(values), "max": max(values)}
 
 
