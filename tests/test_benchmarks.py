@@ -2,13 +2,20 @@
 
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import meanfield as mf
+import tests.benchmarks
+from solvers import CausalDMFT
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import regression, timing
+from tests.benchmarks import dmft_speed, ensembles, regression, timing
 from tests.benchmarks.compiled import Compiled
+from tests.running import gathered
 
 PAGE = "# Performance\n\n## A\n\n<!-- cpu made_up -->\n<!-- end -->\n\nMore.\n"
 
@@ -163,3 +170,79 @@ def test_a_graph_break_is_a_sentence(monkeypatch):
     watch = Compiled(lambda x: x + 1 if float(x.sum()) > 0 else x)
     watch.first(lambda: watch(torch.ones(3)))
     assert watch.state.startswith("not compiled: ")
+
+
+BENCHMARKS = gathered(tests.benchmarks, "BENCHMARKS")
+# the last seven until their figures are taken
+WITHOUT_PEER = {"all_reduce", "cost_model", "dmft_solvers", "dmft_speed", "latency", "memory_model", "two_layer_run", "two_layer_shapes"}
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS.keys() - WITHOUT_PEER))
+def test_the_check_looks_after_every_benchmark(name):
+    entry = regression.committed_runs("cpu").get(name)
+    assert entry, f"python -m tests.benchmarks {name} --commit puts it under the regression check"
+    assert entry["ratios"], f"{name} returns no ratio made by timing.over_rounds, or was committed before it did"
+
+
+class Products(TorchDispatchMode):
+    """Adds up the operations of all that has a name like a product's"""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.names = 0, set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket.__name__
+        if "mm" in name or "mv" in name or name == "dot":
+            left, right = [a for a in arguments if isinstance(a, torch.Tensor)][-2:]
+            self.operations += 2 * left.numel() * (right.shape[-1] if right.ndim > 1 else 1)
+            self.names.add(name)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize(("activation", "depth", "classes"), [("tanh", 3, (0, 1)), ("relu", 2, (0, 1, 2))])
+def test_all_products_of_a_sweep_are_counted(activation, depth, classes):
+    data = mf.digits(classes, n_train=6, n_test=2)
+    asked = mf.Problem(data, mf.Network(depth, activation), mf.mean_field(1.0), mf.Training(0.1, 5))
+    solver = CausalDMFT(128, two_time=True)
+    with Products() as products:
+        solver(asked)
+    assert {"mm", "addmm_"} <= products.names
+    assert dmft_speed.operations(lambda: solver(asked)) == products.operations
+
+
+def test_a_sweep_over_its_products_takes_the_rate_before_and_after():
+    clocks = dict(processor=1.0, ranks=[], peak_gb=1.0, before_gb=0.5)
+    runs = [clocks | dict(wall=w, rates=[1e9, 2e9]) for w in (3.0, 6.0, 4.5)]  # 2e9 operations take 2 s or 1 s
+    ratio = dmft_speed._row(runs, 2 * 10**9)["over products"]
+    assert ratio.pop("better") == "lower"
+    assert ratio == pytest.approx({"min": 2, "median": 3, "max": 4})
+
+
+def test_sweep_and_fixed_point_are_compared_by_seed():
+    def run(*f) -> Any:
+        return SimpleNamespace(f=torch.tensor(f, dtype=torch.float64), stats={"iterations": 4})
+
+    row = dmft_speed._compared([(1, 10), (2, 40)], [(run(3.0, 5), run(3, 6.0)), (run(3.0, 3), run(3, 6.0))])
+    assert row["times"] == {"min": 10, "median": 15, "max": 20, "better": "higher"}
+    assert row["sweep spread"] == pytest.approx(2**0.5 / 5)  # means (3, 4) and (3, 6)
+    assert row["fixed point spread"] == 0
+    assert row["difference"] == pytest.approx(2 / 5)
+    assert row["standard error"] == pytest.approx(1 / 5)
+
+
+def test_small_runs_have_ratios(capsys):
+    found = dmft_speed.dmft_solvers(samples=512, steps=(2, 3), seeds=2)
+    assert list(regression.ratios(found)) == ["T = 2, times", "T = 3, times"]
+    found = ensembles.ensembles(widths=(4, 8), seeds=3, repetitions=2)
+    assert list(regression.ratios(found)) == [f"{n}, {clock}" for n in (4, 8) for clock in ("wall", "processor")]
+    assert "| 4 | 3 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_small_run_of_each_sweep_is_measured_in_a_process_of_its_own(capsys):
+    found = dmft_speed.dmft_speed(repetitions=1, samples=64, steps=2, problems=(("tanh", 2, 8),))
+    rows = [f"tanh, L = 2, P = 8, {kernels}" for kernels in ("snapshots", "all pairs of steps")]
+    assert list(regression.ratios(found)) == [f"{row}, over products" for row in rows]
+    assert found[rows[1]]["operations"] > found[rows[0]]["operations"] > 0
+    assert len(re.findall(r"\n\| tanh, L = 2, P = 8 \| ", capsys.readouterr().out)) == 2

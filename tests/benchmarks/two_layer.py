@@ -1,8 +1,11 @@
 """One step of a two-layer network (outputs, Delta, velocity) against the loops one would write, eager and compiled, and against what the
 machine can do: a large matrix product, a large copy."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
+from statistics import median
 from typing import Any
 
 import torch
@@ -54,10 +57,17 @@ def by_sums(act: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, y: Tens
 
 
 def by_step(
-    act: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor, y: Tensor, room: tiles.Room | None = None
+    act: Activation,
+    a: Tensor,
+    w: Tensor,
+    m: Tensor,
+    x: Tensor,
+    y: Tensor,
+    room: tiles.Room | None = None,
+    engine: reductions.Engine = "auto",
 ) -> Sums:
     """The same by one call, which may pass over the data once, in the memory of the step before, as WassersteinFlow does"""
-    return reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, act, room=room)
+    return reductions.step(a, w, m, x, lambda f, rows: y[rows] - f, act, engine, room=room)
 
 
 def cloud(n: int, p: int, d: int, dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -171,4 +181,58 @@ def _agree(timings: dict[str, Timing], dtype: torch.dtype) -> None:
         timing.result = None
 
 
-BENCHMARKS = {"two_layer_step": two_layer_step}
+def two_layer_shapes(
+    device: str = "cpu",
+    particles: Sequence[int] = (1000, 10_000, 100_000),
+    points: Sequence[int] = (10, 100, 1000),
+    dimensions: Sequence[int] = (2, 20, 200),
+    dtype: str = "float32",
+    repetitions: int = 5,
+) -> dict[str, Any]:
+    """is `step` anywhere slower than dense? Processor time (on a GPU wall time) of autograd over one N x P matrix, and of the better of the
+    two engines asked for by name, over that of `step`, which chooses by itself; median [min, max] over rounds of at least 20 ms each
+    """
+    print("| phi | D | N | P | engine | times autograd | times the better of dense and tiles |\n" + "|---" * 7 + "|")
+    found = {}
+    for name, d, n, p in product(("tanh", "relu"), dimensions, particles, points):
+        act, problem = mf.activation(name), cloud(n, p, d, checks.DTYPES[checks.dtype(dtype)], device)
+        room, clock = tiles.Room(), "wall" if problem[1].is_cuda else "processor"
+        engines: dict[str, reductions.Engine] = {"step": "auto", "dense": "dense", "tiles": "chunked"}
+        calls: dict[str, Callable[[], Any]] = {
+            key: partial(by_step, act, *problem, room=room, engine=engine) for key, engine in engines.items()
+        }
+        peers = {
+            key: _repeated(call) for key, call in (calls | {"autograd": partial(by_autograd, act, *problem)}).items()
+        }
+        timings = interleaved(peers, repetitions)
+        each = {key: Timing([s / peers[key].keywords["count"] for s in t.processor], [s / peers[key].keywords["count"] for s in t.wall])
+                for key, t in timings.items()}  # fmt: skip
+        best = min(("dense", "tiles"), key=lambda key: median(getattr(each[key], clock)))
+        over = {
+            "autograd": ratio(each["autograd"], each["step"], clock),
+            "best": ratio(each[best], each["step"], clock),
+        }
+        engine = reductions.serving("auto", n, problem[3], act)
+        found[f"{name}, D = {d}, N = {n}, P = {p}"] = over
+        print(f"| {name} | {d} | {n} | {p} | {engine} | {' | '.join(map(spread, over.values()))} |", flush=True)
+    for key in ("autograd", "best"):
+        least = min(found, key=lambda row: found[row][key]["median"])
+        print(f"\nleast, {key}: {spread(found[least][key])} at {least}")
+    return found
+
+
+def _repeated(call: Callable[[], Any]) -> partial:
+    """The call so often that the clock's steps do not count"""
+    call()
+    start = time.perf_counter()
+    call()
+    count = max(1, int(0.02 / (time.perf_counter() - start)))
+
+    def several(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return partial(several, count=count)
+
+
+BENCHMARKS = {"two_layer_step": two_layer_step, "two_layer_shapes": two_layer_shapes}
