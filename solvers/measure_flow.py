@@ -36,6 +36,7 @@ class MeasureFlow:
         self.problem, self.m, self.activation = problem, m, problem.network.nonlinearity
         self.engine: reductions.Engine = engine
         self.x = all_inputs(problem, m.dtype, m.device)
+        self.rows = torch.arange(len(self.x), device=m.device)
         self.y = problem.data.y.to(m)
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
@@ -82,11 +83,12 @@ class MeasureFlow:
 
     def _batch_first(self, weights: Tensor | None) -> tuple[Tensor, int]:
         """All rows of x, those of the batch first, and how many these are"""
-        rows = torch.arange(len(self.x))
         if weights is None:
-            return rows.to(self.x.device), self.train
+            return self.rows, self.train
+        outside = torch.ones(len(self.x), dtype=torch.bool)
+        outside[: self.train] = weights == 0
         inside = weights.nonzero()[:, 0]
-        return torch.cat([inside, rows[torch.isin(rows, inside, invert=True)]]).to(self.x.device), len(inside)
+        return torch.cat([inside, outside.nonzero()[:, 0]]).to(self.x.device), len(inside)
 
     def _output(self, f: Tensor, b: Tensor, rows: slice | Tensor) -> Tensor:
         """The network's outputs at some points from the particles' sums there"""
