@@ -113,7 +113,7 @@ def network_cost(solver: FiniteWidth, problem: Problem, seeds: int = 1) -> Estim
     elements = network.depth * n * (9 * data.samples + _tests(problem))  # autograd's passes
     size = 4 if solver.dtype == "float32" else 8
     update = (
-        20 * (network.depth - 1) * n * n * size * rate.byte
+        12 * (network.depth - 1) * n * n * size * rate.byte
     )  # narrow products and updates read hidden weights again and again
     small = 150 * network.depth * rate.operation / min(seeds, solver.seeds_at_once(problem))
     evaluations = problem.training.steps + 1
@@ -148,7 +148,7 @@ def lazy_cost(solver: TangentKernelLimit, problem: Problem, seeds: int, random: 
     if flow and exact:
         start += 2 * rows * columns**2 * rate.product
     elif flow:  # the integrator takes so many steps for each of ours, as seen for kernels of order one
-        step = max(2.0, 3.5 + 2 * math.log10(training.learning_rate)) * (6 * velocity + 1000 * rate.operation)
+        step = max(2.0, 3.5 + 2 * math.log10(training.learning_rate)) * (6 * velocity + 1600 * rate.operation)
     kernels = 2 * q * q if random else q * p
     work = 5 * columns**2 + flow * (columns**2 + 2 * rows * columns)
     history = 2 * (training.steps + 1) * fields * size

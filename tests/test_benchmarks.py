@@ -173,11 +173,9 @@ def test_a_graph_break_is_a_sentence(monkeypatch):
 
 
 BENCHMARKS = gathered(tests.benchmarks, "BENCHMARKS")
-# the last seven until their figures are taken
-WITHOUT_PEER = {"all_reduce", "cost_model", "dmft_solvers", "dmft_speed", "latency", "memory_model", "two_layer_run", "two_layer_shapes"}
 
 
-@pytest.mark.parametrize("name", sorted(BENCHMARKS.keys() - WITHOUT_PEER))
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_the_check_looks_after_every_benchmark(name):
     entry = regression.committed_runs("cpu").get(name)
     assert entry, f"python -m tests.benchmarks {name} --commit puts it under the regression check"
