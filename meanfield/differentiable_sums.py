@@ -66,7 +66,7 @@ def dense_step(
     x: Tensor,
     delta: tiles.Delta,
     train: int,
-    total: Any = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """f, v_a, v_w by one matrix of all pairs, which both share; arguments as of tiles.step"""
     h = x @ w.T  # (P, N)

@@ -51,7 +51,7 @@ def flow_cost(solver: WassersteinFlow, problem: Problem) -> Estimate:
     evaluations = (
         problem.training.steps + 1 if problem.training.optimiser == "gradient_descent" else 7 * problem.training.steps
     )
-    size = 4 if solver.dtype == "float32" else 8
+    size = checks.DTYPES[solver.dtype].itemsize
     state = solver.particles * (inputs + data.outputs) * size
     step = 2 * products * rate.product  # tiles are narrower than what was measured
     step += elements * rate.element + 7 * state * rate.update + 120 * rate.operation
@@ -65,7 +65,7 @@ def _flow_bytes(solver: WassersteinFlow, problem: Problem, inputs: int) -> float
     copies = max(running + snapshots, 1 + 2 * snapshots)
     points = [snapshots * data.samples, snapshots * data.samples * data.outputs]
     kernels = sum(3 * 8 * min(particles, columns) * columns for columns in points)
-    return particles * (inputs + data.outputs + 1) * (4 if solver.dtype == "float32" else 8) * copies + kernels
+    return particles * (inputs + data.outputs + 1) * checks.DTYPES[solver.dtype].itemsize * copies + kernels
 
 
 def dmft_cost(solver: CausalDMFT, problem: Problem) -> Estimate:
@@ -111,10 +111,9 @@ def network_cost(solver: FiniteWidth, problem: Problem, seeds: int = 1) -> Estim
     weights = (network.depth - 1) * n * n + n * (data.inputs + data.outputs)
     products = weights * (3 * data.samples + _tests(problem))
     elements = network.depth * n * (9 * data.samples + _tests(problem))  # autograd's passes
-    size = 4 if solver.dtype == "float32" else 8
-    update = (
-        12 * (network.depth - 1) * n * n * size * rate.byte
-    )  # narrow products and updates read hidden weights again and again
+    size = checks.DTYPES[solver.dtype].itemsize
+    # narrow products and updates read hidden weights again and again
+    update = 12 * (network.depth - 1) * n * n * size * rate.byte
     small = 150 * network.depth * rate.operation / min(seeds, solver.seeds_at_once(problem))
     evaluations = problem.training.steps + 1
     if problem.training.optimiser == "gradient_flow":
@@ -136,7 +135,7 @@ def lazy_cost(solver: TangentKernelLimit, problem: Problem, seeds: int, random: 
     p, (q, _) = data.samples, sample_counts(problem)
     given = solver.kernel.ndim if isinstance(solver.kernel, Tensor) else 0
     rows, columns = (n * (data.outputs if given == 4 else 1) for n in (q, p))  # of the kernel
-    rate, size = rates(solver.dtype, solver.device), 4 if solver.dtype == "float32" else 8
+    rate, size = rates(solver.dtype, solver.device), checks.DTYPES[solver.dtype].itemsize
     start = _kernels(problem, random) if random or not given else 0.0
     start += eigh_seconds(columns) + 160 * columns**2 * rate.update
     if random:

@@ -61,6 +61,16 @@ class Trajectory:
     momentum: State = ()  # what is left of earlier velocities
     blown: Tensor | None = None  # the non-finite outputs that ended the run
 
+    def record(self, f: Tensor, f_test: Tensor | None) -> None:
+        """_BlewUp for outputs that are not finite"""
+        both = f if f_test is None else torch.cat([f, f_test], -2)
+        if not bool(torch.isfinite(both).all()):
+            self.blown = both
+            raise _BlewUp
+        self.f.append(f.detach())
+        if f_test is not None:
+            self.f_test.append(f_test.detach())
+
     def history(self, previous: Solution | None = None) -> tuple[Tensor, Tensor | None]:
         """f and f_test from step 0 on, (steps, ..., P, C) on the CPU; a resumed run repeats the step at which `previous` ended."""
 
@@ -130,27 +140,15 @@ def evolve(
         moved = cast(Method, method)
         advance = _descent(moved, training, run) if descends else _flow(moved, ahead, training, rtol, norm)
     batches = training.sample_weights(problem.data.samples)
-    bar = tqdm(
-        total=training.steps,
-        initial=first,
-        desc=label,
-        delay=2,
-        leave=False,
-        disable=None if progress is None else not progress,
-    )
+    disable = None if progress is None else not progress
+    bar = tqdm(total=training.steps, initial=first, desc=label, delay=2, leave=False, disable=disable)
     with torch.no_grad(), bar, postponed_interrupt() as interrupted:
         try:
             for step in range(first, training.steps + 1):
                 last = step == training.steps
                 weights = None if batches is None or last else batches[step]
                 f, f_test = ahead(run.state, weights) if descends and not last else method.outputs(run.state)
-                run.blown = f if f_test is None else torch.cat([f, f_test], -2)
-                if not bool(torch.isfinite(run.blown).all()):
-                    raise _BlewUp
-                run.blown = None
-                run.f.append(f.detach())
-                if f_test is not None:
-                    run.f_test.append(f_test.detach())
+                run.record(f, f_test)
                 if step in snapshots:
                     run.captured[step] = method.capture(run.state)
                 if agree(interrupted()):

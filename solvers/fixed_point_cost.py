@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from meanfield import checks
 from meanfield.problem import Problem
 from solvers.cost import Estimate, sample_counts
 from solvers.rates import SOBOL, Rates, eigh_seconds, rates
@@ -64,13 +65,12 @@ class WindowSizes:
         ]
 
     def bytes(self, limit: float) -> float:
-        past = min(
-            self.iterations(limit) - 1, self.solver.anderson + 1
-        )  # each a point and a change, and their differences
+        # each a point and a change, and their differences
+        past = min(self.iterations(limit) - 1, self.solver.anderson + 1)
         kernels = 8 * self.numbers * (10 + 5 * past)
         if self.activation.name == "linear":
             return kernels + 8 * 14 * max(self.u, self.r) ** 2
-        size, s = 4 if self.solver.dtype == "float32" else 8, self.solver.samples
+        size, s = checks.DTYPES[self.solver.dtype].itemsize, self.solver.samples
         draws = [sum(pair) for pair in self.rows()]
         march = size * 3 * (self.u + self.r + self.p)
         drawing = 8 * max(3.5 * max(draws), 3 * _BLOCK)  # in double precision
@@ -79,7 +79,7 @@ class WindowSizes:
 
 def _sampled(at: WindowSizes, rate: Rates) -> float:
     """Seconds of one image, up the layers and down again"""
-    size, s, n, q = 4 if at.solver.dtype == "float32" else 8, at.solver.samples, at.points, at.gradients
+    size, s, n, q = checks.DTYPES[at.solver.dtype].itemsize, at.solver.samples, at.points, at.gradients
     seconds = 0.0
     for l in range(1, at.depth + 1):
         below, above = l > 1, l < at.depth

@@ -77,15 +77,8 @@ def _machine(stack: ExitStack, k: int, address: str, hosts: Path, ends: list[int
     stack.callback(os.close, end)
     fcntl.ioctl(end, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
     ends.append(end)
-    enter = (
-        "nsenter",
-        f"--target={holder.pid}",
-        "--net",
-        "--uts",
-        "--mount",
-        "env",
-        f"--chdir={Path.cwd()}",
-    )  # it forgets where
+    # env: nsenter forgets the folder
+    enter = ("nsenter", f"--target={holder.pid}", "--net", "--uts", "--mount", "env", f"--chdir={Path.cwd()}")
     _run("ip", "link", "set", name, "netns", str(holder.pid))
     _run(*enter, "ip", "address", "add", f"{address}/24", "dev", name)
     _run(*enter, "ip", "link", "set", name, "mtu", str(LARGEST), "up")
