@@ -6,7 +6,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Bytecode is written even where the environment forbids it: importing torch uncompiled takes 15 s at every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test slow lint format examples accuracy benchmark clean
+# GPUs often come with a torch of their own: with no .venv, PYTHON is taken as it is.
+GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+.PHONY: demo test slow gpu lint format examples accuracy benchmark clean
 
 # --no-compile: Python compiles what is imported when it is imported, which is faster than compiling every file.
 $(VENV)/run.stamp: pyproject.toml constraints.txt
@@ -27,6 +30,9 @@ test: $(VENV)/run.stamp
 
 slow: $(VENV)/run.stamp
 	$(BIN)/python -m pytest -m slow
+
+gpu:
+	$(GPU_PYTHON) -m tests.gpu --out out/gpu
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -1,0 +1,118 @@
+"""Every solver on a GPU gives the numbers that it gives on the CPU, and goes on, saves and fails alike."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import meanfield as mf
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    InfiniteLogitsLimit,
+    NonFiniteError,
+    TangentKernelLimit,
+    WassersteinFlow,
+    lazy_prediction,
+    predicted_variance,
+)
+
+pytestmark = pytest.mark.cuda
+TO_ROUNDING = {"rtol": 1e-9, "atol": 1e-11}
+
+
+def problem(depth=1, activation="tanh", loss="squared", scaling=None, **training):
+    data = mf.single_index_teacher(n_train=6, n_test=4, inputs=3, seed=1)
+    if loss == "logistic":
+        data = replace(data, y=data.y.sign(), y_test=data.y_test.sign())
+    options = {"learning_rate": 0.2, "steps": 8} | training
+    return mf.Problem(data, mf.Network(depth, activation), scaling or mf.mean_field(1.0), mf.Training(**options), loss)
+
+
+WAYS = {
+    "momentum": {"momentum": 0.5, "weight_decay": 0.01},
+    "batches": {"batch_size": 2},
+    "flow": {"optimiser": "gradient_flow", "steps": 3},
+}
+CASES = {
+    "flow, sobol": (WassersteinFlow(2**10), problem()),
+    "flow, quadrature": (WassersteinFlow(2**10, initial="gauss_hermite"), problem()),
+    "flow, keops": (WassersteinFlow(2**10, engine="keops"), problem()),
+    "flow, tiles": (WassersteinFlow(2**10, engine="chunked"), problem(activation="relu")),
+    "flow, frozen": (WassersteinFlow(2**10), problem(scaling=mf.ic_mean_field(1.0, 64))),
+    "logits": (InfiniteLogitsLimit(2**10), problem(loss="logistic", scaling=mf.default(64))),
+    "networks": (FiniteWidth(32), problem(2, "gelu")),
+    "networks, ntk": (FiniteWidth(32), problem(2, "relu", scaling=mf.ntk())),
+    "lazy": (TangentKernelLimit(), problem(2, "erf", scaling=mf.ntk())),
+    "lazy, logistic": (TangentKernelLimit(), problem(2, "erf", "logistic", mf.ntk())),
+    "linear sweep": (CausalDMFT(200), problem(3, "linear")),
+}
+CASES |= {f"flow, {name}": (WassersteinFlow(2**10), problem(**way)) for name, way in WAYS.items()}
+CASES |= {f"networks, {name}": (FiniteWidth(32), problem(2, **way)) for name, way in WAYS.items()}
+CASES |= {f"linear sweep, {name}": (CausalDMFT(200), problem(3, "linear", **way)) for name, way in WAYS.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_numbers_of_the_cpu(case):
+    solver, asked = CASES[case]
+    if asked.training.optimiser == "gradient_flow":
+        pytest.importorskip("torchdiffeq")
+    here, there = (replace(solver, device=device)(asked) for device in ("cpu", "cuda"))
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if asked.training.optimiser == "gradient_flow" else TO_ROUNDING
+    for name in ("f", "f_test", "loss", "tangent_kernels"):
+        mine, right = getattr(there, name), getattr(here, name)
+        assert mine.device.type == "cpu", name
+        torch.testing.assert_close(mine, right.to(mine), **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+    for name, kernel in here.kernels.items():
+        torch.testing.assert_close(there.kernels[name].at(-1), kernel.at(-1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "dtype"), [("tanh", "float32"), ("relu", "float64")])
+def test_a_deep_sweep_agrees_within_its_seeds(activation, dtype):
+    """Eigenvectors have other signs there, so the draws meet other directions: equal in law only."""
+    asked, solver = problem(3, activation), CausalDMFT(2048, dtype=dtype)
+    here = torch.stack([replace(solver, seed=seed)(asked).f.double() for seed in range(8)])
+    there = torch.stack([replace(solver, seed=seed, device="cuda")(asked).f.double() for seed in range(8)])
+    apart = (here.mean(0) - there.mean(0))[1:]
+    error = ((here.var(0) + there.var(0)) / 8).sqrt()[1:]
+    assert (
+        apart.abs() < 5 * error + 1e-4
+    ).all()  # 48 correlated outputs, t with 14 degrees: 5 has a level of about 1e-3
+    assert here.var(0)[1:].mean() / there.var(0)[1:].mean() == pytest.approx(1, abs=0.9)
+
+
+@pytest.mark.parametrize("solver", [WassersteinFlow(2**10), CausalDMFT(200, keep_state=True), FiniteWidth(32)])
+def test_a_resumed_run_is_the_uninterrupted_one(solver, tmp_path):
+    pytest.importorskip("h5netcdf")
+    asked = problem(1 if isinstance(solver, WassersteinFlow) else 2, momentum=0.5)
+    there = replace(solver, device="cuda")
+    whole, half = there(asked), there(asked.with_steps(4))
+    kept = mf.load(mf.save(half, tmp_path / "half.nc"))
+    torch.testing.assert_close(there.resume(kept, 4).f, whole.f, rtol=0, atol=0)
+
+
+def test_a_batch_of_networks_and_one_alone():
+    asked, there = problem(2), FiniteWidth(32, device="cuda")
+    both = there.ensemble(asked, (3, 5))
+    torch.testing.assert_close(both[1].f, replace(there, seed=5)(asked).f, **TO_ROUNDING)
+
+
+def test_a_run_that_blows_up_is_named():
+    with pytest.raises(NonFiniteError, match="step"):
+        WassersteinFlow(2**8, device="cuda")(problem(activation="relu", learning_rate=1e9, steps=200))
+
+
+def test_kernels_of_points_on_the_card():
+    x = problem().data.x
+    for here, there in zip(*(mf.nngp_and_ntk(mf.Network(2), mf.ntk(), z) for z in (x, x.cuda())), strict=True):
+        torch.testing.assert_close(there.cpu(), here, **TO_ROUNDING)
+
+
+def test_predictions_take_solutions_of_the_card():
+    asked = problem(2, scaling=mf.ntk())
+    net = FiniteWidth(32, device="cuda")(asked)
+    start = torch.cat([net.f[0], net.f_test[0]])
+    here, there = (TangentKernelLimit(initial=start, device=device)(asked).f for device in ("cpu", "cuda"))
+    torch.testing.assert_close(there, here, **TO_ROUNDING)
+    assert torch.isfinite(lazy_prediction(asked).mean).all()
+    assert torch.isfinite(predicted_variance(problem()).train).all()
