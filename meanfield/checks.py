@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from meanfield import array_input
+
 T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -62,30 +64,20 @@ def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, .
 
 
 def matrix(name: str, value: Any, vector_is_column: bool = False) -> Tensor:
-    """A finite, non-empty float64 CPU matrix from anything array-like (float32 stays exact in float64)."""
-    try:
-        array = torch.as_tensor(value).detach()
-        if array.is_complex():
-            raise TypeError("complex numbers")
-        array = array.to(device="cpu", dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is no array of numbers: received {type(value).__name__} ({error})") from error
+    """A finite, non-empty float64 CPU matrix, a copy, from anything array-like (float32 stays exact in float64)."""
+    array = array_input.numbers(name, value)
     if array.ndim == 1 and vector_is_column:
         array = array[:, None]
     if array.ndim != 2:
-        raise ValueError(f"{name} must have two dimensions (samples, features): received shape {tuple(array.shape)}")
+        raise ValueError(
+            f"{name} must have two dimensions (samples, features): received shape {tuple(array.shape)}"
+            + f"; for one feature give {name}[:, None], for one sample {name}[None]" * (array.ndim == 1)
+        )
     if 0 in array.shape:
         raise ValueError(
             f"{name} is empty: received shape {tuple(array.shape)}; at least one sample and one column needed"
         )
-    bad = ~torch.isfinite(array)
-    if bad.any():
-        row, column = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"{name} holds {int(bad.sum())} value(s) that are NaN or infinite: the first, {array[row, column]}, "
-            f"at row {row}, column {column}; remove or fill them"
-        )
-    return array.clone()
+    return array
 
 
 def dtype(name: str | torch.dtype) -> str:

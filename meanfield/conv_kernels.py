@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from meanfield import checks
+from meanfield import array_input, checks
 from meanfield.activations import Activation, activation
 from meanfield.gaussian_averages import gaussian_averages
 from meanfield.parameterization import Standard, kernel_weights
@@ -74,7 +74,7 @@ class ConvNetwork:
 
 def images(name: str, x: Any) -> tuple[Tensor, torch.dtype]:
     """(P, channels, H, W) in float64 and the dtype it came in; ValueError for another layout, NaN and infinities."""
-    given = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    given = array_input.numbers(name, x).to(x.device if isinstance(x, Tensor) else "cpu")
     if given.ndim != 4:
         fix = " for images of one channel x[:, None]" if given.ndim == 3 else " e.g. x.reshape(len(x), 1, 8, 8)"
         raise ValueError(f"{name} must be images (P, channels, H, W): received shape {tuple(given.shape)}; give{fix}")
@@ -84,8 +84,11 @@ def images(name: str, x: Any) -> tuple[Tensor, torch.dtype]:
             f"{name} looks like images with channels last, (P, H, W, channels): received shape {tuple(given.shape)}; (P, channels, H, W) "
             f"is needed, give {name}.permute(0, 3, 1, 2) (numpy: {name}.transpose(0, 3, 1, 2))"
         )
-    flat = checks.matrix(name, given.reshape(len(given), -1)).to(given.device)
-    return flat.reshape(given.shape), torch.float32 if given.dtype == torch.float32 else torch.float64
+    if 0 in given.shape:
+        raise ValueError(
+            f"{name} is empty: received shape {tuple(given.shape)}; at least one image with one channel needed"
+        )
+    return given, array_input.precision(x)
 
 
 def conv_nngp_and_ntk(

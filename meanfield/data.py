@@ -18,12 +18,21 @@ from torch import Tensor
 from meanfield import checks
 from meanfield.activations import Activation, activation
 
+_ALIKE = (  # what must agree along which axis
+    ("x", "y", "rows", 0),
+    ("x", "x_test", "columns", 1),
+    ("x_test", "y_test", "rows", 0),
+    ("y", "y_test", "columns", 1),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training samples x (P, D) with targets y (P, C), and optionally test samples; float64 on the CPU.
+    """Training samples x (P, D) with targets y (P, C), and optionally test samples; copies, float64 on the CPU.
 
-    A y of shape (P,) is taken as (P, 1). ValueError for empty, non-finite or mismatched arrays.
+    Lists, numpy arrays, torch tensors and data frames will do; a y of shape (P,) is taken as (P, 1). ValueError, with row and column, for
+    entries that are masked, missing, infinite or no numbers, for whole numbers beyond 2^53 that float64 cannot hold, and for empty or
+    mismatched arrays.
     """
 
     x: Tensor
@@ -33,21 +42,21 @@ class Dataset:
     name: str = field(default="data")
 
     def __post_init__(self) -> None:
-        def put(key: str, value: Any, column: bool) -> None:
-            object.__setattr__(self, key, checks.matrix(key, value, vector_is_column=column))
-
-        put("x", self.x, False)
-        put("y", self.y, True)
-        _same("rows", "x", self.x.shape[0], "y", self.y.shape[0])
-        if (self.x_test is None) and (self.y_test is not None):
+        given = {key: getattr(self, key) for key in ("x", "y", "x_test", "y_test")}
+        if given["x_test"] is None and given["y_test"] is not None:
             raise ValueError("y_test was given without x_test: give both, or x_test alone")
-        if self.x_test is not None:
-            put("x_test", self.x_test, False)
-            _same("columns", "x", self.x.shape[1], "x_test", self.x_test.shape[1])
-        if self.y_test is not None and self.x_test is not None:
-            put("y_test", self.y_test, True)
-            _same("rows", "x_test", self.x_test.shape[0], "y_test", self.y_test.shape[0])
-            _same("columns", "y", self.y.shape[1], "y_test", self.y_test.shape[1])
+        for key, value in given.items():
+            if value is not None or key in ("x", "y"):
+                object.__setattr__(self, key, checks.matrix(key, value, vector_is_column=key.startswith("y")))
+        for a, b, what, axis in _ALIKE:
+            one, other = getattr(self, a), getattr(self, b)
+            if one is not None and other is not None:
+                if one.shape[axis] != other.shape[axis]:
+                    counts = f"received {one.shape[axis]} and {other.shape[axis]}"
+                    raise ValueError(f"{a} and {b} must have the same number of {what}: {counts}")
+                _same_labels(a, given[a], b, given[b], what, axis)
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be text: received {self.name!r}; give e.g. name='data'")
 
     def __repr__(self) -> str:
         test = 0 if self.x_test is None else len(self.x_test)
@@ -211,9 +220,17 @@ def _split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:
     return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name)
 
 
-def _same(what: str, a: str, count_a: int, b: str, count_b: int) -> None:
-    if count_a != count_b:
-        raise ValueError(f"{a} and {b} must have the same number of {what}: received {count_a} and {count_b}")
+def _same_labels(a: str, one: Any, b: str, other: Any, what: str, axis: int) -> None:
+    """ValueError if data frames name their rows (or columns) differently: they are matched by position."""
+    labels = [getattr(frame, ("index", "columns")[axis], ()) for frame in (one, other)]
+    if any(callable(found) for found in labels):  # a list has a method of that name
+        return
+    for position, (first, second) in enumerate(zip(*labels, strict=False)):
+        if first != second:
+            raise ValueError(
+                f"{a} and {b} name their {what} differently: received {first!r} and {second!r} at position {position}; put them into the "
+                "same order, or give .to_numpy() if they belong together by position"
+            )
 
 
 def _read_npz(path: Path, targets: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanfield import checks
+from meanfield import array_input, checks
 from meanfield.gaussian_averages import gaussian_averages
 from meanfield.parameterization import KernelWeights, Standard, kernel_weights
 from meanfield.problem import Network
@@ -177,10 +177,8 @@ def _duplicates(kernel: Tensor) -> str:
 
 def _inputs(name: str, x: Any) -> tuple[Tensor, torch.dtype]:
     """Checked float64 points on their own device, and the dtype of the result"""
-    given = torch.as_tensor(x) if isinstance(x, Tensor) or hasattr(x, "__array__") else None
     points = checks.matrix(name, x)
-    device = given.device if given is not None else points.device
-    return points.to(device), torch.float32 if given is not None and given.dtype == torch.float32 else torch.float64
+    return points.to(x.device if isinstance(x, Tensor) else "cpu"), array_input.precision(x)
 
 
 def _no_zero_norm(network: Network, name: str, points: Tensor) -> None:

@@ -305,7 +305,7 @@ def _coordinates(problem: Problem) -> Tensor:
     x = problem.network.inputs(data.x if data.x_test is None else torch.cat([data.x, data.x_test]))
     weighted = torch.cat([x[: data.samples], 1e-3 * x[data.samples :]])
     projected = x @ principal_directions(weighted, x.shape[1])
-    return projected[:, projected.norm(dim=0) > 1e-10 * projected.norm()]
+    return projected[:, projected.norm(dim=0) >= 1e-10 * projected.norm()]
 
 
 def _same_rank(left: Tensor, like: Tensor) -> Tensor:

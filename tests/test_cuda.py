@@ -116,3 +116,8 @@ def test_predictions_take_solutions_of_the_card():
     torch.testing.assert_close(there, here, **TO_ROUNDING)
     assert torch.isfinite(lazy_prediction(asked).mean).all()
     assert torch.isfinite(predicted_variance(problem()).train).all()
+
+
+def test_a_data_set_takes_tensors_from_the_card():
+    x = torch.tensor([[0.1, 2.0], [3.0, -4.0]], dtype=torch.float64)
+    assert torch.equal(mf.Dataset(x.cuda(), [1, -1]).x, x)

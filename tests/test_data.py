@@ -30,13 +30,6 @@ def test_arrays_of_any_kind_become_float64_matrices(kind):
     assert (data.samples, data.inputs, data.outputs) == (2, 3, 1)
 
 
-def test_a_dataset_keeps_its_own_copy():
-    x = torch.ones(2, 2, dtype=torch.float64)
-    data = mf.Dataset(x, torch.ones(2))
-    x.zero_()
-    assert torch.equal(data.x, torch.ones(2, 2).double())
-
-
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -46,11 +39,11 @@ def test_a_dataset_keeps_its_own_copy():
         ({"x": np.ones((0, 2)), "y": np.ones(0)}, "x is empty: received shape \\(0, 2\\)"),
         ({"x": np.ones((3, 0)), "y": np.ones(3)}, "x is empty: received shape \\(3, 0\\)"),
         ({"x": [[1.0], [np.nan], [np.inf]], "y": np.ones(3)}, "x holds 2 value.* the first, nan, at row 1, column 0"),
-        ({"x": np.ones((2, 1)), "y": [0.0, -np.inf]}, "y holds 1 value.* the first, -inf, at row 1, column 0"),
-        ({"x": [["a"]], "y": [1.0]}, "x is no array of numbers: received list"),
+        ({"x": np.ones((2, 1)), "y": [0.0, -np.inf]}, "y holds 1 value.* the first, -inf, at row 1;"),
+        ({"x": [["a"]], "y": [1.0]}, "x holds 1 value.* text: the first, 'a', at row 0, column 0"),
         ({"x": [[1.0, 2.0], [3.0]], "y": np.ones(2)}, "x is no array of numbers"),
         ({"x": None, "y": [1.0]}, "x is no array of numbers: received NoneType"),
-        ({"x": np.array([[1j]]), "y": [1.0]}, "x is no array of"),
+        ({"x": np.array([[1j]]), "y": [1.0]}, "x holds 1 value.* complex"),
         ({"x": np.ones((1, 2)), "y": [1], "y_test": [1]}, "y_test was given without x_test"),
         ({"x": np.ones((1, 2)), "y": [1], "x_test": np.ones((1, 3))}, "same number of columns: received 2 and 3"),
         ({"x": np.ones((1, 2)), "y": [1], "x_test": np.ones((2, 2)), "y_test": [1]}, "rows: received 2 and 1"),
@@ -292,9 +285,9 @@ _GOOD = _archive(x=np.random.default_rng(0).normal(size=(50, 20)), y=np.ones(50)
         (_npy(np.ones((3, 2))), "bad.npz .*no .npz archive"),  # a .npy file under another name
         (_archive(x=np.ones((3, 2))), "bad.npz holds the arrays \\['x'\\]: needed are x and y"),
         (_archive(x=np.ones((3, 2)), y=np.ones(3), z=np.ones(3)), "holds the arrays \\['x', 'y', 'z'\\]"),
-        (_archive(x=np.ones((3, 2)), y=np.array([1, np.nan, 1])), "y holds 1 value.* at row 1, column 0"),
+        (_archive(x=np.ones((3, 2)), y=np.array([1, np.nan, 1])), "y holds 1 value.* at row 1;"),
         (_archive(x=np.ones((3, 2)), y=np.ones(2)), "same number of rows: received 3 and 2"),
-        (_archive(x=np.array([["a"]]), y=np.ones(1)), "x is no array of numbers"),
+        (_archive(x=np.array([["a"]]), y=np.ones(1)), "x holds 1 value.* text: the first, 'a'"),
     ],
 )
 def test_broken_npz_is_refused_and_nothing_is_unpickled(tmp_path, content, message):

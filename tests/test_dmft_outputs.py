@@ -275,3 +275,14 @@ def test_what_cannot_be_resumed_says_why():
         CausalDMFT(512).resume(CausalDMFT(512)(asked), 2)
     with pytest.raises(ValueError, match="resume each group"):
         CausalDMFT(512, groups=2).resume(CausalDMFT(512, groups=2)(asked), 2)
+
+
+@pytest.mark.parametrize("solver", [CausalDMFT(64), CausalDMFT(64, draws="plain"), FixedPointDMFT(128)], ids=str)
+def test_inputs_that_are_all_zero_leave_the_readout_to_learn(solver):
+    """phi(0) is then every feature: f_k = mean y (1 - (1 - eta phi(0)^2)^k), with sigmoid(0) = 1/2; tanh(0) = 0 learns nothing."""
+    asked = mf.Problem(
+        mf.Dataset(torch.zeros(3, 2), [1, -1, 1]), mf.Network(1, "sigmoid"), training=mf.Training(0.1, 3)
+    )
+    expected = (1 - (1 - 0.1 / 4) ** torch.arange(4).double()) / 3
+    torch.testing.assert_close(solver(asked).f[..., 0].double(), expected[:, None].expand(4, 3), rtol=0, atol=1e-6)
+    assert not solver(replace(asked, network=mf.Network(2, "tanh"))).f.any()
