@@ -57,10 +57,9 @@ def prepared(source: Quadrature, p: Tensor, q: Tensor, pairs: int) -> Callable[[
     low, high = (float(v) for v in torch.aminmax(s))
     sample = torch.unique(s)
     if len(sample) > 4 * _SAMPLE:
-        even = torch.linspace(low, high, 2 * _SAMPLE, dtype=s.dtype)
-        sample = torch.cat(
-            [even, torch.logspace(math.log10(max(low, 1e-3 * high)), math.log10(high), 2 * _SAMPLE, dtype=s.dtype)]
-        )
+        even = torch.linspace(low, high, 2 * _SAMPLE, dtype=s.dtype, device=s.device)
+        ends = math.log10(max(low, 1e-3 * high)), math.log10(high)
+        sample = torch.cat([even, torch.logspace(*ends, 2 * _SAMPLE, dtype=s.dtype, device=s.device)])
     for terms in TERMS:
         grid = _grid(terms, high)
         vectors = [_coefficients(f, sample, *grid) for f in (source.phi.phi, source.phi.dphi)]
@@ -115,7 +114,9 @@ def _in_angle(span: Tensor) -> Tensor:
         nodes = torch.arange(count).to(span) + 0.5
         rho = torch.cos((torch.cos(math.pi * nodes / count) + 1) * (math.pi / 2))
         values = torch.stack([span.T @ (span * (r**k)[:, None]) for r in rho])
-        transform = torch.from_numpy(2 / count * np.cos(np.pi / count * np.outer(np.arange(count), nodes.numpy())))
+        transform = torch.from_numpy(
+            2 / count * np.cos(np.pi / count * np.outer(np.arange(count), nodes.cpu().numpy()))
+        )
         transform[0] /= 2
         coefficients = torch.einsum("ma,aij->mij", transform.to(span), values)
         if float(coefficients[-3:].abs().max()) <= TAIL:

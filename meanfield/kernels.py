@@ -123,7 +123,8 @@ def tangent_kernel(
     None for G stands for the readout's, the identity between outputs.
     """
     total: Tensor | float = 0.0
-    identity = torch.eye(outputs, dtype=layers[0][0].dtype)
+    first = layers[0][0]
+    identity = torch.eye(outputs, dtype=first.dtype, device=first.device)
     for phi, g in layers:
         below = (weight_std**2 * phi + bias_std**2)[:, None, :, None]
         p = len(phi)

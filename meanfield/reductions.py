@@ -12,6 +12,8 @@ that imports pykeops.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -94,7 +96,7 @@ def choose(particles: int, samples: int, inputs: int, device: torch.device, acti
     """The engine that `auto` takes: dense for few pairs, KeOps on CUDA at small D, tiles otherwise."""
     if particles * samples <= _DENSE_PAIRS["cuda" if device.type == "cuda" else "cpu"]:
         return "dense"
-    if device.type == "cuda" and activation.keops and inputs <= _KEOPS_LARGEST_DIMENSION and keops_works():
+    if device.type == "cuda" and activation.keops and inputs <= _KEOPS_LARGEST_DIMENSION and keops_works(device):
         return "keops"
     return "chunked"
 
@@ -107,7 +109,7 @@ def serving(engine: Engine, particles: int, x: Tensor, activation: Activation) -
         checks.lookup("engine", engine, dict.fromkeys(get_args(Engine)))
     if engine == "auto":
         engine = choose(particles, len(x), x.shape[1], x.device, activation)
-    if engine == "keops" and not (x.dtype in (torch.float32, torch.float64) and _keops_serves(activation)):
+    if engine == "keops" and not (x.dtype in (torch.float32, torch.float64) and _keops_serves(activation, x.device)):
         return "chunked"
     return engine
 
@@ -149,16 +151,48 @@ _lock = threading.Lock()  # concurrent KeOps calls return silently wrong values
 _state = {"broken": False}
 
 
-def keops_works() -> bool:
-    """Whether pykeops can be imported here; its absence is warned of once."""
+def keops_works(device: torch.device) -> bool:
+    """Whether pykeops can be imported here and, for a GPU, survives there; its absence is warned of once."""
+    if device.type == "cuda" and not _state["broken"] and not _survives():
+        _keops_failed(RuntimeError("a process of its own that compiled a formula for the GPU died"))
     return not _state["broken"] and _genred() is not None
 
 
-def _keops_serves(activation: Activation) -> bool:
+def _keops_serves(activation: Activation, device: torch.device) -> bool:
     if activation.keops is None:
         _warn_once(f"the activation {activation.name!r} has no KeOps formula")
         return False
-    return keops_works()
+    return keops_works(device)
+
+
+_CRASHES = {"CUDA_CACHE_DISABLE": "1"}  # with it the compiler in CUDA 13.0 does not crash in its cache
+
+
+@cache
+def _survives() -> bool:
+    """Whether a process of its own can compile and run a formula on the GPU: with some versions of CUDA and KeOps the compiler crashes,
+    which would end this one. If it takes the settings of _CRASHES, this process gets them too. Some ten seconds, once.
+    """
+    for settings in ({}, _CRASHES):
+        environment = os.environ | settings | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", "from meanfield import reductions; reductions.probe()"]
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        if done.returncode == 0:
+            os.environ.update(settings)
+            return True
+    return False
+
+
+def probe() -> None:
+    """Compile and run one KeOps sum on the GPU; the process ends with a status other than 0, or dies, where that does not work."""
+    x = torch.linspace(-1, 1, 300, device="cuda").view(150, 2)
+    found = _genred()("Square((w|x))*a", ["w=Vj(2)", "a=Vj(1)", "x=Vi(2)"], reduction_op="Sum", axis=1)(
+        x, x[:, :1].contiguous(), x
+    )
+    torch.testing.assert_close(found, (x @ x.T).square() @ x[:, :1])
 
 
 def _keops_failed(error: Exception) -> None:

@@ -115,6 +115,7 @@ class MeasureFlow:
 
     def captured(self, whole: ParticleMeasure) -> ParticleMeasure | Cloud:
         """Of a measure what `capture` keeps here"""
+        whole = whole.to(self.m.device)
         return whole if self.shard.whole else Cloud(*map(self.shard.take, whole.tensors))
 
     @property

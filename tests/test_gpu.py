@@ -54,7 +54,7 @@ def test_a_part_that_fails_or_hangs_costs_the_others_nothing(tmp_path, monkeypat
     real = subprocess.run
 
     def run(command, **options):
-        return real(CODE[command[3]], **options)
+        return real(CODE[command[command.index("tests.gpu") + 1]], **options)
 
     code = {
         "ceilings": 'print(\'row: {"what": "copy", "per_second": 2.0}\'); raise SystemExit(\'no card\')',

@@ -1,5 +1,6 @@
 """The two sums of a two-layer network: three engines, one answer; the velocity is a gradient; little memory; a way out without KeOps."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ import meanfield as mf
 from meanfield import activations, reductions, tiles
 from solvers import WassersteinFlow
 from tests import memory
+
+CPU = torch.device("cpu")
 
 N, P, D, C = 200, 11, 3, 2
 GELU = mf.activation("gelu")
@@ -380,7 +383,7 @@ def test_an_unknown_engine_is_answered_with_the_known_ones(engine):
     ],
 )
 def test_auto_chooses_by_shape_and_device(monkeypatch, device, n, inputs, keops, chosen):
-    monkeypatch.setattr(reductions, "keops_works", lambda: keops)
+    monkeypatch.setattr(reductions, "keops_works", lambda _: keops)
     assert reductions.choose(n, 1000, inputs, torch.device(device), GELU) == chosen
     without = mf.Activation("mine", torch.sin, torch.cos)
     assert reductions.choose(n, 1000, inputs, torch.device(device), without) == chosen.replace("keops", "chunked")
@@ -439,7 +442,7 @@ def test_a_sum_of_keops_in_parts_is_the_whole(monkeypatch, name):
     problem, act = _problem(), mf.activation(name)
     found = reductions.outputs(*problem[:4], act, "keops")
     torch.testing.assert_close(found, _by_the_formula(*problem, act)[0], rtol=0, atol=1e-12)
-    assert reductions.keops_works()
+    assert reductions.keops_works(CPU)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +471,7 @@ def test_concurrent_calls_of_keops_give_each_its_own_sums():
         thread.start()
     for thread in threads:
         thread.join()
-    assert reductions.keops_works()
+    assert reductions.keops_works(CPU)
     assert wrong == []
 
 
@@ -533,10 +536,33 @@ def test_tiles_serve_where_keops_is_broken_and_say_so_once(monkeypatch, breakage
     assert [w.category for w in seen] == [RuntimeWarning]
     assert "KeOps failed here" in str(seen[0].message)
     assert "chunked engine serves" in str(seen[0].message)
-    assert not reductions.keops_works()
+    assert not reductions.keops_works(CPU)
     for results in found:
         for f, e in zip(results, _by_the_formula(*problem, GELU), strict=True):
             torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dies", "serves"), [((), True), ((0,), True), ((0, 1), False)])
+def test_keops_on_a_gpu_is_tried_in_a_process_of_its_own(monkeypatch, dies, serves):
+    """Its compiler can end the interpreter: 0 stands for the try as it is, 1 for that without the compiler's cache."""
+    tries = []
+
+    def run(command, env, **options):
+        tries.append(env.get("CUDA_CACHE_DISABLE"))
+        return subprocess.CompletedProcess(command, -11 if len(tries) - 1 in dies else 0)
+
+    monkeypatch.setattr(reductions.subprocess, "run", run)
+    monkeypatch.setenv("CUDA_CACHE_DISABLE", "0")  # so that it is restored
+    monkeypatch.delenv("CUDA_CACHE_DISABLE")
+    reductions._survives.cache_clear()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = [reductions.keops_works(torch.device("cuda")) for _ in range(2)]
+    assert found == [serves, serves]
+    assert tries == [None, "1"][: max(1, len(dies) + serves)]
+    assert (os.environ.get("CUDA_CACHE_DISABLE") == "1") == (serves and dies == (0,))
+    assert [str(w.message)[:40] for w in seen] == ([] if serves else ["KeOps failed here (RuntimeError: a proce"])
+    reductions._survives.cache_clear()
 
 
 def test_tiles_serve_an_activation_without_a_formula_and_say_so_once():
@@ -565,7 +591,7 @@ def test_stats_name_the_engine_that_served_after_keops_failed(monkeypatch, break
 
 
 def test_tiles_serve_what_keops_cannot(monkeypatch):
-    monkeypatch.setattr(reductions, "keops_works", lambda: True)
+    monkeypatch.setattr(reductions, "keops_works", lambda _: True)
     x = torch.ones(P, D)
     assert reductions.serving("keops", N, x, GELU) == "keops"
     assert reductions.serving("keops", N, x.half(), GELU) == "chunked"

@@ -43,25 +43,14 @@ def cuda_tests(card: Card) -> None:
         return
     marked = "cuda" if not card.tiny else "cuda and not cuda"  # collects them only
     report = Path("out-of-pytest.xml")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        marked,
-        "--junitxml",
-        report,
-        *files,
-    ]
-    shown = subprocess.run([*map(str, command)], cwd=here.parent, capture_output=True, text=True)
+    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-m", marked, f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", *options, *map(str, files)]
+    shown = subprocess.run(command, cwd=here.parent, capture_output=True, text=True)
     found = _outcomes(here.parent / report) if (here.parent / report).exists() else {}
     (here.parent / report).unlink(missing_ok=True)
     row(files=[p.name for p in files], exit_status=shown.returncode, **found)
     if shown.returncode not in (0, 5):  # 5: none was chosen
-        print(shown.stdout[-6000:], shown.stderr[-2000:], file=sys.stderr)
+        print(shown.stdout[-5000:], shown.stderr[:3000], file=sys.stderr)
 
 
 def _outcomes(report: Path) -> dict[str, Any]:
@@ -77,6 +66,7 @@ PARTS: dict[str, tuple[Any, int]] = {  # the function, seconds at most
     "engines": (sums.engines, 75),
     "particles": (runs.particles, 60),
     "deep": (runs.deep, 150),
+    "tile_sizes": (sums.tile_sizes, 30),
     "choice": (sums.choice, 45),
     "parts": (sums.parts, 45),
     "networks": (runs.networks, 45),
@@ -133,7 +123,7 @@ def _all(names: Sequence[str], card: Card, out: Path, seconds: float) -> int:
 
 def _part(name: str, card: Card, limit: float) -> dict[str, Any]:
     """How the part ended, and its rows, those before a stop included"""
-    command = [sys.executable, "-m", "tests.gpu", name, "--alone", "--device", card.device]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.gpu", name, "--alone", "--device", card.device]
     start = time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=Path(__file__).parents[2])
@@ -144,7 +134,7 @@ def _part(name: str, card: Card, limit: float) -> dict[str, Any]:
         ended = f"stopped at its limit of {limit:.0f} s"
     rows = [json.loads(line.removeprefix(MARK)) for line in text.splitlines() if line.startswith(MARK)]
     part = {"ended": f"{ended} after {time.monotonic() - start:.0f} s", "rows": rows}
-    return part if ended == "finished" and not errors else part | {"errors": errors[-8000:]}
+    return part if ended == "finished" and not errors else part | {"errors": errors[:8000]}
 
 
 def report(found: Mapping[str, Any]) -> str:

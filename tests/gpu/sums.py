@@ -61,6 +61,20 @@ def _step(card: Card, engine: reductions.Engine, name: str, kind: str, d: int, n
         pairs_per_second=pairs / found["median"], memory_gb=memory)  # fmt: skip
 
 
+def tile_sizes(card: Card) -> None:
+    """one step by tiles of so many bytes, float32: seconds"""
+    before = tiles._CUDA_TILE
+    for name, d in [*product(("tanh", "relu"), (2, 64)), ("tanh", 784)][: 1 if card.tiny else None]:
+        n, act = card.size(2**20 if d <= 64 else 2**18, 512), mf.activation(name)
+        problem, seconds = cloud(n, card.size(1000, 20), d, torch.float32, card.device), {}
+        for size in (22, 23, 24, 25, 26, 27, 28, 29, 30)[: 2 if card.tiny else None]:
+            tiles._CUDA_TILE = 2**size
+            step = partial(by_step, act, *problem, room=tiles.Room(), engine="chunked")
+            seconds[f"2^{size}"] = card.seconds(step, least=0.05)["median"]
+        row(phi=name, N=n, D=d, best=min(seconds, key=seconds.__getitem__), **seconds)
+    tiles._CUDA_TILE = before
+
+
 def choice(card: Card) -> None:
     """the engine that `auto` takes against the fastest, tanh, float32"""
     shapes = [
