@@ -552,6 +552,7 @@ def test_keops_on_a_gpu_is_tried_in_a_process_of_its_own(monkeypatch, dies, serv
         return subprocess.CompletedProcess(command, -11 if len(tries) - 1 in dies else 0)
 
     monkeypatch.setattr(reductions.subprocess, "run", run)
+    monkeypatch.setattr(reductions, "_genred", lambda: object())
     monkeypatch.setenv("CUDA_CACHE_DISABLE", "0")  # so that it is restored
     monkeypatch.delenv("CUDA_CACHE_DISABLE")
     reductions._survives.cache_clear()
