@@ -202,7 +202,9 @@ def _keops_failed(error: Exception) -> None:
 
 @cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(f"{reason}: the chunked engine serves instead, with the same numbers", RuntimeWarning, stacklevel=2)
+    warnings.warn(
+        f"{reason}: the chunked engine serves instead, with the same numbers to rounding", RuntimeWarning, stacklevel=2
+    )
 
 
 @cache

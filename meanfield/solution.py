@@ -39,7 +39,8 @@ class Solution:
     tangent_kernels (snapshots, P, C, P, C): in units where df/dt = K Delta / P.
     particles: two-layer solutions only, the measure at each snapshot. fields: "h1".. (snapshots, N, P) of finite networks and of
     CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks.
-    state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds, engine, ranks, ..
+    state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds and threads of the
+    last stretch, engine, ranks, ..
     """
 
     problem: Problem

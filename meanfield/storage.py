@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from meanfield.layout import Arrays
 from meanfield.report_layout import KINDS, Result
@@ -142,6 +143,7 @@ def _provenance(result: Result) -> dict[str, Any]:
         "versions": json.dumps(versions),
         "git_commit": _commit(),
         "seed": result.solver.get("seed") if isinstance(result, Solution) else None,
+        "threads": result.stats.get("threads") if isinstance(result, Solution) else torch.get_num_threads(),
     }
     return {name: value for name, value in told.items() if value is not None}
 

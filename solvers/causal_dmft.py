@@ -111,7 +111,8 @@ class CausalDMFT:
         return dmft_cost(self, problem)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
-        """The solution (of one group) continued for `steps` more steps; equal to an uninterrupted run.
+        """The solution (of one group) continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the
+        same device.
 
         ValueError for a solution without the state to go on from: it takes keep_state=True, or an interrupted run.
         """

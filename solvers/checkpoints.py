@@ -23,11 +23,12 @@ from solvers.sharding import RankLost, current
 def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 100) -> Solution:
     """`solver(problem)`, with the state kept in `path` (.nc) every `every` steps; called again, it goes on from there.
 
-    The result equals that of an uninterrupted run bit for bit on the same device. The file before the last is kept as
-    NAME.previous.nc: a truncated file is passed over for it, with a warning. Groups of CausalDMFT have a file each. On success the files
-    stay; a finished one is returned at once. Under `over_ranks` the first process writes and all read, so `path` must lie where all
-    see it; where a process is lost, the others' RankLost says which file and step to go on from. For solvers with `resume`; ValueError
-    for others, and for a file of another run.
+    The result equals that of an uninterrupted run bit for bit on the same device with the same number of threads; with another one
+    it goes on with a warning, and equals it to rounding. The file before the last is kept as NAME.previous.nc: a truncated file is
+    passed over for it, with a warning. Groups of CausalDMFT have a file each. On success the files stay; a finished one is returned at
+    once. Under `over_ranks` the first process writes and all read, so `path` must lie where all see it; where a process is lost, the
+    others' RankLost says which file and step to go on from. For solvers with `resume`; ValueError for others, and for a file of
+    another run.
     """
     path = storage.writable(path)
     every = checks.integer("every", every, 1)

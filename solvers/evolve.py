@@ -163,7 +163,7 @@ def evolve(
             if not run.f:
                 raise
             run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
-    run.stats["seconds"] = time.perf_counter() - start
+    run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
     return run
 
 

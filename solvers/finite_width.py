@@ -27,7 +27,8 @@ class FiniteWidth:
 
     Each seed's initial weights depend on (seed, width) alone, not on the company it runs in. snapshots: steps at which kernels
     and neurons are recorded; keep_neurons=False keeps the kernels only. batch: seeds per run; None takes as many as are faster
-    together (on a GPU as many as fit).
+    together (on a GPU as many as fit), which round differently from one alone (1e-15 of f, 1e-6 in float32) and under gradient flow
+    share the integrator's steps (rtol); with 1 each has the bits of a network alone.
     """
 
     width: int = 512
@@ -75,7 +76,10 @@ class FiniteWidth:
         return network_cost(self, problem, seeds)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
-        """The solution continued for `steps` more steps; equal to an uninterrupted run of the same seed alone."""
+        """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the same device.
+
+        It goes on alone: a network of a batch goes on with the rounding of a network alone.
+        """
         if "seed" not in solution.solver:
             raise ValueError("only solutions of FiniteWidth can be resumed by it")
         solver = replace(self, seed=solution.solver["seed"])

@@ -71,7 +71,7 @@ class FixedPointDMFT:
         return fixed_point_cost(self, problem)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
-        """The solution continued for `steps` more steps; equal to an uninterrupted run.
+        """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads.
 
         ValueError for a solution without the state to go on from: it takes keep_state=True, or an interrupted run.
         """
@@ -84,7 +84,12 @@ class FixedPointDMFT:
         self.check(problem)
         start = time.perf_counter()
         kernels, status, changes, known = self._solve(problem, before)
-        stats = {"seconds": time.perf_counter() - start, "iterations": len(changes), "changes": tuple(changes)}
+        stats = {
+            "seconds": time.perf_counter() - start,
+            "threads": torch.get_num_threads(),
+            "iterations": len(changes),
+            "changes": tuple(changes),
+        }
         keep = self.keep_state or status is Status.INTERRUPTED
         solution = replace(_solution(problem, self, kernels, status, stats), state=known if keep else {})
         if status is Status.INTERRUPTED:

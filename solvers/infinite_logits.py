@@ -69,7 +69,7 @@ class InfiniteLogitsLimit:
         return self._run(problem, measure.m, (measure.a, measure.w, measure.a.new_zeros(f0.shape[1])), f0, None)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
-        """The solution continued for `steps` more steps; equal to an uninterrupted run."""
+        """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the same device."""
         problem = earlier(self, solution, steps)
         kind = {"dtype": checks.DTYPES[self.dtype], "device": self.device}
         a, w, b, m, f0 = (solution.state[key].to(**kind, copy=True) for key in ("a", "w", "b", "m", "f0"))

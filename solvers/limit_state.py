@@ -1,4 +1,4 @@
-"""What a LimitNetwork goes on from, as named tensors, so that a resumed sweep equals an uninterrupted one bit for bit."""
+"""What a LimitNetwork goes on from, as named tensors, so that a resumed sweep has the bits of an uninterrupted one."""
 
 from __future__ import annotations
 

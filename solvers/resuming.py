@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.evolve import State, settings, snapshot_steps
+from solvers.sharding import current
 
 FREE = {"snapshots", "engine", "device", "batch", "keep_state"}  # may change when a run goes on
 
 
 def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
-    """The problem that continues `solution` by `steps`; ValueError if this solver cannot go on from it."""
+    """The problem that continues `solution` by `steps`; ValueError if this solver cannot go on from it.
+
+    UserWarning if it was made with another number of threads.
+    """
     name = solution.solver.get("name")
     if name != type(solver).__name__:
         raise ValueError(f"a solution of {name} cannot be resumed by {type(solver).__name__}: take {name}(...).resume")
@@ -35,7 +41,19 @@ def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
             raise ValueError(
                 f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"
             )
+    _tell_of_threads(solution)
     return problem
+
+
+def _tell_of_threads(solution: Solution) -> None:
+    """Said once for a run in stretches: the next one goes on from a stretch with the threads of now."""
+    before, now = solution.stats.get("threads"), torch.get_num_threads()
+    if before not in (None, now) and current().first:
+        warnings.warn(
+            f"the run was made with {before} thread{'s' if before > 1 else ''} and goes on with {now}, which round differently: it will "
+            f"equal an uninterrupted run to rounding, not bit for bit; OMP_NUM_THREADS={before} (or torch.set_num_threads) keeps the bits",
+            stacklevel=4,
+        )
 
 
 def kept_momentum(previous: Solution | None, names: Sequence[str], like: Tensor) -> State:

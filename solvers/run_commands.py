@@ -189,11 +189,11 @@ def _sweep(asked: Sweep) -> None:
 
 @contextmanager
 def _executor(workers: int) -> Iterator[Executor | None]:
-    """Processes that start afresh (a forked torch may hang), with the machine's cores shared among them."""
+    """Processes that start afresh (a forked torch may hang), with this one's threads shared among them."""
     if workers == 0:
         yield None
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
     others = set(multiprocessing.active_children())
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by workers; a run in progress listens for itself

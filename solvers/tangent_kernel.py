@@ -68,10 +68,10 @@ class TangentKernelLimit:
         return isinstance(self.initial, str) and self.initial == "draw"
 
     def resume(self, solution: Solution, steps: int) -> Solution:
-        """The solution continued for `steps` more steps; equal to an uninterrupted run."""
+        """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the same device."""
         solver = replace(self, seed=solution.solver.get("seed", 0))
         problem = earlier(solver, solution, steps)
-        kernels = lazy_kernels(problem, self.kernel, self._drawn)  # as at first, to the last bit
+        kernels = lazy_kernels(problem, self.kernel, self._drawn)  # as at first, to the last bit on as many threads
         return solver._run(problem, kernels, solution.state["f"][None].clone(), (solver.seed,), solution)[0]
 
     def check(self, problem: Problem) -> None:

@@ -68,7 +68,10 @@ class WassersteinFlow:
         return flow_cost(self, problem)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
-        """The solution continued for `steps` more steps; equal to an uninterrupted run. Each process needs it whole."""
+        """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the same device.
+
+        Each process needs it whole.
+        """
         problem = earlier(self, solution, steps)
         kind = {"dtype": checks.DTYPES[self.dtype], "device": self.device}
         shard = Shard(len(solution.state["m"]), current())

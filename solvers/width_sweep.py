@@ -39,7 +39,8 @@ def width_sweep(
     None runs them here. folder: each finished network is kept there as a file, and a sweep that failed or was interrupted
     goes on from what it holds; ValueError if it holds another run. A network that fails does not cost the others: SolverError
     at the end carries every finished one in `.solutions`, and so does Interrupted. Nor does a worker that dies: dask gives its tasks to
-    others; a process pool is then broken, and the next call, with a new one and the folder, runs what is missing.
+    others; a process pool is then broken, and the next call, with a new one and the folder, runs what is missing. An executor changes
+    batches, and a worker may have other threads: both change rounding (FiniteWidth's `batch`).
     """
     solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
     widths = checks.integers("widths", widths, 1)

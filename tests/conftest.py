@@ -1,15 +1,21 @@
-"""Settings shared by all tests: one thread, and marks that skip what this machine lacks."""
+"""Settings shared by all tests: one thread unless told, marks that skip what this machine lacks, and no process without its mark."""
 
+import multiprocessing.process
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before libraries read it: the same rounding and speed with and without xdist
 
 import pytest
 import torch
 
 import meanfield as mf
-
-torch.set_num_threads(1)  # the same rounding and the same speed with and without xdist
 
 
 def pytest_collection_modifyitems(items):
@@ -21,6 +27,25 @@ def pytest_collection_modifyitems(items):
         for mark, reason in lacks.items():
             if reason and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _processes_are_marked(request, monkeypatch):
+    """CI runs the tests that start Python again with other numbers of threads, by their mark: none may lack it."""
+    if request.node.get_closest_marker("processes"):
+        return
+    start = subprocess.Popen.__init__
+
+    def refuse(*_):
+        pytest.fail("a test that starts Python carries the mark `processes`")
+
+    def unless_python(self, args, *more, **options):
+        if sys.executable in args:
+            refuse()
+        start(self, args, *more, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", unless_python)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What the accuracy tables and the benchmarks share: finding their functions, and the machine in words."""
+"""What tests, accuracy tables and benchmarks share: the surroundings of a process, finding functions, the machine in words."""
 
 import importlib
 import os
@@ -11,6 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
+    """For a Python that a test starts: these packages, and as many threads as here unless told, since they decide the last bits."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads or torch.get_num_threads())}
 
 
 def gathered(package: ModuleType, name: str) -> dict[str, Callable[..., Any]]:

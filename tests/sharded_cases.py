@@ -148,7 +148,6 @@ TASKS = {task.__name__: task for task in (compare, cuda, dead, silent, killed)}
 
 
 def main(folder: str, task: str, *arguments: str) -> None:
-    torch.set_num_threads(1)
     with over_ranks(timeout=4.0 if task == "silent" else 60.0) as ranks:
         TASKS[task](Path(folder), ranks, *arguments)
 

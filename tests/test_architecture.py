@@ -3,11 +3,11 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.running import ROOT, environment
+
 FILES = [path for package in ("meanfield", "solvers") for path in sorted((ROOT / package).rglob("*.py"))]
 
 HOMES = {
@@ -124,7 +124,8 @@ def test_the_search_lets_generators_pass():
     assert uses(ast.parse(allowed)) & (UNSAFE | GLOBAL) == set()
 
 
+@pytest.mark.processes
 def test_importing_the_packages_does_not_load_what_is_rarely_needed():
     code = "import meanfield, solvers, sys; print(*{'pykeops', 'keopscore', 'sklearn'} & set(sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    ran = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []

@@ -1,6 +1,5 @@
 """Runs in stretches: equal to uninterrupted ones, also after a kill at any moment, and never from a wrong file."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import xarray as xr
 
 import meanfield as mf
 from meanfield import storage
@@ -25,6 +25,9 @@ from solvers import (
     checkpoints,
 )
 from solvers.dmft_window import Window
+from tests.running import environment
+
+pytestmark = pytest.mark.processes  # equality is asked of any number of threads
 
 
 def problem(depth=1, scaling=None, loss="squared", **training):
@@ -149,7 +152,7 @@ def test_ctrl_c_keeps_the_windows_that_a_fixed_point_has_solved(tmp_path, monkey
 
 
 def test_a_killed_process_leaves_a_checkpoint(tmp_path):
-    """SIGKILL at any moment; the next call ends the run with the numbers of an uninterrupted one."""
+    """SIGKILL at any moment; the next call ends the run with the numbers of an uninterrupted one on as many threads."""
     code = textwrap.dedent(f"""
         import meanfield as mf
         from solvers import CausalDMFT, checkpointed
@@ -157,7 +160,7 @@ def test_a_killed_process_leaves_a_checkpoint(tmp_path):
         asked = mf.Problem(data, mf.Network(2), mf.mean_field(1.0), mf.Training(0.1, 400))
         checkpointed(CausalDMFT(256), asked, {str(tmp_path / "run.nc")!r}, every=5)
     """)
-    process = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment())
     deadline = time.monotonic() + 120
     while not (tmp_path / "run.previous.nc").exists():
         assert time.monotonic() < deadline
@@ -172,3 +175,42 @@ def test_a_killed_process_leaves_a_checkpoint(tmp_path):
     shorter = asked.with_steps(reached + 3)
     found = checkpointed(CausalDMFT(256), shorter, tmp_path / "run.nc", every=5)
     assert torch.equal(found.f, CausalDMFT(256)(shorter).f)
+
+
+# how far f may move: rounding, in float32 for the sweep; the fixed point's iterations stop within 1e-3
+OTHER_THREADS = {"flow": 1e-12, "net": 1e-12, "lazy": 1e-12, "dmft": 1e-5, "fixed point": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def with_other_threads(tmp_path_factory):
+    """A folder with five steps of each, made by a process with one thread more than this one"""
+    folder, code = tmp_path_factory.mktemp("threads"), "from tests.test_checkpoints import *; begin(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=environment(), check=True, timeout=120)
+    return folder
+
+
+def begin(folder):
+    torch.set_num_threads(torch.get_num_threads() + 1)  # more than there are cores, if need be
+    for name in OTHER_THREADS:
+        solver, asked = CASES[name]
+        part = checkpoints._part(solver, tuple(step for step in solver.snapshots if step >= 0))
+        checkpointed(part, asked.with_steps(5), f"{folder}/{name}.nc")
+
+
+@pytest.mark.parametrize("name", OTHER_THREADS)
+def test_other_threads_are_told_of_once_and_change_the_rounding_only(with_other_threads, name):
+    (solver, asked), path, own = CASES[name], with_other_threads / f"{name}.nc", torch.get_num_threads()
+    with xr.open_dataset(path, engine="h5netcdf") as file:
+        assert file.attrs["threads"] == own + 1
+    with pytest.warns(UserWarning, match=f"made with {own + 1} threads and goes on with {own}, which round") as told:
+        found = checkpointed(solver, asked, path, every=2)
+    assert len(told) == 1
+    whole = solver(asked)
+    torch.testing.assert_close(found.f, whole.f, rtol=0, atol=OTHER_THREADS[name] * float(whole.f.abs().max()))
+    assert found.stats["threads"] == storage.load(path).stats["threads"] == own
+
+
+def test_a_file_that_does_not_tell_its_threads_goes_on_without_a_word():
+    solver, asked = FiniteWidth(16), problem()
+    old = replace(solver(asked.with_steps(5)), stats={})
+    assert solver.resume(old, 4) == solver(asked)

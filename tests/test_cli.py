@@ -1,7 +1,6 @@
 """The command `meanfield`: flags are the library's fields, files its results, and what fails says so in its words."""
 
 import inspect
-import os
 import shlex
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from solvers import (
     width_sweep,
 )
 from solvers.cli import main
+from tests.running import environment
 
 matplotlib.use("Agg")
 
@@ -281,13 +281,13 @@ def then_interrupt(*arguments):
 MeasureFlow.velocity = then_interrupt
 sys.exit(cli.main(sys.argv[1:]))
 """
-_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.processes
 def test_ctrl_c_keeps_the_run_and_resume_ends_it(capsys, tmp_path):
     settings = ["--out", str(tmp_path / "run.nc"), *TINY, "--solver.particles", "16"]
     command = [sys.executable, "-W", "error", "-c", _INTERRUPTED, "flow", *settings]
-    run = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert run.returncode == 130, run.stderr
     partial = tmp_path / "run.partial.nc"
     assert f"go on with: meanfield resume {partial}" in run.stderr
@@ -393,10 +393,12 @@ def test_a_failed_sweep_ends_with_1(capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_workers_train_the_same_networks(tmp_path):
-    """In a process of its own: workers start by importing the main module."""
+    """In a process of its own: workers start by importing the main module. They share its threads, and train each network alone."""
     sweep = ["sweep", "--out", str(tmp_path), *TINY, "--widths", "4", "8", "--seeds", "2", "--workers", "2"]
-    subprocess.run([sys.executable, "-m", "solvers.cli", *sweep], env=_ENVIRONMENT, check=True, timeout=300)
+    command = [sys.executable, "-m", "solvers.cli", *sweep]
+    subprocess.run(command, env=environment(threads=2 * torch.get_num_threads()), check=True, timeout=300)
     kept = [load(path) for path in sorted(tmp_path.glob("*.nc"))]
     assert kept == [FiniteWidth(width, seed)(PROBLEM) for width in (4, 8) for seed in (0, 1)]
 
@@ -420,9 +422,10 @@ def test_a_result_is_kept_elsewhere_if_the_disk_is_full(capsys, tmp_path, monkey
     assert "OSError: no space left" in _run(capsys, "flow", "--out", tmp_path / "run.nc", *TINY, code=1)[1]
 
 
+@pytest.mark.processes
 def test_the_command_runs_as_a_module():
     command = [sys.executable, "-W", "error", "-m", "solvers.cli", "--help"]
-    run = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert run.returncode == 0
     assert "usage: meanfield" in run.stdout
     assert not run.stderr

@@ -99,6 +99,8 @@ def test_a_seed_gives_the_same_network_in_any_company():
         torch.testing.assert_close(a.f, b.f, rtol=1e-12, atol=1e-13)
         torch.testing.assert_close(a.f, c.f, rtol=1e-12, atol=1e-13)
     assert len({float(s.f[0, 0, 0]) for s in together}) == 3
+    one_by_one = FiniteWidth(8, batch=1)
+    assert one_by_one.ensemble(asked, (3, 0, 7)) == [replace(one_by_one, seed=s)(asked) for s in (3, 0, 7)]
 
 
 def test_few_wide_networks_run_at_once_and_many_narrow_ones(monkeypatch):

@@ -14,9 +14,11 @@ import pytest
 import meanfield as mf
 from solvers import checkpointed
 from tests import wires
+from tests.running import ROOT
 from tests.sharded_cases import CASES, EVERY
-from tests.test_sharding import ROOT, assert_numbers_of_one, assert_same, environment, found_by
+from tests.test_sharding import assert_numbers_of_one, assert_same, environment, found_by
 
+pytestmark = pytest.mark.processes
 SOME = ("deep", "particles")  # a sweep and a flow
 HERE = wires.Machine("127.0.0.1", "lo", ())
 

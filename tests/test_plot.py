@@ -11,6 +11,7 @@ import torch
 
 import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, width_sweep
+from tests.running import environment
 
 matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -96,9 +97,10 @@ def test_pictures_are_drawn_on_given_axes(name, panels, limit):
     assert len(plt.get_fignums()) == 1
 
 
+@pytest.mark.processes
 def test_importing_the_packages_does_not_load_matplotlib():
     code = "import meanfield, solvers, sys; print('matplotlib' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
 
 

@@ -8,7 +8,6 @@ import time
 import types
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ import meanfield as mf
 from meanfield import activations, reductions, tiles
 from solvers import WassersteinFlow
 from tests import memory
+from tests.running import environment
 
 CPU = torch.device("cpu")
 
@@ -394,7 +394,6 @@ import torch
 from meanfield import activation, reductions
 from tests.memory import forget_peak, peak
 
-torch.set_num_threads(1)
 n, p, d = 200_000, 2_000, 8
 a, w, x = torch.ones(n, 1), torch.full((n, d), 0.1), torch.full((p, d), 0.1)
 m, y = torch.full((n,), 1 / n), torch.full((p, 1), 2.0)
@@ -406,11 +405,12 @@ print(peak() - before)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not memory.AVAILABLE, reason="the system does not tell a process its memory")
 def test_chunked_needs_a_fraction_of_the_memory_of_all_pairs():
     """N P = 200,000 x 2,000 float32 numbers are 1.6 GB: less than 0.2 GB is added, freed and fragmented blocks included."""
-    root = Path(__file__).parents[1]
-    ran = subprocess.run([sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True, cwd=root)
+    command = [sys.executable, "-c", _MEMORY]
+    ran = subprocess.run(command, env=environment(threads=1), capture_output=True, text=True, check=True)
     assert float(ran.stdout) < 0.2e9
 
 

@@ -1,13 +1,11 @@
 """Neurons and particles divided over processes: the numbers of one process, complete on the first, and an end with a message."""
 
-import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,16 +15,18 @@ from meanfield.measure import sobol_particles
 from solvers import RankLost, WassersteinFlow, checkpointed
 from solvers.neurons import exact_neurons, normal_part, plain_neurons, sobol_neurons
 from solvers.sharding import Ranks, Shard, current, over_ranks
+from tests import running
+from tests.running import ROOT
 from tests.sharded_cases import CASES, EVERY, MORE, RESUMED, on_gpu
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.processes
 SOME = ("deep", "particles")  # a sweep and a flow
 F32, F64 = torch.float32, torch.float64
 
 
 def environment(gpus=""):
     """What all processes get: one thread, the loopback, and the GPUs that are named"""
-    return os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": gpus}
+    return running.environment(threads=1) | {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": gpus}
 
 
 @contextmanager

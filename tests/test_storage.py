@@ -148,6 +148,7 @@ def test_plain_xarray_shows_labelled_results(tmp_path):
         np.testing.assert_array_equal(dataset.f, solution.f)
     assert attributes["kind"] == "meanfield solution"
     assert attributes["seed"] == 5
+    assert attributes["threads"] == torch.get_num_threads()
     assert attributes["title"] == str(solution)
     assert attributes["created"].endswith("+00:00")
     assert json.loads(attributes["versions"])["torch"] == torch.__version__

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import pytest
+import torch
 
 import meanfield as mf
 from solvers import FiniteWidth, Interrupted, SolverError, width_sweep
@@ -17,20 +18,27 @@ PROBLEM = mf.Problem(mf.digits(n_train=5, n_test=2), mf.Network(1, "tanh"), trai
 ASK = dict(problem=PROBLEM, widths=(4, 8), seeds=3)
 
 
+def pool(workers):
+    """Processes with as many threads as this one"""
+    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),))
+
+
 def test_networks_come_by_width_and_seed():
     nets = width_sweep(**ASK)
     assert [(s.width, s.solver["seed"]) for s in nets] == [(n, e) for n in (4, 8) for e in range(3)]
     assert float((nets[4].f - FiniteWidth(8, seed=1)(PROBLEM).f).abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, pytest.param(pool, marks=pytest.mark.processes)])
 def test_any_executor_gives_the_same_numbers(kind):
-    pool = ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(2, mp_context=get_context("spawn"))
-    with pool as executor:
+    """To rounding, since it changes the batches; without batches to the last bit"""
+    with kind(2) as executor:
         shared = width_sweep(**ASK, executor=executor)
+        alone = width_sweep(**ASK, solver=FiniteWidth(batch=1), executor=executor)
     for a, b in zip(shared, width_sweep(**ASK), strict=True):
         assert a.solver == b.solver
         assert float((a.f - b.f).abs().max()) < 1e-12
+    assert alone == [FiniteWidth(width, seed, batch=1)(PROBLEM) for width in (4, 8) for seed in range(3)]
 
 
 def test_a_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
@@ -126,27 +134,29 @@ class Fatal(FiniteWidth):
         return FiniteWidth(self.width).ensemble(problem, seeds)
 
 
+@pytest.mark.processes
 def test_a_worker_that_dies_costs_a_process_pool_but_no_result(tmp_path):
     """The widest run first, so their results are there when the pool breaks; the next call runs what is missing."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with pool(1) as executor:
         for width in (8, 16):
-            width_sweep(PROBLEM, (width,), 2, folder=tmp_path, executor=pool)
+            width_sweep(PROBLEM, (width,), 2, folder=tmp_path, executor=executor)
         with pytest.raises(
             SolverError, match=r"width 4, .*BrokenProcessPool: .*call again with a new executor"
         ) as caught:
-            width_sweep(PROBLEM, (4, 8, 16), 2, Fatal(), executor=pool)
+            width_sweep(PROBLEM, (4, 8, 16), 2, Fatal(), executor=executor)
         with pytest.raises(
             SolverError, match=r"2 of 2 networks failed, 0 are finished.*call again with a new executor"
         ):
-            width_sweep(PROBLEM, (8,), 2, executor=pool)  # refuses new tasks
+            width_sweep(PROBLEM, (8,), 2, executor=executor)  # refuses new tasks
     assert {s.width for s in caught.value.solutions} <= {8, 16}
     assert len(width_sweep(PROBLEM, (4, 8, 16), 2, folder=tmp_path)) == 6
 
 
+@pytest.mark.processes
 def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path):
     """Killed when the first result is there: dask gives the lost tasks to the other worker."""
     distributed = pytest.importorskip("distributed")
-    asked, killed = PROBLEM.with_steps(60), threading.Event()
+    asked, killed, own = PROBLEM.with_steps(60), threading.Event(), {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
     def kill(pid):
         while not any(tmp_path.glob("*.nc")):
@@ -155,7 +165,7 @@ def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path):
         killed.set()
 
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=own) as cluster,
         distributed.Client(cluster) as client,
     ):
         victim = min(client.run(os.getpid).values())
