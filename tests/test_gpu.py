@@ -11,7 +11,8 @@ import torch
 
 from tests.gpu import __main__ as command
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present: make gpu is the test")
+here = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present: make gpu is the test")
+pytestmark = [pytest.mark.processes, here]
 
 BLOCK = """
 import sys
