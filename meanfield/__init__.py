@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from meanfield.activations import Activation, activation
 from meanfield.activations import register as register_activation
 from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
-from meanfield.data import Dataset, digits, from_file, gaussian_mixture, multi_index_teacher, single_index_teacher
+from meanfield.data import Dataset, digits, gaussian_mixture, multi_index_teacher, single_index_teacher
+from meanfield.data_files import from_file
 from meanfield.dense_kernels import check_gram, nngp_and_ntk
 from meanfield.deviation import DeviationReport, deviation
 from meanfield.distances import marginal_distance, measure_distance

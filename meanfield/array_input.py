@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_WHOLE = 2**53  # beyond it float64 leaves out whole numbers
+WHOLE = 2**53  # beyond it float64 leaves out whole numbers
 _MISSING = {"", "-", ".", "?", "na", "n/a", "nan", "nat", "nil", "none", "null", "<na>", "#n/a", "missing"}
 _MASKED = "masked; fill in or remove what is masked"
 _NOT_FINITE = "missing, NaN or infinite; remove or fill them"
@@ -105,7 +105,7 @@ def _from_list(name: str, value: list | tuple) -> np.ndarray:
         other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
         why = str(error) if other is None else f"row {other} has {lengths[other]} entries, row 0 has {lengths[0]}"
         raise ValueError(f"{name} is no array of numbers: received rows of different lengths ({why})") from error
-    changed = array.dtype.kind in "USc" or (array.dtype.kind == "f" and bool((np.abs(array) >= _WHOLE).any()))
+    changed = array.dtype.kind in "USc" or (array.dtype.kind == "f" and bool((np.abs(array) >= WHOLE).any()))
     if not changed or isinstance(array, np.ma.MaskedArray):
         return array
     return np.array(rows, dtype=object)  # the entries themselves: numpy made text of them all, or rounded

@@ -1,14 +1,10 @@
-"""Datasets: scikit-learn's digits, files of the user's, a Gaussian mixture, and teacher networks."""
+"""Datasets: scikit-learn's digits, a Gaussian mixture, and teacher networks. Files of the user's: data_files.py."""
 
 from __future__ import annotations
 
-import csv
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,31 +114,7 @@ def digits(
         y = (1.0 - 2.0 * index)[:, None]
     else:
         raise ValueError(f"{len(classes)} classes need one-hot targets: leave out one_hot=False, or give two classes")
-    return _split(x, y, n_test, f"digits {'/'.join(map(str, classes))}")
-
-
-def from_file(path: str | Path, targets: int | Sequence[str] = 1, n_test: int = 0) -> Dataset:
-    """A dataset from .npz (arrays x, y and optionally x_test, y_test) or .csv (a header, then numbers).
-
-    For .csv, `targets` names the target columns, or counts them from the right. The last `n_test` rows become test samples
-    (.npz files without x_test likewise). Nothing is unpickled. ValueError for other kinds and broken files.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    readers = {".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"cannot read {path.name}: the ending is {path.suffix!r}; known: {', '.join(readers)}")
-    arrays = readers[path.suffix.lower()](path, targets)
-    n_test = checks.integer("n_test", n_test, 0)
-    if "x_test" in arrays and n_test:
-        raise ValueError(f"{path.name} holds x_test already: leave out n_test={n_test}")
-    if n_test:
-        data = Dataset(arrays["x"], arrays["y"], name=path.stem)
-        if n_test >= data.samples:
-            raise ValueError(f"n_test={n_test} leaves no training sample of the {data.samples} rows in {path.name}")
-        return _split(data.x, data.y, n_test, path.stem)
-    return Dataset(**arrays, name=path.stem)
+    return split(x, y, n_test, f"digits {'/'.join(map(str, classes))}")
 
 
 def gaussian_mixture(
@@ -162,7 +134,7 @@ def gaussian_mixture(
     label = torch.randint(classes, (n_train + n_test,), generator=g)
     x = means[label] + torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
     y = (1.0 - 2.0 * label)[:, None] if classes == 2 else torch.nn.functional.one_hot(label, classes)
-    return _split(x, y, n_test, f"gaussian mixture of {classes}")
+    return split(x, y, n_test, f"gaussian mixture of {classes}")
 
 
 def multi_index_teacher(
@@ -188,7 +160,7 @@ def multi_index_teacher(
     apply = activation(link) if isinstance(link, str) else link
     y = apply(x @ u).sum(1, keepdim=True)
     y[:n_train] += noise * torch.randn(n_train, 1, generator=g, dtype=torch.float64)
-    return _split(x, y, n_test, f"{directions}-index teacher")
+    return split(x, y, n_test, f"{directions}-index teacher")
 
 
 def single_index_teacher(
@@ -215,7 +187,8 @@ def _sizes(n_train: int, n_test: int, inputs: int) -> tuple[int, int, int]:
     )
 
 
-def _split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:
+def split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:
+    """The last `n_test` rows as test samples, the others for training"""
     n = len(x) - n_test
     return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name)
 
@@ -231,69 +204,3 @@ def _same_labels(a: str, one: Any, b: str, other: Any, what: str, axis: int) -> 
                 f"{a} and {b} name their {what} differently: received {first!r} and {second!r} at position {position}; put them into the "
                 "same order, or give .to_numpy() if they belong together by position"
             )
-
-
-def _read_npz(path: Path, targets: Any) -> dict[str, Any]:
-    del targets  # the arrays are named
-    try:
-        with path.open("rb") as file, zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path.name} is truncated, no .npz archive, or holds pickled objects ({error}): save plain arrays"
-        ) from error
-    known = {"x", "y", "x_test", "y_test"}
-    if not {"x", "y"} <= set(arrays) <= known:
-        raise ValueError(
-            f"{path.name} holds the arrays {sorted(arrays)}: needed are x and y, and optionally x_test, y_test"
-        )
-    return arrays
-
-
-def _read_csv(path: Path, targets: int | Sequence[str]) -> dict[str, Any]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.reader(lines)
-            numbered = [(reader.line_num, row) for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path.name} is no text of comma-separated numbers ({error})") from error
-    rows = [row for _, row in numbered]
-    if len(rows) < 2:
-        raise ValueError(f"{path.name} is empty: needed are a header line and at least one line of numbers")
-    header = [column.strip() for column in rows[0]]
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path.name} names a column twice: received {', '.join(header)}")
-    if all(map(_is_number, header)):
-        raise ValueError(
-            f"{path.name} has no header line: its first line must name the columns, received {', '.join(header)}"
-        )
-    if isinstance(targets, int):
-        if not 1 <= targets < len(header):
-            raise ValueError(
-                f"targets={targets} does not fit the {len(header)} columns of {path.name}: one input column must stay"
-            )
-        names = header[-targets:]
-    else:
-        names = [targets] if isinstance(targets, str) else list(targets)
-    missing = [name for name in names if name not in header]
-    if missing or not names:
-        raise ValueError(f"{path.name} has no column {missing}: known: {', '.join(header)}")
-    table = np.empty((len(rows) - 1, len(header)))
-    for index, (number, row) in enumerate(numbered[1:]):
-        try:
-            if len(row) != len(header):
-                raise ValueError(f"{len(row)} cells")
-            table[index] = [float(cell) for cell in row]
-        except ValueError as error:
-            raise ValueError(
-                f"{path.name}, line {number}: {len(header)} numbers expected, received {row} ({error})"
-            ) from error
-    of_target = np.isin(header, names)
-    return {"x": table[:, ~of_target], "y": table[:, [header.index(name) for name in names]]}
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return float(cell) is not None
-    except ValueError:
-        return False

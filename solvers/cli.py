@@ -19,6 +19,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from meanfield import activations, checks, data, losses, scaling
 from meanfield.activations import Activation
 from meanfield.data import Dataset
+from meanfield.data_files import from_file
 from meanfield.losses import Loss
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling
@@ -82,13 +83,13 @@ _OWN_HELP = {  # where one name means another thing
 }
 _DATA: dict[str, Callable[..., Dataset]] = {
     "digits": data.digits,
-    "file": data.from_file,
+    "file": from_file,
     "mixture": data.gaussian_mixture,
     "single-index": data.single_index_teacher,
     "multi-index": data.multi_index_teacher,
 }
 _DATA_FLAGS: dict[str, tuple[Any, str]] = {
-    "path": (Path, "a .npz or .csv file"),
+    "path": (Path, "a .npz file (arrays x, y), or a .csv file whose first line names its columns"),
     "targets": (tuple[str, ...], "target columns of a .csv file: their names, or how many at the right"),
     "classes": (tuple[int, ...], "which digits, or how many clusters"),
     "n_train": (int, "training samples"),

@@ -202,6 +202,43 @@ def test_bad_values_are_refused_in_the_library_s_words(capsys, tmp_path, argumen
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("bad.csv", ",a,y\n0,1,2\n1,3,4\n", "", "bad.csv: column 1 has no name (received ''), as if an index"),
+        ("bad.csv", "a,y\n1,2\n", "--data.targets y y", "bad.csv: targets names a column twice: received 'y', 'y'"),
+        ("bad.csv", "a,y\n1,2\n", "--data.targets 2", "bad.csv: targets=2 does not fit its 2 columns"),
+        ("bad.csv", "a,y\n1,2\n", "--data.n-test 1", "n_test=1 leaves no training sample of the 1 rows in bad.csv"),
+        ("bad.csv", "a,y,y\n1,2,2\n", "", "bad.csv: the header names the column 'y' twice"),
+        ("bad.csv", "a;y\n1;2,5\n", "", "bad.csv: line 2, column 'y': received '2,5'; write numbers as 1234.5"),
+        ("bad.csv", "a,y\n1,?\n", "", "bad.csv: line 2, column 'y': received '?'; a value is missing"),
+        ("bad.csv", "# made by hand\na,y\n1,2\n", "", "bad.csv: line 1 is a comment"),
+        ("bad.csv", "1,2\n3,4\n", "", "bad.csv: no header line"),
+        ("bad.csv", "", "", "bad.csv: no data"),
+        ("bad.npz", "", "", "bad.npz: no intact .npz archive"),
+        ("bad.npz", "", "--data.targets y", "targets=('y',) belongs to .csv files"),
+        ("bad.txt", "a,y\n1,2\n", "", "cannot read bad.txt: the ending is '.txt'; known: .npz, .csv"),
+        ("bad.csv", "a,y\n1,2\n", "--loss logistic", "labels must be -1 or +1"),
+    ],
+)
+def test_data_files_that_cannot_be_read_end_with_2_and_one_line(capsys, tmp_path, name, content, options, message):
+    path = tmp_path / name
+    path.write_text(content)
+    asked = ["--data", "file", "--data.path", path, *options.split()]
+    out, err = _run(capsys, "flow", "--out", tmp_path / "run.nc", *asked, code=2)
+    assert message in err
+    assert err.startswith("meanfield: ")
+    assert err.count("\n") == 1
+    assert not out
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_no_data_files(capsys, tmp_path):
+    asked = ["flow", "--out", tmp_path / "run.nc", "--data", "file", "--data.path"]
+    assert f"{tmp_path} is a folder: give the .npz or .csv file itself" in _run(capsys, *asked, tmp_path, code=2)[1]
+    assert "no such file" in _run(capsys, *asked, tmp_path / "no.csv", code=2)[1]
+
+
 def test_bad_flags_end_with_2(capsys):
     for arguments in (["flow"], ["fly"], ["flow", "--out", "a.nc", "--training.steps", "many"]):
         with pytest.raises(SystemExit) as end:
