@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import torch
+
 from meanfield import checks
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
@@ -27,8 +29,9 @@ class CausalDMFT:
 
     Each hidden layer is represented by `samples` neurons; linear networks are solved exactly, without sampling.
     groups: independent runs with the seeds seed, seed + 1, ..; the solution is their mean and carries its standard errors.
-    tolerance: the part of the fields (relative, root mean square) that may be dropped as already known; None takes 1e-2, and 1e-12 for
-    linear networks. max_rank: the most directions kept for one side of a matrix; None takes what samples and memory admit.
+    tolerance: the part of the fields (relative, root mean square) that may be dropped as already known; None takes 1e-2, for features
+    gamma0 / 10 times the targets' size where that is less, and 1e-12 for linear networks (equation 28b). max_rank: the most directions
+    kept for one side of a matrix; None takes what samples and memory admit.
     draws: "sobol" (scrambled quasi-Monte-Carlo) or "plain". substeps: Runge-Kutta steps between two records of gradient_flow; None
     chooses by the tangent kernel. two_time: keep the first layer's G and the last layer's Phi at all pairs of steps, as the others
     are; False keeps them at the snapshots. responses: record A^l and B^l. keep_neurons: keep preactivations at the snapshots.
@@ -58,9 +61,11 @@ class CausalDMFT:
 
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)
-        exact = problem.network.nonlinearity.name == "linear"  # has no sampling error to estimate
-        solutions = []
-        for group in range(1 if exact else self.groups):
+        solutions, groups = (
+            [],
+            1 if _is_exact(problem) else self.groups,
+        )  # linear networks have no sampling error to estimate
+        for group in range(groups):
             solutions.append(replace(self, groups=1, seed=self.seed + group)._run(problem))
             if solutions[-1].status is not Status.FINISHED:
                 return conclude(solutions, self.raise_on_failure)[-1]
@@ -71,13 +76,14 @@ class CausalDMFT:
         problem.scaling.measure_limit()
         snapshot_steps(self.snapshots, problem.training.steps)
         points, least = _points(problem), _least_rank(problem)
-        if problem.network.nonlinearity.name != "linear" and self.samples <= 2 * points:
+        if not _is_exact(problem) and self.samples <= 2 * points:
             raise ValueError(
                 f"samples={self.samples} are too few for {points} data points, whose features alone may span as many directions: "
                 f"take at least {4 * points}"
             )
         if self.max_rank is not None and self.max_rank < min(least, self.samples):
             raise ValueError(f"max_rank={self.max_rank} is below the {least} directions that the data alone may span")
+        self._must_resolve(problem)
         checks.memory(
             f"a sweep with {self.samples} samples",
             self.bytes_needed(problem, least),
@@ -93,10 +99,26 @@ class CausalDMFT:
         fits = (checks.free_memory(self.device) - base) / slope if slope else self.samples
         return max(1, int(min(self.max_rank or self.samples, self.samples - 1, max(fits, least))))
 
+    def tolerances(self, problem: Problem) -> tuple[float, float]:
+        """(of features, of gradients), equation 28b: features that were dropped return as noise Gamma tolerance / sqrt(samples) in f"""
+        default = (1e-12, 1e-12) if _is_exact(problem) else (min(1e-2, 0.1 * _learned(problem)), 1e-2)
+        return (self.tolerance, self.tolerance) if self.tolerance else default
+
+    def _must_resolve(self, problem: Problem) -> None:
+        """ValueError where rounding spoils f, which is Gamma times a sum that cancels but for what is learned (equation 28b)"""
+        kind, learned = torch.float64 if _is_exact(problem) else checks.DTYPES[self.dtype], _learned(problem)
+        error = torch.finfo(kind).eps / learned
+        if error > 1e-3:
+            name = str(kind).removeprefix("torch.")
+            remedy = "TangentKernelLimit, the limit gamma0 -> 0" if name == "float64" else "dtype='float64'"
+            raise ValueError(
+                f"training moves the neurons by {learned:.1g} of their size only (gamma0 times the targets' size), and {name} would round "
+                f"f by {error:.1g} of its size: take {remedy}"
+            )
+
     def bytes_needed(self, problem: Problem, rank: int) -> float:
         """An estimate of the peak memory of one group whose bases all have `rank` directions, in each process that shares the samples."""
         data, depth, training = problem.data, problem.network.depth, problem.training
-        exact = problem.network.nonlinearity.name == "linear"
         points, gradients = _points(problem), data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
         per_rank = (depth - 1) * (9 + bool(training.momentum)) + 2 * self.two_time
@@ -104,7 +126,7 @@ class CausalDMFT:
         own = self.samples / current().count
         neurons = own * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow
         records = (training.steps + 1) * depth * rank * (points + gradients)
-        return (neurons + records) * (8 if exact or self.dtype == "float64" else 4)
+        return (neurons + records) * (8 if _is_exact(problem) or self.dtype == "float64" else 4)
 
     def estimate(self, problem: Problem) -> Estimate:
         """Expected time and memory of a run, from rates that this machine shows."""
@@ -142,6 +164,17 @@ class CausalDMFT:
             network.record_gradients()
         keep = ended and (self.keep_state or run.status is Status.INTERRUPTED)
         return network.solution(run, state_of(network, run.captured) if keep else {}, previous)
+
+
+def _is_exact(problem: Problem) -> bool:
+    return problem.network.nonlinearity.name == "linear"
+
+
+def _learned(problem: Problem) -> float:
+    """How far training moves the neurons, of their own size: |Delta| at f = 0, root mean square over samples, over Gamma"""
+    y = problem.data.y
+    delta = problem.loss_function.delta(torch.zeros_like(y), y)
+    return (float(delta.square().sum(1).mean().sqrt()) or 1.0) / problem.scaling.measure_limit()[0]
 
 
 def _points(problem: Problem) -> int:

@@ -174,6 +174,7 @@ class InfiniteDense:
         W0^T g = R <F, g> + E <U, g>        F: orthonormal directions pulled back, R: their Gaussian images
 
     The second terms are the responses A and B. The learned part lives in the same basis: U becomes Acc (equation 26).
+    coarser: the tolerance of gradients, if it is another.
     """
 
     def __init__(
@@ -183,10 +184,11 @@ class InfiniteDense:
         tolerance: float,
         like: Tensor,
         limit: int | None = None,
+        coarser: float | None = None,
     ) -> None:
         self.below, self.above = below, above
         self.e = Basis(below.samples, tolerance, like, limit, below.shard)
-        self.f = Basis(above.samples, tolerance, like, limit, above.shard)
+        self.f = Basis(above.samples, coarser or tolerance, like, limit, above.shard)
         self.u, self.acc = Rows(above.shard.local, like), Rows(above.shard.local, like)
         self.r = Rows(below.shard.local, like)
         self.known_below, self.known_above = Known(below, like), Known(above, like)

@@ -44,7 +44,7 @@ class LimitNetwork:
         self.act, self.depth = network.nonlinearity, network.depth
         self.exact = self.act.name == "linear"
         self.kind = torch.float64 if self.exact else checks.DTYPES[solver.dtype]
-        self.tolerance = solver.tolerance or (1e-12 if self.exact else 1e-2)
+        self.tolerance, self.coarse = solver.tolerances(problem)
         self.gain, self.rate_a, self.rate_w = problem.scaling.measure_limit()
         self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
         self.branch = 1.0 if network.residual is None else network.residual / math.sqrt(network.depth)
@@ -73,9 +73,11 @@ class LimitNetwork:
             self.parameters |= {f"b{l}": n.fresh(1) for l, n in enumerate(self.neurons[1:], 2)}
         self.parameters |= {"a": self.neurons[-1].fresh(self.c_out), "b": self.like.new_zeros(self.c_out)}
         limit = shard.ranks.least(self.solver.rank_limit(self.problem))
-        self.layers = [InfiniteDense(*pair, self.tolerance, self.like, limit) for pair in pairwise(self.neurons)]
-        self.last_features = Basis(size, self.tolerance, self.like, limit, shard)
-        self.first_gradients = Basis(size, self.tolerance, self.like, limit, shard)
+        self.layers = [
+            InfiniteDense(*pair, self.tolerance, self.like, limit, self.coarse) for pair in pairwise(self.neurons)
+        ]
+        self.last_features = Basis(size, self.coarse, self.like, limit, shard)
+        self.first_gradients = Basis(size, self.coarse, self.like, limit, shard)
         self.balanced = self.exact
 
     def _neurons(self, layer: int) -> Neurons:
@@ -126,7 +128,7 @@ class LimitNetwork:
             self.h.append(self.h[-1] + self.branch * image if self.skip else image)
         self.phi.append(self.act.phi(self.h[-1]))
         if not self.balanced:  # f(0) = 0 exactly
-            tolerance, shard = 1e-3 if self.kind == torch.float32 else 1e-8, self.shard
+            tolerance, shard = min(self.tolerance, 1e-3) if self.kind == torch.float32 else 1e-8, self.shard
             span = Basis(self.solver.samples, tolerance, self.like, shard=shard)
             span.reveal(self.phi[-1])
             p["a"] = orthonormal(orthonormal(p["a"], span.fields.rows, shard), span.fields.rows, shard)
@@ -267,7 +269,11 @@ class LimitNetwork:
             if fields and self.shard.ranks.first
             else {},
             stats=run.stats
-            | {"ranks": tuple((len(q.e), len(q.f)) for q in self.layers), "exact": self.exact}
+            | {
+                "ranks": tuple((len(q.e), len(q.f)) for q in self.layers),
+                "tolerances": (self.tolerance, self.coarse),
+                "exact": self.exact,
+            }
             | self.shard.stats(),
         )
 

@@ -10,7 +10,7 @@ import torch
 
 import meanfield as mf
 from meanfield.storage import load, save
-from solvers import CausalDMFT, FiniteWidth, NonFiniteError, SolverError, WassersteinFlow
+from solvers import CausalDMFT, FiniteWidth, NonFiniteError, SolverError, TangentKernelLimit, WassersteinFlow
 from solvers.infinite_dense import InfiniteDense
 
 
@@ -113,6 +113,51 @@ def test_small_gamma0_is_the_network_linearised_at_its_start(network):
         apart.append(float(((one.f[-1] - other.f[-1]) / 2 - f).norm() / f.norm()))
     assert apart[2] < 1e-5, apart
     assert np.log2(apart[0] / apart[1]) == pytest.approx(2, abs=0.35), apart  # seeds scatter by 0.08
+
+
+def smooth(gamma0, activation, depth, size=1.0, steps=40):
+    """Eight points of a line, whose features differ by directions of all sizes, and their exact lazy limit (equation 43)"""
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
+    network = mf.Network(depth, activation, bias_std=0.5)
+    asked = mf.Problem(mf.Dataset(x, size * torch.sin(3 * x)), network, mf.mean_field(gamma0), mf.Training(0.2, steps))
+    return asked, TangentKernelLimit()(asked).f
+
+
+@pytest.mark.parametrize(
+    ("activation", "depth", "gamma0", "size"),
+    [
+        ("relu", 3, 1e-3, 1.0),
+        ("relu", 2, 2e-4, 1.0),
+        ("tanh", 3, 1e-2, 1.0),
+        ("tanh", 3, 1e-3, 1.0),
+        ("tanh", 2, 0.5, 1e-3),
+        ("gelu", 3, 3e-4, 1.0),
+        ("gelu", 1, 3e-4, 1.0),
+    ],
+)
+def test_the_default_tolerance_follows_what_is_learned(activation, depth, gamma0, size):
+    """1/sqrt(S) is the error of plain draws; what the tolerance drops must not add to it. What f differs by at this gamma0 is smaller."""
+    asked, lazy = smooth(gamma0, activation, depth, size)
+    found = [CausalDMFT(1024, seed, two_time=False)(asked).f.double() for seed in range(3)]
+    error = torch.stack([f - lazy for f in found]).square().sum().div(3).sqrt() / lazy.norm()
+    assert float(error) < 1024**-0.5, float(error)
+
+
+@pytest.mark.parametrize(("activation", "depth"), [("relu", 1), ("tanh", 3)])
+def test_float32_is_refused_where_it_rounds_what_is_learned(activation, depth):
+    """It is taken, and rounds less than a thousandth, just above the bound; just below it float64 is named."""
+    bound = 2.0**-23 / 1e-3 / float(smooth(1.0, activation, depth)[0].data.y.square().mean().sqrt())
+    asked, _ = smooth(1.01 * bound, activation, depth)
+    single, double = (CausalDMFT(512, dtype=dtype)(asked).f.double() for dtype in ("float32", "float64"))
+    assert float((single - double).norm() / double.norm()) < 1e-3
+    beyond, lazy = smooth(0.99 * bound, activation, depth)
+    with pytest.raises(ValueError, match=r"of their size only.*float32 would round.*dtype='float64'"):
+        CausalDMFT(512)(beyond)
+    assert float((CausalDMFT(512, dtype="float64")(beyond).f - lazy).norm() / lazy.norm()) < 512**-0.5
+    with pytest.raises(ValueError, match=r"float64 would round.*TangentKernelLimit"):
+        CausalDMFT(512, dtype="float64")(smooth(1e-14, activation, depth)[0])
+    idle, _ = smooth(1.0, activation, depth, size=0.0)  # nothing to learn is nothing to round
+    assert float(CausalDMFT(256)(idle).f.abs().max()) < 1e-2 / 256**0.5
 
 
 @pytest.mark.parametrize(
