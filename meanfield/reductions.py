@@ -29,10 +29,13 @@ from meanfield.activations import Activation
 
 Engine = Literal["auto", "dense", "chunked", "keops"]
 
-_DENSE_PAIRS = {"cpu": 2**17, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (CPU: measured)
+_DENSE_PAIRS = {"cpu": 2**17, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (measured)
 _KEOPS_LARGEST_DIMENSION = 100  # above it, matrix products win on every card tried by the KeOps authors
 
-_CUDA_ROWS, _CUDA_TERMS = 2**18, 2**10  # rows that fill a GPU (a guess: not measured), least terms of each
+_CUDA_ROWS, _CUDA_TERMS = (
+    2**18,
+    2**10,
+)  # rows that fill a GPU, least terms of each (not measured: KeOps did not run there)
 
 
 def outputs(a: Tensor, w: Tensor, m: Tensor, x: Tensor, activation: Activation, engine: Engine = "auto") -> Tensor:
@@ -165,25 +168,17 @@ def _keops_serves(activation: Activation, device: torch.device) -> bool:
     return keops_works(device)
 
 
-_CRASHES = {"CUDA_CACHE_DISABLE": "1"}  # with it the compiler in CUDA 13.0 does not crash in its cache
-
-
 @cache
 def _survives() -> bool:
-    """Whether a process of its own can compile and run a formula on the GPU: with some versions of CUDA and KeOps the compiler crashes,
-    which would end this one. If it takes the settings of _CRASHES, this process gets them too. Some ten seconds, once.
+    """Whether a process of its own can compile and run a formula on the GPU: where KeOps' compiler does not suit the libraries that are
+    loaded it crashes, which would end this one (seen: docs/performance_gpu.md). Some ten seconds, once.
     """
-    for settings in ({}, _CRASHES):
-        environment = os.environ | settings | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", "from meanfield import reductions; reductions.probe()"]
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-        if done.returncode == 0:
-            os.environ.update(settings)
-            return True
-    return False
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", "from meanfield import reductions; reductions.probe()"]
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, timeout=120).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def probe() -> None:

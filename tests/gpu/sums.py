@@ -1,7 +1,13 @@
 """Sums of two-layer networks: the engines beside what the card can do, which one `auto` should take, and how KeOps' sums are best split."""
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import torch
 
@@ -45,6 +51,38 @@ def engines(card: Card) -> None:
 def keops_wide(card: Card) -> None:
     """one step by KeOps where D is large: the reason why `auto` does not take it there; compiling can take minutes"""
     _step(card, "keops", "tanh", "float32", card.size(784, 2), card.size(2**18, 64))
+
+
+def keops_compilers(card: Card) -> None:
+    """which C++ compiler's programs KeOps survives, each in a process of its own with an empty cache: the compiler as it is, and with
+    its standard library kept apart from the one that torch loads"""
+    ways = {
+        "as it is": "",
+        "-Bsymbolic": "-Wl,-Bsymbolic",
+        "exclude-libs": "-Wl,--exclude-libs,ALL",
+        "shared": "-shared-libgcc",
+    }
+    compiler, code = shutil.which(os.environ.get("CXX", "g++")), "from meanfield import reductions; reductions.probe()"
+    if compiler is None or not card.device.startswith("cuda"):
+        row(why="no C++ compiler" if compiler is None else "needs a GPU")
+        return
+    for name, flags in ways.items():
+        with tempfile.TemporaryDirectory() as folder:
+            wrapper = Path(folder) / "c++"
+            wrapper.write_text(f'#!/bin/sh\nexec {compiler} "$@" {flags}\n')
+            wrapper.chmod(0o755)
+            environment = os.environ | {
+                "CXX": str(wrapper),
+                "KEOPS_CACHE_FOLDER": folder,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            }
+            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        row(
+            compiler=compiler,
+            way=name,
+            status=done.returncode,
+            last=(done.stderr.strip().splitlines() or [""])[-1][:120],
+        )
 
 
 def _step(card: Card, engine: reductions.Engine, name: str, kind: str, d: int, n: int) -> None:
