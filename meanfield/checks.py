@@ -130,7 +130,10 @@ def _number(name: str, value: Any) -> float:
             value = getattr(value, "item")()  # noqa: B009  numpy and torch scalars
         except (AttributeError, ValueError, RuntimeError):
             raise ValueError(f"{name} must be a number: received {value!r}") from None
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, OverflowError) as error:  # complex, or beyond what floats hold
+        raise ValueError(f"{name} must be a real number of floating-point size: received {str(value)[:40]}") from error
 
 
 def _devices() -> list[str]:

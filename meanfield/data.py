@@ -108,6 +108,8 @@ def digits(
     x = torch.as_tensor(images[chosen])
     x = x * (math.sqrt(x.shape[1]) / x.norm(dim=1, keepdim=True))
     index = torch.tensor([classes.index(int(label)) for label in labels[chosen]])
+    if one_hot not in (None, True, False):
+        raise ValueError(f"one_hot must be True, False or None: received {one_hot!r}")
     if one_hot or (one_hot is None and len(classes) > 2):
         y = torch.nn.functional.one_hot(index, len(classes)).double()
     elif len(classes) == 2:
@@ -124,8 +126,8 @@ def gaussian_mixture(
 
     Two classes have opposite means and y = +-1, shape (P, 1); more give one-hot rows.
     """
-    n_train, n_test, inputs = _sizes(n_train, n_test, inputs)
     classes, separation = checks.integer("classes", classes, 2), checks.positive("separation", separation, zero=True)
+    n_train, n_test, inputs = _sizes(n_train, n_test, inputs, classes, "classes")
     g = _generator(seed)
     means = torch.randn(classes, inputs, generator=g, dtype=torch.float64)
     if classes == 2:
@@ -148,17 +150,22 @@ def multi_index_teacher(
 ) -> Dataset:
     """Gaussian inputs x ~ N(0, I_D), y = link(x . u_1) + ... + link(x . u_k), orthonormal u, noise added to the training targets.
 
-    `link` is an activation's name or a function of the projections (P, k) -> (P, k) that is summed over k.
+    `link` is an activation's name or a function of the projections (P, k) -> (P, k) that is summed over k; ValueError for another shape.
     """
-    n_train, n_test, inputs = _sizes(n_train, n_test, inputs)
     directions, noise = checks.integer("directions", directions, 1), checks.positive("noise", noise, zero=True)
+    n_train, n_test, inputs = _sizes(n_train, n_test, inputs, directions, "directions")
     if directions > inputs:
         raise ValueError(f"directions={directions} exceeds inputs={inputs}: there are no more orthonormal directions")
     g = _generator(seed)
     u = torch.linalg.qr(torch.randn(inputs, directions, generator=g, dtype=torch.float64)).Q
     x = torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
-    apply = activation(link) if isinstance(link, str) else link
-    y = apply(x @ u).sum(1, keepdim=True)
+    linked = (link if callable(link) else activation(link))(x @ u)
+    if not isinstance(linked, Tensor) or linked.shape != (len(x), directions) or linked.is_complex():
+        got = f"{tuple(linked.shape)}, {linked.dtype}" if isinstance(linked, Tensor) else type(linked).__name__
+        raise ValueError(
+            f"link must give real numbers of the shape of its argument {(len(x), directions)}: received {got}"
+        )
+    y = linked.detach().double().sum(1, keepdim=True)
     y[:n_train] += noise * torch.randn(n_train, 1, generator=g, dtype=torch.float64)
     return split(x, y, n_test, f"{directions}-index teacher")
 
@@ -176,15 +183,20 @@ def single_index_teacher(
 
 
 def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(checks.integer("seed", seed, 0))
+    if checks.integer("seed", seed, 0) >= 2**32:
+        raise ValueError(f"seed must be below 2^32, since torch's generator keeps no more of it: received {seed}")
+    return torch.Generator().manual_seed(int(seed))
 
 
-def _sizes(n_train: int, n_test: int, inputs: int) -> tuple[int, int, int]:
-    return (
-        checks.integer("n_train", n_train, 1),
-        checks.integer("n_test", n_test, 0),
-        checks.integer("inputs", inputs, 1),
+def _sizes(n_train: int, n_test: int, inputs: int, others: int, what: str) -> tuple[int, int, int]:
+    n_train, n_test = checks.integer("n_train", n_train, 1), checks.integer("n_test", n_test, 0)
+    inputs, samples = checks.integer("inputs", inputs, 1), n_train + n_test
+    checks.memory(
+        f"a data set of {samples} samples with {inputs} inputs and {others} {what}",
+        24.0 * (samples * (inputs + others) + inputs * others),  # numbers of 8 bytes, and two copies on the way
+        f"take fewer samples, inputs or {what}",
     )
+    return n_train, n_test, inputs
 
 
 def split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:

@@ -195,8 +195,58 @@ def test_inputs_of_teachers_are_standard_normal():
         ),
         (lambda: mf.gaussian_mixture(n_train=True), "n_train must be a whole number: received True"),
         (lambda: mf.gaussian_mixture(inputs=0), "inputs must be at least 1"),
+        (lambda: mf.gaussian_mixture(n_test=-1), "n_test must be at least 0: received -1"),
+        (lambda: mf.gaussian_mixture(n_train=float("nan")), "n_train must be a whole number: received nan"),
+        (lambda: mf.gaussian_mixture(n_train=float("inf")), "n_train must be a whole number: received inf"),
+        (lambda: mf.gaussian_mixture(n_train="5"), "n_train must be a number: received '5'"),
+        (
+            lambda: mf.gaussian_mixture(n_train=10**400),
+            "n_train must be a real number of floating-point size: received 10000",
+        ),
+        (lambda: mf.gaussian_mixture(seed=2**32), r"seed must be below 2\^32, .*: received 4294967296"),
+        (lambda: mf.gaussian_mixture(separation=np.complex128(1j)), "separation must be a real number"),
+        (lambda: mf.single_index_teacher(inputs=2.5), "inputs must be a whole number: received 2.5"),
+        (lambda: mf.single_index_teacher(noise=float("nan")), "noise must be non-negative and finite: received nan"),
+        (lambda: mf.multi_index_teacher(directions=0), "directions must be at least 1: received 0"),
+        (lambda: mf.multi_index_teacher(seed=-1), "seed must be at least 0: received -1"),
+        (lambda: mf.single_index_teacher(link=None), "unknown activation: received None; known"),
+        (lambda: mf.multi_index_teacher(link=lambda h: h.sum(1)), r"shape of its argument \(96, 2\): received \(96,\)"),
+        (
+            lambda: mf.multi_index_teacher(link=lambda h: h + 0j),
+            r"real numbers of .*: received \(96, 2\), torch.complex128",
+        ),
+        (lambda: mf.multi_index_teacher(link=lambda h: 1.0), r"shape of its argument \(96, 2\): received float"),
+        (lambda: mf.multi_index_teacher(link=torch.log), "y holds .* NaN or infinite"),
+        (lambda: mf.digits(classes=None), r"classes\[0\] must be a number: received None"),
+        (lambda: mf.digits(classes=3), "at least two different digits"),
+        (lambda: mf.digits(one_hot="yes"), "one_hot must be True, False or None: received 'yes'"),
+        (lambda: mf.digits(n_train=10**12), "n_train \\+ n_test = 1000000000064 exceeds the 360 images"),
+        (lambda: mf.digits(seed=2**64), r"seed must be below 2\^32"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mf.gaussian_mixture(n_train=10**12),
+        lambda: mf.gaussian_mixture(n_train=10**30),
+        lambda: mf.gaussian_mixture(inputs=10**12),
+        lambda: mf.gaussian_mixture(classes=10**12),
+        lambda: mf.multi_index_teacher(n_test=10**12),
+        lambda: mf.multi_index_teacher(inputs=10**8, directions=10**8),
+    ],
+)
+def test_data_beyond_memory_is_refused_before_it_is_drawn(make):
+    with pytest.raises(MemoryError, match=r"a data set of .* GB are available: take fewer samples, inputs or"):
+        make()
+
+
+def test_links_may_give_other_dtypes():
+    """round(h) as integers, and an activation as an object, give the numbers of the same functions by name or in float64."""
+    rounded = mf.single_index_teacher(link=lambda h: h.round().to(torch.int64), noise=0.1)
+    assert rounded == mf.single_index_teacher(link=torch.round, noise=0.1)
+    assert mf.single_index_teacher(link=mf.activation("tanh")) == mf.single_index_teacher()
