@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from meanfield import checks
-from meanfield.scaling import Scaling
+from meanfield.scaling import Scaling, settled
 
 
 class Layered(Protocol):
@@ -112,12 +112,12 @@ def kernel_weights(
 
 def _limit(scaling: Scaling, exponent: float, starred: float, what: str) -> float:
     """lim N starred (N/N*)^(exponent - 1), a quantity that goes like N^exponent"""
-    if exponent > 1e-12:
+    if settled(exponent) > 0:
         raise ValueError(
             f"{what} in the scaling {scaling.name!r} (q_sigma={scaling.q_sigma:g}, q_a={scaling.q_a:g}, q_w={scaling.q_w:g}) diverges like "
             f"N^{exponent:g}: a kernel needs 2 q_sigma + q + 1 <= 0; take ntk() or mean_field(gamma0)"
         )
-    return starred * scaling.reference_width if exponent > -1e-12 else 0.0
+    return 0.0 if settled(exponent) else starred * scaling.reference_width
 
 
 def _tuple(widths: int | Iterable[int]) -> tuple[int, ...]:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from meanfield import checks
 
 Frozen = Literal["none", "matched", "added"]
+TOLERANCE = 1e-9  # of exponents, and the only one: lines of the plane are met in spite of rounding
 
 
 @dataclass(frozen=True)
 class Scaling:
     """A point of the scaling plane with its values at the reference width N*.
 
+    Exponents within 1e-9 of a fraction with a denominator of at most 100 are that fraction: -1 + 1e-12 is -1.
     `eta_a` and `eta_w` multiply Training.learning_rate for the readout and for all weights below it. frozen: a part of the output
     that stays as it was at step 0 (equation 62): "none", "matched" (zero at the reference width), "added" (never zero).
     """
@@ -37,7 +40,7 @@ class Scaling:
 
     def __post_init__(self) -> None:
         for key in ("q_sigma", "q_a", "q_w"):
-            object.__setattr__(self, key, checks.finite(key, getattr(self, key)))
+            object.__setattr__(self, key, _exponent(checks.finite(key, getattr(self, key))))
         for key in ("sigma", "eta_a", "eta_w"):
             object.__setattr__(self, key, checks.positive(key, getattr(self, key)))
         object.__setattr__(self, "reference_width", checks.integer("reference_width", self.reference_width, 1))
@@ -92,6 +95,16 @@ class Scaling:
 
     def _ratio(self, width: int) -> float:
         return checks.integer("width", width, 1) / self.reference_width
+
+
+def settled(exponent: float) -> float:
+    """A power of the width, 0 where it is zero but for rounding: every comparison of exponents is one of these numbers with 0"""
+    return 0.0 if abs(exponent) < TOLERANCE else exponent
+
+
+def _exponent(given: float) -> float:
+    simple = float(Fraction(given).limit_denominator(100))
+    return given if settled(given - simple) else simple
 
 
 def mean_field(gamma0: float = 1.0) -> Scaling:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from meanfield.scaling import Scaling
+from meanfield.scaling import Scaling, settled
 
 Logits = Literal["vanishing", "finite", "infinite"]
-_EQUAL = 1e-9  # exponents such as -0.1 - 0.4 must count as -1/2
 
 PROPERTIES = {
     "f0_finite": "the outputs at the start are finite",
@@ -89,27 +88,28 @@ def exponents(scaling: Scaling) -> Exponents:
     of_features = max(2 * w, w + a, w - 0.5)
     of_readouts = max(2 * a, a - 0.5, of_features)
     change = max(kernel_a + of_features, kernel_w + of_readouts) - kernel
-    return Exponents(f0, kernel, max(f0, kernel), a, max(w, w + a), change)
+    return Exponents(*(settled(power) for power in (f0, kernel, max(f0, kernel), a, max(w, w + a), change)))
 
 
 def initial_exponent(scaling: Scaling) -> float:
     """The power of the width that f0 goes with: q_sigma + 1/2, and 0 if a frozen part keeps it finite (equation 63)."""
-    return scaling.q_sigma + 0.5 if scaling.frozen == "none" else max(0.0, scaling.q_sigma + 0.5)
+    own = settled(scaling.q_sigma + 0.5)
+    return own if scaling.frozen == "none" else max(0.0, own)
 
 
 def classify(scaling: Scaling) -> Classification:
     """Properties, well-definedness and limit model of a two-layer network in this scaling (equations 65 and 66)."""
     e = exponents(scaling)
-    a, w = e.readouts, scaling.q_sigma + scaling.q_w
-    logits: Logits = "finite" if _zero(e.f) else "infinite" if e.f > 0 else "vanishing"
+    a, w = e.readouts, settled(scaling.q_sigma + scaling.q_w)
+    logits: Logits = "infinite" if e.f > 0 else "vanishing" if e.f < 0 else "finite"
     limit, solver, obstacle = _limit(scaling, e, a, w, logits)
     return Classification(
         scaling=scaling,
         exponents=e,
-        f0_finite=_zero(e.f0),
-        kernel_finite=_zero(e.kernel),
-        same_order=_zero(e.kernel - e.f0),
-        kernel_evolves=_zero(e.kernel_change),
+        f0_finite=not e.f0,
+        kernel_finite=not e.kernel,
+        same_order=not settled(e.kernel - e.f0),
+        kernel_evolves=not e.kernel_change,
         well_defined=well_defined(scaling),
         logits=logits,
         limit=limit,
@@ -121,13 +121,13 @@ def classify(scaling: Scaling) -> Classification:
 def well_defined(scaling: Scaling) -> bool:
     """Whether outputs change by their own order and w stays finite: -1/2 <= q_sigma + q <= 0 if q_a = q_w = q (equation 65)."""
     e = exponents(scaling)
-    return e.kernel >= e.f0 - _EQUAL and e.weights <= _EQUAL
+    return settled(e.kernel - e.f0) >= 0 and e.weights <= 0
 
 
 def _limit(s: Scaling, e: Exponents, a: float, w: float, logits: Logits) -> tuple[str, str, str]:
     """(limit in words, solver, obstacle)"""
     if not well_defined(s):
-        if e.weights > _EQUAL:
+        if e.weights > 0:
             return (
                 "none: the weights diverge",
                 "",
@@ -138,8 +138,8 @@ def _limit(s: Scaling, e: Exponents, a: float, w: float, logits: Logits) -> tupl
             "",
             f"outputs start at N^{e.f0:g} and change by N^{e.kernel:g}; raise q_a or q_w",
         )
-    evolves, start = _zero(e.kernel_change), _start(e.f0)
-    readouts_grow = a > _EQUAL  # then a / N^a is what stays finite, and starts at zero
+    evolves, start = not e.kernel_change, _start(e.f0)
+    readouts_grow = a > 0  # then a / N^a is what stays finite, and starts at zero
     if logits == "vanishing":
         return (
             f"outputs vanish like N^{e.f:g}, so that Delta = -l'(0) at every step",
@@ -149,18 +149,18 @@ def _limit(s: Scaling, e: Exponents, a: float, w: float, logits: Logits) -> tupl
     if logits == "infinite":
         measure = f"measure over (a / N^{a:g}, w) that starts at a = 0" if readouts_grow else "measure over (a, w)"
         words = f"{start}; from step 1 outputs ~ N^{e.f:g}, with Delta at infinite logits"
-        if _zero(a) or readouts_grow or _zero(w):
+        if a >= 0 or not w:
             return f"{words}, and a {measure}", "InfiniteLogitsLimit", ""
         return f"{words}, and a constant kernel", "", "no solver here for a constant kernel at infinite logits"
     if s.trained.is_mean_field:
         return f"{start}; deterministic flow of a measure over (a, w)" + (
             ", given the random initial outputs" if s.frozen != "none" else ""
         ), "WassersteinFlow", ""  # fmt: skip
-    if not evolves and not _zero(a) and not _zero(w):
-        known = s.q_a == s.q_w
+    if not evolves and a and w:
+        known = not settled(s.q_a - s.q_w)
         which = "" if known else "no solver here for a kernel of readouts or input weights alone"
         return f"{start}; constant tangent kernel, weights do not move", "TangentKernelLimit" if known else "", which
-    part = "readouts" if w < -_EQUAL and not readouts_grow else "input weights" if a < -_EQUAL else f"(a / N^{a:g}, w)"
+    part = "readouts" if w < 0 and not readouts_grow else "input weights" if a < 0 else f"(a / N^{a:g}, w)"
     return (
         f"{start}; deterministic flow of a measure in which the {part} move",
         "",
@@ -169,13 +169,9 @@ def _limit(s: Scaling, e: Exponents, a: float, w: float, logits: Logits) -> tupl
 
 
 def _start(f0: float) -> str:
-    if _zero(f0):
+    if not f0:
         return "f0 is a Gaussian process"
     return "f0 = 0" if f0 < 0 else f"f0 ~ N^{f0:g}, a Gaussian process without bound"
-
-
-def _zero(exponent: float) -> bool:
-    return abs(exponent) < _EQUAL
 
 
 @dataclass(frozen=True)

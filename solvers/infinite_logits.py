@@ -189,7 +189,7 @@ def readout_exponent(scaling: Scaling) -> float:
 def rates(scaling: Scaling) -> tuple[float, float, float]:
     """(Gamma, kappa_a, kappa_w) of the rescaled measure; a part that stands still in the limit has the rate 0 (equation 70)."""
     e = exponents(scaling)
-    moves = {"a": e.readouts > -1e-9, "w": e.weights > -1e-9}
+    moves = {"a": e.readouts >= 0, "w": e.weights >= 0}
     return (
         scaling.sigma * scaling.reference_width,
         scaling.eta_a * scaling.sigma * moves["a"],
@@ -209,7 +209,7 @@ def rescaled(solution: Solution) -> Solution:
     """
     scaling, width = solution.problem.scaling, solution.width
     e, a = exponents(scaling), readout_exponent(scaling)
-    if width is None or solution.solver.get("rescaled") or e.f <= 1e-9:
+    if width is None or solution.solver.get("rescaled") or e.f <= 0:
         raise ValueError(
             f"only finite networks whose outputs grow with the width can be rescaled: received {solution!r} in the scaling "
             f"{scaling.name!r}, whose outputs go like N^{e.f:g}"

@@ -13,12 +13,11 @@ from torch import Tensor
 from meanfield import checks
 from meanfield.dense_kernels import nngp_and_ntk
 from meanfield.problem import Problem
-from meanfield.scaling import Scaling
+from meanfield.scaling import Scaling, settled
 from meanfield.scaling_plane import initial_exponent
 from meanfield.spectrum import KernelSpectrum, gram_matrix, rounding, spectrum
 
 Kernel = Literal["analytic"]
-_EQUAL = 1e-9  # exponents such as -0.1 - 0.4 must count as -1/2
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +79,14 @@ def all_samples(problem: Problem) -> Tensor:
 
 def has_random_start(scaling: Scaling) -> bool:
     """Whether f0 stays random at infinite width"""
-    return initial_exponent(scaling) > -_EQUAL
+    return initial_exponent(scaling) >= 0
 
 
 def check_lazy(problem: Problem) -> None:
     """ValueError for a problem without a lazy limit, naming the solver that takes it (equations 51 and 58)."""
     scaling, training = problem.scaling, problem.training
-    on_line = all(abs(q + 1 + 2 * scaling.q_sigma) < _EQUAL for q in (scaling.q_a, scaling.q_w))
-    if not on_line or not -1 - _EQUAL < scaling.q_sigma < -0.5 + _EQUAL:
+    off_line = any(settled(q + 1 + 2 * scaling.q_sigma) for q in (scaling.q_a, scaling.q_w))
+    if off_line or settled(scaling.q_sigma + 1) < 0 or settled(scaling.q_sigma + 0.5) > 0:
         raise ValueError(
             f"the scaling {scaling.name!r} (q_sigma={scaling.q_sigma:g}, q_a={scaling.q_a:g}, q_w={scaling.q_w:g}) has no lazy limit "
             "with a finite kernel, which needs q_a = q_w = -1 - 2 q_sigma and -1 <= q_sigma <= -1/2: take ntk(), mean_field(gamma0) "

@@ -47,7 +47,7 @@ class Proxy:
         else:  # the same as without f0, but that the covariance is computed once
             starts = zip(seeds, initial_draws(asked, seeds), strict=True)
             found = [replace(self.solver, seed=seed, f0=f0)(asked) for seed, f0 in starts]
-        grows = isinstance(self.solver, FiniteWidth) and exponents(asked.scaling).f > 1e-9
+        grows = isinstance(self.solver, FiniteWidth) and exponents(asked.scaling).f > 0
         return np.stack([_outputs(rescaled(s) if grows else s) for s in found])
 
 

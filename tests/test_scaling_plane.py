@@ -1,5 +1,6 @@
 """The scaling plane: one network at the reference width, the powers of the width, and the regions of well-defined limits."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 import meanfield as mf
+import solvers
 from meanfield import scaling, scaling_plane
 from meanfield.scaling import NAMED, Scaling, coinciding
-from solvers import FiniteWidth
+from solvers import FiniteWidth, WassersteinFlow
 from solvers.measured_exponents import measured_exponents
 
 
@@ -257,3 +259,37 @@ def test_the_picture_of_powers_shows_predictions_and_measurements():
     assert tuple(law.predicted for law in list(report.quantities.values())[::-1]) in drawn
     assert tuple(law.measured.slope for law in list(report.quantities.values())[::-1]) in drawn
     matplotlib.pyplot.close("all")
+
+
+# ---- rounding in exponents --------------------------------------------------------------------------------------------
+
+ROUNDED = [(1e-12, -1e-12, 1e-12), (-9e-10, 9e-10, -9e-10), (9e-10, 9e-10, 9e-10), (2e-16, 0, -2e-16)]
+
+
+@pytest.mark.parametrize("apart", ROUNDED)
+@pytest.mark.parametrize(
+    "point", [(-1.0, 1.0, 1.0), (-0.5, 0.0, 0.0), (-0.75, 0.5, 0.5), (-0.5, 0.5, 0.5), (-0.5, 1.0, 0.0)]
+)
+def test_a_point_within_rounding_of_another_is_that_point_for_all_who_ask(point, apart):
+    meant, given = Scaling(*point), Scaling(*(q + e for q, e in zip(point, apart, strict=True)))
+    assert given == meant
+    assert replace(scaling_plane.classify(given), scaling=meant) == scaling_plane.classify(meant)
+    asked = problem(given, steps=2)
+    solver = getattr(solvers, scaling_plane.classify(given).solver or "FiniteWidth")()
+    assert torch.equal(solver(asked).f, solver(problem(meant, steps=2)).f)
+
+
+def test_points_further_away_are_other_points():
+    """1e-6 beside mean field is another limit, and the solver that is named takes it"""
+    near = Scaling(-1 + 1e-6, 1.0, 1.0)
+    assert not near.is_mean_field
+    assert scaling_plane.classify(near).solver != "WassersteinFlow"
+    with pytest.raises(ValueError, match="has no limit as a flow of measures"):
+        WassersteinFlow(64)(problem(near))
+
+
+@pytest.mark.parametrize("q", [1 / 3, -0.1 - 0.4, 0.7 + 0.2, math.pi / 5])
+def test_exponents_keep_their_value(q):
+    """To the tolerance, and the bits of those that are no simple fraction"""
+    assert Scaling(q, q, q).q_a == pytest.approx(q, abs=1e-15)
+    assert Scaling(q, 2 * q, -4 * q - 1).q_a == 2 * Scaling(q, q, q).q_a

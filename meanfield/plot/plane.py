@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, TIME, beside, panels
-from meanfield.scaling import NAMED, Scaling
+from meanfield.scaling import NAMED, Scaling, settled
 from meanfield.scaling_plane import regions
 from meanfield.scaling_reports import PowersReport, ProxyReport
 
@@ -50,9 +50,11 @@ def _named_points(ax: Axes, points: Mapping[str, Scaling] | None) -> None:
     for name, s in chosen.items():
         places.setdefault((s.q_sigma, (s.q_a + s.q_w) / 2), []).append((name, s))
     for (q_sigma, q), here in places.items():
-        hollow = all(s.q_a != s.q_w for _, s in here)
+        hollow = all(settled(s.q_a - s.q_w) for _, s in here)
         ax.plot(q_sigma, q, "o", color="black", fillstyle="none" if hollow else "full", markersize=6, zorder=6)
-        told = [name if s.q_a == s.q_w else f"{name} ($q_a$ = {s.q_a:g}, $q_w$ = {s.q_w:g})" for name, s in here]
+        told = [
+            f"{name} ($q_a$ = {s.q_a:g}, $q_w$ = {s.q_w:g})" if settled(s.q_a - s.q_w) else name for name, s in here
+        ]
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
         ax.annotate(
             "\n".join(told), (q_sigma, q), (7, 5), textcoords="offset points", fontsize="small", bbox=box, zorder=7
