@@ -159,31 +159,6 @@ def test_solutions_of_different_problems_are_refused():
         mf.deviation(made_nets((8,), 2), other)
 
 
-def test_distance_of_a_shifted_cloud_is_the_shift():
-    p = mf.ParticleMeasure.iid(200, 3, seed=0)
-    q = mf.ParticleMeasure(p.a, p.w + torch.tensor([0.3, 0.0, -0.4], dtype=torch.float64), p.m)
-    assert mf.measure_distance(p, q) == pytest.approx(0.5, rel=1e-9)
-    assert mf.measure_distance(p, p) == pytest.approx(0, abs=1e-7)  # the root of a rounding error
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    assert mf.measure_distance(p, mf.ParticleMeasure(*(t[order] for t in p.tensors))) == pytest.approx(0, abs=1e-7)
-
-
-def test_sinkhorn_distance_approaches_the_exact_one():
-    p = mf.ParticleMeasure.iid(100, 2, seed=0)
-    q = mf.ParticleMeasure(2 * p.a, 0.5 * p.w + 1.0, p.m)
-    exact = mf.measure_distance(p, q)
-    errors = [abs(mf.measure_distance(p, q, regularisation=r) / exact - 1) for r in (0.5, 0.05)]
-    assert errors[1] < 0.03
-    assert errors[1] < errors[0]
-
-
-def test_marginal_distance_of_shifted_preactivations_is_the_shift_in_standard_deviations():
-    g = torch.Generator().manual_seed(0)
-    h, m = torch.randn(500, 2, generator=g, dtype=torch.float64), torch.full((500,), 1 / 500, dtype=torch.float64)
-    spread = float(h.var(0, correction=0).mean().sqrt())
-    assert mf.marginal_distance((h + 0.7, m), (h, m)) == pytest.approx(0.7 / spread, rel=1e-9)
-
-
 def test_movement_and_alignment(solved):
     limit = solved[1][0]
     y = limit.problem.data.y
