@@ -1,15 +1,18 @@
 """Solutions and reports as netCDF files: `save(result, "run.nc")`, `load("run.nc")`; `xarray.open_dataset` reads them too.
 
-Nothing is pickled. This is the only file that imports h5netcdf and h5py; `layout` and `report_layout` say what lies where in a file.
+Each ends with a digest of its content (`sealed`), behind the last byte that HDF5 knows of. Nothing is pickled.
+
+This is the only file that imports h5netcdf and h5py; `layout` and `report_layout` say what lies where in a file.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
 import subprocess
-import uuid
+import warnings
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -19,16 +22,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from meanfield import sealed
 from meanfield.layout import Arrays
 from meanfield.report_layout import KINDS, Result
+from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution
 
-FORMAT = 1  # to be raised when an older `load` would misread the file
+FORMAT = 2  # to be raised when an older `load` would misread the file; from 2 on files have a digest
+_HDF5_END = {0: 40, 2: 28, 3: 28}  # by the version of the superblock: where the length of the file stands in it
+
+
+class Unwritable(ValueError, OSError):
+    """A folder that is missing or cannot be written to."""
 
 
 def save(result: Result, path: str | Path) -> Path:
     """Write `result` to a .nc file, whole or not at all, in place of any older file of that name; returns the path.
 
+    The file is made in memory, so that a full disk is an OSError with path and bytes, after which the older file is as it was.
     ValueError, before anything is written, for a path that will not do and for an activation or loss that no file could name.
     """
     path = writable(path)
@@ -40,20 +51,22 @@ def save(result: Result, path: str | Path) -> Path:
     settings = json.dumps(kind.pack(result, arrays))
     title = str(result).splitlines()[0]
     attributes = {"kind": kind.name, "format_version": FORMAT, "title": title, "settings": settings}
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # same folder: replacing is atomic
-    try:
-        _write(temporary, arrays, attributes | _provenance(result))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sealed.write(path, _image(arrays, attributes | _provenance(result)))
     return path
 
 
 def load(path: str | Path) -> Any:
-    """The result kept in `path`, equal to the one saved. ValueError for a file that is broken, too new or none of ours."""
+    """The result kept in `path`, equal to the one saved. ValueError for a file that is broken, too new or none of ours.
+
+    Its digest is checked before HDF5 sees the file. Files of format 1 have none: they are read with a warning, since damage may go
+    unseen there, or keep HDF5 busy for ever.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
+    verified = sealed.verified(path)
+    if not verified:
+        _check_length(path)
     arrays, attributes = _read(path)
     name, version = attributes.get("kind"), attributes.get("format_version")
     kind = next((k for k in KINDS if k.name == name), None)
@@ -64,10 +77,19 @@ def load(path: str | Path) -> Any:
         raise ValueError(
             f"{path} has the format version {version}; meanfield {_version('meanfield')} reads versions up to {FORMAT}: update it"
         )
+    if not verified:
+        if version > 1:
+            raise DamagedFile(
+                f"{path} has lost its digest: it was cut, or written to by another program; save it again"
+            )
+        warnings.warn(
+            f"files in {path.parent} were saved by an earlier version, without a digest: damage to them may go unseen; save them again",
+            stacklevel=2,
+        )
     try:
         return kind.unpack(arrays, _tuples(json.loads(attributes["settings"])))
     except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the result again") from error
+        raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}): save the result again") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
 
@@ -81,19 +103,22 @@ def writable(path: str | Path) -> Path:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file, e.g. {str(path / 'result.nc')!r}")
     if not path.parent.is_dir():
-        raise ValueError(f"the folder of {str(path)!r} does not exist: create {path.parent} first")
+        raise Unwritable(f"the folder of {str(path)!r} does not exist: create {path.parent} first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"the folder {path.parent} cannot be written to: give another one")
+        raise Unwritable(f"the folder {path.parent} cannot be written to: give another one")
     return path
 
 
-def _write(path: Path, arrays: Arrays, attributes: dict[str, Any]) -> None:
-    """By h5netcdf: xarray, which reads the file, takes ten times as long to write it, which counts for a sweep of networks."""
+def _image(arrays: Arrays, attributes: dict[str, Any]) -> memoryview:
+    """The file's bytes, in memory: on a full disk HDF5 would take the process down.
+
+    By h5netcdf: xarray, which reads the file, takes ten times as long to write it, which counts for a sweep of networks.
+    """
     import h5netcdf
     import h5py
 
-    everything = arrays.coordinates | arrays.data
-    with h5netcdf.File(path, "w") as file:
+    everything, image = arrays.coordinates | arrays.data, io.BytesIO()
+    with h5netcdf.File(image, "w") as file:
         file.dimensions = {
             dim: n for dims, array, _ in everything.values() for dim, n in zip(dims, array.shape, strict=True)
         }
@@ -107,6 +132,16 @@ def _write(path: Path, arrays: Arrays, attributes: dict[str, Any]) -> None:
             )
             variable.attrs.update(notes | ({"coordinates": beside} if beside and name in arrays.data else {}))
         file.attrs.update(attributes)
+    return image.getbuffer()
+
+
+def _check_length(path: Path) -> None:
+    """DamagedFile for one without a digest that is not as long as it says: on some of those HDF5 hangs."""
+    with path.open("rb") as file:
+        head = file.read(48)
+    place = _HDF5_END.get(head[8]) if head.startswith(b"\x89HDF\r\n\x1a\n") and len(head) == 48 else None
+    if place is None or int.from_bytes(head[place : place + 8], "little") != path.stat().st_size:
+        raise DamagedFile(f"{path} is truncated or no netCDF-4 file: it has not the length that it should")
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -118,7 +153,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: _array(d) for name, d in file.items() if isinstance(d, h5py.Dataset)}
             return arrays, {k: v.item() if np.size(v) == 1 and np.ndim(v) else v for k, v in file.attrs.items()}
     except Exception as error:  # OSError, KeyError, RuntimeError, ..: it depends on the place of the damage
-        raise ValueError(f"{path} is truncated or no netCDF-4 file: {type(error).__name__}: {error}") from error
+        raise DamagedFile(f"{path} is truncated or no netCDF-4 file: {type(error).__name__}: {error}") from error
 
 
 def _array(stored: Any) -> np.ndarray:
