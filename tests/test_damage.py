@@ -134,6 +134,7 @@ def test_a_limit_on_the_size_of_files_is_such_an_error(tmp_path):
     assert load(save(large, path)) == large
 
 
+@pytest.mark.processes
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
     code = f"""if True:
         import os, pathlib, time
