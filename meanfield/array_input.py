@@ -135,12 +135,13 @@ def _from_objects(name: str, array: np.ndarray, column: str) -> np.ndarray:
     """Entry by entry, as Python objects"""
     if not array.ndim:
         raise ValueError(f"{name} is no array of numbers: received {type(array[()]).__name__}; give e.g. a numpy array")
-    fault = next((found for found in map(_fault, array.flat) if found), None)
+    quick = set(map(type, array.flat)) <= {bool, int, float, np.float64} and all(-WHOLE < e < WHOLE for e in array.flat)
+    fault = None if quick else next((found for found in map(_fault, array.flat) if found), None)
     if fault:
         faults = np.array([_fault(entry) for entry in array.flat], dtype=object).reshape(array.shape)
         fault = _NOT_FINITE if (faults == _NOT_FINITE).any() else fault  # the text '?' matters more than text around it
         _none(faults == fault, fault, name, array, column)
-    return array.astype(np.float64)
+    return array.astype(np.float64, order="C")
 
 
 def _fault(entry: Any) -> str | None:
