@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # GPUs often come with a torch of their own: with no .venv, PYTHON is taken as it is.
 GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: demo test slow gpu lint format examples accuracy benchmark clean
+.PHONY: demo test processes slow gpu lint format examples accuracy benchmark clean
 
 # --no-compile: Python compiles what is imported when it is imported, which is faster than compiling every file.
 $(VENV)/run.stamp: pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ demo: $(VENV)/run.stamp
 
 test: $(VENV)/run.stamp
 	$(BIN)/python -m pytest -n 2 -m "not slow and not cuda"
+
+# Those that start Python, with as many threads as OMP_NUM_THREADS says; one after the other, since threads of two would wait for cores.
+processes: $(VENV)/run.stamp
+	$(BIN)/python -m pytest -m "processes and not slow and not cuda"
 
 slow: $(VENV)/run.stamp
 	$(BIN)/python -m pytest -m slow

@@ -25,8 +25,8 @@ F32, F64 = torch.float32, torch.float64
 
 
 def environment(gpus=""):
-    """What all processes get: one thread, the loopback, and the GPUs that are named"""
-    return running.environment(threads=1) | {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": gpus}
+    """What all processes get: the threads of this one, the loopback, and the GPUs that are named"""
+    return running.environment() | {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": gpus}
 
 
 @contextmanager
