@@ -23,7 +23,15 @@ class Status(Enum):
     NOT_CONVERGED = "not converged: raise iterations, lower damping or the learning rate; or take CausalDMFT, which needs no iteration"
     INTERRUPTED = "interrupted: go on from here with solver.resume(solution)"
     OUT_OF_ROOM = "out of room: the fields span more directions than the samples or the rank limit admit"
-    NON_FINITE = "non-finite: the outputs blew up; lower learning_rate, or take optimiser='gradient_flow'"
+    NON_FINITE = "non-finite: the outputs or the loss blew up; lower learning_rate, or take optimiser='gradient_flow'"
+    DIVERGED = (
+        "diverged: the loss grew beyond 1e12 times its scale; lower learning_rate, or take optimiser='gradient_flow'"
+    )
+
+    @property
+    def blew_up(self) -> bool:
+        """Whether the run ended in numbers from which nothing can go on"""
+        return self in (Status.NON_FINITE, Status.DIVERGED)
 
 
 @dataclass(frozen=True, eq=False)

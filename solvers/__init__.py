@@ -5,7 +5,7 @@ from solvers.certificate import Certificate, residual
 from solvers.checkpoints import checkpointed
 from solvers.cost import Estimate
 from solvers.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
-from solvers.failures import Interrupted, NonFiniteError, SolverError
+from solvers.failures import DivergedError, Interrupted, NonFiniteError, SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
@@ -21,6 +21,7 @@ from solvers.width_sweep import width_sweep
 __all__ = [
     "CausalDMFT",
     "Certificate",
+    "DivergedError",
     "Estimate",
     "FiniteWidth",
     "FixedPointDMFT",

@@ -151,7 +151,7 @@ class CausalDMFT:
             network,
             (),
             problem,
-            first=previous.steps if previous else 0,
+            previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=captured,
             progress=self.progress,
@@ -159,10 +159,10 @@ class CausalDMFT:
             advance=network.advance,
             agree=network.shard.ranks.any,
         )
-        ended = run.status in (Status.FINISHED, Status.INTERRUPTED)
+        ended = run.status not in (Status.NON_FINITE, Status.OUT_OF_ROOM)
         if ended:
             network.record_gradients()
-        keep = ended and (self.keep_state or run.status is Status.INTERRUPTED)
+        keep = run.status is Status.INTERRUPTED or (self.keep_state and run.status is Status.FINISHED)
         return network.solution(run, state_of(network, run.captured) if keep else {}, previous)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from meanfield.activations import Activation
 from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
-from solvers.failures import NonFiniteError
+from solvers.failures import NonFiniteError, Watch
 from solvers.neurons import RankError
 
 State = tuple[Tensor, ...]
@@ -59,13 +59,14 @@ class Trajectory:
     status: Status = Status.FINISHED
     stats: dict[str, Any] = field(default_factory=dict)
     momentum: State = ()  # what is left of earlier velocities
-    blown: Tensor | None = None  # the non-finite outputs that ended the run
+    bad: Tensor | None = None  # which of an ensemble ended the run, in the shape of f's leading dimensions
 
-    def record(self, f: Tensor, f_test: Tensor | None) -> None:
-        """_BlewUp for outputs that are not finite"""
+    def record(self, f: Tensor, f_test: Tensor | None, loss: Tensor) -> None:
+        """_BlewUp for outputs or losses (...) that are not finite"""
         both = f if f_test is None else torch.cat([f, f_test], -2)
-        if not bool(torch.isfinite(both).all()):
-            self.blown = both
+        bad = ~(torch.isfinite(both).flatten(-2).all(-1) & torch.isfinite(loss))
+        if bool(bad.any()):
+            self.bad = bad
             raise _BlewUp
         self.f.append(f.detach())
         if f_test is not None:
@@ -83,7 +84,8 @@ class Trajectory:
         f = joined(self.f, previous.f if previous else None)
         if f is None:
             raise NonFiniteError(
-                "the outputs are non-finite at the very first step: check the scale of the data and of the weights"
+                "the outputs or their loss are non-finite at the very first step: check the scale of the data and of the weights, and a "
+                "loss of your own"
             )
         return f, joined(self.f_test, previous.f_test if previous else None)
 
@@ -111,7 +113,7 @@ def evolve(
     state: State,
     problem: Problem,
     *,
-    first: int = 0,
+    previous: Solution | None = None,
     snapshots: Sequence[int] = (),
     captured: Mapping[int, Any] | None = None,
     rtol: float = 1e-7,
@@ -123,16 +125,17 @@ def evolve(
     ahead: Callable[[State, Tensor | None], Outputs] | None = None,
     agree: Callable[[bool], bool] = bool,
 ) -> Trajectory:
-    """Advance `state` (in place) from step `first` to the problem's last and record every step.
+    """Advance `state` (in place) from the step where `previous` ended (0) to the problem's last and record every step.
 
     gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control (rtol, norm) over each
     interval. A solver with a way of its own gives `advance(state, f, weights)`. momentum, captured: velocities and snapshots that a
     resumed run goes on with. ahead(state, weights): takes the place of method.outputs where the velocity at the same state, with these
     weights of the samples, is asked for next. agree: for processes that share a run, whether any of them was interrupted, so that
-    all end at the same step. Ends early, with a status, at non-finite outputs and at Ctrl-C. progress=None shows a bar on terminals after
-    two seconds.
+    all end at the same step. Ends early, with a status, at outputs or losses that are not finite, at a loss beyond recovery (`Watch`),
+    and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
     """
-    training, run, start = problem.training, Trajectory(first, state=state, momentum=momentum), time.perf_counter()
+    training, first, start = problem.training, previous.steps if previous else 0, time.perf_counter()
+    run, watch = Trajectory(first, state=state, momentum=momentum), Watch(problem, previous)
     run.captured = {step: kept for step, kept in (captured or {}).items() if step in snapshots}
     ahead = ahead or (lambda state, weights: method.outputs(state))
     descends = advance is None and training.optimiser == "gradient_descent"
@@ -148,9 +151,13 @@ def evolve(
                 last = step == training.steps
                 weights = None if batches is None or last else batches[step]
                 f, f_test = ahead(run.state, weights) if descends and not last else method.outputs(run.state)
-                run.record(f, f_test)
+                loss = watch.loss(f)
+                run.record(f, f_test, loss)
                 if step in snapshots:
                     run.captured[step] = method.capture(run.state)
+                if bool((far := watch.beyond(loss)).any()):
+                    run.status, run.bad = Status.DIVERGED, far
+                    break
                 if agree(interrupted()):
                     run.status = Status.INTERRUPTED
                     break

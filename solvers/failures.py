@@ -1,10 +1,16 @@
-"""Runs that end before their end: exceptions that carry what was computed until then, and when they are raised."""
+"""Runs that end before their end: how divergence is told, exceptions that carry what was computed until then, when they are raised."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+
+_FAR = 1e12  # outputs a million times their scale; a catapult peaks near 0.2 / gamma0^2, and 4e7 at gamma0 = 1e-4
 
 
 class _Carrier(BaseException):
@@ -27,8 +33,46 @@ class NonFiniteError(SolverError):
     """Outputs became NaN or infinite; `solution` ends at the last finite step."""
 
 
+class DivergedError(SolverError):
+    """The loss grew beyond recovery; `solution` ends at the step that showed it."""
+
+
 class Interrupted(_Carrier, KeyboardInterrupt):
     """Ctrl-C during a run; `solutions` can be saved and resumed."""
+
+
+class Watch:
+    """Tells a run that diverges, its loss beyond 1e12 times its scale, from one that rises and falls (catapults, the edge of stability).
+
+    The scale is the larger of the loss at step 0 (also for a run that goes on) and of outputs that miss their targets by 2 |y| + 1, so
+    that neither small targets nor a start without loss make it small.
+    """
+
+    def __init__(self, problem: Problem, previous: Solution | None = None) -> None:
+        self._mean, self._y = problem.loss_function.mean, problem.data.y
+        self._start = None if previous is None else self._mean(previous.f[0].double(), self._y)
+        self._limit: Tensor | None = None
+
+    def loss(self, f: Tensor) -> Tensor:
+        """(...) the training loss of outputs f (..., P, C)"""
+        self._y = self._y.to(f.device)
+        return self._mean(f.detach().double(), self._y)
+
+    def beyond(self, loss: Tensor) -> Tensor:
+        """(...) whether the run is lost, from the losses (...) of each step in turn"""
+        if self._limit is None:
+            wrong = self._mean(torch.where(self._y < 0, 1.0, -1.0) - self._y, self._y)
+            start = loss if self._start is None else self._start.to(loss.device)
+            scale = torch.maximum(start.abs(), wrong.abs())
+            self._limit = torch.where(scale > 0, _FAR * scale, torch.inf)
+        return loss > self._limit
+
+    def lost(self, losses: Tensor) -> Status | None:
+        """How a run with these losses (T+1,) blew up, None if it did not"""
+        if not bool(torch.isfinite(losses).all()):
+            return Status.NON_FINITE
+        self.beyond(losses[0])
+        return Status.DIVERGED if bool(self.beyond(losses).any()) else None
 
 
 def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution]:
@@ -45,11 +89,13 @@ def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution
             solutions,
         )
     if raise_on_failure:
-        failed = [s.solver["seed"] for s in solutions if s.status is Status.NON_FINITE]
-        raise NonFiniteError(
-            f"{bad.status.value}. It happened at step {bad.steps + 1} of {bad.problem.training.steps} with "
-            f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; last finite loss "
-            f"{float(bad.loss[-1]):.4g}). What was computed is in this error's .solutions",
+        late, end = bad.status is Status.DIVERGED, float(bad.loss[-1])
+        failed = [s.solver["seed"] for s in solutions if s.status is bad.status]
+        raise (DivergedError if late else NonFiniteError)(
+            f"{bad.status.value}. It happened at step {bad.steps + (not late)} of {bad.problem.training.steps} with "
+            f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; "
+            + (f"loss {float(bad.loss[0]):.4g} -> {end:.4g}" if late else f"last finite loss {end:.4g}")
+            + "). What was computed is in this error's .solutions",
             solutions,
         )
     return solutions
@@ -59,6 +105,7 @@ def _culprit(solutions: Sequence[Solution]) -> Solution | None:
     worst = [
         Status.INTERRUPTED,
         Status.NON_FINITE,
+        Status.DIVERGED,
         Status.OUT_OF_ROOM,
         Status.NOT_CONVERGED,
         Status.CONVERGED,

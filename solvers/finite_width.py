@@ -124,7 +124,7 @@ class FiniteWidth:
             networks,
             networks.initial_state() if previous is None else networks.state_of(previous),
             problem,
-            first=previous.steps if previous else 0,
+            previous=previous,
             snapshots=steps,
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
             progress=self.progress,
@@ -132,8 +132,8 @@ class FiniteWidth:
             momentum=tuple(v[None] for v in kept_momentum(previous, networks.names, networks.x)),
         )
         run.stats["seconds"] /= len(seeds)
-        if run.status is Status.NON_FINITE and len(seeds) > 1:
-            return [solution for group in _without_blown(seeds, run.blown) for solution in self._train(problem, group)]
+        if run.status.blew_up and len(seeds) > 1:
+            return [solution for group in _without_blown(seeds, run.bad) for solution in self._train(problem, group)]
         f, f_test = run.history(previous)
         many = previous is None  # a resumed run has lost its axis of seeds
         return [
@@ -153,10 +153,10 @@ _BATCH_BYTES = 5e8
 _STEP_BYTES = 8e6  # beyond, the allocator gives memory back after each step: page faults and cache misses cost more than batching saves
 
 
-def _without_blown(seeds: Sequence[int], outputs: Tensor | None) -> list[tuple[int, ...]]:
-    """The seeds with finite outputs together, each other one alone; all alone if nobody knows who blew up."""
-    if outputs is None:
+def _without_blown(seeds: Sequence[int], bad: Tensor | None) -> list[tuple[int, ...]]:
+    """The good seeds together, each other one alone; all alone if nobody knows who blew up."""
+    if bad is None:
         return [(seed,) for seed in seeds]
-    finite = torch.isfinite(outputs).flatten(1).all(1).tolist()
-    healthy = tuple(seed for seed, good in zip(seeds, finite, strict=True) if good)
-    return ([healthy] if healthy else []) + [(seed,) for seed, good in zip(seeds, finite, strict=True) if not good]
+    marked = list(zip(seeds, bad.tolist(), strict=True))
+    healthy = tuple(seed for seed, blown in marked if not blown)
+    return ([healthy] if healthy else []) + [(seed,) for seed, blown in marked if blown]

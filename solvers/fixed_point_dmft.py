@@ -20,7 +20,7 @@ from meanfield.solution import Solution, Status
 from solvers.cost import Estimate
 from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
 from solvers.evolve import postponed_interrupt, settings, snapshot_steps
-from solvers.failures import NonFiniteError, SolverError, conclude
+from solvers.failures import NonFiniteError, SolverError, Watch, conclude
 from solvers.fixed_point_cost import fixed_point_cost
 from solvers.resuming import earlier
 
@@ -92,8 +92,10 @@ class FixedPointDMFT:
         }
         keep = self.keep_state or status is Status.INTERRUPTED
         solution = replace(_solution(problem, self, kernels, status, stats), state=known if keep else {})
-        if status is Status.INTERRUPTED:
-            conclude([solution], self.raise_on_failure)
+        if status is Status.CONVERGED and (lost := Watch(problem).lost(solution.loss)) is not None:
+            status, solution = lost, replace(solution, state={}, status=lost)
+        if status in (Status.INTERRUPTED, Status.DIVERGED):
+            return conclude([solution], self.raise_on_failure)[0]
         if not self.raise_on_failure or status is Status.CONVERGED:
             return solution
         done = f"After {len(changes)} iterations on the window of {solution.steps} steps"

@@ -14,7 +14,7 @@ from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from meanfield.scaling import Scaling
 from meanfield.scaling_plane import classify, exponents
-from meanfield.solution import Solution, Status
+from meanfield.solution import Solution
 from solvers.cost import Estimate
 from solvers.evolve import Outputs, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
@@ -112,7 +112,7 @@ class InfiniteLogitsLimit:
             method,
             state,
             problem,
-            first=previous.steps if previous else 0,
+            previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=previous.particles if previous else None,
             progress=self.progress,
@@ -137,7 +137,7 @@ class InfiniteLogitsLimit:
             solver=settings(self),
             f=f,
             f_test=f_test,
-            state={} if run.status is Status.NON_FINITE else {k: v.cpu() for k, v in kept.items()},
+            state={} if run.status.blew_up else {k: v.cpu() for k, v in kept.items()},
             status=run.status,
             snapshots=tuple(sorted(particles)),
             kernels=kernels,

@@ -15,7 +15,7 @@ from meanfield import checks
 from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from meanfield.solution import Solution, Status
+from meanfield.solution import Solution
 from solvers.evolve import State, Trajectory, settings, snapshot_steps
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Networks:
             solver=settings(solver),
             f=f,
             f_test=f_test,
-            state={} if run.status is Status.NON_FINITE else state,
+            state={} if run.status.blew_up else state,
             status=run.status,
             snapshots=tuple(steps),
             kernels=self._kernels(steps, fields) if steps else {},

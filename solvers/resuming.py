@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.problem import Problem
-from meanfield.solution import Solution, Status
+from meanfield.solution import Solution
 from solvers.evolve import State, settings, snapshot_steps
 from solvers.sharding import current
 
@@ -26,7 +26,7 @@ def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
     name = solution.solver.get("name")
     if name != type(solver).__name__:
         raise ValueError(f"a solution of {name} cannot be resumed by {type(solver).__name__}: take {name}(...).resume")
-    if solution.status is Status.NON_FINITE:
+    if solution.status.blew_up:
         raise ValueError("a solution that blew up cannot be resumed: solve again with a lower learning rate")
     mine = settings(solver)
     other = {k for k, v in mine.items() if k not in FREE and solution.solver.get(k) != v}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.problem import Problem
-from meanfield.solution import Solution, Status
+from meanfield.solution import Solution
 from meanfield.spectrum import KernelSpectrum, unstable
 from solvers.cost import Estimate, lazy_cost
 from solvers.evolve import Advance, State, Trajectory, evolve, settings, snapshot_steps
@@ -105,7 +105,7 @@ class TangentKernelLimit:
             method,
             (f.to(method.ntk),),
             problem,
-            first=previous.steps if previous else 0,
+            previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=dict.fromkeys(previous.snapshots) if previous else None,
             rtol=self.rtol or (1e-6 if self.dtype == "float32" else 1e-9),
@@ -198,7 +198,7 @@ class _Linear:
 
 def _state(run: Trajectory, e: int) -> dict[str, Tensor]:
     """What the e-th solution goes on from"""
-    if run.status is Status.NON_FINITE:
+    if run.status.blew_up:
         return {}
     named = zip(("f", "momentum_f"), (*run.state, *run.momentum), strict=False)
     return {name: tensor[e].cpu() for name, tensor in named}

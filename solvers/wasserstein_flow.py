@@ -12,7 +12,7 @@ from torch import Tensor
 from meanfield import checks, reductions
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from meanfield.solution import Solution, Status
+from meanfield.solution import Solution
 from solvers.cost import Estimate, flow_cost
 from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps, tolerance
 from solvers.failures import conclude
@@ -160,7 +160,7 @@ class WassersteinFlow:
             method,
             state,
             problem,
-            first=previous.steps if previous else 0,
+            previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training.steps),
             captured=known,
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
@@ -177,7 +177,7 @@ class WassersteinFlow:
         shard, particles = method.shard, run.captured
         kernels, tangent = measure_kernels(problem, particles, problem.scaling.trained.measure_limit(), shard)
         f, f_test = run.history(previous)
-        state, first = {} if run.status is Status.NON_FINITE else method.whole_state(run), shard.ranks.first
+        state, first = {} if run.status.blew_up else method.whole_state(run), shard.ranks.first
         clouds = {
             step: measure.gathered(shard) if isinstance(measure, Cloud) else measure
             for step, measure in particles.items()

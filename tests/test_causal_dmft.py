@@ -10,7 +10,7 @@ import torch
 
 import meanfield as mf
 from meanfield.storage import load, save
-from solvers import CausalDMFT, FiniteWidth, NonFiniteError, SolverError, TangentKernelLimit, WassersteinFlow
+from solvers import CausalDMFT, DivergedError, FiniteWidth, SolverError, TangentKernelLimit, WassersteinFlow
 from solvers.infinite_dense import InfiniteDense
 
 
@@ -373,10 +373,10 @@ def test_fields_that_outgrow_the_samples_name_both_remedies():
 def test_a_run_that_blows_up_says_when_and_keeps_what_was_computed():
     asked = problem(2, "relu", eta=50.0)
     solver = CausalDMFT(512, tolerance=0.1)
-    with pytest.raises(NonFiniteError, match=r"lower learning_rate.* at step \d+ of 25") as caught:
+    with pytest.raises(DivergedError, match=r"lower learning_rate.* at step \d+ of 25") as caught:
         solver(asked)
     partial = caught.value.solution
-    assert partial.status is mf.Status.NON_FINITE
+    assert partial.status is mf.Status.DIVERGED
     assert 0 < partial.steps < 25
     assert bool(torch.isfinite(partial.f).all())
     assert replace(solver, raise_on_failure=False)(asked) == partial

@@ -295,7 +295,7 @@ def test_a_run_that_blows_up_keeps_what_it_has(capsys, tmp_path):
     assert f"kept in {tmp_path / 'run.partial.nc'}" in err
     assert [p.name for p in tmp_path.iterdir()] == ["run.partial.nc"]
     kept = load(tmp_path / "run.partial.nc")
-    assert kept.status is mf.Status.NON_FINITE
+    assert kept.status is mf.Status.DIVERGED
     assert torch.isfinite(kept.f).all()
     _run(capsys, "net", "--out", tmp_path / "run.nc", *wild, "--width", 4, code=1)
     assert load(tmp_path / "run.partial-2.nc").solver["name"] == "FiniteWidth"  # the first one stays

@@ -9,9 +9,9 @@ import meanfield as mf
 from meanfield import reductions
 from solvers import (
     CausalDMFT,
+    DivergedError,
     FiniteWidth,
     InfiniteLogitsLimit,
-    NonFiniteError,
     TangentKernelLimit,
     WassersteinFlow,
     lazy_prediction,
@@ -101,7 +101,7 @@ def test_a_batch_of_networks_and_one_alone():
 
 
 def test_a_run_that_blows_up_is_named():
-    with pytest.raises(NonFiniteError, match="step"):
+    with pytest.raises(DivergedError, match="step"):
         WassersteinFlow(2**8, device="cuda")(problem(activation="relu", learning_rate=1e9, steps=200))
 
 

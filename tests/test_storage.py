@@ -95,7 +95,7 @@ def test_interrupted_and_non_finite_runs_are_kept(tiny_problem, tmp_path):
 
     wild = replace(tiny_problem, training=mf.Training(1e3, 200), network=mf.Network(activation="linear"))
     blown = FiniteWidth(width=4, raise_on_failure=False)(wild)
-    assert blown.status is mf.Status.NON_FINITE
+    assert blown.status is mf.Status.DIVERGED
     state = dict(blown.state) | {"a": torch.tensor([[np.nan], [np.inf], [-np.inf], [-0.0]], dtype=torch.float64)}
     found = load(save(replace(blown, state=state), tmp_path / "blown.nc"))
     assert replace(found, state={}) == replace(blown, state={})
