@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Activation:
     """A pointwise nonlinearity phi with its derivative.
@@ -44,10 +46,9 @@ def activation(which: str | Activation) -> Activation:
     return which if isinstance(which, Activation) else checks.lookup("activation", which, _KNOWN)
 
 
+@checked
 def register(new: Activation) -> Activation:
     """Make a user's activation known by its name; ValueError if the name is taken by another one."""
-    if not isinstance(new, Activation):
-        raise ValueError(f"register takes an Activation: received {type(new).__name__}")
     if _KNOWN.setdefault(new.name, new) is not new:
         raise ValueError(f"the activation name {new.name!r} is taken: choose another")
     return new

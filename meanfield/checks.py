@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
+from types import NoneType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,40 +18,47 @@ from meanfield import array_input
 T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_LARGEST = 2**63 - 1  # that torch and numpy take for a size or a seed
 
 
 def lookup(kind: str, name: Any, known: Mapping[str, T]) -> T:
     """The entry of `known` called `name`; ValueError listing the known names otherwise."""
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"unknown {kind}: received {name!r}; known: {', '.join(sorted(known))}")
+        raise ValueError(f"unknown {kind}: received {shown(name)}; known: {', '.join(sorted(known))}")
     return known[name]
 
 
-def positive(name: str, value: Any, zero: bool = False) -> float:
-    """`value` as a finite float above zero (or at zero, if `zero`)."""
-    number = _number(name, value)
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+def positive(name: str, value: Any, zero: bool = False, below: float = math.inf) -> float:
+    """`value` as a finite float above zero (or at zero, if `zero`) and below `below`."""
+    found = number(name, value)
+    if not math.isfinite(found) or found < 0 or (found == 0 and not zero):
         raise ValueError(
-            f"{name} must be {'non-negative' if zero else 'positive'} and finite: received {value!r}; give e.g. {name}=1.0"
+            f"{name} must be {'non-negative' if zero else 'positive'} and finite: received {shown(value)}; "
+            f"give e.g. {name}={min(1.0, below / 2)}"
         )
-    return number
+    if found >= below:
+        raise ValueError(f"{name} must be below {below:g}: received {shown(value)}; give e.g. {name}={below / 2}")
+    return found
 
 
 def finite(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be a finite number: received {value!r}")
-    return number
+    found = number(name, value)
+    if not math.isfinite(found):
+        raise ValueError(f"{name} must be a finite number: received {shown(value)}")
+    return found
 
 
-def integer(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`; whole floats and numpy integers pass, booleans do not."""
-    number = None if isinstance(value, bool) else _number(name, value)
-    if number is None or not math.isfinite(number) or number != int(number):
-        raise ValueError(f"{name} must be a whole number: received {value!r}; give e.g. {name}={max(least, 1)}")
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}: received {value!r}")
-    return int(value)
+def integer(name: str, value: Any, least: float = -math.inf) -> int:
+    """`value` as an int of at least `least`, within 64 bits; whole floats and numpy integers pass, booleans do not."""
+    found = None if isinstance(value, bool) else value if isinstance(value, int) else number(name, value)
+    if found is None or not -math.inf < found < math.inf or found != int(found):
+        example = "" if least == -math.inf else f"; give e.g. {name}={int(max(least, 1))}"
+        raise ValueError(f"{name} must be a whole number: received {shown(value)}{example}")
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}: received {shown(value)}")
+    if abs(found) > _LARGEST:
+        raise ValueError(f"{name} must lie within 64 bits: received {shown(value)}")
+    return int(found)
 
 
 def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, ...]:
@@ -57,10 +66,35 @@ def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, .
     many = tuple(values) if isinstance(values, Iterable) else (values,)
     checked = tuple(integer(f"{name}[{i}]", v, least) for i, v in enumerate(many))
     if not checked:
-        raise ValueError(f"{name} is empty: give at least one, e.g. {name}=({max(least, 64)},)")
+        raise ValueError(f"{name} is empty: give at least one, e.g. {name}=({max(least, 1)},)")
     if len(set(checked)) != len(checked):
         raise ValueError(f"{name} holds the same number twice: received {checked}; each may stand there once")
     return checked
+
+
+def seeds(values: int | Iterable[int], name: str = "seeds") -> tuple[int, ...]:
+    """Distinct seeds; a number n means 0..n-1."""
+    if not isinstance(values, Iterable):
+        count = integer(name, values, 1)
+        memory(f"{name}={count}", 100.0 * count, "take fewer")
+        values = range(count)
+    return integers(name, values, 0)
+
+
+def resamples(name: str, value: Any, each: int) -> int:
+    """How often a bootstrap of `each` numbers is drawn: at least ten times, and as often as memory allows"""
+    count = integer(name, value, 10)
+    memory(f"{name}={count}", 8.0 * count * each, "take fewer, e.g. 1000")
+    return count
+
+
+def array(name: str, value: Any) -> Tensor:
+    """Numbers as a tensor: one as it is, anything array-like in its precision"""
+    if not isinstance(value, Tensor):
+        return array_input.numbers(name, value).to(array_input.precision(value))
+    if value.is_complex():
+        raise ValueError(f"{name} must hold real numbers: received complex ones")
+    return value
 
 
 def matrix(name: str, value: Any, vector_is_column: bool = False) -> Tensor:
@@ -103,37 +137,65 @@ def device(name: str | torch.device) -> str:
 def normalise(settings: Any, **least: int) -> None:
     """Check the numerical settings that solvers share and put them in plain form: for `__post_init__` of a frozen dataclass.
 
-    Its fields dtype, device, snapshots, rtol and tolerance, where it has them, and those named in `least`: whole numbers of at least so
-    much. None passes where it is the default. ValueError for the first that will not do.
+    Its fields dtype, device, seed, rtol and tolerance, where it has them, and those named in `least`: whole numbers of at least so much.
+    None passes where it is the default. ValueError for the first that will not do.
     """
-    forms: dict[str, Callable[[Any], Any]] = {"dtype": dtype, "device": device, "snapshots": tuple}
+    forms: dict[str, Callable[[Any], Any]] = {
+        "dtype": dtype,
+        "device": device,
+        "seed": partial(integer, "seed", least=0),
+    }
     forms |= {name: partial(positive, name) for name in ("rtol", "tolerance")}
-    forms |= {name: partial(integer, name, least=number) for name, number in least.items()}
+    forms |= {name: partial(integer, name, least=low) for name, low in least.items()}
     for field in fields(settings):
         value = getattr(settings, field.name)
         if field.name in forms and not (value is None and field.default is None):
             object.__setattr__(settings, field.name, forms[field.name](value))
 
 
-def memory(what: str, needed: float, remedy: str, limit: float | None = None) -> None:
-    """MemoryError before allocation when `needed` bytes exceed `limit` (default: the machine's free memory)."""
+def memory(what: str, needed: float, remedy: str, limit: float | None = None, beside: float = 0.0) -> None:
+    """MemoryError before allocation when `needed` bytes, with those `beside`, exceed `limit` (default: the machine's free memory)."""
     available = free_memory() if limit is None else limit
-    if needed > available:
+    if needed + beside > available:
+        in_all = f", {(needed + beside) / 1e9:.2f} GB with all else" if beside else ""
         raise MemoryError(
-            f"{what} needs {needed / 1e9:.2f} GB ({needed:.0f} bytes); {available / 1e9:.2f} GB are available: {remedy}"
+            f"{what} needs {needed / 1e9:.2f} GB ({needed:.0f} bytes){in_all}; {available / 1e9:.2f} GB are available: {remedy}"
         )
 
 
-def _number(name: str, value: Any) -> float:
+def memory_in_all(parts: Mapping[str, tuple[float, str]], limit: float | None = None) -> None:
+    """MemoryError before allocation when all parts, {what: (bytes, remedy)}, exceed `limit` together; it speaks of the largest."""
+    what, (size, remedy) = max(parts.items(), key=lambda part: part[1][0])
+    memory(what, size, remedy, limit, sum(other for other, _ in parts.values()) - size)
+
+
+def number(name: str, value: Any) -> float:
+    """`value` as a float, which may be NaN or infinite"""
+    found = value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
-            value = getattr(value, "item")()  # noqa: B009  numpy and torch scalars
+            found = getattr(value, "item")()  # noqa: B009  numpy and torch scalars
         except (AttributeError, ValueError, RuntimeError):
-            raise ValueError(f"{name} must be a number: received {value!r}") from None
+            found = None
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise ValueError(f"{name} must be a number: received {shown(value)}")
     try:
-        return float(value)
-    except (TypeError, OverflowError) as error:  # complex, or beyond what floats hold
-        raise ValueError(f"{name} must be a real number of floating-point size: received {str(value)[:40]}") from error
+        return float(found)
+    except OverflowError:
+        raise ValueError(f"{name} is beyond the range of floating-point numbers: received {shown(value)}") from None
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: short ones as they are, of others the kind"""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        return f"an array of shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a whole number of {value.bit_length()} bits"
+    short = isinstance(value, (bool, int, float, str, NoneType, np.generic, np.ndarray, Tensor))
+    text = repr(value) if short else ""
+    return text if 0 < len(text) <= 60 else type(value).__name__
 
 
 def _devices() -> list[str]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from meanfield import array_input, checks
 from meanfield.activations import Activation, activation
+from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
 from meanfield.parameterization import Standard, kernel_weights
 from meanfield.scaling import Scaling
@@ -21,6 +22,7 @@ Readout = Literal["vectorised", "global_average"]
 AT_ONCE = 2**21  # numbers of an array in memory by default
 
 
+@checked
 @dataclass(frozen=True)
 class ConvNetwork:
     """`depth` convolutions with square filters and stride 1, then a readout (equation 46).
@@ -62,6 +64,7 @@ class ConvNetwork:
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
         """Pixels of the last hidden layer; ValueError if the filters do not fit"""
+        height, width = checks.integer("height", height, 1), checks.integer("width", width, 1)
         shrink = self.depth * (self.filter_size - 1) if self.padding == "valid" else 0
         least = 1 + shrink if self.padding == "valid" else (self.filter_size + 1) // 2
         if min(height, width) < least:
@@ -91,6 +94,7 @@ def images(name: str, x: Any) -> tuple[Tensor, torch.dtype]:
     return given, array_input.precision(x)
 
 
+@checked
 def conv_nngp_and_ntk(
     network: ConvNetwork, scaling: Scaling | Standard, x: Any, x2: Any = None, *, block: int | None = None
 ) -> tuple[Tensor, Tensor]:

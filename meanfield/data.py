@@ -13,6 +13,7 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.activations import Activation, activation
+from meanfield.arguments import checked
 
 _ALIKE = (  # what must agree along which axis
     ("x", "y", "rows", 0),
@@ -84,6 +85,7 @@ class Dataset:
         return self.y.shape[1]
 
 
+@checked
 def digits(
     classes: Sequence[int] = (0, 1), n_train: int = 32, n_test: int = 64, seed: int = 0, one_hot: bool | None = None
 ) -> Dataset:
@@ -119,6 +121,7 @@ def digits(
     return split(x, y, n_test, f"digits {'/'.join(map(str, classes))}")
 
 
+@checked
 def gaussian_mixture(
     n_train: int = 32, n_test: int = 64, inputs: int = 10, classes: int = 2, separation: float = 2.0, seed: int = 0
 ) -> Dataset:
@@ -139,6 +142,7 @@ def gaussian_mixture(
     return split(x, y, n_test, f"gaussian mixture of {classes}")
 
 
+@checked
 def multi_index_teacher(
     n_train: int = 32,
     n_test: int = 64,
@@ -170,6 +174,7 @@ def multi_index_teacher(
     return split(x, y, n_test, f"{directions}-index teacher")
 
 
+@checked
 def single_index_teacher(
     n_train: int = 32,
     n_test: int = 64,

@@ -15,10 +15,12 @@ from typing import Any, TextIO
 import numpy as np
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.array_input import WHOLE, exact, is_missing, unnamed
 from meanfield.data import Dataset, split
 
 
+@checked
 def from_file(path: str | Path, targets: int | str | Sequence[str] = 1, n_test: int = 0) -> Dataset:
     """A dataset from .npz (arrays x, y and optionally x_test, y_test) or .csv (a header that names the columns, then numbers).
 

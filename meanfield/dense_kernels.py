@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meanfield import array_input, checks
+from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
 from meanfield.parameterization import KernelWeights, Standard, kernel_weights
 from meanfield.problem import Network
@@ -19,6 +20,7 @@ BLOCK = 256  # samples: the handful of tiles in use stays in a processor's cache
 PANEL = 256  # rows of a matrix product, whatever the block, so that no result depends on it
 
 
+@checked
 def nngp_and_ntk(
     network: Network, scaling: Scaling | Standard, x: Any, x2: Any = None, *, block: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -139,6 +141,7 @@ def recursion(network: Network, weights: KernelWeights, averages: Any, c: Tensor
     return prior, weights.readout * (feature * phi + bias) + weights.hidden * std2 * slope * theta
 
 
+@checked
 def check_gram(kernel: Tensor, name: str = "kernel", jitter: float = 0.0) -> Tensor:
     """`kernel` + jitter * mean diagonal * identity (P, P), if it can be inverted safely in its precision; jitter is stated, never silent.
 

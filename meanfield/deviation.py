@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.distances import marginal_distance, measure_distance, sample_of
 from meanfield.measure import ParticleMeasure
 from meanfield.observables import observables, observe, recorded_observables
@@ -21,6 +22,7 @@ _LARGEST_CLOUD = 1024  # particles per side in the distance of whole measures
 _CLOUDS = 4  # networks per width in that distance
 
 
+@checked
 def deviation(
     nets: Sequence[Solution],
     limits: Solution | Sequence[Solution],
@@ -42,12 +44,10 @@ def deviation(
     distances = {f"h{l}" for l in range(1, limits[0].problem.network.depth + 1)} | {"measure"}
     for name in names:
         checks.lookup("observable", name, {**observables(limits[0].problem.network.depth), **dict.fromkeys(distances)})
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checks.integer("seed", seed, 0))
+    bootstrap = checks.resamples("bootstrap", bootstrap, len(nets))
     found = {
-        name: (_distance if name in distances else _decompose)(
-            name, by_width, limits, rng, checks.integer("bootstrap", bootstrap, 10)
-        )
-        for name in names
+        name: (_distance if name in distances else _decompose)(name, by_width, limits, rng, bootstrap) for name in names
     }
     scaled = [_scaled_variance(width, group, rng, bootstrap) for width, group in by_width.items()]
     first = limits[0]
@@ -70,7 +70,7 @@ def deviation(
 def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, list[Solution]]:
     if not nets or not limits:
         raise ValueError(
-            f"a comparison needs networks and a limit: received {len(nets)} networks and {len(limits)} limits"
+            f"a comparison needs networks and a limit: received {len(nets)} networks in nets and {len(limits)} limits"
         )
     first = limits[0]
     groups: dict[int, list[Solution]] = {}

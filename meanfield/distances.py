@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.solution import Solution
 
@@ -25,6 +26,7 @@ _ITERATIONS, _CONVERGED = (
 )  # of Sinkhorn; relative change of the potentials, in which the value is of second order
 
 
+@checked
 def marginal_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
     """1-D Wasserstein distance of preactivations, each given as (h (N, P), weights (N,)), averaged over the first samples.
 
@@ -50,6 +52,7 @@ def marginal_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> flo
     return float(np.mean([wasserstein_distance(u, v, m.numpy(), n.numpy()) for u, v in pairs])) / spread
 
 
+@checked
 def measure_distance(p: ParticleMeasure, q: ParticleMeasure, regularisation: float | None = None) -> float:
     """2-Wasserstein distance of two clouds in (a, w), any positions and scale (equation 17).
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meanfield import reductions
+from meanfield import checks, reductions
+from meanfield.arguments import checked
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TwoTimeKernel:
     """Averages over neurons of products of fields at recorded steps, from a factor (steps, K, Q): never stored as (steps Q)^2.
@@ -23,16 +25,14 @@ class TwoTimeKernel:
 
     def at(self, t: int = -1, s: int | None = None) -> Tensor:
         """(Q, Q) the kernel between step t and step s (default: t); -1 is the last recorded step. ValueError if not recorded."""
-        i, j = self._index(t), self._index(t if s is None else s)
+        i = recorded(t, self.steps)
+        j = i if s is None else recorded(s, self.steps, "s")
         return self.factor[i].T @ self.factor[j]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TwoTimeKernel):
             return NotImplemented
         return self.steps == other.steps and torch.equal(self.factor, other.factor)
-
-    def _index(self, step: int) -> int:
-        return recorded(step, self.steps)
 
     @staticmethod
     def from_fields(
@@ -60,6 +60,7 @@ class TwoTimeKernel:
         return TwoTimeKernel(tuple(steps), factor.contiguous().to("cpu"))
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TwoTimeResponse:
     """A response function A(t, s) of features to gradients, or B(t, s) of gradients to features, at steps 0, 1, .. (equation 34).
@@ -75,11 +76,11 @@ class TwoTimeResponse:
 
     def correlation(self, t: int = -1, s: int = 0) -> Tensor:
         """(Q, Q') the response at t integrated against the kernel of the fields up to t, at s"""
-        return self.left[self._index(t)].T @ self.right[self._index(s)]
+        return self.left[self._index(t)].T @ self.right[self._index(s, "s")]
 
     def at(self, t: int = -1, s: int = 0) -> Tensor:
         """(Q, Q') the response at step t to a field at step s; zero unless s < t (s <= t for `instant`). ValueError if not recorded."""
-        t, s = self._index(t), self._index(s)
+        t, s = self._index(t), self._index(s, "s")
         earlier = self.to_earlier(t)
         return earlier[s] if s < len(earlier) else self.left.new_zeros(self.left.shape[2], self.right.shape[2])
 
@@ -98,20 +99,22 @@ class TwoTimeResponse:
             torch.equal(getattr(self, k), getattr(other, k)) for k in ("left", "right")
         )
 
-    def _index(self, step: int) -> int:
-        return recorded(step, range(len(self.left)))
+    def _index(self, step: int, name: str = "t") -> int:
+        return recorded(step, range(len(self.left)), name)
 
 
-def recorded(step: int, steps: Sequence[int]) -> int:
+def recorded(step: int, steps: Sequence[int], name: str = "t") -> int:
     """The index of `step` among the recorded steps; -1 is the last one. ValueError listing them otherwise."""
+    step = checks.integer(name, step)
     if not steps:
         raise ValueError("nothing was recorded: give the solver snapshots, e.g. snapshots=(0, -1)")
     if step == -1:
         return len(steps) - 1
     if step not in steps:
-        raise ValueError(
-            f"step {step} was not recorded; recorded are {tuple(steps)}: ask the solver for more with snapshots=(...)"
-        )
+        every = list(steps) == list(range(len(steps)))
+        shown = f"0..{len(steps) - 1}, all that were taken"
+        more = f"{tuple(steps)}: ask the solver for more with snapshots=(...)"
+        raise ValueError(f"step {step} was not recorded; recorded are {shown if every else more}")
     return list(steps).index(step)
 
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Loss:
     """`value(f, y)` (..., P), `delta(f, y)` (..., P, C); `check(y)` raises ValueError for targets that do not fit."""
@@ -25,6 +27,10 @@ class Loss:
 
     def mean(self, f: Tensor, y: Tensor) -> Tensor:
         """The loss averaged over samples, for every leading dimension of f."""
+        if y.ndim != 2 or f.shape[-2:] != y.shape:
+            raise ValueError(
+                f"f must have shape (.., P, C) for y (P, C): received f of shape {tuple(f.shape)}, y of {tuple(y.shape)}"
+            )
         return self.value(f, y).mean(-1)
 
     def __reduce__(self):
@@ -54,7 +60,9 @@ class Loss:
 
 def loss(which: str | Loss) -> Loss:
     """The loss called `which`; ValueError listing the known names."""
-    return which if isinstance(which, Loss) else _BY_NAME.get(which) or checks.lookup("loss", which, _KNOWN)
+    if isinstance(which, Loss):
+        return which
+    return checks.lookup("loss", which, _BY_NAME if isinstance(which, str) and which in _BY_NAME else _KNOWN)
 
 
 def names() -> tuple[str, ...]:

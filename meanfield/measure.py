@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 
 _BLOCK = 2**16  # rows drawn at a time: bounds the float64 workspace of a large float32 cloud
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ParticleMeasure:
     """sum_r m_r delta_(a_r, w_r): readouts a (N, C), input weights w (N, D), weights m (N,) that are non-negative and sum to 1.
@@ -68,10 +70,13 @@ class ParticleMeasure:
         return torch.cat([self.a, self.w], 1)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ParticleMeasure:
+        if device is not None:
+            device = checks.device(device)
         return ParticleMeasure(*(t.to(device=device, dtype=dtype) for t in self.tensors))
 
     def tiles(self, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Successive (a, w, m) of at most `rows` particles."""
+        rows = checks.integer("rows", rows, 1)
         return zip(*(t.split(rows) for t in self.tensors), strict=True)
 
     @staticmethod
@@ -138,6 +143,10 @@ def sobol_particles(
     """(a (N, C), w (N, D)) of ParticleMeasure.sobol; only the rows `part` of them, if given"""
     n, d, c = _sizes(particles, inputs, outputs)
     kind, basis = checks.DTYPES[checks.dtype(dtype)], principal_directions(directions, d)
+    if c + d > torch.quasirandom.SobolEngine.MAXDIM:
+        raise ValueError(
+            f"Sobol points have at most {torch.quasirandom.SobolEngine.MAXDIM} dimensions: received inputs={d} and outputs={c}; take iid"
+        )
     engine = torch.quasirandom.SobolEngine(c + d, scramble=True, seed=checks.integer("seed", seed, 0))
     if part is not None:
         engine, n = engine.fast_forward(part.start) if part.start else engine, part.stop - part.start
@@ -156,16 +165,19 @@ def principal_directions(rows: Tensor | None, inputs: int) -> Tensor:
     if rows is None:
         return torch.eye(inputs, dtype=torch.float64)
     if rows.ndim != 2 or rows.shape[1] != inputs:
-        raise ValueError(f"directions must have shape (n, {inputs}): received {tuple(rows.shape)}")
+        raise ValueError(f"directions must have shape (n, {inputs}) for inputs={inputs}: received {tuple(rows.shape)}")
     return torch.linalg.svd(rows.double().cpu(), full_matrices=True).Vh.T
 
 
 def _sizes(particles: int, inputs: int, outputs: int) -> tuple[int, int, int]:
-    return (
+    n, d, c = (
         checks.integer("particles", particles, 1),
         checks.integer("inputs", inputs, 1),
         checks.integer("outputs", outputs, 1),
     )
+    what = f"a cloud of particles={n} with inputs={d} and outputs={c}"
+    checks.memory(what, 8.0 * (n * (d + c) + d * d), "take fewer particles or dimensions")
+    return n, d, c
 
 
 def _product(values: Tensor, times: int) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
-from meanfield.kernels import TwoTimeKernel
+from meanfield.arguments import checked
+from meanfield.kernels import TwoTimeKernel, recorded
 from meanfield.solution import Solution
 
 
@@ -30,6 +31,7 @@ def observables(depth: int) -> dict[str, Callable[[Solution], Tensor]]:
     return known
 
 
+@checked
 def observe(solution: Solution, name: str) -> Tensor:
     """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
     return checks.lookup("observable", name, observables(solution.problem.network.depth))(solution)
@@ -51,15 +53,25 @@ def recorded_observables(solution: Solution) -> tuple[str, ...]:
     return tuple(name for name in observables(depth) if name not in lacking)
 
 
+@checked
 def alignment(kernel: Tensor, y: Tensor) -> Tensor:
     """Tr(K y y^T) / (|K| |y y^T|) in [0, 1] of a kernel (P, P) with targets y (P, C): how much of it points at the task."""
+    kernel, y = checks.matrix("kernel", kernel), checks.matrix("y", y, vector_is_column=True)
+    if not kernel.shape[0] == kernel.shape[1] == len(y):
+        raise ValueError(
+            f"kernel and y must have shapes (P, P) and (P, C): received {tuple(kernel.shape)} and {tuple(y.shape)}"
+        )
     target = y.to(kernel) @ y.to(kernel).T
     return (kernel * target).sum() / (kernel.norm() * target.norm())
 
 
+@checked
 def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = -1) -> Tensor:
     """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots."""
-    at = solution.tangent_kernel if name == "tangent_kernel" else _kernel(solution, name).at
+    kernel = None if name == "tangent_kernel" else _kernel(solution, name)
+    for key, step in (("start", start), ("end", end)):
+        recorded(step, solution.snapshots if kernel is None else kernel.steps, key)
+    at = solution.tangent_kernel if kernel is None else kernel.at
     return (at(end) - at(start)).norm() / at(start).norm()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.scaling import Scaling, settled
 
 
+@runtime_checkable
 class Layered(Protocol):
     """What the weights of a kernel depend on: a Network or a ConvNetwork"""
 
@@ -23,6 +25,7 @@ class Layered(Protocol):
     def residual(self) -> float | None: ...
 
 
+@checked
 @dataclass(frozen=True)
 class Standard:
     """The standard parameterization W_ij ~ N(0, weight_std^2 / N_l), b_i ~ N(0, bias_std^2), one learning rate for all (equation 44).
@@ -52,11 +55,13 @@ class Standard:
         return widths
 
 
+@checked
 def improved_standard(widths: int | Iterable[int]) -> Standard:
     """The improved standard parameterization: per-layer widths stay in the kernel, which is finite (equation 44)."""
     return Standard(_tuple(widths), improved=True)
 
 
+@checked
 def naive_standard(widths: int | Iterable[int] | None = None) -> Standard:
     """The standard parameterization at these finite widths: its kernel to leading order, which diverges like N (equation 45).
 
@@ -95,10 +100,6 @@ def kernel_weights(
         bias = float(network.bias_std > 0)
         fans = zip((inputs, *scaling.layers(network)), positions or (1,) * (network.depth + 1), strict=True)
         return KernelWeights(1.0, 1.0, 1.0, tuple((float(n * k), bias) for n, k in fans))
-    if not isinstance(scaling, Scaling):
-        raise ValueError(
-            f"scaling must be a Scaling, improved_standard(..) or naive_standard(..): received {type(scaling).__name__}; give e.g. ntk()"
-        )
     prior = _limit(scaling, 2 * scaling.q_sigma + 1, scaling.sigma**2, "the variance of f_0")
     readout = _limit(
         scaling, 2 * scaling.q_sigma + scaling.q_a + 1, scaling.eta_a * scaling.sigma**2, "the tangent kernel"

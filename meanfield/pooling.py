@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel
 from meanfield.solution import Solution
 
 
+@checked
 def pooled(solutions: Sequence[Solution], solver: Mapping[str, Any] | None = None) -> Solution:
     """The mean over independent runs (other seeds) of outputs, kernels and tangent kernels, with `standard_errors`.
 

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanfield.arguments import checked
 from meanfield.problem import Problem
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LazyPrediction:
     """What `solvers.lazy_prediction` finds; every network's outputs are a draw of N(mean, covariance), equal for all widths.

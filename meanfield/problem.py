@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Literal, get_args
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.activations import Activation, activation
+from meanfield.arguments import checked
 from meanfield.data import Dataset
 from meanfield.losses import Loss, loss
 from meanfield.scaling import Scaling, mean_field
@@ -18,6 +21,7 @@ from meanfield.scaling import Scaling, mean_field
 Optimiser = Literal["gradient_descent", "gradient_flow"]
 
 
+@checked
 @dataclass(frozen=True)
 class Network:
     """A fully connected network with `depth` hidden layers (a two-layer network has depth 1), equation 1.
@@ -46,10 +50,13 @@ class Network:
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the first layer's weights multiply: weight_std x / sqrt(D), and a column of bias_std if there are biases."""
+        if x.ndim != 2 or x.shape[1] == 0:
+            raise ValueError(f"x must have shape (P, D): received {tuple(x.shape)}")
         scaled = x * (self.weight_std / math.sqrt(x.shape[1]))
         return torch.cat([scaled, scaled.new_full((len(x), 1), self.bias_std)], 1) if self.bias_std else scaled
 
 
+@checked
 @dataclass(frozen=True)
 class Training:
     """Training on the mean loss, recorded at the times k * learning_rate, k = 0..steps.
@@ -76,17 +83,15 @@ class Training:
             raise ValueError(
                 f"unknown optimiser: received {self.optimiser!r}; known: {', '.join(get_args(Optimiser))}{why}"
             )
-        object.__setattr__(self, "momentum", checks.positive("momentum", self.momentum, zero=True))
+        object.__setattr__(self, "momentum", checks.positive("momentum", self.momentum, zero=True, below=1))
         object.__setattr__(self, "weight_decay", checks.positive("weight_decay", self.weight_decay, zero=True))
-        if self.momentum >= 1:
-            raise ValueError(f"momentum must be below 1: received {self.momentum:g}")
         if self.learning_rate * self.weight_decay >= 1:
             raise ValueError(
                 f"learning_rate * weight_decay must be below 1: received {self.learning_rate * self.weight_decay:g}"
             )
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", checks.integer("batch_size", self.batch_size, 1))
-        checks.integer("batch_seed", self.batch_seed, 0)
+        object.__setattr__(self, "batch_seed", checks.integer("batch_seed", self.batch_seed, 0))
         if self.optimiser == "gradient_flow" and not self.plain:
             raise ValueError(
                 "momentum, weight_decay and batch_size belong to gradient_descent: leave them out of gradient_flow"
@@ -97,28 +102,32 @@ class Training:
         """Whether every step uses all samples and nothing but the gradient"""
         return not self.momentum and not self.weight_decay and self.batch_size is None
 
-    def sample_weights(self, samples: int) -> Tensor | None:
-        """(steps, P) weight of each sample in the mean of each step: P / batch_size in the batch, else 0; None for full batches.
+    def sample_weights(self, samples: int, first: int = 0) -> Iterator[Tensor | None]:
+        """Of each step from `first` on the weight (P,) of each sample in its mean: P / batch_size in the batch, else 0; None: all 1.
 
-        Each epoch is a permutation cut into batches, a shorter remainder left out.
+        Each epoch is a permutation cut into batches, a shorter remainder left out. Drawn as they are asked for, one epoch at a time.
         """
+        samples, first = checks.integer("samples", samples, 1), checks.integer("first", first, 0)
         if self.batch_size is None:
-            return None
+            return repeat(None, max(0, self.steps - first))
         if self.batch_size > samples:
             raise ValueError(
                 f"batch_size={self.batch_size} exceeds the {samples} training samples: take a smaller one, or None for all"
             )
-        generator, weights = (
-            torch.Generator().manual_seed(self.batch_seed),
-            torch.zeros(self.steps, samples, dtype=torch.float64),
-        )
-        per_epoch, order = samples // self.batch_size, torch.empty(0, dtype=torch.int64)
+        checks.memory(f"a permutation of samples={samples}", 24.0 * samples, "take fewer samples")
+        return self._batches(self.batch_size, samples, first)
+
+    def _batches(self, batch_size: int, samples: int, first: int) -> Iterator[Tensor]:
+        generator, order = torch.Generator().manual_seed(self.batch_seed), torch.empty(0, dtype=torch.int64)
+        per_epoch = samples // batch_size
         for step in range(self.steps):
             if step % per_epoch == 0:
                 order = torch.randperm(samples, generator=generator)
-            first = (step % per_epoch) * self.batch_size
-            weights[step, order[first : first + self.batch_size]] = samples / self.batch_size
-        return weights
+            if step >= first:
+                start = (step % per_epoch) * batch_size
+                weights = torch.zeros(samples, dtype=torch.float64)
+                weights[order[start : start + batch_size]] = samples / batch_size
+                yield weights
 
     @property
     def times(self) -> Tensor:
@@ -126,6 +135,7 @@ class Training:
         return self.learning_rate * torch.arange(self.steps + 1, dtype=torch.float64)
 
 
+@checked
 @dataclass(frozen=True)
 class Problem:
     """One learning problem; every solver takes it and answers with a Solution on its time grid."""
@@ -137,9 +147,6 @@ class Problem:
     loss: Loss | str = "squared"
 
     def __post_init__(self) -> None:
-        for key, kind in (("data", Dataset), ("network", Network), ("scaling", Scaling), ("training", Training)):
-            if not isinstance(getattr(self, key), kind):
-                raise ValueError(f"{key} must be a {kind.__name__}: received {type(getattr(self, key)).__name__}")
         object.__setattr__(self, "loss", loss(self.loss))
         self.training.sample_weights(self.data.samples)
         self.loss_function.check(self.data.y)

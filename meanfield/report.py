@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.statistics import Exponent
 
 _Z = 1.96  # a 95 % interval
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Deviation:
     """One observable at every width; arrays are (widths,), relative to the norm of the limit's value (equations 13 to 15).
@@ -43,6 +45,7 @@ class Deviation:
         return self.bias2 - _Z * self.bias2_se > reference**2
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class DeviationReport:
     """Deviations of networks of several widths from a limit, by observable.

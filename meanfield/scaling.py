@@ -14,11 +14,13 @@ from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from meanfield import checks
+from meanfield.arguments import checked
 
 Frozen = Literal["none", "matched", "added"]
 TOLERANCE = 1e-9  # of exponents, and the only one: lines of the plane are met in spite of rounding
 
 
+@checked
 @dataclass(frozen=True)
 class Scaling:
     """A point of the scaling plane with its values at the reference width N*.
@@ -107,12 +109,16 @@ def _exponent(given: float) -> float:
     return given if settled(given - simple) else simple
 
 
+@checked
 def mean_field(gamma0: float = 1.0) -> Scaling:
     """Mean field (muP) with richness gamma0: sigma = 1/(gamma0 N), eta_a = eta_w = gamma0^2 N; lazy as gamma0 -> 0, rich at O(1)."""
     gamma0 = checks.positive("gamma0", gamma0)
+    if not 1e-150 < gamma0 < 1e150:
+        raise ValueError(f"gamma0 must lie between 1e-150 and 1e150, for its square: received {gamma0!r}")
     return Scaling(-1.0, 1.0, 1.0, 1 / gamma0, gamma0**2, gamma0**2, 1, "mean_field")
 
 
+@checked
 def ic_mean_field(gamma0: float = 1.0, reference_width: int = 1, frozen: Frozen = "matched") -> Scaling:
     """Initialisation-corrected mean field: mean field plus its own output at step 0, enlarged to stay finite (equation 62).
 
@@ -120,7 +126,7 @@ def ic_mean_field(gamma0: float = 1.0, reference_width: int = 1, frozen: Frozen 
     the subtrahend, as the model is often written: the same limit, and twice the initial output at N*.
     """
     moving = Scaling(-1.0, 1.0, 1.0, name="ic_mean_field", frozen=frozen)
-    return moving.matching(mean_field(gamma0), checks.integer("reference_width", reference_width, 1))
+    return moving.matching(mean_field(gamma0), _width(reference_width))
 
 
 def ntk() -> Scaling:
@@ -128,17 +134,23 @@ def ntk() -> Scaling:
     return Scaling(-0.5, 0.0, 0.0, 1.0, 1.0, 1.0, 1, "ntk")
 
 
+@checked
 def default(reference_width: int = 1) -> Scaling:
     """What a network in standard parameterization does at a constant learning rate: sigma = 1/sqrt(N), eta_a = N/N*, eta_w = 1.
 
     Readouts drawn N(0, 1/N) and trained at a rate independent of N are readouts N(0, 1) trained at a rate ~ N. Outputs grow like N.
     """
-    return Scaling(-0.5, 1.0, 0.0, name="default").matching(ntk(), reference_width)
+    return Scaling(-0.5, 1.0, 0.0, name="default").matching(ntk(), _width(reference_width))
 
 
+@checked
 def sym_default(reference_width: int = 1) -> Scaling:
     """The default scaling with equal learning rates: sigma = 1/sqrt(N), eta_a = eta_w = sqrt(N/N*). Outputs grow like sqrt(N)."""
-    return Scaling(-0.5, 0.5, 0.5, name="sym_default").matching(ntk(), reference_width)
+    return Scaling(-0.5, 0.5, 0.5, name="sym_default").matching(ntk(), _width(reference_width))
+
+
+def _width(reference_width: int) -> int:
+    return checks.integer("reference_width", reference_width, 1)
 
 
 NAMED: dict[str, Callable[..., Scaling]] = {
@@ -155,6 +167,7 @@ def named(name: str, **parameters: Any) -> Scaling:
     return checks.lookup("scaling", name, NAMED)(**parameters)
 
 
+@checked
 def coinciding(other: Scaling, width: int) -> dict[str, Scaling]:
     """Every named scaling with the values of `other` at `width`, where they all train the same networks, number for number."""
     return {name: make().matching(other, width) for name, make in NAMED.items()}

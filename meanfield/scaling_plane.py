@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from meanfield.arguments import checked
 from meanfield.scaling import Scaling, settled
 
 Logits = Literal["vanishing", "finite", "infinite"]
@@ -97,6 +98,7 @@ def initial_exponent(scaling: Scaling) -> float:
     return own if scaling.frozen == "none" else max(0.0, own)
 
 
+@checked
 def classify(scaling: Scaling) -> Classification:
     """Properties, well-definedness and limit model of a two-layer network in this scaling (equations 65 and 66)."""
     e = exponents(scaling)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.scaling import Scaling
 from meanfield.statistics import Exponent
 
@@ -38,6 +39,7 @@ class PowerLaw:
         ) < 0.1  # fmt: skip
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class PowersReport:
     """The powers of the width in one scaling, measured from finite networks beside the predicted ones (equation 72)."""
@@ -59,6 +61,7 @@ class PowersReport:
         return "\n".join(lines)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ProxyReport:
     """How far each limit is from networks of the reference width, per step (equation 73).

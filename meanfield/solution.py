@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, recorded
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
@@ -34,6 +35,7 @@ class Status(Enum):
         return self in (Status.NON_FINITE, Status.DIVERGED)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Solution:
     """A solved problem, complete when created.

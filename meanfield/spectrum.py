@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 
 Times = Tensor | Sequence[float]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class KernelSpectrum:
     """A kernel in its eigen-directions v_i and the targets' share in each; made by `spectrum`. n = P, or P C for a kernel between outputs.
@@ -64,7 +66,7 @@ class KernelSpectrum:
 
         learning_rate: of descent, whose times are its multiples; None is gradient flow. ValueError for other times.
         """
-        at, values = _times(times, learning_rate)[:, None], self.eigenvalues.clamp(min=0)[None]
+        at, values = training_times(times, learning_rate)[:, None], self.eigenvalues.clamp(min=0)[None]
         if learning_rate is None:
             left = torch.exp(-at * values / self.samples)
         else:
@@ -77,7 +79,7 @@ class KernelSpectrum:
         jitter, in units of the mean eigenvalue, is added to lambda at t = inf, and there only. ValueError at t = inf if the kernel is
         singular and jitter is zero, or if descent diverges.
         """
-        at = _times(times, learning_rate)
+        at = training_times(times, learning_rate)
         finite, values = at.isfinite(), self.eigenvalues.clamp(min=0)[None]
         gain = values.new_empty(len(at), len(self.eigenvalues))
         steps = at[finite, None]
@@ -141,6 +143,7 @@ class KernelSpectrum:
         return 1 / (values + jitter * values.mean())
 
 
+@checked
 def spectrum(
     kernel: Tensor,
     y: Tensor,
@@ -155,7 +158,7 @@ def spectrum(
     memory O(P^2). ValueError for a kernel of wrong shape, that is not symmetric or has negative eigenvalues beyond rounding.
     """
     y = checks.matrix("y", y, vector_is_column=True)
-    precision = rounding(kernel) if precision is None else precision
+    precision = rounding(kernel) if precision is None else checks.positive("precision", precision)
     gram = gram_matrix(kernel, y.shape[0], y.shape[1])
     f0 = torch.zeros_like(y) if f0 is None else checks.matrix("f0", f0, vector_is_column=True)
     if f0.shape != y.shape:
@@ -209,11 +212,13 @@ def unstable(found: KernelSpectrum, learning_rate: float, momentum: float = 0.0)
     )
 
 
-def _times(times: Times, learning_rate: float | None) -> Tensor:
+def training_times(times: Times, learning_rate: float | None = None) -> Tensor:
     """(T,) float64, non-negative; multiples of the learning rate if there is one"""
     at = torch.as_tensor(times, dtype=torch.float64)
     if at.ndim != 1 or not len(at) or bool((at.isnan() | (at < 0)).any()):
-        raise ValueError(f"times must be a non-empty list of non-negative training times eta k: received {times!r}")
+        raise ValueError(
+            f"times must be a non-empty list of non-negative training times eta k: received {checks.shown(times)}"
+        )
     if learning_rate is not None:
         steps = at[at.isfinite()] / checks.positive("learning_rate", learning_rate)
         wrong = (steps - steps.round()).abs() > 1e-6 * steps.clamp(min=1)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from meanfield import sealed
+from meanfield.arguments import checked
 from meanfield.layout import Arrays
 from meanfield.report_layout import KINDS, Result
 from meanfield.sealed import DamagedFile
@@ -36,6 +37,7 @@ class Unwritable(ValueError, OSError):
     """A folder that is missing or cannot be written to."""
 
 
+@checked
 def save(result: Result, path: str | Path) -> Path:
     """Write `result` to a .nc file, whole or not at all, in place of any older file of that name; returns the path.
 
@@ -43,10 +45,7 @@ def save(result: Result, path: str | Path) -> Path:
     ValueError, before anything is written, for a path that will not do and for an activation or loss that no file could name.
     """
     path = writable(path)
-    kind = next((k for k in KINDS if isinstance(result, k.type)), None)
-    if kind is None:
-        known = ", ".join(k.type.__name__ for k in KINDS)
-        raise ValueError(f"there is no file format for {type(result).__name__}: save takes one of {known}")
+    kind = next(k for k in KINDS if isinstance(result, k.type))
     arrays = Arrays()
     settings = json.dumps(kind.pack(result, arrays))
     title = str(result).splitlines()[0]
@@ -55,6 +54,7 @@ def save(result: Result, path: str | Path) -> Path:
     return path
 
 
+@checked
 def load(path: str | Path) -> Any:
     """The result kept in `path`, equal to the one saved. ValueError for a file that is broken, too new or none of ours.
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
@@ -17,12 +18,14 @@ from solvers.evolve import evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
+from solvers.memory import kept
 from solvers.resuming import earlier
 from solvers.sharding import current
 
 Draws = Literal["sobol", "plain"]
 
 
+@checked
 @dataclass(frozen=True)
 class CausalDMFT:
     """Solves networks of any depth in the mean-field scaling: `CausalDMFT(samples=8192)(problem) -> Solution`.
@@ -56,7 +59,7 @@ class CausalDMFT:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self, samples=2, groups=1, seed=0, max_rank=1, substeps=1)
+        checks.normalise(self, samples=2, groups=1, max_rank=1, substeps=1)
         checks.lookup("draws", self.draws, dict.fromkeys(get_args(Draws)))
 
     def __call__(self, problem: Problem) -> Solution:
@@ -84,12 +87,10 @@ class CausalDMFT:
         if self.max_rank is not None and self.max_rank < min(least, self.samples):
             raise ValueError(f"max_rank={self.max_rank} is below the {least} directions that the data alone may span")
         self._must_resolve(problem)
-        checks.memory(
-            f"a sweep with {self.samples} samples",
-            self.bytes_needed(problem, least),
-            "take fewer samples (with more groups), fewer data points, or dtype='float32'",
-            checks.free_memory(self.device),
-        )
+        remedy = "take fewer samples (with more groups), fewer steps or data points, or dtype='float32'"
+        sweep = {f"a sweep with {self.samples} samples": (self.bytes_needed(problem, least), remedy)}
+        kernels = kept(problem, len(self.snapshots), 8 if self.dtype == "float64" else 4)
+        checks.memory_in_all(sweep | kernels, checks.free_memory(self.device))
 
     def rank_limit(self, problem: Problem) -> int:
         """The most directions of one side of a matrix: max_rank, or what fits in samples and memory, whichever is less"""

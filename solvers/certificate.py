@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.solution import Solution
 from solvers.dmft_window import Kernels, Window, distance
 from solvers.fixed_point_dmft import FixedPointDMFT
 
 
+@checked
 @dataclass(frozen=True)
 class Certificate:
     """How far one application of the map moves a solution's kernels ("Phi1".., "G1".., "f"), relative, and by how much noise would."""
@@ -37,6 +39,7 @@ class Certificate:
         )
 
 
+@checked
 def residual(solution: Solution, samples: int | None = None, seed: int = 1, repeats: int = 4) -> Certificate:
     """Apply the map once, with fresh samples, to the kernels of any solution that kept them at all pairs of steps.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from meanfield import checks, storage
+from meanfield.arguments import checked
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
@@ -20,6 +21,7 @@ from solvers.resuming import FREE
 from solvers.sharding import RankLost, current
 
 
+@checked
 def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 100) -> Solution:
     """`solver(problem)`, with the state kept in `path` (.nc) every `every` steps; called again, it goes on from there.
 

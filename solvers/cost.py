@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from meanfield import checks, tiles
+from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
 from meanfield.problem import Problem
+from solvers.memory import factors, total
 from solvers.rates import RANDOM, SOBOL, eigh_seconds, rates
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from solvers.wasserstein_flow import WassersteinFlow
 
 
+@checked
 @dataclass(frozen=True)
 class Estimate:
     """Expected wall time and peak memory of a run, beyond what Python and the libraries take; within a factor of two as measured."""
@@ -55,17 +58,16 @@ def flow_cost(solver: WassersteinFlow, problem: Problem) -> Estimate:
     state = solver.particles * (inputs + data.outputs) * size
     step = 2 * products * rate.product  # tiles are narrower than what was measured
     step += elements * rate.element + 7 * state * rate.update + 120 * rate.operation
-    return Estimate(draw + evaluations * step, _flow_bytes(solver, problem, inputs) + kept * solver.particles * size)
+    return Estimate(draw + evaluations * step, total(solver.parts(problem)) + kept * solver.particles * size)
 
 
-def _flow_bytes(solver: WassersteinFlow, problem: Problem, inputs: int) -> float:
+def flow_bytes(problem: Problem, particles: float, snapshots: int, size: int) -> float:
     """In copies of the particles: state, velocity and a new state while running, two of each snapshot when kernels are made of them"""
-    data, particles, snapshots = problem.data, solver.particles, len(solver.snapshots)
+    data, biases = problem.data, bool(problem.network.bias_std)
     running = _INTEGRATOR if problem.training.optimiser == "gradient_flow" else 3 + bool(problem.training.momentum)
     copies = max(running + snapshots, 1 + 2 * snapshots)
-    points = [snapshots * data.samples, snapshots * data.samples * data.outputs]
-    kernels = sum(3 * 8 * min(particles, columns) * columns for columns in points)
-    return particles * (inputs + data.outputs + 1) * checks.DTYPES[solver.dtype].itemsize * copies + kernels
+    numbers = particles * (data.inputs + biases + data.outputs + 1)
+    return numbers * size * copies + factors(problem, snapshots, particles)
 
 
 def dmft_cost(solver: CausalDMFT, problem: Problem) -> Estimate:

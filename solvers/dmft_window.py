@@ -14,6 +14,7 @@ Its averages are the new kernels Phi = <phi phi>, G = <g g>, A = omega^2 <d phi 
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,10 +55,9 @@ class Window:
         self.late_c, self.late_d = row[:, None] > g, g[:, None] > col
         self.causal_b = g[:, None] >= col
         self.train = (torch.arange(self.points) < self.p).repeat(self.times)  # among the rows of h
-        weights = problem.training.sample_weights(self.p)  # of mini-batches; nothing comes after the last step
-        self.weights = (
-            1.0 if weights is None else torch.nn.functional.pad(weights, (0, 0, 0, 1))[: self.times].reshape(-1, 1)
-        )
+        batches = [w for w in islice(problem.training.sample_weights(self.p), steps) if w is not None]
+        nothing = torch.zeros(self.p, dtype=torch.float64)  # comes after the last step
+        self.weights = 1.0 if problem.training.batch_size is None else torch.cat([*batches, nothing])[:, None]
         if not self.exact:
             self.draws = [self._draw(l) for l in range(self.depth)]
 

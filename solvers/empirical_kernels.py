@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 from torch.nn import functional
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.conv_kernels import ConvNetwork, images
 from meanfield.parameterization import Standard
 from meanfield.problem import Network
@@ -22,6 +23,7 @@ from meanfield.scaling import Scaling
 Parameters = dict[str, Tensor]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class MonteCarloKernels:
     """Means over seeds of both kernels (P, P) with their standard errors; their bias at finite width, O(1/N), comes on top.
@@ -37,6 +39,7 @@ class MonteCarloKernels:
     seeds: tuple[int, ...]
 
 
+@checked
 def monte_carlo_kernels(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seeds: int | Iterable[int] = 16
 ) -> MonteCarloKernels:
@@ -46,7 +49,7 @@ def monte_carlo_kernels(
     standard parameterizations the multiple s of their widths. float64. ValueError as in `nngp_and_ntk`, and below two seeds;
     MemoryError before allocation.
     """
-    chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+    chosen = checks.seeds(seeds)
     if len(chosen) < 2:
         raise ValueError(f"seeds must be at least two, for the error bars: received {chosen}")
     nngp, ntk = (torch.stack(k) for k in zip(*(_kernels(network, scaling, x, width, s) for s in chosen), strict=True))
@@ -57,6 +60,7 @@ def monte_carlo_kernels(
     return MonteCarloKernels(nngp.mean(0), error(nngp), ntk.mean(0), error(ntk), int(width), chosen)
 
 
+@checked
 def empirical_tangent_kernel(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int = 0, x2: Any = None
 ) -> Tensor:
@@ -65,10 +69,15 @@ def empirical_tangent_kernel(
 
 
 def _kernels(network: Any, scaling: Any, x: Any, width: int, seed: int, x2: Any = None) -> tuple[Tensor, Tensor]:
-    model = _Model(network, scaling, _points(network, "x", x), checks.integer("width", width, 1))
+    first, second = _points(network, "x", x), None if x2 is None else _points(network, "x2", x2)
+    if second is not None and first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            f"x and x2 differ in dimension: received shapes {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    model = _Model(network, scaling, first, checks.integer("width", width, 1))
     parameters = model.draw(checks.integer("seed", seed, 0))
     left = model.jacobian(parameters, model.x)
-    right = left if x2 is None else model.jacobian(parameters, _points(network, "x2", x2))
+    right = left if second is None else model.jacobian(parameters, second)
     grams = {k: left[k].reshape(len(left[k]), -1) @ right[k].reshape(len(right[k]), -1).T for k in parameters}
     ntk = sum((model.rates[name] * gram for name, gram in grams.items()), torch.zeros_like(grams["a"]))
     nngp = sum((model.stds[name] ** 2 * grams[name] for name in ("a", "b") if name in grams), torch.zeros_like(ntk))

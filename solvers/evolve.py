@@ -142,14 +142,14 @@ def evolve(
     if advance is None:
         moved = cast(Method, method)
         advance = _descent(moved, training, run) if descends else _flow(moved, ahead, training, rtol, norm)
-    batches = training.sample_weights(problem.data.samples)
+    batches = training.sample_weights(problem.data.samples, first)
     disable = None if progress is None else not progress
     bar = tqdm(total=training.steps, initial=first, desc=label, delay=2, leave=False, disable=disable)
     with torch.no_grad(), bar, postponed_interrupt() as interrupted:
         try:
             for step in range(first, training.steps + 1):
                 last = step == training.steps
-                weights = None if batches is None or last else batches[step]
+                weights = None if last else next(batches)
                 f, f_test = ahead(run.state, weights) if descends and not last else method.outputs(run.state)
                 loss = watch.loss(f)
                 run.record(f, f_test, loss)

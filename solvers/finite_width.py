@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.cost import Estimate, network_cost
 from solvers.evolve import evolve, snapshot_steps, tolerance
 from solvers.failures import conclude
+from solvers.memory import Parts, factors, kept
 from solvers.networks import Networks
 from solvers.resuming import earlier, kept_momentum
 
 
+@checked
 @dataclass(frozen=True)
 class FiniteWidth:
     """Trains networks of one width: `FiniteWidth(512, seed=0)(problem)`, or many at once: `.ensemble(problem, seeds=range(16))`.
@@ -43,7 +46,7 @@ class FiniteWidth:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self, width=1, seed=0, batch=1)
+        checks.normalise(self, width=1, batch=1)
 
     def __call__(self, problem: Problem) -> Solution:
         return self.ensemble(problem, (self.seed,))[0]
@@ -53,16 +56,8 @@ class FiniteWidth:
 
         A seed that blows up does not cost the others: the error that is raised at the end carries all of them.
         """
-        chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
-        snapshot_steps(self.snapshots, problem.training.steps)
-        if problem.loss_function.is_at_infinite_logits:
-            raise ValueError(
-                f"the loss {problem.loss_function.name!r} belongs to limits: a network of finite width has finite logits; take "
-                f"loss={problem.loss_function.name.split()[0]!r}"
-            )
-        checks.memory(
-            "one network", self.bytes_per_seed(problem), "take a smaller width, dtype='float32', or fewer snapshots"
-        )
+        chosen = checks.seeds(seeds)
+        self.check(problem, len(chosen))
         at_once = self.seeds_at_once(problem)
         solutions: list[Solution] = []
         for start in range(0, len(chosen), at_once):
@@ -70,6 +65,26 @@ class FiniteWidth:
             if solutions[-1].status is Status.INTERRUPTED:
                 break
         return conclude(solutions, self.raise_on_failure)
+
+    def check(self, problem: Problem, seeds: int = 1) -> None:
+        """ValueError or MemoryError, before any work, for a problem of limits or networks that cannot fit."""
+        snapshot_steps(self.snapshots, problem.training.steps)
+        if problem.loss_function.is_at_infinite_logits:
+            raise ValueError(
+                f"the loss {problem.loss_function.name!r} belongs to limits: a network of finite width has finite logits; take "
+                f"loss={problem.loss_function.name.split()[0]!r}"
+            )
+        checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
+
+    def parts(self, problem: Problem, seeds: int = 1) -> Parts:
+        """What `ensemble` holds in memory"""
+        at_once = min(seeds, self.seeds_at_once(problem))
+        snapshots = len(self.snapshots)
+        own = at_once * self.bytes_per_seed(problem)
+        own += seeds * problem.network.depth * factors(problem, snapshots, self.width)
+        remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, dtype='float32', or fewer snapshots"
+        what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"
+        return {what: (own, remedy)} | kept(problem, snapshots, self._itemsize, seeds, at_once)
 
     def estimate(self, problem: Problem, seeds: int = 1) -> Estimate:
         """Expected time and memory of `ensemble(problem, seeds)`, from rates that this machine shows."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
@@ -21,13 +22,14 @@ from solvers.cost import Estimate
 from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
 from solvers.evolve import postponed_interrupt, settings, snapshot_steps
 from solvers.failures import NonFiniteError, SolverError, Watch, conclude
-from solvers.fixed_point_cost import fixed_point_cost
+from solvers.fixed_point_cost import WindowSizes, fixed_point_cost
 from solvers.resuming import earlier
 
 # windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
 _GROWTH, _ROUGH = 1.15, 1e-2
 
 
+@checked
 @dataclass(frozen=True)
 class FixedPointDMFT:
     """Solves deep networks in the mean-field scaling by iteration: `FixedPointDMFT(samples=4096)(problem) -> Solution`.
@@ -55,7 +57,7 @@ class FixedPointDMFT:
     _responses: ClassVar[bool] = True  # without A and B the answer is wrong: tests show that they see it
 
     def __post_init__(self) -> None:
-        checks.normalise(self, samples=2, seed=0, iterations=1, anderson=0)
+        checks.normalise(self, samples=2, iterations=1, anderson=0)
         if checks.positive("damping", self.damping) > 1:
             raise ValueError(
                 f"damping is the fraction of a change that is taken, 0 < damping <= 1: received {self.damping!r}"
@@ -75,9 +77,9 @@ class FixedPointDMFT:
 
         ValueError for a solution without the state to go on from: it takes keep_state=True, or an interrupted run.
         """
-        problem = earlier(self, solution, steps)
-        if not solution.state:
+        if solution.status is not Status.NON_FINITE and not solution.state:
             raise ValueError("this solution keeps no state to go on from: solve with keep_state=True")
+        problem = earlier(self, solution, steps)
         return self._run(problem, dict(solution.state))
 
     def _run(self, problem: Problem, before: Kernels | None) -> Solution:
@@ -120,6 +122,9 @@ class FixedPointDMFT:
             raise ValueError("FixedPointDMFT follows gradient_descent: for gradient_flow take a small learning_rate")
         if problem.training.momentum or problem.training.weight_decay:
             raise ValueError("FixedPointDMFT has no momentum or weight_decay: take CausalDMFT")
+        *_, limit = self.windows(problem)
+        needed = WindowSizes(self, problem, problem.training.steps + 1).bytes(limit[1])
+        checks.memory("the fixed point", needed, "take fewer samples or steps, dtype='float32', or CausalDMFT")
         if network.nonlinearity.name == "linear":
             return
         points = data.samples * (1 + data.outputs) + (0 if data.x_test is None else len(data.x_test))
@@ -129,8 +134,6 @@ class FixedPointDMFT:
                 f"samples={self.samples} are too few for the {rows} Gaussians of a neuron over all steps: take at least {2 * rows}, "
                 "or CausalDMFT, which needs fewer"
             )
-        size = (network.depth + 3) * rows * self.samples * (4 if self.dtype == "float32" else 8)
-        checks.memory("the fixed point", size, "take fewer samples or steps, dtype='float32', or CausalDMFT")
 
     def _solve(self, problem: Problem, before: Kernels | None) -> tuple[Kernels, Status, list[float], Kernels]:
         """(kernels, status, relative change at each iteration of the last window, kernels of the window before, for longer runs).

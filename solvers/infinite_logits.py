@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks, reductions
+from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
@@ -24,6 +25,7 @@ from solvers.resuming import earlier, kept_momentum
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
 
+@checked
 @dataclass(frozen=True)
 class InfiniteLogitsLimit:
     """Solves two-layer classifiers in scalings such as default() and sym_default(): `InfiniteLogitsLimit()(problem) -> Solution`.
@@ -201,6 +203,7 @@ def _as_mean_field(scaling: Scaling) -> Scaling:
     return replace(scaling, q_sigma=-1.0, q_a=1.0, q_w=1.0, frozen="none")
 
 
+@checked
 def rescaled(solution: Solution) -> Solution:
     """A finite network in the units of its limit of infinite logits, ready to be compared with it (equation 71).
 

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.prediction import LazyPrediction
 from meanfield.problem import Problem
-from meanfield.spectrum import gram_matrix, unstable
+from meanfield.spectrum import gram_matrix, training_times, unstable
 from solvers.lazy_kernels import Kernel, all_samples, lazy_kernels
 from solvers.tangent_kernel import statistics
 
 
+@checked
 def lazy_prediction(
     problem: Problem,
     times: Tensor | Sequence[float] | None = None,
@@ -31,7 +33,7 @@ def lazy_prediction(
     """
     _check(problem, jitter)
     q, p = len(all_samples(problem)), problem.data.samples
-    at = torch.as_tensor(problem.training.times if times is None else times, dtype=torch.float64)
+    at = problem.training.times if times is None else training_times(times)
     checks.memory("the covariances", 8.0 * len(at) * q * q, "give fewer times, e.g. times=[problem.training.times[-1]]")
     kernels = lazy_kernels(problem, kernel, covariance is None)
     if len(kernels.ntk) != q:

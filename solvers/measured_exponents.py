@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.scaling_plane import Exponents, exponents
 from meanfield.scaling_reports import POWERS, PowerLaw, PowersReport
@@ -15,6 +16,7 @@ from meanfield.statistics import Exponent, exponents_of
 from solvers.finite_width import FiniteWidth
 
 
+@checked
 def measured_exponents(
     problem: Problem,
     widths: Sequence[int] = (64, 256, 1024, 4096),
@@ -30,7 +32,8 @@ def measured_exponents(
     three widths, fewer than two steps or two seeds.
     """
     widths = tuple(sorted(checks.integers("widths", widths, 1)))
-    chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+    chosen = checks.seeds(seeds)
+    bootstrap = checks.resamples("bootstrap", bootstrap, len(widths) * len(chosen))
     for wrong, message in (
         (problem.network.depth != 1, f"the powers are known for depth 1: received depth {problem.network.depth}"),
         (len(widths) < 3, f"a power needs at least 3 widths: received {widths}"),
@@ -43,7 +46,7 @@ def measured_exponents(
     squares = np.array(
         [[_squares(s) for s in FiniteWidth(n, **settings).ensemble(problem, chosen)] for n in widths]
     )  # (widths, seeds, quantities)
-    predicted, rng = exponents(problem.scaling), np.random.default_rng(seed)
+    predicted, rng = exponents(problem.scaling), np.random.default_rng(checks.integer("seed", seed, 0))
     laws = {
         name: _law(name, np.array(widths, dtype=float), squares[..., i], predicted, rng, bootstrap)
         for i, name in enumerate(POWERS)

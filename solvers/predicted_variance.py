@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from meanfield import checks, reductions
 from meanfield.activations import Activation
+from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from solvers.measure_flow import all_inputs
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
 
+@checked
 @dataclass(frozen=True)
 class PredictedVariance:
     """lim N Var f_T: train (P, C) and test (P_test, C), or nan where it was not asked for."""
@@ -28,6 +30,7 @@ class PredictedVariance:
     test: Tensor | None
 
 
+@checked
 def predicted_variance(
     problem: Problem,
     particles: int = 2**12,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.scaling import NAMED, Scaling
 from meanfield.scaling_plane import exponents
@@ -23,6 +24,7 @@ from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 
 
+@checked
 @dataclass(frozen=True)
 class Proxy:
     """A limit that may stand for a network: a scaling's name (or a Scaling) and what solves it, e.g. a very wide FiniteWidth."""
@@ -32,6 +34,7 @@ class Proxy:
 
     def problem(self, problem: Problem, reference_width: int) -> Problem:
         """The problem with this scaling, equal to the asked one at the reference width"""
+        reference_width = checks.integer("reference_width", reference_width, 1)
         scaling = (
             checks.lookup("scaling", self.scaling, NAMED)() if not isinstance(self.scaling, Scaling) else self.scaling
         )
@@ -64,6 +67,7 @@ def five_limits(particles: int = 2**9) -> dict[str, Proxy]:
     }
 
 
+@checked
 def proxy_comparison(
     problem: Problem,
     reference_width: int = 64,
@@ -80,21 +84,24 @@ def proxy_comparison(
     limit_seeds: runs of each limit, as many if left out. Measured on the test samples, if there are any. A limit without randomness
     has an infinite KL; its `distance` is finite. Bootstrap over networks and over runs of the limit, from a generator made of `seed`.
     """
-    chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
-    others = chosen if limit_seeds is None else limit_seeds
-    of_limit = checks.integers("limit_seeds", range(others) if isinstance(others, int) else others, 0)
+    chosen = checks.seeds(seeds)
+    of_limit = chosen if limit_seeds is None else checks.seeds(limit_seeds, "limit_seeds")
+    bootstrap = checks.resamples("bootstrap", bootstrap, len(chosen) + len(of_limit))
     if len(chosen) < 4:
         raise ValueError(f"a Gaussian fit of the networks needs at least 4 seeds: received {len(chosen)}")
     if problem.scaling.frozen == "added":
         raise ValueError(
             "with frozen='added' the networks of the reference width are others than those of the other scalings"
         )
-    proxies, rng = _proxies(limits), np.random.default_rng(seed)
+    proxies = _proxies(limits)
+    if not proxies:
+        raise ValueError("limits is empty: give at least one, e.g. limits=['ntk']")
+    rng = np.random.default_rng(checks.integer("seed", seed, 0))
     reference_width = checks.integer("reference_width", reference_width, 1)
     net_solver = FiniteWidth(reference_width, snapshots=(), keep_neurons=False)
     nets = np.stack([_outputs(s) for s in net_solver.ensemble(problem, chosen)])
     found = [proxy.outputs(problem, reference_width, of_limit) for proxy in proxies.values()]
-    kl = [gaussian_kl_bootstrap(f, nets, rng, checks.integer("bootstrap", bootstrap, 10)) for f in found]
+    kl = [gaussian_kl_bootstrap(f, nets, rng, bootstrap) for f in found]
     estimate, low, high = (np.array(rows) for rows in zip(*kl, strict=True))
     data = problem.data
     which = f"{data.samples} training" if data.x_test is None else f"{len(data.x_test)} test"

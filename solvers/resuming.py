@@ -36,6 +36,7 @@ def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
             "resume with a solver of the same settings"
         )
     problem = solution.problem.with_steps(solution.steps + checks.integer("steps", steps, 1))
+    solver.check(problem)
     for step in snapshot_steps(mine["snapshots"], problem.training.steps):
         if step <= solution.steps and step not in solution.snapshots:
             raise ValueError(

@@ -23,6 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from meanfield.arguments import checked
+
 
 class RankLost(RuntimeError):
     """Another process ended or does not answer: the sums cannot be completed.
@@ -202,6 +204,7 @@ def _warn_of_old_addresses() -> None:
         )
 
 
+@checked
 @contextmanager
 def over_ranks(backend: str | None = None, timeout: float = 600.0) -> Iterator[Ranks]:
     """CausalDMFT and WassersteinFlow inside divide their neurons over all processes that torchrun started, which all run the same lines.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from meanfield.spectrum import KernelSpectrum, unstable
@@ -17,9 +18,11 @@ from solvers.cost import Estimate, lazy_cost
 from solvers.evolve import Advance, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draws, has_random_start, lazy_kernels
+from solvers.memory import kept
 from solvers.resuming import earlier, kept_momentum
 
 
+@checked
 @dataclass(frozen=True)
 class TangentKernelLimit:
     """Solves lazy problems of any depth and loss: `TangentKernelLimit()(problem) -> Solution`, df/dt = K Delta / P with K constant.
@@ -43,7 +46,7 @@ class TangentKernelLimit:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self, seed=0)
+        checks.normalise(self)
         if not isinstance(self.kernel, Tensor):
             checks.lookup("kernel", self.kernel, {"analytic": None})
         if not isinstance(self.initial, Tensor):
@@ -54,8 +57,8 @@ class TangentKernelLimit:
 
     def ensemble(self, problem: Problem, seeds: int | Sequence[int] = 16) -> list[Solution]:
         """One solution per draw of f0, all advanced at once; a number n means the seeds 0..n-1."""
-        chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
-        self.check(problem)
+        chosen = checks.seeds(seeds)
+        self.check(problem, len(chosen))
         kernels = lazy_kernels(problem, self.kernel, self._drawn)
         return self._run(problem, kernels, self._start(problem, kernels, chosen), chosen, None)
 
@@ -74,9 +77,14 @@ class TangentKernelLimit:
         kernels = lazy_kernels(problem, self.kernel, self._drawn)  # as at first, to the last bit on as many threads
         return solver._run(problem, kernels, solution.state["f"][None].clone(), (solver.seed,), solution)[0]
 
-    def check(self, problem: Problem) -> None:
-        """ValueError, before any work, for a problem without such a limit."""
+    def check(self, problem: Problem, seeds: int = 1) -> None:
+        """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
         check_lazy(problem)
+        several = problem.data.outputs > 1 and not isinstance(
+            self.kernel, Tensor
+        )  # one kernel stands for all snapshots
+        shown, size = int(several and len(self.snapshots) > 0), checks.DTYPES[self.dtype].itemsize
+        checks.memory_in_all(kept(problem, shown, size, seeds, seeds), checks.free_memory(self.device))
         snapshot_steps(self.snapshots, problem.training.steps)
         expected = (len(all_samples(problem)), problem.data.outputs)
         if isinstance(self.initial, Tensor) and tuple(self.initial.shape) != expected:

@@ -10,21 +10,24 @@ import torch
 from torch import Tensor
 
 from meanfield import checks, reductions
+from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.cost import Estimate, flow_cost
+from solvers.cost import Estimate, flow_bytes, flow_cost
 from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps, tolerance
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
 from solvers.initial_particles import Cloud, balance, random_part
 from solvers.measure_flow import MeasureFlow, all_inputs, measure_kernels
+from solvers.memory import Parts, kept
 from solvers.resuming import earlier, kept_momentum
 from solvers.sharding import Shard, current
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 
 
+@checked
 @dataclass(frozen=True)
 class WassersteinFlow:
     """Solves two-layer problems in the mean-field scalings: `WassersteinFlow(particles=2**14)(problem) -> Solution`.
@@ -52,7 +55,7 @@ class WassersteinFlow:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self, particles=1, seed=0)
+        checks.normalise(self, particles=1)
         if not isinstance(self.initial, ParticleMeasure):
             checks.lookup("initial measure", self.initial, dict.fromkeys(get_args(Initial)))
         checks.lookup("engine", self.engine, dict.fromkeys(get_args(reductions.Engine)))
@@ -99,13 +102,16 @@ class WassersteinFlow:
                 raise ValueError(
                     f"the initial measure must have (outputs, inputs) = {(outputs, inputs)}: received {received}"
                 )
-            return
-        # state, velocity, snapshots and the draw's copy
-        copies = 3 + len(self.snapshots)
-        bytes_needed = (
-            copies * self.particles / current().count * (inputs + outputs + 1) * (4 if self.dtype == "float32" else 8)
-        )
-        checks.memory("the particle flow", bytes_needed, "take fewer particles, dtype='float32', or fewer snapshots")
+        checks.memory_in_all(self.parts(problem), checks.free_memory(self.device))
+
+    def parts(self, problem: Problem) -> Parts:
+        """What a run holds in memory, in each process that shares the particles"""
+        given = isinstance(self.initial, ParticleMeasure)
+        particles = (len(self.initial) if given else self.particles) / current().count
+        own = flow_bytes(problem, particles, len(self.snapshots), checks.DTYPES[self.dtype].itemsize)
+        remedy = "take fewer particles, dtype='float32', or fewer snapshots"
+        kernels = kept(problem, len(self.snapshots), checks.DTYPES[self.dtype].itemsize)
+        return {f"the flow of {self.particles} particles": (own, remedy)} | kernels
 
     def initial_measure(self, problem: Problem) -> ParticleMeasure:
         """The measure at time 0, on the solver's device."""

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from meanfield import checks, storage
+from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.evolve import settings
@@ -24,6 +25,7 @@ class _Task:
     seeds: tuple[int, ...]
 
 
+@checked
 def width_sweep(
     problem: Problem,
     widths: Sequence[int] = (64, 128, 256, 512),
@@ -44,7 +46,7 @@ def width_sweep(
     """
     solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
     widths = checks.integers("widths", widths, 1)
-    chosen = checks.integers("seeds", range(seeds) if isinstance(seeds, int) else seeds, 0)
+    chosen = checks.seeds(seeds)
     store = _Store(Path(folder), problem, solver) if folder is not None else None
     done = store.load(widths, chosen) if store else {}
     tasks = _tasks(problem, solver, widths, chosen, done, many=executor is not None)

@@ -113,7 +113,7 @@ def test_a_taken_name_is_refused():
 
 
 def test_only_an_activation_can_be_registered():
-    with pytest.raises(ValueError, match="received str"):
+    with pytest.raises(ValueError, match="new must be an Activation: received 'tanh'"):
         mf.register_activation("tanh")  # pyright: ignore[reportArgumentType]
 
 

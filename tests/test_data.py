@@ -201,15 +201,18 @@ def test_inputs_of_teachers_are_standard_normal():
         (lambda: mf.gaussian_mixture(n_train="5"), "n_train must be a number: received '5'"),
         (
             lambda: mf.gaussian_mixture(n_train=10**400),
-            "n_train must be a real number of floating-point size: received 10000",
+            "n_train must lie within 64 bits: received a whole number of",
         ),
         (lambda: mf.gaussian_mixture(seed=2**32), r"seed must be below 2\^32, .*: received 4294967296"),
-        (lambda: mf.gaussian_mixture(separation=np.complex128(1j)), "separation must be a real number"),
+        (lambda: mf.gaussian_mixture(separation=np.complex128(1j)), "separation must be a number: received"),
         (lambda: mf.single_index_teacher(inputs=2.5), "inputs must be a whole number: received 2.5"),
         (lambda: mf.single_index_teacher(noise=float("nan")), "noise must be non-negative and finite: received nan"),
         (lambda: mf.multi_index_teacher(directions=0), "directions must be at least 1: received 0"),
         (lambda: mf.multi_index_teacher(seed=-1), "seed must be at least 0: received -1"),
-        (lambda: mf.single_index_teacher(link=None), "unknown activation: received None; known"),
+        (
+            lambda: mf.single_index_teacher(link=None),
+            "link must be a text or an Activation or a function: received None",
+        ),
         (lambda: mf.multi_index_teacher(link=lambda h: h.sum(1)), r"shape of its argument \(96, 2\): received \(96,\)"),
         (
             lambda: mf.multi_index_teacher(link=lambda h: h + 0j),
@@ -217,11 +220,11 @@ def test_inputs_of_teachers_are_standard_normal():
         ),
         (lambda: mf.multi_index_teacher(link=lambda h: 1.0), r"shape of its argument \(96, 2\): received float"),
         (lambda: mf.multi_index_teacher(link=torch.log), "y holds .* NaN or infinite"),
-        (lambda: mf.digits(classes=None), r"classes\[0\] must be a number: received None"),
-        (lambda: mf.digits(classes=3), "at least two different digits"),
-        (lambda: mf.digits(one_hot="yes"), "one_hot must be True, False or None: received 'yes'"),
+        (lambda: mf.digits(classes=None), "classes must be a sequence of whole numbers: received None"),
+        (lambda: mf.digits(classes=3), "classes must be a sequence of whole numbers: received 3"),
+        (lambda: mf.digits(one_hot="yes"), "one_hot must be True or False: received 'yes'"),
         (lambda: mf.digits(n_train=10**12), "n_train \\+ n_test = 1000000000064 exceeds the 360 images"),
-        (lambda: mf.digits(seed=2**64), r"seed must be below 2\^32"),
+        (lambda: mf.digits(seed=2**64), "seed must lie within 64 bits: received 18446744073709551616"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
@@ -233,7 +236,7 @@ def test_impossible_settings_are_refused(make, message):
     "make",
     [
         lambda: mf.gaussian_mixture(n_train=10**12),
-        lambda: mf.gaussian_mixture(n_train=10**30),
+        lambda: mf.gaussian_mixture(n_train=10**15),
         lambda: mf.gaussian_mixture(inputs=10**12),
         lambda: mf.gaussian_mixture(classes=10**12),
         lambda: mf.multi_index_teacher(n_test=10**12),

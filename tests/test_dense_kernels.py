@@ -143,7 +143,7 @@ def test_scalings_without_a_kernel_are_refused():
         nngp_and_ntk(mf.Network(), mf.Scaling(-0.5, 1.0, 0.0), points())
     with pytest.raises(ValueError, match="diverges like N"):
         naive_standard()
-    with pytest.raises(ValueError, match="received str"):
+    with pytest.raises(ValueError, match="scaling must be a Scaling or a Standard: received 'ntk'; give"):
         nngp_and_ntk(mf.Network(), "ntk", points())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="3 widths for 2"):
         nngp_and_ntk(mf.Network(2), improved_standard((3, 4, 5)), points())

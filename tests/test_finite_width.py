@@ -205,7 +205,7 @@ def test_too_wide_a_network_is_refused_with_the_bytes():
 
 
 def test_empty_or_repeated_seeds_are_refused():
-    with pytest.raises(ValueError, match="seeds is empty"):
+    with pytest.raises(ValueError, match="seeds must be at least 1: received 0"):
         FiniteWidth(8).ensemble(problem(), 0)
     with pytest.raises(ValueError, match="same number twice"):
         FiniteWidth(8).ensemble(problem(), (1, 1))

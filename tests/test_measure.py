@@ -54,7 +54,7 @@ def test_what_is_no_measure_is_refused(a, w, m, message):
         ),
         (
             lambda: mf.ParticleMeasure.sobol(4, 3, directions=torch.ones(2, 4)),
-            "directions must have shape \\(n, 3\\): .*\\(2, 4\\)",
+            "directions must have shape \\(n, 3\\) for inputs=3: .*\\(2, 4\\)",
         ),
         (lambda: mf.ParticleMeasure.sobol(4, 3, directions=torch.ones(3)), "directions must have shape \\(n, 3\\)"),
         (lambda: mf.ParticleMeasure.gauss_hermite(0, 3), "nodes must be at least 1: received 0"),

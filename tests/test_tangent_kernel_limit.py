@@ -147,14 +147,14 @@ def test_descent_is_that_of_the_linearised_network(loss, c, training):
     asked = problem(loss, c, **training)
     net = Linearised(asked)
     found = TangentKernelLimit(kernel=net.kernel(), initial=net.f0)(asked)
-    theta, velocity, weights = net.theta0, torch.zeros_like(net.theta0), asked.training.sample_weights(P)
+    theta, velocity, weights = net.theta0, torch.zeros_like(net.theta0), list(asked.training.sample_weights(P))
     for k in range(13):
         f = net.f(theta)
         torch.testing.assert_close(found.f[k], f[:P])
         assert found.f_test is not None
         torch.testing.assert_close(found.f_test[k], f[P:])
         if k < 12:
-            velocity = asked.training.momentum * velocity - net.gradient(theta, None if weights is None else weights[k])
+            velocity = asked.training.momentum * velocity - net.gradient(theta, weights[k])
             theta = theta + 0.3 * velocity
 
 

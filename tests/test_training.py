@@ -23,7 +23,7 @@ def test_networks_follow_heavy_ball_descent_with_decay_and_batches():
         if "momentum" not in k
     }
     v = {k: torch.zeros_like(t) for k, t in p.items()}
-    weights = FULL.sample_weights(12)
+    weights = list(FULL.sample_weights(12))
     for step in range(FULL.steps):
         h = PROBLEM.data.x @ p["W0"].T / 8 + 0.3 * p["b0"][:, 0]
         f = (torch.tanh(h) @ p["a"] + width**0.5 * 0.3 * p["b"]) / width
@@ -36,7 +36,7 @@ def test_networks_follow_heavy_ball_descent_with_decay_and_batches():
 
 
 def test_every_epoch_sees_each_sample_once():
-    weights = mf.Training(0.1, 12, batch_size=4).sample_weights(12)
+    weights = torch.stack(list(mf.Training(0.1, 12, batch_size=4).sample_weights(12)))
     assert torch.equal(weights.sum(1), torch.full((12,), 12.0, dtype=torch.float64))
     for epoch in weights.split(3):
         assert torch.equal((epoch > 0).sum(0), torch.ones(12, dtype=torch.int64))

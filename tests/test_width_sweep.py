@@ -117,7 +117,7 @@ def test_a_truncated_result_is_named(tmp_path):
         (dict(widths=()), "widths is empty"),
         (dict(widths=(8, -8)), r"widths\[1\] must be at least 1: received -8"),
         (dict(widths=(8, 8)), "same number twice"),
-        (dict(seeds=0), "seeds is empty"),
+        (dict(seeds=0), "seeds must be at least 1: received 0"),
     ],
 )
 def test_bad_input_is_refused(change, message):

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from meanfield import plot_data
+from meanfield import checks, plot_data
+from meanfield.arguments import checked
 from meanfield.solution import Solution
 
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.5, "zorder": 5}
@@ -31,6 +32,10 @@ SMALL: dict[str, Any] = {"fontsize": "small", "title_fontsize": "small"}
 def panels(ax: Any, rows: int = 1, columns: int = 1, count: int = 0, size: Any = (5.2, 3.8), **shared: Any) -> Any:
     """`count` (default: all) axes as a flat array: the ones given, or those of a new figure, without the rest of its grid."""
     count = count or rows * columns
+    if not count:
+        raise ValueError(
+            "nothing to draw: received an empty list of steps, samples, names or reports; give at least one"
+        )
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
         if len(given) != count:
@@ -71,11 +76,24 @@ def output_of(solution: Solution, mu: int, column: int, test: bool) -> Tensor:
     f = solution.f_test if test else solution.f
     if f is None:
         raise ValueError("the problem has no test samples: give the Dataset x_test")
+    if not 0 <= column < f.shape[2]:
+        raise ValueError(f"output={column} does not exist: the outputs are 0..{f.shape[2] - 1}")
     return plot_data.row(f.transpose(0, 1), mu)[:, column]
 
 
+@checked
 def save(axes: Any, path: str | Path, dpi: int = 150) -> None:
     """Write the figure that holds `axes` and close it."""
-    figure = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()[0].figure
+    drawn = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
+    if not len(drawn) or not isinstance(drawn[0], Axes):
+        raise ValueError(f"axes must be what a picture returned: received {checks.shown(axes)}")
+    figure = drawn[0].figure
+    if Path(path).suffix[1:].lower() not in (known := figure.canvas.get_supported_filetypes()):
+        raise ValueError(f"path must end like a picture: received {str(path)!r}; known: {', '.join(known)}")
+    dpi = checks.integer("dpi", dpi, 10)
+    width, height = figure.get_size_inches()
+    checks.memory(
+        f"a picture of {width:g} x {height:g} inches at dpi={dpi}", 16.0 * width * height * dpi**2, "lower dpi"
+    )
     figure.savefig(path, dpi=dpi)
     plt.close(figure)

@@ -9,12 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from meanfield import plot_data
+from meanfield.arguments import checked
 from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, TIME, beside, colours, output_of, panels
 from meanfield.plot_data import Solutions
 from meanfield.prediction import LazyPrediction
 from meanfield.spectrum import KernelSpectrum
 
 
+@checked
 def learning_curves(
     spectrum: KernelSpectrum,
     times: Sequence[float],
@@ -48,6 +50,7 @@ def learning_curves(
     return panel
 
 
+@checked
 def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None) -> Axes:
     """Eigenvalues of the kernel, and the share of the targets in the first i directions on the right-hand axis (equation 56)."""
     panel: Axes = panels(ax)[0]
@@ -65,6 +68,7 @@ def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None) -> Axes:
     return panel
 
 
+@checked
 def prediction(
     found: LazyPrediction,
     nets: Solutions = (),

@@ -9,11 +9,13 @@ import numpy as np
 from matplotlib.colors import CenteredNorm, Normalize
 
 from meanfield import plot_data
+from meanfield.arguments import checked
 from meanfield.plot.frame import panels
 from meanfield.plot_data import Solutions
 from meanfield.solution import Solution
 
 
+@checked
 def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0, -1), ax: Any = None) -> np.ndarray:
     """Kernels ("Phi1", "G1", .., "tangent_kernel") as heat maps, one row per solution and one column per step.
 
@@ -22,7 +24,7 @@ def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0,
     chosen = plot_data.several(solutions)
     maps = [(s, step, plot_data.kernel_matrix(s, name, step)) for s in chosen for step in steps]
     if not maps:
-        raise ValueError("nothing to draw: give at least one Solution and one step")
+        raise ValueError("nothing to draw: solutions and steps must hold at least one each")
     low, high = min(k.min() for *_, k in maps), max(k.max() for *_, k in maps)
     signed = low < 0
     norm = CenteredNorm(0, max(-low, high)) if signed else Normalize(low, high)
@@ -42,6 +44,7 @@ def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0,
     return axes
 
 
+@checked
 def two_times(solution: Solution, names: Sequence[str] = ("Phi1", "G1"), ax: Any = None) -> np.ndarray:
     """Kernels Phi^l(t, s), G^l(t, s) and responses A^l(t, s), B^l(t, s) over pairs of steps, mean over samples, a panel each."""
     maps = [plot_data.two_times(solution, name) for name in names]

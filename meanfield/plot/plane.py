@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from meanfield.arguments import checked
 from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, TIME, beside, panels
 from meanfield.scaling import NAMED, Scaling, settled
 from meanfield.scaling_plane import regions
 from meanfield.scaling_reports import PowersReport, ProxyReport
 
 
+@checked
 def scaling_plane(points: Mapping[str, Scaling] | None = None, ax: Axes | None = None) -> Axes:
     """The plane (q_sigma, q) of scalings with q_a = q_w = q: regions of well-defined limits, the four properties' lines, named points.
 
@@ -61,6 +63,7 @@ def _named_points(ax: Axes, points: Mapping[str, Scaling] | None) -> None:
         )
 
 
+@checked
 def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None) -> np.ndarray:
     """Measured powers of the width with their intervals against the predicted ones (crosses), a panel per scaling."""
     several = [reports] if isinstance(reports, PowersReport) else list(reports)
@@ -93,6 +96,7 @@ _POWER_LABELS = {
 }
 
 
+@checked
 def proxy_comparison(report: ProxyReport, ax: Any = None) -> np.ndarray:
     """KL of each limit to networks of the reference width with bootstrap bands, and the distance of the Gaussian fits, against time.
 

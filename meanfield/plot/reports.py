@@ -9,10 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from meanfield import plot_data
+from meanfield.arguments import checked
 from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, panels, plain_log, width_axis
 from meanfield.report import Deviation, DeviationReport
 
 
+@checked
 def deviation(report: DeviationReport, names: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
     """Deviation from the limit against width, one log-log panel per observable, with the fitted power of the width.
 
@@ -21,7 +23,7 @@ def deviation(report: DeviationReport, names: Sequence[str] | None = None, ax: A
     if names is None:
         names = [n for n in ("f", "loss", "Phi1", "tangent_kernel") if n in report.observables] or [*report.observables]
     found = [report[name] for name in names]
-    columns = min(2, len(found))
+    columns = max(1, min(2, len(found)))
     axes = panels(ax, -(-len(found) // columns), columns, len(found), size=(4.4, 3.4))
     for i, (panel, d) in enumerate(zip(axes, found, strict=True)):
         _deviation(panel, d, np.array(report.widths, dtype=float))
@@ -32,6 +34,7 @@ def deviation(report: DeviationReport, names: Sequence[str] | None = None, ax: A
     return axes
 
 
+@checked
 def variance(report: DeviationReport, ax: Axes | None = None) -> Axes:
     """N Var f(T) against width, beside the value predicted before training."""
     panel: Axes = panels(ax)[0]

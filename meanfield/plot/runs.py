@@ -13,12 +13,14 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import CenteredNorm
 from torch import Tensor
 
-from meanfield import plot_data
+from meanfield import checks, plot_data
+from meanfield.arguments import checked
 from meanfield.plot.frame import GREY, LIMIT, SMALL, TIME, beside, colours, output_of, panels, plain_log
 from meanfield.plot_data import Solutions
 from meanfield.solution import Solution
 
 
+@checked
 def loss(nets: Solutions, limit: Solutions | None = None, ax: Axes | None = None, test: bool = False) -> Axes:
     """Training (or test) loss against time: per width the mean over seeds and a band of one standard deviation."""
     groups, limits = plot_data.by_width(nets, limit)
@@ -36,6 +38,7 @@ def loss(nets: Solutions, limit: Solutions | None = None, ax: Axes | None = None
     return panel
 
 
+@checked
 def outputs(
     nets: Solutions,
     limit: Solutions | None = None,
@@ -69,6 +72,7 @@ def outputs(
     return axes
 
 
+@checked
 def preactivations(
     nets: Solutions,
     limit: Solutions | None = None,
@@ -79,13 +83,15 @@ def preactivations(
     bins: int = 40,
 ) -> np.ndarray:
     """Distribution of h^layer over neurons at one training sample, a panel per step; the seeds of a width are pooled."""
+    bins = checks.integer("bins", bins, 1)
+    checks.memory(f"bins={bins}", 64.0 * bins, "take fewer, e.g. bins=40")
     groups, limits = plot_data.by_width(nets, limit)
+    axes = panels(ax, 1, len(steps), size=(4.0, 3.3), sharey=True)
     styles = {f"N = {n}": {"color": c, "linewidth": 1.1} for n, c in zip(groups, colours(len(groups)), strict=True)}
     sets = dict(zip([*styles, "limit"], [*groups.values(), limits], strict=True))
     drawn = {step: {k: plot_data.pooled(g, step, layer, sample) for k, g in sets.items() if g} for step in steps}
     ends = np.array([np.quantile(h, [0.001, 0.999]) for found in drawn.values() for h, _ in found.values()])
     edges = np.linspace(ends[:, 0].min(), ends[:, 1].max(), bins + 1)
-    axes = panels(ax, 1, len(steps), size=(4.0, 3.3), sharey=True)
     for panel, (step, found) in zip(axes, drawn.items(), strict=True):
         for label, (h, m) in found.items():
             density = np.histogram(h, edges, weights=m)[0] / np.diff(edges)
@@ -99,6 +105,7 @@ def preactivations(
     return axes
 
 
+@checked
 def particles(solution: Solution, steps: Sequence[int] = (0, -1), ax: Any = None, output: int = 0) -> np.ndarray:
     """Clouds of a two-layer solution in a plane of input weights, coloured by readout a; heavier particles are larger.
 
@@ -116,10 +123,12 @@ def particles(solution: Solution, steps: Sequence[int] = (0, -1), ax: Any = None
     return axes
 
 
+@checked
 def animate_particles(
     solution: Solution, ax: Axes | None = None, output: int = 0, milliseconds: float = 100
 ) -> FuncAnimation:
     """`particles` through all recorded snapshots. Keep the result, and `.save("cloud.gif", writer="pillow")` it."""
+    milliseconds = checks.positive("milliseconds", milliseconds)
     clouds = plot_data.clouds(solution, output)
     panel: Axes = panels(ax, size=(5.0, 4.2))[0]
     picture = _scatter(panel, clouds, min(clouds.points))

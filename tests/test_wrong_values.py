@@ -1,0 +1,476 @@
+"""Every public call, each argument in turn replaced by what it is not: taken as something sensible, or refused by name."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import re
+import traceback
+import warnings
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import meanfield as mf
+import solvers
+from meanfield import prediction, report
+from meanfield.arguments import checked
+from meanfield.kernels import TwoTimeResponse
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
+
+ROOT = Path(mf.__file__).parent.parent
+
+WRONG = {
+    "None": None,
+    "text": "abc",
+    "dictionary": {},
+    "empty list": [],
+    "nan": math.nan,
+    "infinity": math.inf,
+    "-1": -1,
+    "10**30": 10**30,
+    "10**400": 10**400,
+    "10**12": 10**12,
+    "1.5": 1.5,
+    "object": object(),
+    "class": dict,
+    "function": len,
+    "tensor": torch.zeros(2, 1, 1, 2, 1),
+    "scalar tensor": torch.tensor(2.0),
+    "array": np.full((2, 3), 0.5),
+    "complex array": np.full((2, 2), 1j),
+    "texts": ["a", "b"],
+}
+
+
+@dataclass
+class Call:
+    """A call that works, with its arguments by name, but for some that may be anything."""
+
+    made: Any
+    right: dict[str, Any]
+    but: tuple[str, ...] = ()
+    said: dict[str, str] = field(default_factory=dict)  # names that messages may call by another one
+
+
+@cache
+def objects() -> dict[str, Any]:
+    x = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.3, -1.0]], dtype=torch.float64)
+    data = mf.Dataset(x, x[:, :1].sign(), x[:1] + 0.1, x[:1, :1].sign())
+    problem = mf.Problem(data, mf.Network(1, "tanh"), mf.mean_field(1.0), mf.Training(0.1, 2))
+    logistic = mf.Problem(data, mf.Network(1, "tanh"), mf.default(), mf.Training(0.1, 2), "logistic")
+    deep = mf.Problem(data, mf.Network(2, "linear"), mf.mean_field(1.0), mf.Training(0.1, 2))
+    nets = [net for n in (2, 4) for net in FiniteWidth(n).ensemble(problem, 2)]
+    flow = WassersteinFlow(16)(problem)
+    return {
+        "data": data,
+        "problem": problem,
+        "logistic": logistic,
+        "deep": deep,
+        "nets": nets,
+        "flow": flow,
+        "logits": InfiniteLogitsLimit(16)(logistic),
+        "grown": FiniteWidth(4)(logistic),
+        "dmft": CausalDMFT(64, responses=True, keep_state=True)(deep),
+        "fixed": FixedPointDMFT(64, keep_state=True)(deep),
+        "lazy": TangentKernelLimit()(problem),
+        "spectrum": mf.spectrum(torch.eye(3, dtype=torch.float64), data.y),
+        "prediction": solvers.lazy_prediction(problem),
+        "report": mf.deviation(nets, flow, bootstrap=10),
+        "powers": solvers.measured_exponents(problem, (2, 3, 4), 2, bootstrap=10),
+        "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4, bootstrap=10),
+        "measure": mf.ParticleMeasure.iid(4, 2),
+    }
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    return {field.name: getattr(result, field.name) for field in fields(result) if field.init}
+
+
+def calls(folder: Path) -> dict[str, Call]:
+    o = objects()
+    problem, data, flow, nets = o["problem"], o["data"], o["flow"], o["nets"]
+    h, m = flow.preactivations()
+    kernel = torch.eye(3, dtype=torch.float64)
+    image = np.ones((2, 1, 3, 3)) + np.eye(3)
+    kept = mf.save(flow, folder / "flow.nc")
+    np.savez(folder / "data.npz", x=data.x, y=data.y)
+    tanh, samples = mf.activation("tanh"), {"n_train": "samples", "n_test": "samples"}
+    found = {
+        "Activation": Call(mf.Activation, _fields(tanh) | {"name": "mine"}),
+        "Activation()": Call(tanh, {"h": torch.zeros(2)}),
+        "ConvNetwork": Call(mf.ConvNetwork, _fields(mf.ConvNetwork())),
+        "ConvNetwork.image_size": Call(mf.ConvNetwork().image_size, {"height": 3, "width": 3}),
+        "Dataset": Call(mf.Dataset, _fields(data)),
+        "DeviationReport": Call(mf.DeviationReport, _fields(o["report"])),
+        "Deviation": Call(report.Deviation, _fields(o["report"]["f"])),
+        "KernelSpectrum": Call(mf.KernelSpectrum, _fields(o["spectrum"])),
+        "LazyPrediction": Call(prediction.LazyPrediction, _fields(o["prediction"])),
+        "Loss": Call(mf.Loss, _fields(mf.loss("squared")) | {"name": "mine"}),
+        "Loss.mean": Call(mf.loss("squared").mean, {"f": data.y, "y": data.y}),
+        "Network": Call(mf.Network, _fields(mf.Network()) | {"residual": 0.5}),
+        "Network.inputs": Call(mf.Network().inputs, {"x": data.x}),
+        "ParticleMeasure": Call(mf.ParticleMeasure, _fields(o["measure"])),
+        "ParticleMeasure.iid": Call(
+            mf.ParticleMeasure.iid, {"particles": 4, "inputs": 2, "outputs": 1, "seed": 0, "dtype": "float64"}
+        ),
+        "ParticleMeasure.sobol": Call(
+            mf.ParticleMeasure.sobol,
+            {"particles": 4, "inputs": 2, "outputs": 1, "seed": 0, "dtype": "float64", "directions": data.x},
+        ),
+        "ParticleMeasure.gauss_hermite": Call(
+            mf.ParticleMeasure.gauss_hermite,
+            {"nodes": 2, "inputs": 2, "outputs": 1, "dtype": "float64", "directions": data.x},
+        ),
+        "ParticleMeasure.to": Call(o["measure"].to, {"device": "cpu", "dtype": torch.float32}),
+        "ParticleMeasure.tiles": Call(o["measure"].tiles, {"rows": 2}),
+        "PowersReport": Call(mf.PowersReport, _fields(o["powers"])),
+        "Problem": Call(mf.Problem, _fields(problem)),
+        "Problem.with_steps": Call(problem.with_steps, {"steps": 2}),
+        "ProxyReport": Call(mf.ProxyReport, _fields(o["proxies"])),
+        "ProxyReport.mean_kl": Call(o["proxies"].mean_kl, {"first": 1}),
+        "Scaling": Call(mf.Scaling, _fields(mf.mean_field())),
+        "Scaling.matching": Call(mf.ntk().matching, {"other": mf.mean_field(), "width": 4}),
+        "Scaling.output_multiplier": Call(mf.ntk().output_multiplier, {"width": 4}),
+        "Scaling.learning_rate_multipliers": Call(mf.ntk().learning_rate_multipliers, {"width": 4}),
+        "Scaling.frozen_multiplier": Call(mf.ic_mean_field().frozen_multiplier, {"width": 4}),
+        "Solution": Call(mf.Solution, _fields(flow)),
+        "Solution.tangent_kernel": Call(flow.tangent_kernel, {"t": 0}, said={"t": "step"}),
+        "Solution.measure": Call(flow.measure, {"t": 0}, said={"t": "step"}),
+        "Solution.preactivations": Call(flow.preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
+        "Solution.preactivations of a network": Call(nets[0].preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
+        "Standard.layers": Call(mf.Standard((4,)).layers, {"network": mf.Network()}),
+        "Training.sample_weights": Call(_drawn, {"samples": 3, "first": 0}),
+        "Standard": Call(mf.Standard, {"widths": (4,), "improved": True}),
+        "Training": Call(
+            mf.Training,
+            dict(
+                learning_rate=0.1,
+                steps=2,
+                optimiser="gradient_descent",
+                momentum=0.5,
+                weight_decay=0.1,
+                batch_size=2,
+                batch_seed=1,
+            ),
+        ),
+        "TwoTimeKernel": Call(mf.TwoTimeKernel, _fields(flow.kernels["Phi1"])),
+        "TwoTimeKernel.at": Call(flow.kernels["Phi1"].at, {"t": 0, "s": 0}, said={"t": "step", "s": "step"}),
+        "TwoTimeResponse": Call(TwoTimeResponse, _fields(o["dmft"].responses["A1"])),
+        "TwoTimeResponse.at": Call(o["dmft"].responses["A1"].at, {"t": 1, "s": 0}, said={"t": "step", "s": "step"}),
+        "TwoTimeResponse.correlation": Call(
+            o["dmft"].responses["A1"].correlation, {"t": 1, "s": 0}, said={"t": "step", "s": "step"}
+        ),
+        "TwoTimeResponse.to_earlier": Call(o["dmft"].responses["A1"].to_earlier, {"t": 1}, said={"t": "step"}),
+        "activation": Call(mf.activation, {"which": "tanh"}),
+        "alignment": Call(mf.alignment, {"kernel": kernel, "y": data.y}),
+        "check_gram": Call(mf.check_gram, {"kernel": kernel, "name": "kernel", "jitter": 0.1}),
+        "classify": Call(mf.classify, {"scaling": mf.ntk()}),
+        "coinciding": Call(mf.coinciding, {"other": mf.ntk(), "width": 4}),
+        "conv_nngp_and_ntk": Call(
+            mf.conv_nngp_and_ntk,
+            {"network": mf.ConvNetwork(), "scaling": mf.ntk(), "x": image, "x2": image, "block": 2},
+        ),
+        "default": Call(mf.default, {"reference_width": 4}),
+        "deviation": Call(
+            mf.deviation,
+            {"nets": nets, "limits": flow, "names": ["f"], "predicted": data.y, "bootstrap": 10, "seed": 0},
+        ),
+        "digits": Call(mf.digits, {"classes": (0, 1), "n_train": 2, "n_test": 2, "seed": 0, "one_hot": False}),
+        "from_file": Call(mf.from_file, {"path": folder / "data.npz", "targets": 1, "n_test": 1}, but=("targets",)),
+        "gaussian_mixture": Call(
+            mf.gaussian_mixture,
+            {"n_train": 2, "n_test": 2, "inputs": 2, "classes": 2, "separation": 1.0, "seed": 0},
+            said=samples,
+        ),
+        "ic_mean_field": Call(mf.ic_mean_field, {"gamma0": 1.0, "reference_width": 4, "frozen": "matched"}),
+        "improved_standard": Call(mf.improved_standard, {"widths": 4}),
+        "load": Call(mf.load, {"path": kept}),
+        "loss": Call(mf.loss, {"which": "squared"}),
+        "marginal_distance": Call(
+            mf.marginal_distance, {"a": (h, m), "b": (h, m)}, said={"a": "the first", "b": "the second"}
+        ),
+        "mean_field": Call(mf.mean_field, {"gamma0": 1.0}),
+        "measure_distance": Call(mf.measure_distance, {"p": o["measure"], "q": o["measure"], "regularisation": 0.1}),
+        "movement": Call(
+            mf.movement,
+            {"solution": flow, "name": "Phi1", "start": 0, "end": -1},
+            said={"start": "step", "end": "step"},
+        ),
+        "multi_index_teacher": Call(
+            mf.multi_index_teacher,
+            {"n_train": 2, "n_test": 2, "inputs": 3, "directions": 2, "link": "tanh", "noise": 0.1, "seed": 0},
+            said=samples,
+        ),
+        "naive_standard": Call(mf.naive_standard, {"widths": 4}),
+        "nngp_and_ntk": Call(
+            mf.nngp_and_ntk, {"network": mf.Network(), "scaling": mf.ntk(), "x": data.x, "x2": data.x, "block": 2}
+        ),
+        "ntk": Call(mf.ntk, {}),
+        "observe": Call(mf.observe, {"solution": flow, "name": "f"}),
+        "pooled": Call(mf.pooled, {"solutions": nets[:2], "solver": {"name": "mine"}}),
+        "register_activation": Call(mf.register_activation, {"new": tanh}),
+        "save": Call(mf.save, {"result": flow, "path": folder / "again.nc"}),
+        "single_index_teacher": Call(
+            mf.single_index_teacher,
+            {"n_train": 2, "n_test": 2, "inputs": 3, "link": "tanh", "noise": 0.1, "seed": 0},
+            said=samples | {"link": "dictionary"},  # a function of the user's speaks for itself
+        ),
+        "spectrum": Call(
+            mf.spectrum,
+            {"kernel": kernel, "y": data.y, "f0": data.y, "covariance": kernel, "precision": 1e-15},
+            said={"y": "kernel"},
+        ),
+        "sym_default": Call(mf.sym_default, {"reference_width": 4}),
+    }
+    curve = {"times": [1.0, 2.0], "learning_rate": 0.5}
+    end = {"time": 1.0, "learning_rate": 0.5, "jitter": 0.1}
+    for name, right in {
+        "decay": curve,
+        "gain": curve | {"jitter": 0.1},
+        "learning_curve": curve,
+        "loss": curve,
+        "squared_norm": end,
+        "complexity": end,
+        "bound": end | {"delta": 0.1},
+        "largest_learning_rate": {"momentum": 0.5},
+    }.items():
+        found[f"KernelSpectrum.{name}"] = Call(getattr(o["spectrum"], name), right, said={"time": "times"})
+    return found | _verbs(folder) | _pictures(folder)
+
+
+def _verbs(folder: Path) -> dict[str, Call]:
+    o = objects()
+    problem, data = o["problem"], o["data"]
+    cases = (
+        (WassersteinFlow(16), problem, o["flow"]),
+        (CausalDMFT(64, responses=True, keep_state=True), o["deep"], o["dmft"]),
+        (FixedPointDMFT(64, keep_state=True), o["deep"], o["fixed"]),
+        (InfiniteLogitsLimit(16), o["logistic"], o["logits"]),
+        (TangentKernelLimit(), problem, o["lazy"]),
+        (FiniteWidth(2), problem, o["nets"][0]),
+    )
+    found = {
+        "Certificate": Call(solvers.Certificate, {"residuals": {"f": 0.1}, "floors": {"f": 0.1}, "samples": 4}),
+        "Estimate": Call(solvers.Estimate, {"seconds": 1.0, "bytes": 1.0}),
+        "MonteCarloKernels": Call(
+            solvers.MonteCarloKernels,
+            {"nngp": data.x, "nngp_error": data.x, "ntk": data.x, "ntk_error": data.x, "width": 2, "seeds": (0, 1)},
+        ),
+        "PredictedVariance": Call(solvers.PredictedVariance, {"train": data.y, "test": data.y}),
+        "Proxy.problem": Call(solvers.Proxy("ntk", FiniteWidth(4)).problem, {"problem": problem, "reference_width": 2}),
+        "Proxy.outputs": Call(
+            solvers.Proxy("ntk", FiniteWidth(4)).outputs, {"problem": problem, "reference_width": 2, "seeds": (0, 1)}
+        ),
+        "Proxy": Call(solvers.Proxy, {"scaling": "ntk", "solver": FiniteWidth(4)}, but=("solver",)),
+        "checkpointed": Call(
+            solvers.checkpointed,
+            {"solver": FiniteWidth(2), "problem": problem, "path": folder / "kept.nc", "every": 1},
+        ),
+        "empirical_tangent_kernel": Call(
+            solvers.empirical_tangent_kernel,
+            {"network": mf.Network(), "scaling": mf.ntk(), "x": data.x, "width": 2, "seed": 0, "x2": data.x},
+        ),
+        "lazy_prediction": Call(
+            solvers.lazy_prediction,
+            {
+                "problem": problem,
+                "times": [0.1, 0.2],
+                "kernel": "analytic",
+                "covariance": torch.eye(4, dtype=torch.float64),
+                "jitter": 0.1,
+            },
+        ),
+        "measured_exponents": Call(
+            solvers.measured_exponents,
+            {"problem": problem, "widths": (2, 3, 4), "seeds": 2, "solver": FiniteWidth(), "bootstrap": 10, "seed": 0},
+        ),
+        "monte_carlo_kernels": Call(
+            solvers.monte_carlo_kernels,
+            {"network": mf.Network(), "scaling": mf.ntk(), "x": data.x, "width": 2, "seeds": 2},
+        ),
+        "over_ranks": Call(_entered, {"backend": "gloo", "timeout": 10.0}),
+        "predicted_variance": Call(
+            solvers.predicted_variance,
+            {
+                "problem": problem,
+                "particles": 8,
+                "seed": 0,
+                "points": [0],
+                "initial": "iid",
+                "kink_width": 0.2,
+                "progress": False,
+            },
+        ),
+        "proxy_comparison": Call(
+            solvers.proxy_comparison,
+            {
+                "problem": o["logistic"],
+                "reference_width": 2,
+                "limits": ["ntk"],
+                "seeds": 4,
+                "limit_seeds": 4,
+                "bootstrap": 10,
+                "seed": 0,
+            },
+            said={"reference_width": "width"},
+        ),
+        "residual": Call(solvers.residual, {"solution": o["dmft"], "samples": 64, "seed": 1, "repeats": 2}),
+        "rescaled": Call(solvers.rescaled, {"solution": o["grown"]}),
+        "width_sweep": Call(
+            solvers.width_sweep,
+            {
+                "problem": problem,
+                "widths": (2,),
+                "seeds": 1,
+                "solver": FiniteWidth(),
+                "executor": None,
+                "folder": folder / "nets",
+                "progress": False,
+            },
+        ),
+    }
+    others = {"seeds": 2, "rank": 1, "passed": 0}
+    for solver, asked, solution in cases:
+        name = type(solver).__name__
+        found[name] = Call(type(solver), _fields(solver))
+        found[f"{name}()"] = Call(solver, {"problem": asked})
+        found[f"{name}.resume"] = Call(solver.resume, {"solution": solution, "steps": 1})
+        for method, made in inspect.getmembers(solver, inspect.ismethod):
+            takes = set(inspect.signature(made).parameters)
+            if not method.startswith("_") and takes <= others.keys() | {"problem"}:
+                found[f"{name}.{method}"] = Call(
+                    made, {"problem": asked} | {key: others[key] for key in takes & others.keys()}
+                )
+    return found
+
+
+def _drawn(samples: int, first: int) -> list[Any]:
+    return list(mf.Training(steps=2, batch_size=2).sample_weights(samples, first))
+
+
+@checked
+def _entered(backend: str | None = None, timeout: float = 600.0) -> None:
+    with solvers.over_ranks(backend, timeout):
+        pass
+
+
+def _pictures(folder: Path) -> dict[str, Call]:
+    o = objects()
+    nets, flow = o["nets"], o["flow"]
+    every = {
+        "animate_particles": {"solution": flow, "output": 0, "milliseconds": 10.0},
+        "deviation": {"report": o["report"], "names": ["f"]},
+        "eigenvalues": {"spectrum": o["spectrum"]},
+        "kernels": {"solutions": flow, "name": "Phi1", "steps": (0,)},
+        "learning_curves": {"spectrum": o["spectrum"], "times": [1.0, 2.0], "learning_rate": 0.5, "directions": (0, 1)},
+        "loss": {"nets": nets, "limit": flow, "test": False},
+        "outputs": {"nets": nets, "limit": flow, "samples": (0,), "output": 0, "test": False, "difference": False},
+        "particles": {"solution": flow, "steps": (0,), "output": 0},
+        "powers": {"reports": o["powers"]},
+        "preactivations": {"nets": nets, "limit": flow, "sample": 0, "steps": (0,), "layer": 1, "bins": 4},
+        "prediction": {"found": o["prediction"], "nets": nets, "samples": (0,), "output": 0, "test": False},
+        "proxy_comparison": {"report": o["proxies"]},
+        "scaling_plane": {"points": {"mine": mf.ntk()}},
+        "two_times": {"solution": o["dmft"], "names": ["Phi1"]},
+        "variance": {"report": o["report"]},
+    }
+    picture = {"axes": mf.plot.eigenvalues(o["spectrum"]), "path": folder / "picture.png", "dpi": 30}
+    found = {"plot.save": Call(mf.plot.save, picture)}
+    return found | {f"plot.{name}": Call(getattr(mf.plot, name), right | {"ax": None}) for name, right in every.items()}
+
+
+# exceptions, records of what a solver found, and names of ways to end; plot has calls of its own
+WITHOUT = {
+    "TwoTimeKernel.from_fields",
+    "DivergedError",
+    "Interrupted",
+    "NonFiniteError",
+    "RankLost",
+    "SolverError",
+    "Status",
+    "plot",
+}
+
+
+def refusal(call: Call, name: str, wrong: Any) -> str | None:
+    """What is wrong with the answer to a wrong value; None if nothing is"""
+    try:
+        call.made(**call.right | {name: wrong})
+        return None
+    except (ValueError, TypeError, MemoryError) as error:
+        said, kind = str(error), type(error).__name__
+        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:150]}"
+    if ROOT not in where.parents or ".venv" in where.parts:
+        return f"{kind} from {where.name}: {said[:150]}"
+    words = [name.replace("_", "[_ ]"), call.said.get(name, name)]
+    words += [wrong] if isinstance(wrong, str) else ["a"] if isinstance(wrong, list) and "a" in wrong else []
+    if "; known: " not in said and not any(re.search(rf"(?<![a-z]){word}(?![a-z])", said) for word in words):
+        return f"does not name {name}: {said[:200]}"
+    if example := re.search(rf"give e\.g\. {name}=(\([^)]*\)|\[[^]]*\]|[^\s;,]+)", said):
+        try:
+            call.made(**call.right | {name: ast.literal_eval(example[1])})
+        except (ValueError, TypeError, MemoryError) as error:
+            return f"its example, {example[0]}, is refused itself: {error}"
+    return None
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    return calls(tmp_path_factory.mktemp("wrong"))
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    from matplotlib import pyplot
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    pyplot.close("all")
+
+
+GROUPS = {
+    "nouns": lambda name: not name.startswith("plot.") and name.split(".")[0].split("(")[0] not in solvers.__all__,
+    "verbs": lambda name: name.split(".")[0].split("(")[0] in solvers.__all__,
+    "pictures": lambda name: name.startswith("plot."),
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_argument_of_every_public_call_is_taken_or_refused_by_name(known, group):
+    faults = []
+    for name, call in known.items():
+        if GROUPS[group](name):
+            call.made(**call.right)
+            for argument in call.right.keys() - {"ax", *call.but}:
+                found = {kind: refusal(call, argument, wrong) for kind, wrong in WRONG.items()}
+                faults += [f"{name}, {argument} = {kind}: {fault}" for kind, fault in found.items() if fault]
+    assert not faults, "\n".join(faults)
+
+
+def test_the_table_knows_all_that_is_public(known):
+    """Every name of both packages, every argument of each call, and every public method of every public class."""
+    names = ({*mf.__all__, *solvers.__all__} | {f"plot.{name}" for name in mf.plot.__all__}) - WITHOUT
+    methods = {
+        f"{name}.{method}"
+        for name in names
+        for owner in (getattr(mf, name, None) or getattr(solvers, name, None),)
+        if isinstance(owner, type)
+        for method, made in vars(owner).items()
+        if not method.startswith("_") and (inspect.isfunction(made) or isinstance(made, staticmethod))
+        if len(inspect.signature(made).parameters) > inspect.isfunction(made)  # self
+    }
+    missing = sorted((names | methods) - known.keys() - WITHOUT)
+    assert not missing
+    for name, call in known.items():
+        takes = {p.name for p in inspect.signature(call.made).parameters.values() if p.kind is not p.VAR_KEYWORD}
+        assert takes == set(call.right), name
