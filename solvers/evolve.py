@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -22,6 +23,8 @@ from solvers.neurons import RankError
 
 State = tuple[Tensor, ...]
 Outputs = tuple[Tensor, Tensor | None]  # f (..., P, C), f_test (..., P_test, C)
+_REHEARSAL = 10.0  # seconds after which a run can tell how long it will take
+_MANY_DAYS = 1.0  # beyond which it does
 Advance = Callable[[State, Tensor, Tensor | None], State]
 
 
@@ -143,7 +146,7 @@ def evolve(
         moved = cast(Method, method)
         advance = _descent(moved, training, run) if descends else _flow(moved, ahead, training, rtol, norm)
     batches = training.sample_weights(problem.data.samples, first)
-    disable = None if progress is None else not progress
+    disable, told = None if progress is None else not progress, False
     bar = tqdm(total=training.steps, initial=first, desc=label, delay=2, leave=False, disable=disable)
     with torch.no_grad(), bar, postponed_interrupt() as interrupted:
         try:
@@ -164,6 +167,8 @@ def evolve(
                 if not last:
                     run.state = advance(run.state, f, weights)
                     bar.update()
+                    each = (time.perf_counter() - start) / (step + 1 - first)
+                    told = told or _told_of_length(label, step + 1 - first, training.steps - step - 1, each)
         except _BlewUp:
             run.status = Status.NON_FINITE
         except RankError as error:
@@ -172,6 +177,21 @@ def evolve(
             run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
     run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
     return run
+
+
+def _told_of_length(label: str, done: int, left: int, each: float) -> bool:
+    """Warn, once it can be known, of a run that will take days at `each` seconds a step; whether the question is settled"""
+    if done * each < _REHEARSAL:
+        return False
+    days = each * left / 86_400
+    if days > _MANY_DAYS:
+        warnings.warn(
+            f"{label}: {left} steps are left and will take about {days:.2g} days at {each:.2g} s a step; "
+            "Ctrl-C ends the run and keeps what was computed, solvers.checkpointed keeps it in a file on the way",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return True
 
 
 class _BlewUp(Exception):

@@ -57,7 +57,7 @@ class Sweep:
     """Train networks of many widths and seeds, one file each; the same command again goes on with what is missing.
 
     out: folder of the networks. widths: neurons in each hidden layer. seeds: one number n means the seeds 0..n-1, several are the
-    seeds themselves. workers: processes that share the work, 0 for this one alone.
+    seeds themselves. workers: processes that share the work, at most one a core and one a network; 0 for this one alone.
     """
 
     out: Path
@@ -179,12 +179,25 @@ def keep(result: Any, path: Path) -> Path:
 def _sweep(asked: Sweep) -> None:
     start, workers = time.perf_counter(), checks.integer("workers", asked.workers, 0)
     seeds = asked.seeds[0] if len(asked.seeds) == 1 else asked.seeds
-    with _executor(workers) as executor:
+    networks = len(set(asked.widths)) * len(checks.seeds(seeds))
+    with _executor(useful(workers, networks, os.cpu_count() or 1)) as executor:
         nets = width_sweep(asked.problem, asked.widths, seeds, asked.solver, executor, asked.out)
     for width in sorted(set(asked.widths)):
         losses = torch.stack([net.loss[-1] for net in nets if net.width == width])
         print(f"width {width}: {len(losses)} networks, final loss {losses.mean():.4g} (lowest {losses.min():.4g})")
     print(f"{time.perf_counter() - start:.2f} s, kept in {asked.out}")
+
+
+def useful(workers: int, networks: int, cores: int) -> int:
+    """So many of the asked workers as have a network and a core each; says so where they are fewer"""
+    most = min(networks, cores)
+    if workers <= most:
+        return workers
+    print(
+        f"meanfield: {most} workers start: {workers} were asked for {networks} networks on {cores} cores",
+        file=sys.stderr,
+    )
+    return most
 
 
 @contextmanager
