@@ -72,13 +72,21 @@ def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, .
     return checked
 
 
+def seed(name: str, value: Any) -> int:
+    """A whole number from 0 to 2^32 - 1: of more, torch's generators keep the last 32 bits, so that other seeds would repeat these."""
+    number = integer(name, value, 0)
+    if number >= 2**32:
+        raise ValueError(f"{name} must be below 2^32, since torch's generator keeps no more of it: received {value}")
+    return number
+
+
 def seeds(values: int | Iterable[int], name: str = "seeds") -> tuple[int, ...]:
     """Distinct seeds; a number n means 0..n-1."""
     if not isinstance(values, Iterable):
         count = integer(name, values, 1)
         memory(f"{name}={count}", 100.0 * count, "take fewer")
         values = range(count)
-    return integers(name, values, 0)
+    return tuple(seed(f"{name}[{i}]", value) for i, value in enumerate(integers(name, values, 0)))
 
 
 def resamples(name: str, value: Any, each: int) -> int:
@@ -143,7 +151,7 @@ def normalise(settings: Any, **least: int) -> None:
     forms: dict[str, Callable[[Any], Any]] = {
         "dtype": dtype,
         "device": device,
-        "seed": partial(integer, "seed", least=0),
+        "seed": partial(seed, "seed"),
     }
     forms |= {name: partial(positive, name) for name in ("rtol", "tolerance")}
     forms |= {name: partial(integer, name, least=low) for name, low in least.items()}

@@ -188,9 +188,7 @@ def single_index_teacher(
 
 
 def _generator(seed: int) -> torch.Generator:
-    if checks.integer("seed", seed, 0) >= 2**32:
-        raise ValueError(f"seed must be below 2^32, since torch's generator keeps no more of it: received {seed}")
-    return torch.Generator().manual_seed(int(seed))
+    return torch.Generator().manual_seed(checks.seed("seed", seed))
 
 
 def _sizes(n_train: int, n_test: int, inputs: int, others: int, what: str) -> tuple[int, int, int]:

@@ -83,7 +83,7 @@ class ParticleMeasure:
     def iid(particles: int, inputs: int, outputs: int = 1, seed: int = 0, dtype: str = "float64") -> ParticleMeasure:
         """Equal weights, (a, w) ~ N(0, I): the measure of a width-N network; error 1/sqrt(N)."""
         n, d, c = _sizes(particles, inputs, outputs)
-        g = torch.Generator().manual_seed(checks.integer("seed", seed, 0))
+        g = torch.Generator().manual_seed(checks.seed("seed", seed))
         kind = checks.DTYPES[checks.dtype(dtype)]
         a, w = torch.randn(n, c, generator=g, dtype=kind), torch.randn(n, d, generator=g, dtype=kind)
         return ParticleMeasure(a, w, _equal(n, kind))
@@ -114,7 +114,7 @@ class ParticleMeasure:
         Exact for polynomials of degree below 2 nodes per coordinate. w has no component outside the span. ValueError above 2^22
         particles: for low dimension only.
         """
-        nodes, (_, d, c) = checks.integer("nodes", nodes, 1), _sizes(1, inputs, outputs)
+        nodes, (_, d, c) = checks.integer("nodes", nodes, 2), _sizes(1, inputs, outputs)
         basis = principal_directions(directions, d)
         if directions is not None:
             basis = basis[:, : int(torch.linalg.matrix_rank(directions.double()))]
@@ -147,7 +147,7 @@ def sobol_particles(
         raise ValueError(
             f"Sobol points have at most {torch.quasirandom.SobolEngine.MAXDIM} dimensions: received inputs={d} and outputs={c}; take iid"
         )
-    engine = torch.quasirandom.SobolEngine(c + d, scramble=True, seed=checks.integer("seed", seed, 0))
+    engine = torch.quasirandom.SobolEngine(c + d, scramble=True, seed=checks.seed("seed", seed))
     if part is not None:
         engine, n = engine.fast_forward(part.start) if part.start else engine, part.stop - part.start
     a, w = torch.empty(n, c, dtype=kind), torch.empty(n, d, dtype=kind)

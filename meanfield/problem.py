@@ -91,7 +91,7 @@ class Training:
             )
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", checks.integer("batch_size", self.batch_size, 1))
-        object.__setattr__(self, "batch_seed", checks.integer("batch_seed", self.batch_seed, 0))
+        object.__setattr__(self, "batch_seed", checks.seed("batch_seed", self.batch_seed))
         if self.optimiser == "gradient_flow" and not self.plain:
             raise ValueError(
                 "momentum, weight_decay and batch_size belong to gradient_descent: leave them out of gradient_flow"

@@ -75,7 +75,7 @@ def _kernels(network: Any, scaling: Any, x: Any, width: int, seed: int, x2: Any 
             f"x and x2 differ in dimension: received shapes {tuple(first.shape)} and {tuple(second.shape)}"
         )
     model = _Model(network, scaling, first, checks.integer("width", width, 1))
-    parameters = model.draw(checks.integer("seed", seed, 0))
+    parameters = model.draw(checks.seed("seed", seed))
     left = model.jacobian(parameters, model.x)
     right = left if second is None else model.jacobian(parameters, second)
     grams = {k: left[k].reshape(len(left[k]), -1) @ right[k].reshape(len(right[k]), -1).T for k in parameters}

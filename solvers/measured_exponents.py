@@ -46,7 +46,7 @@ def measured_exponents(
     squares = np.array(
         [[_squares(s) for s in FiniteWidth(n, **settings).ensemble(problem, chosen)] for n in widths]
     )  # (widths, seeds, quantities)
-    predicted, rng = exponents(problem.scaling), np.random.default_rng(checks.integer("seed", seed, 0))
+    predicted, rng = exponents(problem.scaling), np.random.default_rng(checks.seed("seed", seed))
     laws = {
         name: _law(name, np.array(widths, dtype=float), squares[..., i], predicted, rng, bootstrap)
         for i, name in enumerate(POWERS)

@@ -96,7 +96,7 @@ def proxy_comparison(
     proxies = _proxies(limits)
     if not proxies:
         raise ValueError("limits is empty: give at least one, e.g. limits=['ntk']")
-    rng = np.random.default_rng(checks.integer("seed", seed, 0))
+    rng = np.random.default_rng(checks.seed("seed", seed))
     reference_width = checks.integer("reference_width", reference_width, 1)
     net_solver = FiniteWidth(reference_width, snapshots=(), keep_neurons=False)
     nets = np.stack([_outputs(s) for s in net_solver.ensemble(problem, chosen)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -102,6 +103,8 @@ class WassersteinFlow:
                 raise ValueError(
                     f"the initial measure must have (outputs, inputs) = {(outputs, inputs)}: received {received}"
                 )
+        if self.initial == "gauss_hermite":
+            self._nodes(problem)
         checks.memory_in_all(self.parts(problem), checks.free_memory(self.device))
 
     def parts(self, problem: Problem) -> Parts:
@@ -128,9 +131,23 @@ class WassersteinFlow:
             if self.balanced:
                 balance(cloud, x.to(device, kind), problem)
             return cloud
-        dims = outputs + int(torch.linalg.matrix_rank(important))
-        nodes = max(1, int(self.particles ** (1 / dims) + 1e-9))
+        nodes = self._nodes(problem)
         return ParticleMeasure.gauss_hermite(nodes, sizes, outputs, self.dtype, important).to(device)
+
+    def _nodes(self, problem: Problem) -> int:
+        """Gauss-Hermite nodes a coordinate; ValueError below two, and for what is not linear below three, which tell sizes apart"""
+        dims = problem.data.outputs + int(torch.linalg.matrix_rank(_directions(problem)[1]))
+        nodes, least = (
+            int(self.particles ** (1 / dims) + 1e-9),
+            2 if problem.network.nonlinearity.name == "linear" else 3,
+        )
+        if nodes < least:
+            more = f", or at least {least}^{dims} = {least**dims} particles" if dims * math.log2(least) <= 22 else ""
+            raise ValueError(
+                f"initial='gauss_hermite' needs {least} nodes a dimension at least: received {self.particles} particles for {dims} "
+                f"dimensions (the outputs and the rank of the inputs), {nodes} a dimension; take initial='sobol'{more}"
+            )
+        return nodes
 
     def _initial_part(self, problem: Problem) -> tuple[ParticleMeasure | Cloud, Shard]:
         """The measure at time 0, or of it what this process holds, with the same numbers"""

@@ -242,8 +242,29 @@ def test_a_run_that_blows_up_says_when_and_what_to_do_and_keeps_what_was_compute
 
 
 @pytest.mark.parametrize(
+    ("inputs", "activation", "message"),
+    [
+        (13, "tanh", r"received 16384 particles for 14 dimensions .*, 2 a dimension; take initial='sobol'$"),
+        (
+            14,
+            "linear",
+            r"received 16384 particles for 15 dimensions .*, 1 a dimension; .*, or at least 2\^15 = 32768 particles",
+        ),
+        (9, "tanh", r"needs 3 nodes a dimension at least: .* 10 dimensions .*, or at least 3\^10 = 59049 particles"),
+    ],
+)
+def test_a_quadrature_of_too_few_nodes_is_refused_before_any_work(inputs, activation, message, monkeypatch):
+    """One node is one particle at the origin, two are all of one size."""
+    asked = mf.Problem(mf.single_index_teacher(20, 0, inputs), mf.Network(1, activation), training=mf.Training(0.1, 2))
+    monkeypatch.setattr(mf.ParticleMeasure, "gauss_hermite", lambda *_: pytest.fail("a cloud was made"))
+    with pytest.raises(ValueError, match=message):
+        WassersteinFlow(2**14, initial="gauss_hermite")(asked)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (dict(seed=2**32), "seed must be below 2\\^32, .*: received 4294967296"),
         (dict(particles=0), "particles must be at least 1"),
         (dict(particles=-4), "particles must be at least 1"),
         (dict(initial="normal"), "unknown initial measure: received 'normal'; known: gauss_hermite, iid, sobol"),
