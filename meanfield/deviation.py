@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -15,8 +17,9 @@ from meanfield.distances import marginal_distance, measure_distance, sample_of
 from meanfield.measure import ParticleMeasure
 from meanfield.observables import observables, observe, recorded_observables
 from meanfield.report import Deviation, DeviationReport
+from meanfield.scaling_plane import exponents as powers
 from meanfield.solution import Solution
-from meanfield.statistics import exponents_of, jackknife_errors, moments, resampled_moments
+from meanfield.statistics import bias_exponent, exponent_of, jackknife_error, left_out_means, left_out_moments, moments
 
 _LARGEST_CLOUD = 1024  # particles per side in the distance of whole measures
 _CLOUDS = 4  # networks per width in that distance
@@ -28,7 +31,6 @@ def deviation(
     limits: Solution | Sequence[Solution],
     names: Sequence[str] | None = None,
     predicted: Tensor | None = None,
-    bootstrap: int = 1000,
     seed: int = 0,
 ) -> DeviationReport:
     """Compare networks (any widths, at least two seeds each) with a limit.
@@ -36,20 +38,22 @@ def deviation(
     limits: one solution, or several independent ones (other seeds): then the reference is their mean and carries its own error, as
     does a single one with `standard_errors`.
     names: observables ("loss", "f", "Phi1", "tangent_kernel", "h1", "measure", ..); None takes all that were recorded, "measure"
-    only in up to ten dimensions. predicted: N Var f_T (P, C) from solvers.predicted_variance. ValueError for what cannot be compared.
+    only in up to ten dimensions. predicted: N Var f_T (P, C) from solvers.predicted_variance. seed: of the neurons drawn from the limit,
+    for the floor of distances. ValueError for what cannot be compared.
     """
     limits = [limits] if isinstance(limits, Solution) else list(limits)
     by_width = _grouped(nets, limits)
+    expected = math.nan if predicted is None else _mean_prediction(predicted, limits[0])
     names = tuple(names) if names is not None else _default_names(nets, limits)
     distances = {f"h{l}" for l in range(1, limits[0].problem.network.depth + 1)} | {"measure"}
     for name in names:
         checks.lookup("observable", name, {**observables(limits[0].problem.network.depth), **dict.fromkeys(distances)})
-    rng = np.random.default_rng(checks.integer("seed", seed, 0))
-    bootstrap = checks.resamples("bootstrap", bootstrap, len(nets))
+    rng = np.random.default_rng(checks.seed("seed", seed))
     found = {
-        name: (_distance if name in distances else _decompose)(name, by_width, limits, rng, bootstrap) for name in names
+        name: _distance(name, by_width, limits, rng) if name in distances else _decompose(name, by_width, limits)
+        for name in names
     }
-    scaled = [_scaled_variance(width, group, rng, bootstrap) for width, group in by_width.items()]
+    scaled = [_scaled_variance(width, group) for width, group in by_width.items()]
     first = limits[0]
     return DeviationReport(
         widths=tuple(by_width),
@@ -57,14 +61,59 @@ def deviation(
         observables=found,
         n_var=np.array([v for v, _ in scaled]),
         n_var_se=np.array([e for _, e in scaled]),
-        predicted_n_var=math.nan if predicted is None else float(predicted.double().mean()),
+        predicted_n_var=expected,
         settings={
             "networks": f"{len(nets)} of depth {first.problem.network.depth}, {first.problem.network.nonlinearity.name}",
             "limit": f"{first.solver['name']} x {len(limits)}",
             "data": f"{first.problem.data.name}, P = {first.problem.data.samples}",
             "steps": str(first.steps),
-        },
+        }
+        | _warning(first),
     )
+
+
+def _warning(limit: Solution) -> dict[str, str]:
+    """A line of the report where deviations hold the spread of a random f(0). No Python warning: that spread may be what is asked for."""
+    if powers(limit.problem.scaling).f0 < -1e-9:
+        return {}
+    return {
+        "warning": f"f(0) is random in the scaling {limit.problem.scaling.name!r}, and its spread is part of these deviations: "
+        "compare each network with the limit from its own start, TangentKernelLimit(initial=torch.cat([net.f[0], net.f_test[0]])) or "
+        "f0=net, or the mean and covariance of all with lazy_prediction"
+    }
+
+
+def _mean_prediction(predicted: Tensor, limit: Solution) -> float:
+    given, shape = torch.as_tensor(predicted).double(), tuple(limit.f.shape[1:])
+    if tuple(given.shape) != shape:
+        raise ValueError(
+            f"predicted must have one value for each training output, shape {shape}: received {tuple(given.shape)}; give "
+            "predicted_variance(problem).train"
+        )
+    if not torch.isfinite(given).all():
+        raise ValueError(
+            "predicted holds NaN or infinity: ask predicted_variance for all training samples, points=None"
+        )
+    return float(given.mean())
+
+
+def _check_independent(limits: Sequence[Solution]) -> None:
+    """ValueError for limits of which two are one run: their difference is no error"""
+    drawn = [
+        {(s.solver.get("name"), s.solver.get("seed", 0) + i) for i in range(s.solver.get("groups") or 1)}
+        for s in limits
+    ]
+    for i, j in combinations(range(len(limits)), 2):
+        if drawn[i] & drawn[j]:
+            raise ValueError(
+                f"the error of the limit needs limits with different seeds: received {limits[i].solver.get('name')} with the seed "
+                f"{sorted(drawn[i] & drawn[j])[0][1]} twice"
+            )
+        if torch.equal(limits[i].f, limits[j].f):
+            raise ValueError(
+                f"limits {i} and {j} have the same f throughout, so that their difference is no error: give one of them, or runs "
+                "that depend on their seed (initial='sobol')"
+            )
 
 
 def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, list[Solution]]:
@@ -88,6 +137,7 @@ def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, 
             )
     if any(other.problem != first.problem for other in [*nets, *limits]):
         raise ValueError("solutions of different problems (data, network, scaling or loss) cannot be compared")
+    _check_independent(limits)
     for width, group in groups.items():
         used = [net.solver.get("seed") for net in group]
         if len(set(used)) < max(2, len(used)):
@@ -109,13 +159,7 @@ def _default_names(nets: Sequence[Solution], limits: Sequence[Solution]) -> tupl
     return tuple(names)
 
 
-def _decompose(
-    name: str,
-    by_width: Mapping[int, list[Solution]],
-    limits: Sequence[Solution],
-    rng: np.random.Generator,
-    bootstrap: int,
-) -> Deviation:
+def _decompose(name: str, by_width: Mapping[int, list[Solution]], limits: Sequence[Solution]) -> Deviation:
     """Bias and variance from the Gram matrix of the deviations, M_ee' = <o_e - r, o_e' - r> / |r|^2 (equations 13 to 15)."""
     values = torch.stack([observe(limit, name) for limit in limits])
     reference = values.mean(0)
@@ -134,30 +178,32 @@ def _decompose(
         apart = torch.stack([observe(net, name) for net in group]) - reference
         grams.append((apart @ apart.T).numpy() / size)
     statistics = [moments(gram, known2) for gram in grams]
-    draws = [resampled_moments(gram, rng, bootstrap) for gram in grams]
+    left_out = [left_out_moments(gram, known2) for gram in grams]
     widths = np.array(list(by_width), dtype=float)
-    exponents = exponents_of(widths, [s[0] for s in statistics], [d[:, 0] for d in draws], "deviation", 0.5)
-    exponents |= exponents_of(widths, [s[1] for s in statistics], [d[:, 1] for d in draws], "variance", 1.0)
-    floor = [math.sqrt(s[1] / len(g) + known2) for s, g in zip(statistics, grams, strict=True)]
-    jackknife = np.array([jackknife_errors(g, known2) for g in grams])
-    dev2, var, bias2 = (np.array([s[i] for s in statistics]) for i in range(3))
+    dev2, var, bias2 = np.array(statistics).T
+    dev2_se, var_se, bias2_se = np.array([jackknife_error(rows) for rows in left_out]).T
     result = Deviation(
         name,
         np.sqrt(dev2),
-        jackknife[:, 0] / (2 * np.sqrt(dev2)),
+        dev2_se / (2 * np.sqrt(dev2)),
         var,
-        jackknife[:, 1],
+        var_se,
         bias2,
-        jackknife[:, 2],
-        np.array(floor),
+        bias2_se,
+        np.sqrt(var / np.array([len(gram) for gram in grams]) + known2),
         math.sqrt(error2),
-        exponents,
+        {},
     )
     seen = result.bias_detected
-    if seen.sum() >= 3:  # below the floor there is no exponent
-        spread = [rng.normal(b, e, bootstrap) for b, e in zip(bias2[seen], jackknife[seen, 2], strict=True)]
-        exponents |= exponents_of(widths[seen], list(bias2[seen]), spread, "|bias|", 0.5)
-    return result
+    seeds = np.array([len(gram) for gram in grams])
+    fitted = {
+        "deviation": exponent_of(widths, dev2, [rows[0] for rows in left_out], 0.5),
+        "variance": exponent_of(widths, var, [rows[1] for rows in left_out], 1.0),
+        "|bias|": bias_exponent(
+            widths[seen], bias2[seen], bias2_se[seen], seeds[seen]
+        ),  # below the floor there is none
+    }
+    return replace(result, exponents={key: found for key, found in fitted.items() if found is not None})
 
 
 def _own_error2(limit: Solution, name: str) -> float:
@@ -168,14 +214,12 @@ def _own_error2(limit: Solution, name: str) -> float:
     return float((errors if name in ("f", "f_test", "loss", "test_loss") else errors[-1]).double().square().sum())
 
 
-def _scaled_variance(
-    width: int, group: Sequence[Solution], rng: np.random.Generator, bootstrap: int
-) -> tuple[float, float]:
-    """N Var f_T averaged over training outputs, and its bootstrap error"""
+def _scaled_variance(width: int, group: Sequence[Solution]) -> tuple[float, float]:
+    """N Var f_T averaged over training outputs, and its jackknife error (nan for two seeds)"""
     final = torch.stack([net.f[-1].double().flatten() for net in group]).numpy()
     apart = final - final.mean(0)
-    draws = resampled_moments(apart @ apart.T / final.shape[1], rng, bootstrap)[:, 1]
-    return width * float(final.var(0, ddof=1).mean()), width * float(np.std(draws))
+    gram = apart @ apart.T / final.shape[1]
+    return width * moments(gram, 0.0)[1], width * float(jackknife_error(left_out_moments(gram, 0.0))[1])
 
 
 def _distance(
@@ -183,7 +227,6 @@ def _distance(
     by_width: Mapping[int, list[Solution]],
     limits: Sequence[Solution],
     rng: np.random.Generator,
-    bootstrap: int,
 ) -> Deviation:
     """Distances of distributions, beside those of independent neurons drawn from the limit (equation 17)."""
     limit = limits[0]
@@ -193,7 +236,12 @@ def _distance(
         pairs = [_pair(name, net, limit, width, int(rng.integers(2**31))) for net in chosen]
         distances.append(np.array([d for d, _ in pairs]))
         floors.append(float(np.mean([f for _, f in pairs])))
-    draws = [d[rng.integers(len(d), size=(bootstrap, len(d)))].mean(1) for d in distances]
+    slope = exponent_of(
+        np.array(list(by_width), dtype=float),
+        [d.mean() for d in distances],
+        [left_out_means(d) for d in distances],
+        1.0,
+    )
     mean = np.array([d.mean() for d in distances])
     none = np.full(len(mean), math.nan)
     return Deviation(
@@ -206,7 +254,7 @@ def _distance(
         none,
         np.array(floors),
         _pair(name, limits[1], limit, len(limits[1].preactivations()[1]), 0)[0] if len(limits) > 1 else math.nan,
-        exponents_of(np.array(list(by_width), dtype=float), list(mean), draws, "distance", 1.0),
+        {} if slope is None else {"distance": slope},
     )
 
 

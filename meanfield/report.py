@@ -23,8 +23,8 @@ class Deviation:
     deviation: root mean square distance of single networks from the limit; variance: of a network about the mean of all
     networks, which ensembling removes; bias2: squared distance of that mean from the limit, unbiased (it may come out negative);
     floor: the distance that the mean has with no bias at all, from finitely many seeds and from the limit's own error.
-    Standard errors in `*_se`. Distances between distributions ("h1", "measure") have no variance and bias; their floor is the
-    distance that as many independent neurons of the limit itself have.
+    Standard errors in `*_se`, nan for fewer than three seeds. Distances between distributions ("h1", "measure") have no variance and
+    bias; their floor is the distance that as many independent neurons of the limit itself have.
     """
 
     name: str
@@ -51,7 +51,7 @@ class DeviationReport:
     """Deviations of networks of several widths from a limit, by observable.
 
     n_var (widths,): N Var f_T averaged over the training outputs, beside predicted_n_var, computed before any network is trained
-    (nan if not given). settings: what was compared.
+    (nan if not given). settings: what was compared, and a "warning" where the numbers answer another question than they seem to.
     """
 
     widths: tuple[int, ...]
@@ -76,7 +76,8 @@ class DeviationReport:
     def table(self) -> str:
         """The report as text, one line per observable and width."""
         head = f"{'observable':<15}{'width':>7}{'seeds':>7}{'deviation':>11}{'std':>10}{'|bias|':>12}{'floor':>10}"
-        lines = [", ".join(f"{key} {value}" for key, value in self.settings.items()), head]
+        told = {key: value for key, value in self.settings.items() if key != "warning"}
+        lines = [", ".join(f"{key} {value}" for key, value in told.items()), head]
         for d in self.observables.values():
             for i, width in enumerate(self.widths):
                 cells = f"{d.name:<15}{width:>7}{self.seeds[i]:>7}{d.deviation[i]:>11.4g}"
@@ -88,9 +89,11 @@ class DeviationReport:
             "" if math.isnan(self.predicted_n_var) else f"; predicted before training: {self.predicted_n_var:.4g}"
         )
         variances = ", ".join(
-            f"{n}: {v:.4g} ± {e:.2g}" for n, v, e in zip(self.widths, self.n_var, self.n_var_se, strict=True)
+            f"{n}: {v:.4g} ± " + ("unknown (2 seeds)" if math.isnan(e) else f"{e:.2g}")
+            for n, v, e in zip(self.widths, self.n_var, self.n_var_se, strict=True)
         )
-        return "\n".join([*lines, f"N Var f(T), mean over training outputs: {variances}{predicted}"])
+        lines.append(f"N Var f(T), mean over training outputs: {variances}{predicted}")
+        return "\n".join([*lines, *(f"warning: {text}" for key, text in self.settings.items() if key == "warning")])
 
     @staticmethod
     def _bias(d: Deviation, i: int) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import digamma
+from scipy.stats import t as student_t
 
 
 @dataclass(frozen=True)
 class Exponent:
-    """Slope of log(quantity) against log(width), with its 95 % bootstrap interval."""
+    """Slope of log(quantity) against log(width), with its 95 % interval (equation 16)."""
 
     slope: float
     low: float
@@ -28,43 +29,69 @@ def moments(gram: np.ndarray, known2: float) -> tuple[float, float, float]:
     return trace / e, (trace - total / e) / (e - 1), (total - trace) / (e * (e - 1)) - known2
 
 
-def resampled_moments(gram: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """(draws, 2) deviation^2 and variance of networks drawn with replacement, from how often each one is drawn"""
-    e = len(gram)
-    counts = rng.multinomial(e, np.full(e, 1 / e), size=draws).astype(float)
-    trace, total = counts @ np.diag(gram), ((counts @ gram) * counts).sum(1)
-    return np.stack([trace / e, (trace - total / e) / (e - 1)], 1)
-
-
-def jackknife_errors(gram: np.ndarray, known2: float) -> np.ndarray:
-    """(3,) standard errors of `moments`, leaving one seed out at a time"""
+def left_out_moments(gram: np.ndarray, known2: float) -> np.ndarray:
+    """(3, E) `moments` with one seed left out at a time; nan below three seeds"""
     e = len(gram)
     if e < 3:
-        return np.full(3, math.nan)
+        return np.full((3, e), math.nan)
     trace, total = np.trace(gram) - np.diag(gram), gram.sum() - 2 * gram.sum(1) + np.diag(gram)
     bias2 = (total - trace) / ((e - 1) * (e - 2)) - known2
-    left = np.stack([trace / (e - 1), (trace - total / (e - 1)) / (e - 2), bias2])
-    return np.sqrt((e - 1) / e * ((left - left.mean(1, keepdims=True)) ** 2).sum(1))
+    return np.stack([trace / (e - 1), (trace - total / (e - 1)) / (e - 2), bias2])
 
 
-def exponents_of(
-    widths: np.ndarray, values: Sequence[float], draws: Sequence[np.ndarray], name: str, power: float
-) -> dict[str, Exponent]:
-    """Weighted regression of power * log(value) on log(width); the interval from the bootstrap draws."""
+def jackknife_error(left_out: np.ndarray) -> np.ndarray:
+    """Standard errors (..) of statistics from their values (.., E) with one seed left out: on average not below the true ones."""
+    e = left_out.shape[-1]
+    return np.sqrt((e - 1) / e * ((left_out - left_out.mean(-1, keepdims=True)) ** 2).sum(-1))
+
+
+def left_out_means(values: np.ndarray) -> np.ndarray:
+    """(E,) means of values (E,) with one left out at a time; nan below three"""
+    e = len(values)
+    return (values.sum() - values) / (e - 1) if e >= 3 else np.full(e, math.nan)
+
+
+def exponent_of(
+    widths: np.ndarray, values: Sequence[float], left_out: Sequence[np.ndarray], power: float
+) -> Exponent | None:
+    """Slope of power * log(value) on log(width), widths weighted by their seeds, with its 95 % interval (equation 16).
+
+    left_out: for each width, the value with one seed left out at a time (E,), nan for fewer than three seeds. None without three widths
+    with positive values.
+    """
     if len(widths) < 3 or min(values) <= 0:
-        return {}
-    x, y = np.log(widths), power * np.log(np.array(values))
-    table = np.array(draws)  # (widths, draws); a draw of one seed E times over has no variance and tells nothing
-    usable = (table > 1e-9 * np.array(values)[:, None]).all(0)
-    if usable.sum() < 10:
-        return {}
-    heights = power * np.log(table[:, usable])
-    weights = np.maximum(heights.std(1), 1e-12) ** -2
-    centred = x - np.average(x, weights=weights)
+        return None
+    y, seeds = power * np.log(np.array(values)), np.array([len(row) for row in left_out], dtype=float)
+    usable = [power * np.log(row) for row in left_out if np.all(row > 0)]
+    squares = sum(len(row) * (len(row) - 1) * jackknife_error(row) ** 2 for row in usable)
+    return _fit(np.log(widths), y, seeds, float(squares), sum(len(row) - 1 for row in usable))
 
-    pull = weights * centred / (weights * centred**2).sum()
-    low, high = np.percentile(pull @ heights, [2.5, 97.5])
-    return {name: Exponent(float(pull @ y), float(low), float(high))}
+
+def bias_exponent(widths: np.ndarray, bias2: np.ndarray, errors: np.ndarray, seeds: np.ndarray) -> Exponent | None:
+    """Slope of log |bias| on log(width), with its 95 % interval, from bias^2 and its jackknife errors, widths weighted by these."""
+    if len(widths) < 3 or min(bias2) <= 0 or not (errors > 0).all():
+        return None
+    freedom = int(seeds.min()) - 1  # each width has its own error, and the least known may weigh most
+    return _fit(np.log(widths), 0.5 * np.log(bias2), (errors / (2 * bias2)) ** -2, float(freedom), freedom)
+
+
+def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray, squares: float, freedom: int) -> Exponent:
+    """The regression of y on x where y has the variance s^2 / weights, and s^2 is known from `squares` / `freedom` of the seeds.
+
+    Where points scatter more than that about the line, the excess is added, with the degrees of freedom of the line; both make up
+    Student's t by Satterthwaite's rule. With freedom 0 the scatter alone tells.
+    """
+    centred = x - np.average(x, weights=weights)
+    norm = float(weights @ centred**2)
+    slope = float((weights * centred) @ y) / norm
+    rest = len(x) - 2
+    scatter = float(weights @ (y - np.average(y, weights=weights) - slope * centred) ** 2) / rest
+    within = squares / freedom if freedom else 0.0
+    excess = max(0.0, scatter - within)
+    total = within + excess
+    degrees = total**2 / (within**2 / max(freedom, 1) + excess**2 / rest) if total else 1.0
+    half = float(student_t.ppf(0.975, degrees)) * math.sqrt(total / norm)
+    return Exponent(slope, slope - half, slope + half)
 
 
 def gaussian_kl(mean: np.ndarray, variance: np.ndarray, mean2: np.ndarray, variance2: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ RESULTS = {
     "state": lambda: CausalDMFT(64, keep_state=True)(_problem(2)),
     "report": _report,
     "prediction": lambda: lazy_prediction(_problem(2, mf.ntk())),
-    "powers": lambda: measured_exponents(_problem(1, mf.default(8), "logistic"), (8, 16, 32), 3, bootstrap=20),
+    "powers": lambda: measured_exponents(_problem(1, mf.default(8), "logistic"), (8, 16, 32), 3),
     "proxy": lambda: proxy_comparison(_problem(1, None, "logistic"), 8, ("ntk", "mean_field"), 4, 4, bootstrap=20),
 }
 

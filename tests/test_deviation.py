@@ -20,6 +20,11 @@ def made(f, width=None, seed=0):
     return mf.Solution(problem=PROBLEM, solver=solver, f=f, f_test=None, state={})
 
 
+def pooled(f, groups):
+    found = made(f)
+    return replace(found, solver={**found.solver, "groups": groups})
+
+
 def made_nets(widths, seeds, bias=0.0, noise=1.0, seed=0):
     """f = reference + bias direction / N + independent Gaussian noise of standard deviation noise / sqrt(N)."""
     g = torch.Generator().manual_seed(seed)
@@ -58,7 +63,7 @@ def test_without_bias_the_estimate_is_unbiased_and_declared_below_the_floor():
     """The raw distance of the mean is one floor; the unbiased estimate scatters about 0."""
     estimates, detected = [], 0
     for seed in range(60):
-        found = mf.deviation(made_nets((100,), 8, seed=seed), made(REFERENCE), names=("f",), bootstrap=10)["f"]
+        found = mf.deviation(made_nets((100,), 8, seed=seed), made(REFERENCE), names=("f",))["f"]
         estimates.append(found.bias2[0])
         detected += int(found.bias_detected[0])
     error = np.std(estimates) / math.sqrt(60)
@@ -67,20 +72,10 @@ def test_without_bias_the_estimate_is_unbiased_and_declared_below_the_floor():
     assert detected <= 8  # 2.5 % expected, of 60
 
 
-def test_bootstrap_interval_of_the_variance_exponent_covers_the_truth():
-    covered = 0
-    for seed in range(40):
-        slope = mf.deviation(
-            made_nets((64, 128, 256, 512), 12, seed=seed), made(REFERENCE), names=("f",), bootstrap=200
-        )["f"].exponents
-        covered += slope["variance"].low < -1 < slope["variance"].high
-    assert covered >= 31  # 38 expected; a bootstrap of 12 seeds covers a little less than it says
-
-
 def test_the_error_of_the_limit_comes_from_two_limits_and_is_subtracted():
     g = torch.Generator().manual_seed(5)
     shift = 0.05 * torch.randn(REFERENCE.shape, generator=g, dtype=torch.float64)
-    limits = [made(REFERENCE + shift), made(REFERENCE - shift)]
+    limits = [made(REFERENCE + shift, seed=0), made(REFERENCE - shift, seed=1)]
     found = mf.deviation(made_nets((10**4,), 16), limits, names=("f",))["f"]
     expected = math.sqrt(
         float(shift.square().mean()) / SIZE
@@ -115,6 +110,54 @@ def test_everything_recorded_is_compared_and_the_table_shows_it(solved):
         assert f"\n{name}" in report.table()
     assert report == mf.deviation(*solved)
     assert report != mf.deviation(*solved, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ([made(REFERENCE), made(2 * REFERENCE)], "limits with different seeds: received made with the seed 0 twice"),
+        ([made(REFERENCE), made(REFERENCE, seed=1)], "limits 0 and 1 have the same f throughout"),
+        ([made(REFERENCE, seed=1), pooled(REFERENCE, 2)], "received made with the seed 1 twice"),
+    ],
+)
+def test_limits_that_are_one_run_have_no_error(limits, message):
+    with pytest.raises(ValueError, match=message):
+        mf.deviation(made_nets((8,), 2), limits)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "message"),
+    [
+        (torch.ones(P), r"one value for each training output, shape \(6, 1\): received \(6,\)"),
+        (torch.ones(P + 1, 1), r"received \(7, 1\)"),
+        (torch.full((P, 1), math.nan), "predicted holds NaN or infinity"),
+    ],
+)
+def test_predictions_of_another_shape_are_refused(predicted, message):
+    with pytest.raises(ValueError, match=message):
+        mf.deviation(made_nets((8,), 2), made(REFERENCE), ("f",), predicted)
+
+
+def test_networks_with_a_random_start_get_a_line_that_says_what_to_do():
+    """Saved with the report; none where f(0) vanishes."""
+
+    def lazily(s):
+        return replace(s, problem=replace(PROBLEM, scaling=mf.ntk()))
+
+    report = mf.deviation([lazily(s) for s in made_nets((8,), 2)], lazily(made(REFERENCE)), ("f",))
+    last = report.table().splitlines()[-1]
+    assert last.startswith("warning: f(0) is random in the scaling 'ntk'")
+    assert "lazy_prediction" in last
+    assert "warning" not in mf.deviation(made_nets((8,), 2), made(REFERENCE), ("f",)).table()
+
+
+def test_two_seeds_have_no_standard_error_and_say_so():
+    report = mf.deviation(made_nets((8, 16, 32), 2), made(REFERENCE), ("f",))
+    assert np.isnan(report.n_var_se).all()
+    assert np.isnan(report["f"].variance_se).all()
+    assert "± unknown (2 seeds)" in report.table()
+    slope = report["f"].exponents["variance"]
+    assert slope.low < slope.slope < slope.high
 
 
 def test_distances_of_distributions_sit_at_their_floor_for_the_limit_itself(solved):

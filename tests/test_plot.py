@@ -38,7 +38,7 @@ def nets(problem):
 @pytest.fixture(scope="module")
 def report(problem, nets, limit):
     names = ("f", "loss", "Phi1", "tangent_kernel", "h1")
-    return mf.deviation(nets, limit, names, predicted=torch.full((8, 1), 0.2), bootstrap=50)
+    return mf.deviation(nets, limit, names, predicted=torch.full((8, 1), 0.2))
 
 
 @pytest.fixture(scope="module")
