@@ -82,8 +82,8 @@ def objects() -> dict[str, Any]:
         "lazy": TangentKernelLimit()(problem),
         "spectrum": mf.spectrum(torch.eye(3, dtype=torch.float64), data.y),
         "prediction": solvers.lazy_prediction(problem),
-        "report": mf.deviation(nets, flow, bootstrap=10),
-        "powers": solvers.measured_exponents(problem, (2, 3, 4), 2, bootstrap=10),
+        "report": mf.deviation(nets, flow),
+        "powers": solvers.measured_exponents(problem, (2, 3, 4), 2),
         "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4, bootstrap=10),
         "measure": mf.ParticleMeasure.iid(4, 2),
     }
@@ -180,7 +180,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "default": Call(mf.default, {"reference_width": 4}),
         "deviation": Call(
             mf.deviation,
-            {"nets": nets, "limits": flow, "names": ["f"], "predicted": data.y, "bootstrap": 10, "seed": 0},
+            {"nets": nets, "limits": flow, "names": ["f"], "predicted": data.y, "seed": 0},
         ),
         "digits": Call(mf.digits, {"classes": (0, 1), "n_train": 2, "n_test": 2, "seed": 0, "one_hot": False}),
         "from_file": Call(mf.from_file, {"path": folder / "data.npz", "targets": 1, "n_test": 1}, but=("targets",)),
@@ -289,7 +289,12 @@ def _verbs(folder: Path) -> dict[str, Call]:
         ),
         "measured_exponents": Call(
             solvers.measured_exponents,
-            {"problem": problem, "widths": (2, 3, 4), "seeds": 2, "solver": FiniteWidth(), "bootstrap": 10, "seed": 0},
+            {
+                "problem": problem,
+                "widths": (2, 3, 4),
+                "seeds": 2,
+                "solver": FiniteWidth(),
+            },
         ),
         "monte_carlo_kernels": Call(
             solvers.monte_carlo_kernels,
