@@ -58,7 +58,7 @@ def lazy_prediction(
     joint = torch.stack(mean)
     test = None if q == p else joint[:, p:]
     used = checks.positive("jitter", jitter, zero=True) if bool(at.isinf().any()) else 0.0
-    return LazyPrediction(problem, at, joint[:, :p], test, torch.stack(spread), statistics(found, used))
+    return LazyPrediction(problem, at, joint[:, :p], test, torch.stack(spread), statistics(found, problem, used))
 
 
 def _spread(learned: Tensor, sigma: Tensor | None) -> Tensor:

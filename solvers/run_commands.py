@@ -151,6 +151,8 @@ def solve(
     for left in out.parent.glob(f"{out.stem}.checkpoint*.nc") if checkpoint else ():
         left.unlink()
     print(f"{solution}\n{solution.stats['seconds']:.2f} s, kept in {path}")
+    if "warning" in solution.stats:
+        print(f"warning: {solution.stats['warning']}")
 
 
 def _readable(path: Path) -> Any:

@@ -65,6 +65,8 @@ def _predict(asked: Predict) -> None:
     _free(asked)
     found = lazy_prediction(asked.problem, asked.times, jitter=asked.jitter)
     print(f"{found}\nkept in {keep(found, asked.out)}")
+    if "warning" in found.stats:
+        print(f"warning: {found.stats['warning']}")
 
 
 def _powers(asked: Powers) -> None:

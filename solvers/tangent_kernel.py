@@ -21,6 +21,8 @@ from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, d
 from solvers.memory import kept
 from solvers.resuming import earlier, kept_momentum
 
+_LAZY = 0.1  # gamma0 up to which mean-field networks are within about a per cent of their lazy limit
+
 
 @checked
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class TangentKernelLimit:
     """Solves lazy problems of any depth and loss: `TangentKernelLimit()(problem) -> Solution`, df/dt = K Delta / P with K constant.
 
     In the NTK scaling this is the limit of infinite width, in mean_field(gamma0) that of gamma0 -> 0 after it, with remainder gamma0^2:
-    whoever asks for it there decides that gamma0 is small. kernel: "analytic", or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C).
+    above gamma0 = 0.1 stats["warning"] says so. kernel: "analytic", or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C).
     initial: "draw" (f0 of one network, GP(0, NNGP) by `seed`; zero in the mean-field scaling), "mean" (f0 = 0), or f0 (Q, C), e.g. a
     real network's. No step inverts the kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems
     without such a limit, and for descent that must diverge; `raise_on_failure=False` lets it. rtol: of gradient flow, if the loss is not
@@ -123,7 +125,7 @@ class TangentKernelLimit:
             advance=method.exact(found),
         )
         run.stats["seconds"] /= len(seeds)
-        run.stats |= statistics(found)
+        run.stats |= statistics(found, problem)
         recorded = tuple(sorted(run.captured))
         f, f_test = run.history(previous)
         if previous is not None:  # which has lost its axis of seeds
@@ -212,12 +214,19 @@ def _state(run: Trajectory, e: int) -> dict[str, Tensor]:
     return {name: tensor[e].cpu() for name, tensor in named}
 
 
-def statistics(found: KernelSpectrum, jitter: float = 0.0) -> dict[str, float]:
-    """What a solution reports of its kernel"""
-    return {
+def statistics(found: KernelSpectrum, problem: Problem, jitter: float = 0.0) -> dict[str, float | str]:
+    """What a solution reports of its kernel, with a "warning" where networks are far from lazy"""
+    reported: dict[str, float | str] = {
         "jitter": jitter,
         "smallest_eigenvalue": float(found.eigenvalues[-1]),
         "largest_eigenvalue": float(found.eigenvalues[0]),
         "condition_number": found.condition_number,
         "remaining_error": found.remaining_error,
     }
+    scaling = problem.scaling
+    if scaling.trained.is_mean_field and (gamma0 := 1 / (scaling.sigma * scaling.reference_width)) > _LAZY:
+        reported["warning"] = (
+            f"gamma0 = {gamma0:g} is far from lazy: networks in this scaling learn features, and are off this limit by a share of order "
+            f"gamma0^2; take WassersteinFlow (depth 1) or CausalDMFT, gamma0 of at most {_LAZY:g}, or scaling=ntk()"
+        )
+    return reported

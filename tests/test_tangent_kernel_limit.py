@@ -471,3 +471,11 @@ def test_predictions_that_have_no_closed_form():
     full = torch.einsum("pq,cd->pcqd", gram(), torch.eye(2).double())
     with pytest.raises(ValueError, match="mixes outputs"):
         lazy_prediction(problem(c=2), kernel=full, covariance=gram())
+
+
+def test_what_is_far_from_lazy_is_warned_of_in_its_statistics():
+    data = mf.single_index_teacher(4, 0, 3)
+    for scaling, warned in ((mf.mean_field(1.0), True), (mf.mean_field(0.05), False), (mf.ntk(), False)):
+        asked = mf.Problem(data, scaling=scaling, training=mf.Training(0.1, 2))
+        for found in (TangentKernelLimit()(asked), lazy_prediction(asked)):
+            assert ("gamma0 = 1 is far from lazy" in found.stats.get("warning", "")) is warned
