@@ -13,12 +13,16 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.arguments import checked
+from meanfield.own_functions import check_loss
 
 
 @checked
 @dataclass(frozen=True)
 class Loss:
-    """`value(f, y)` (..., P), `delta(f, y)` (..., P, C); `check(y)` raises ValueError for targets that do not fit."""
+    """`value(f, y)` (..., P), `delta(f, y)` (..., P, C); `check(y)` raises ValueError for targets that do not fit.
+
+    One of your own is tried against autograd when a Problem is made with it (`fits`).
+    """
 
     name: str
     value: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
@@ -33,8 +37,19 @@ class Loss:
             )
         return self.value(f, y).mean(-1)
 
+    def fits(self, *targets: Tensor) -> None:
+        """ValueError for targets (P, C) that do not fit, and for a loss of the user's whose Delta is not -d value / d f on them."""
+        for y in targets:
+            self.check(y)
+        if not self._known:
+            check_loss(self.name, self.value, self.delta, targets[0])
+
+    @property
+    def _known(self) -> bool:
+        return (_KNOWN | _BY_NAME).get(self.name) is self
+
     def __reduce__(self):
-        return (loss, (self.name,)) if (_KNOWN | _BY_NAME).get(self.name) is self else super().__reduce__()
+        return (loss, (self.name,)) if self._known else super().__reduce__()
 
     def at_infinite_logits(self) -> Loss:
         """The limit c -> infinity of value(c f, y) / c and delta(c f, y) (equation 67); ValueError if there is none."""

@@ -149,9 +149,7 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss(self.loss))
         self.training.sample_weights(self.data.samples)
-        self.loss_function.check(self.data.y)
-        if self.data.y_test is not None:
-            self.loss_function.check(self.data.y_test)
+        self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
 
     @property
     def loss_function(self) -> Loss:

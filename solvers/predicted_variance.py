@@ -109,7 +109,8 @@ def _softened(activation: Activation, width: float) -> Activation:
     """The activation with phi'' = Gaussians of the given width at its kinks, in derivatives of phi' only."""
     if not activation.kinks:
         return activation
-    return Activation(f"softened {activation.name}", activation.phi, lambda h: _SoftKinks.apply(h, activation, width))
+    name = f"softened {activation.name}"
+    return Activation(name, activation.phi, lambda h: _SoftKinks.apply(h, activation, width), tried=True)
 
 
 class _SoftKinks(torch.autograd.Function):

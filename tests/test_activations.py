@@ -123,5 +123,62 @@ def test_pickling_gives_the_same_object(name):
 
 
 def test_an_unregistered_activation_is_pickled_with_its_functions():
-    mine = pickle.loads(pickle.dumps(mf.Activation("mine", torch.sin, torch.cos, kinks=((1.0, 2.0),))))
-    assert (mine.name, mine.phi, mine.dphi, mine.kinks) == ("mine", torch.sin, torch.cos, ((1.0, 2.0),))
+    mine = pickle.loads(pickle.dumps(mf.Activation("mine", torch.sin, torch.cos, kinks=((1.0, 0.0),))))
+    assert (mine.name, mine.phi, mine.dphi, mine.kinks) == ("mine", torch.sin, torch.cos, ((1.0, 0.0),))
+
+
+# ---- activations of one's own, tried against autograd ----------------------------------------------------------------
+
+
+def step(h):
+    return (h > 0).to(h.dtype)
+
+
+WRONG = {
+    "not the derivative": (torch.tanh, lambda h: 1 - torch.tanh(h), (), "phi' .* is not the derivative of phi: at -.* autograd gives"),
+    "twice the derivative": (torch.sin, lambda h: 2 * torch.cos(h), (), "is not the derivative of phi"),
+    "wrong on one side": (torch.relu, lambda h: 0.1 + 0.9 * step(h), ((0.0, 0.9),), "at -8 it is 0.1, autograd gives 0"),
+    "not pointwise": (lambda h: torch.softmax(h, -1), lambda h: 0 * h, (), "phi of .*mixes entries: at -8 it is .*, one by itself gives"),
+    "numpy": (lambda h: np.tanh(np.asarray(h)), lambda h: 1 / torch.cosh(h) ** 2, (), "return a torch tensor: received ndarray"),
+    "numpy on tensors": (np.tanh, lambda h: 1 / torch.cosh(h) ** 2, (), "fails with .*torch functions"),
+    "detached": (lambda h: torch.tanh(h.detach()), lambda h: 1 / torch.cosh(h) ** 2, (), "cut off from autograd"),
+    "a branch": (lambda h: h if h > 0 else 0 * h, step, (), "phi of .*fails with RuntimeError"),
+    "no function": ("tanh", torch.cos, (), "phi of .*fails with TypeError"),
+    "a number": (torch.sin, lambda h: 1.0, (), "phi' of .*return a torch tensor: received float"),
+    "a sum": (lambda h: h.sum(), torch.ones_like, (), r"must return the shape \(7, 11\) .*received \(\)"),
+    "shape": (torch.sin, lambda h: torch.cos(h)[None], (), r"phi' of .*received \(1, 7, 11\)"),
+    "float64 alone": (lambda h: h * torch.ones((), dtype=torch.float64).reshape(1), torch.ones_like, (), "dtype that it is given"),
+    "boolean": (torch.relu, lambda h: h > 0, ((0.0, 1.0),), "phi' of .*received torch.bool"),
+    "nan": (torch.sqrt, lambda h: 0.5 / torch.sqrt(h), (), "phi of .*must be finite: received nan"),
+    "nan at 0": (lambda h: torch.sin(h), lambda h: torch.sin(2 * h) / (2 * torch.sin(h)), (), "phi' of .*finite: received nan"),
+    "in place": (lambda h: h.relu_(), step, ((0.0, 1.0),), "changes its argument in place"),
+    "no kink": (torch.relu, step, (), r"jumps by 1 at 0, which is not among its kinks.*kinks=\(\(0, 1\),\)"),
+    "no kink at 0.3": (lambda h: (h - 0.3).relu(), lambda h: step(h - 0.3), (), r"kinks=\(\(0.3, 1\),\)"),
+    "a wrong jump": (torch.relu, step, ((0.0, 2.0),), "does not jump by 2 at its kink 0: it goes from 0 to 1"),
+    "a kink elsewhere": (torch.relu, step, ((0.0, 1.0), (1.0, 1.0)), "does not jump by 1 at its kink 1"),
+    "beyond a kink": (torch.relu, lambda h: torch.where(h == 0, 3.0, step(h)), ((0.0, 1.0),), "is 3 at its kink 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_piece_is_refused_when_it_is_made(case):
+    phi, dphi, kinks, message = WRONG[case]
+    with pytest.raises(ValueError, match=message) as caught:
+        mf.Activation("mine", phi, dphi, kinks=kinks)
+    assert "'mine'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_right_pieces_pass_in_every_mode(name, mode):
+    known = mf.activation(name)
+    with mode():
+        again = mf.Activation("mine", known.phi, known.dphi, kinks=known.kinks)
+    assert again.dphi is known.dphi
+
+
+@pytest.mark.parametrize("at_zero", [0.0, 0.5, 1.0])
+def test_a_kink_may_have_the_slope_of_either_side(at_zero):
+    mf.Activation("mine", torch.relu, lambda h: torch.where(h == 0, at_zero, step(h)), kinks=((0.0, 1.0),))
+    mf.Activation("abs", torch.abs, torch.sign, kinks=((0.0, 2.0),))
+    mf.Activation("steep", lambda h: torch.tanh(300 * h), lambda h: 300 / torch.cosh((300 * h).clamp(-40, 40)) ** 2)

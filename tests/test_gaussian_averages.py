@@ -103,9 +103,9 @@ def test_the_slope_average_is_the_derivative_in_the_covariance(name):
 
 def test_an_undeclared_kink_is_refused():
     with pytest.raises(ValueError, match="Declare its kinks"):
-        Quadrature(mf.Activation("secret", lambda h: (h - 0.3).relu(), lambda h: (h > 0.3).to(h.dtype))).single(
-            torch.ones(1, dtype=torch.float64)
-        )
+        Quadrature(
+            mf.Activation("secret", lambda h: (h - 0.3).relu(), lambda h: (h > 0.3).to(h.dtype), tried=True)
+        ).single(torch.ones(1, dtype=torch.float64))
 
 
 def test_many_pairs_with_kinks_are_refused():

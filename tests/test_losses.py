@@ -94,3 +94,47 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 @pytest.mark.parametrize("name", TARGETS)
 def test_pickling_gives_the_same_object(name):
     assert pickle.loads(pickle.dumps(mf.loss(name))) is mf.loss(name)
+
+
+# ---- a loss of one's own, tried against autograd ---------------------------------------------------------------------
+
+
+def squared(f, y):
+    return 0.5 * (f - y).square().sum(-1)
+
+
+WRONG = {
+    "sign": (squared, lambda f, y: f - y, "Delta of .*is not -d value / d f: at .*autograd gives"),
+    "factor": (lambda f, y: 2 * squared(f, y), lambda f, y: y - f, "is not -d value / d f"),
+    "mean over samples": (squared, lambda f, y: (y - f) / len(y), "not divided by P"),
+    "mean of the value": (lambda f, y: squared(f, y).mean(), lambda f, y: y - f, r"value of .*received \(\)"),
+    "value of each output": (lambda f, y: (f - y) ** 2, lambda f, y: 2 * (y - f), r"shape \(3, 2\) .*received \(3, 2, 1\)"),
+    "delta without outputs": (squared, lambda f, y: (y - f)[..., 0], r"Delta of .*shape \(3, 2, 1\) .*received \(3, 2\)"),
+    "nan": (lambda f, y: torch.log(f).sum(-1), lambda f, y: -1 / f, "value of .*must be finite: received nan"),
+    "nan at 0": (lambda f, y: f.square().sum(-1), lambda f, y: -2 * f * f / f, "Delta of .*must be finite: received nan"),
+    "numpy": (lambda f, y: np.square((f - y).numpy()).sum(-1) / 2, lambda f, y: y - f, "received ndarray"),
+    "delta of numpy": (squared, lambda f, y: (y - f).numpy(), "Delta of .*received ndarray"),
+    "dtype": (squared, lambda f, y: (y - f).double(), "Delta of .*received torch.float64"),
+    "batch": (lambda f, y: squared(f - f.mean(-2, True), y), lambda f, y: f, "value of .*mixes samples"),
+    "half": (lambda f, y: squared(f, y).half(), lambda f, y: y - f, "received torch.float16"),
+    "detached": (lambda f, y: squared(f.detach(), y), lambda f, y: y - f, "cut off from autograd"),
+    "in place": (squared, lambda f, y: f.sub_(y).neg_(), "changes its argument in place"),
+    "fails": (squared, lambda f: f, "Delta of .*fails with TypeError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_piece_is_refused_with_the_problem(case):
+    value, delta, message = WRONG[case]
+    with pytest.raises(ValueError, match=message) as caught:
+        mf.Problem(mf.Dataset([[1.0], [2.0]], [1.0, -1.0]), loss=mf.Loss("mine", value, delta, lambda y: None))
+    assert "'mine'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_right_pieces_pass_in_every_mode(name, mode):
+    known, y = mf.loss(name), TARGETS[name]
+    with mode():
+        mf.Loss("mine", known.value, known.delta, known.check).fits(y)
+        mf.Loss("hinge", lambda f, y: torch.relu(1 - y * f).sum(-1), lambda f, y: y * (y * f < 1), known.check).fits(y)

@@ -267,7 +267,7 @@ def test_tiles_leave_their_arguments_as_they_were(name):
 
 def test_an_activation_with_a_library_name_but_its_own_slope_keeps_it():
     """Shortcuts belong to the functions, not to the name: here phi' is twice that of tanh."""
-    mine = mf.Activation("tanh", torch.tanh, lambda h: 2 / torch.cosh(h) ** 2)
+    mine = mf.Activation("tanh", torch.tanh, lambda h: 2 / torch.cosh(h) ** 2, tried=True)
     problem = _problem()
     doubled = 2 * _by_the_formula(*problem, mf.activation("tanh"))[2]
     torch.testing.assert_close(_both(*problem, mine, "chunked")[2], doubled, rtol=0, atol=1e-12)
