@@ -147,9 +147,11 @@ def sobol_particles(
         raise ValueError(
             f"Sobol points have at most {torch.quasirandom.SobolEngine.MAXDIM} dimensions: received inputs={d} and outputs={c}; take iid"
         )
-    engine = torch.quasirandom.SobolEngine(c + d, scramble=True, seed=checks.seed("seed", seed))
+    engine = SobolPoints(c + d, checks.seed("seed", seed))
     if part is not None:
-        engine, n = engine.fast_forward(part.start) if part.start else engine, part.stop - part.start
+        n = part.stop - part.start
+        if part.start:
+            engine.fast_forward(part.start)
     a, w = torch.empty(n, c, dtype=kind), torch.empty(n, d, dtype=kind)
     for start in range(0, n, _BLOCK):
         rows = slice(start, min(start + _BLOCK, n))
@@ -158,6 +160,14 @@ def sobol_particles(
         z = torch.special.ndtri(u)
         a[rows], w[rows] = z[:, :c], z[:, c:] @ basis.T
     return a, w
+
+
+class SobolPoints(torch.quasirandom.SobolEngine):
+    """Scrambled Sobol points; torch's engine keeps the first of them in torch's default dtype, here it has all its bits."""
+
+    def __init__(self, dimension: int, seed: int) -> None:
+        super().__init__(dimension, scramble=True, seed=seed)
+        self._first_point = (self.quasi.double() / 2.0**self.MAXBIT).reshape(1, -1)
 
 
 def principal_directions(rows: Tensor | None, inputs: int) -> Tensor:

@@ -133,6 +133,7 @@ class FiniteWidth:
     def _itemsize(self) -> int:
         return checks.DTYPES[self.dtype].itemsize
 
+    @torch.inference_mode(False)  # in which nothing is differentiated
     def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
         networks, steps = Networks(problem, self, seeds), snapshot_steps(self.snapshots, problem.training.steps)
         run = evolve(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from meanfield.measure import SobolPoints
 from solvers.sharding import Shard
 
 _BLOCK = 128  # Sobol dimensions drawn together
@@ -46,9 +47,7 @@ def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shar
     def block(index: int) -> Tensor:
         if index not in blocks:
             g = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            engine = torch.quasirandom.SobolEngine(
-                _BLOCK, scramble=True, seed=int(torch.randint(2**31, (1,), generator=g))
-            )
+            engine = SobolPoints(_BLOCK, int(torch.randint(2**31, (1,), generator=g)))
             order = torch.randperm(samples, generator=g) if index else torch.arange(samples)
             if own.whole:
                 u = engine.draw(samples, dtype=torch.float64)
@@ -73,7 +72,7 @@ def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shar
     return Neurons(samples, draw, shard=own)
 
 
-def _some(engine: torch.quasirandom.SobolEngine, wanted: Tensor) -> Tensor:
+def _some(engine: SobolPoints, wanted: Tensor) -> Tensor:
     """The points of a fresh engine with the numbers `wanted`, in that order; few others are in memory at a time."""
     ordered, place = wanted.sort()
     u = torch.empty(len(wanted), engine.dimension, dtype=torch.float64)

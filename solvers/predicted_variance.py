@@ -30,6 +30,8 @@ class PredictedVariance:
     test: Tensor | None
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 @checked
 def predicted_variance(
     problem: Problem,
@@ -61,11 +63,12 @@ def predicted_variance(
     per_step = particles * (3 * (x.shape[1] + c) + 3 * problem.data.samples)
     checks.memory("the backward pass", 8.0 * steps * per_step, "take fewer particles or steps")
     measure = flow.initial_measure(problem)
-    m, b = measure.m.requires_grad_(), torch.zeros(c, dtype=torch.float64, requires_grad=True)
+    a, w, m = (t.clone() for t in measure.tensors)  # a cloud that was given stays as it is
+    m, b = m.requires_grad_(), torch.zeros(c, dtype=torch.float64, requires_grad=True)
     gain = problem.scaling.measure_limit()[0]
     own = (gain * problem.network.bias_std) ** 2  # N times the variance of a network's readout bias
     activation = _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width))
-    f, stride = _final_outputs(problem, measure.a, measure.w, m, b, x, activation)
+    f, stride = _final_outputs(problem, a, w, m, b, x, activation)
     if problem.network.nonlinearity.kinks and stride > kink_width:
         warnings.warn(
             f"a step moves preactivations by up to {stride:.2g} (root mean square), more than kink_width={kink_width:g}: the "
@@ -78,8 +81,8 @@ def predicted_variance(
                disable=None if progress is None else not progress)  # fmt: skip
     for row, k in bar:
         influence, through_bias = torch.autograd.grad(f[row, k], (m, b), retain_graph=True)
-        mean = measure.m.detach() @ influence
-        variance[row, k] = measure.m.detach() @ (influence - mean).square() + own * through_bias.square().sum()
+        mean = measure.m @ influence
+        variance[row, k] = measure.m @ (influence - mean).square() + own * through_bias.square().sum()
     train = problem.data.samples
     return PredictedVariance(variance[:train], variance[train:] if len(x) > train else None)
 

@@ -1,0 +1,243 @@
+"""No global state changes a number or an outcome: torch's dtype and modes, global generators, warnings, the locale; all are left alone."""
+
+import contextlib
+import locale
+import random
+import warnings
+
+import numpy as np
+import pytest
+import sympy  # noqa: F401  torch imports it late, which adds a filter of warnings
+import torch
+
+import meanfield as mf
+import solvers
+from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
+from meanfield.measure import SobolPoints
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
+from solvers.empirical_kernels import monte_carlo_kernels
+
+INFINITE = float("inf")
+
+
+@contextlib.contextmanager
+def setting(change, value, back):
+    before = back()
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
+
+
+def dtype(which):
+    return lambda: setting(torch.set_default_dtype, which, torch.get_default_dtype)
+
+
+@contextlib.contextmanager
+def other_seeds():
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    torch.manual_seed(17)
+    np.random.seed(17)  # noqa: NPY002
+    random.seed(17)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        random.setstate(before[2])
+
+
+@contextlib.contextmanager
+def all_warnings_shown():
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        yield
+
+
+CHANGES = {
+    "float16": dtype(torch.float16),
+    "bfloat16": dtype(torch.bfloat16),
+    "float32": dtype(torch.float32),
+    "float64": dtype(torch.float64),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "deterministic": lambda: setting(
+        torch.use_deterministic_algorithms, True, torch.are_deterministic_algorithms_enabled
+    ),
+    "seeds": other_seeds,
+    "warnings": all_warnings_shown,
+    "locale": lambda: setting(
+        lambda v: locale.setlocale(locale.LC_ALL, v), "C", lambda: locale.setlocale(locale.LC_ALL)
+    ),
+    "anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
+    "precision": lambda: setting(torch.set_float32_matmul_precision, "highest", torch.get_float32_matmul_precision),
+}
+
+
+def state():
+    """Everything above, as it stands"""
+    return (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
+        torch.is_anomaly_enabled(),
+        torch.get_rng_state().tolist(),
+        [str(part) for part in np.random.get_state()],  # noqa: NPY002
+        random.getstate(),
+        locale.setlocale(locale.LC_ALL),
+        tuple(map(str, warnings.filters)),
+        torch.get_default_device(),
+    )
+
+
+def problem(depth=1, phi="tanh", scaling=None, optimiser="gradient_descent", loss="squared", bias=0.2):
+    data = mf.digits((0, 1), n_train=4, n_test=2)
+    network = mf.Network(depth, phi, bias_std=bias)
+    return mf.Problem(data, network, scaling or mf.mean_field(), mf.Training(0.2, 3, optimiser), loss)
+
+
+def numbers(solution):
+    kernels = [kernel.at(-1) for kernel in solution.kernels.values()]
+    tangent = [] if solution.tangent_kernels is None else [solution.tangent_kernels]
+    return [solution.f, solution.f_test, solution.loss, *kernels, *tangent, *solution.state.values()]
+
+
+def solved(solver, **asked):
+    return lambda: numbers(solver(problem(**asked)))
+
+
+def resumed(solver, **asked):
+    def run():
+        first = solver(problem(**asked))
+        return numbers(solver.resume(first, 2))
+
+    return run
+
+
+def prediction(optimiser):
+    found = solvers.lazy_prediction(problem(2, scaling=mf.ntk(), optimiser=optimiser), times=[0.0, 0.2, INFINITE])
+    return [found.mean, found.mean_test, found.covariance]
+
+
+def kernels(phi, depth=3):
+    return mf.nngp_and_ntk(mf.Network(depth, phi, bias_std=0.1), mf.ntk(), [[1.1, 2.3], [0.7, 0.1]])
+
+
+def own():
+    squared = mf.loss("squared")
+    phi = mf.Activation(
+        "mine", lambda h: torch.maximum(h, 0.1 * h), lambda h: 0.1 + 0.9 * (h > 0).to(h.dtype), kinks=((0.0, 0.9),)
+    )
+    mine = mf.Loss("mine", squared.value, squared.delta, squared.check)
+    return [*numbers(WassersteinFlow(64)(problem(phi=phi, loss=mine))), *kernels(phi, depth=1)]  # fmt: skip
+
+
+def compared():
+    nets = solvers.width_sweep(problem(), (8, 16), 3)
+    report = mf.deviation(nets, [WassersteinFlow(64, seed=s)(problem()) for s in (0, 1)])
+    return [torch.frombuffer(bytearray(report.table().encode()), dtype=torch.uint8)]
+
+
+def carlo():
+    found = monte_carlo_kernels(mf.Network(2, "tanh"), mf.ntk(), [[1.0, 2.0], [0.5, -1.0]], 8, 2)
+    return [found.nngp, found.ntk, found.ntk_error]
+
+
+def variance():
+    found = solvers.predicted_variance(problem(phi="relu"), 64)
+    return [found.train, found.test]
+
+
+NTK, LOGITS = mf.ntk(), mf.sym_default(4)
+CALLS = {
+    "flow": resumed(WassersteinFlow(64), phi="relu"),
+    "flow, float32": solved(WassersteinFlow(64, dtype="float32")),
+    "flow, iid": solved(WassersteinFlow(64, initial="iid")),
+    "gradient flow": solved(WassersteinFlow(64), optimiser="gradient_flow"),
+    "frozen part": solved(WassersteinFlow(64), scaling=mf.ic_mean_field(1.0, 16)),
+    "dmft": resumed(CausalDMFT(samples=256, keep_state=True), depth=2),
+    "dmft, relu": solved(CausalDMFT(samples=256), depth=2, phi="relu", loss="logistic"),
+    "dmft, gradient flow": solved(CausalDMFT(samples=256), depth=2, optimiser="gradient_flow"),
+    "fixed point": solved(FixedPointDMFT(samples=128), depth=1, bias=0.0),
+    "networks": resumed(FiniteWidth(16), depth=2),
+    "networks, float32": solved(FiniteWidth(16, dtype="float32"), phi="relu", optimiser="gradient_flow"),
+    "lazy": resumed(TangentKernelLimit(), depth=2, scaling=NTK),
+    "lazy, logistic": solved(TangentKernelLimit(), depth=2, scaling=NTK, optimiser="gradient_flow", loss="logistic"),
+    "infinite logits": resumed(InfiniteLogitsLimit(64), scaling=LOGITS, loss="logistic"),
+    "prediction": lambda: prediction("gradient_descent"),
+    "prediction, flow": lambda: prediction("gradient_flow"),
+    "variance": variance,
+    "kernels, relu": lambda: kernels("relu"),
+    "kernels, gelu": lambda: kernels("gelu"),
+    "kernels, tanh": lambda: kernels("tanh"),
+    "convolutions": lambda: conv_nngp_and_ntk(ConvNetwork(2), NTK, problem().data.x.reshape(4, 1, 8, 8)),
+    "Monte Carlo": carlo,
+    "own pieces": own,
+    "comparison": compared,
+    "distance": lambda: [torch.tensor(mf.measure_distance(mf.ParticleMeasure.sobol(32, 2), mf.ParticleMeasure.iid(32, 2)), dtype=torch.float64)],
+}  # fmt: skip
+
+
+def differing(found, right):
+    """Names the entries that are not equal bit for bit, NaN included"""
+    pairs = enumerate(zip(found, right, strict=True))
+    return [
+        i
+        for i, (a, b) in pairs
+        if a is not b and not (a.dtype == b.dtype and torch.equal(a.nan_to_num(-7), b.nan_to_num(-7)))
+    ]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_no_global_state_changes_a_number_and_none_is_changed(call):
+    right, plain = CALLS[call](), state()
+    for name, change in CHANGES.items():
+        with change():
+            before = state()
+            found = CALLS[call]()
+            assert state() == before, name
+        assert not differing(found, right), name
+        assert state() == plain, name
+
+
+@pytest.mark.parametrize("solver", [WassersteinFlow(64), FiniteWidth(16), CausalDMFT(samples=128, keep_state=True)])
+def test_what_was_made_in_inference_mode_serves_outside_and_the_other_way_round(solver):
+    right = numbers(solver.resume(solver(problem()), 2))
+    with torch.inference_mode():
+        asked = problem()
+        first = solver(asked)
+    assert not differing(numbers(solver.resume(first, 2)), right)
+    first = solver(asked)
+    with torch.inference_mode():
+        assert not differing(numbers(solver.resume(first, 2)), right)
+
+
+def test_the_first_sobol_point_has_all_its_bits():
+    """Points are multiples of 2^-30, and the first 2^k of them fill every interval of 2^-k once: the first in float32 has 24 bits"""
+    for seed in range(8):
+        u = SobolPoints(40, seed).draw(64, dtype=torch.float64)
+        assert torch.equal(u * 2**30, (u * 2**30).round())
+        assert (u >= 0).all()
+        assert (u < 1).all()
+        assert torch.equal((u * 64).floor().sort(0).values[:, 0], torch.arange(64, dtype=torch.float64))
+    first = torch.stack([SobolPoints(40, seed).draw(1, dtype=torch.float64)[0] for seed in range(8)])
+    assert bool((first != first.float().double()).any())
+
+
+def test_variance_leaves_the_cloud_that_it_is_given_alone():
+    cloud = mf.ParticleMeasure.iid(32, problem().network.inputs(problem().data.x).shape[1])
+    solvers.predicted_variance(problem(), initial=cloud)
+    assert not any(tensor.requires_grad for tensor in cloud.tensors)
+
+
+def test_another_default_device_is_refused_by_name():
+    with setting(torch.set_default_device, "meta", lambda: None):
+        for call in (lambda: mf.Dataset([[1.0]], [1.0]), lambda: kernels("relu")):
+            with pytest.raises(
+                ValueError, match=r"default device must be the CPU: received meta.*set_default_device\(None\)"
+            ):
+                call()
