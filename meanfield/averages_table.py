@@ -15,6 +15,7 @@ from meanfield.gaussian_quadrature import Averages, Quadrature, standard_form
 MOST = 20_000  # pairs of an activation with kinks, each of which needs a quadrature of its own
 TERMS = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of the Hermite series
 ANGLES = (16, 24, 32, 48, 64, 96, 128, 192, 256)  # nodes of the interpolation
+WIDEST = 1e3  # standard deviation, beyond which no series of so many terms ends
 TAIL = 1e-13  # what is left out, relative to the whole
 _SAMPLE = 48  # deviations that span the coefficients of all between them
 
@@ -60,7 +61,7 @@ def prepared(source: Quadrature, p: Tensor, q: Tensor, pairs: int) -> Callable[[
         even = torch.linspace(low, high, 2 * _SAMPLE, dtype=s.dtype, device=s.device)
         ends = math.log10(max(low, 1e-3 * high)), math.log10(high)
         sample = torch.cat([even, torch.logspace(*ends, 2 * _SAMPLE, dtype=s.dtype, device=s.device)])
-    for terms in TERMS:
+    for terms in TERMS if high < WIDEST else ():
         grid = _grid(terms, high)
         vectors = [_coefficients(f, sample, *grid) for f in (source.phi.phi, source.phi.dphi)]
         if all(_ended(a, exact) for a, exact in zip(vectors, source.single(sample.square()), strict=True)):

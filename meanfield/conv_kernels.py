@@ -14,6 +14,7 @@ from meanfield import array_input, checks
 from meanfield.activations import Activation, activation
 from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
+from meanfield.kernel_range import kernels_in_range, layers_in_range
 from meanfield.parameterization import Standard, kernel_weights
 from meanfield.scaling import Scaling
 
@@ -131,6 +132,8 @@ def conv_nngp_and_ntk(
                 kernel[some, others] = part
                 if x2 is None:
                     kernel[others, some] = part.triu().T + part.triu(1) if i == j else part.T
+    weights = (pairs.weights.prior, pairs.weights.readout + pairs.weights.hidden)
+    kernels_in_range(network, weights, kernels, [kernel.double().abs().amax().reshape(1) for kernel in kernels])
     return kernels[0], kernels[1]
 
 
@@ -191,6 +194,7 @@ class _Pairs:
                 p, _ = _patch_mean(self.network, self.averages.single(p)[0], ((0, 1),))
             p = self.network.weight_std**2 * p + self.network.bias_std**2
             kept.append(p.permute(2, 0, 1).flatten(1) if self.pooled else p.flatten(0, 1))
+        layers_in_range(self.network, kept)
         return kept
 
     def _chosen(self, p: Tensor, which: slice) -> Tensor:

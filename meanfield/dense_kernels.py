@@ -11,6 +11,7 @@ from torch import Tensor
 from meanfield import array_input, checks
 from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
+from meanfield.kernel_range import kernels_in_range, layers_in_range
 from meanfield.parameterization import KernelWeights, Standard, kernel_weights
 from meanfield.problem import Network
 from meanfield.relu_angles import ReluLayers
@@ -33,8 +34,8 @@ def nngp_and_ntk(
     symmetric, for x2 = None. `block` is the edge of a tile of work: it changes memory, 10 tiles beside the results, and no digit
     (activations without a closed form have tiles of a fixed size).
 
-    ValueError for inputs that are no finite matrix, for x of zero norm where f(x) = 0 in every network, and for scalings without a
-    tangent kernel at infinite width; MemoryError before allocation.
+    ValueError for inputs that are no finite matrix, for kernels that leave the range of their dtype (with layer and size), for x of zero
+    norm where f(x) = 0 in every network, and for scalings without a tangent kernel at infinite width; MemoryError before allocation.
     """
     first, dtype = _inputs("x", x)
     second = first if x2 is None else _inputs("x2", x2)[0]
@@ -56,7 +57,10 @@ def nngp_and_ntk(
     closed = gaussian_averages(network.nonlinearity).exact
     block = block if closed else PANEL  # the products within a table round by their shapes
     layers = ReluLayers if closed and network.nonlinearity.name == "relu" else _Layers
-    return _tiles(layers(network, weights, z, z2), n, m, x2 is None, block, z.new_empty(0, dtype=dtype))
+    rule = layers(network, weights, z, z2)
+    kernels = _tiles(rule, n, m, x2 is None, block, z.new_empty(0, dtype=dtype))
+    kernels_in_range(network, (weights.prior, weights.readout + weights.hidden), kernels, rule.diagonal())
+    return kernels
 
 
 def _tiles(
@@ -117,6 +121,7 @@ class _Layers:
         for _ in range(1, self.network.depth):
             new = add * (self.network.weight_std**2 * self.averages.single(kept[-1])[0] + self.network.bias_std**2)
             kept.append(new if self.network.residual is None else kept[-1] + new)
+        layers_in_range(self.network, kept)
         return kept
 
 

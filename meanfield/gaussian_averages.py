@@ -91,8 +91,10 @@ def _relu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _erf(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    root = ((1 + 2 * (p + q)) + 4 * _determinant(p, q, c)).sqrt_()
-    return torch.atan(2 * c / root).mul_(2 / math.pi), (4 / math.pi) / root
+    s, t = 1 + 2 * p, 1 + 2 * q
+    size = s.sqrt() * t.sqrt()
+    rest = (1 / s + 2 * p / s / t + 4 * _determinant(p, q, c, size)).sqrt_()
+    return torch.atan(2 * c / size / rest).mul_(2 / math.pi), (4 / math.pi) / (size * rest)
 
 
 def _sin(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,18 +104,20 @@ def _sin(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gelu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    gap = _determinant(p, q, c)
-    square = (1 + (p + q)) + gap
-    root, shares = square.sqrt(), 1 / (1 + p) + 1 / (1 + q)
-    both = 0.25 + torch.atan(c / root) / (2 * math.pi)  # <Phi(u) Phi(v)>
-    scale = 1 / (2 * math.pi * root)
-    return c * both + scale * (gap + c * c * shares), both + scale * c * (shares + 1 / square)
+    """With Delta = s t (1 - r^2), r = c / sqrt(s t), so that products of two variances, which may overflow, do not occur"""
+    s, t = 1 + p, 1 + q
+    size, shares = s.sqrt() * t.sqrt(), 1 / s + 1 / t
+    gap, r = _determinant(p, q, c, size), c / size
+    rest = 1 / s + p / s / t + gap  # Delta / (s t)
+    scale = 1 / (2 * math.pi * rest.sqrt())
+    both = 0.25 + torch.atan(r / rest.sqrt()) / (2 * math.pi)  # <Phi(u) Phi(v)>
+    return c * both + scale * (gap + r * r * shares) * size, both + scale * r * (shares + 1 / s / rest / t)
 
 
-def _determinant(p: Tensor, q: Tensor, c: Tensor) -> Tensor:
-    """p q - c^2 >= 0, as a product of differences"""
+def _determinant(p: Tensor, q: Tensor, c: Tensor, size: Tensor) -> Tensor:
+    """(p q - c^2) / size^2 >= 0, as a product of differences"""
     norm = p.sqrt() * q.sqrt()
-    return ((norm - c) * (norm + c)).clamp_(min=0)
+    return ((norm - c) / size * ((norm + c) / size)).clamp_(min=0)
 
 
 def _by_pair(pair: Pair) -> Single:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from meanfield.kernel_range import layers_in_range
 from meanfield.parameterization import KernelWeights
 from meanfield.problem import Network
 
@@ -139,6 +140,7 @@ class ReluLayers:
         for _ in range(1, self.network.depth):
             new = self.branch * (self.network.weight_std**2 * kept[-1] / 2 + self.network.bias_std**2)
             kept.append(new if self.network.residual is None else kept[-1] + new)
+        layers_in_range(self.network, kept)
         return kept
 
     def _parts(self, p: list[Tensor]) -> list[list[Tensor]]:

@@ -1,0 +1,63 @@
+"""Kernels that do not fit into floating point: errors that name the layer and the size, where 0, infinity or NaN would come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanfield.parameterization import Layered
+
+
+def layers_in_range(network: Any, variances: Sequence[Tensor]) -> None:
+    """ValueError for the first layer whose variances (..) overflow, or fall below the normal numbers although nothing there is zero.
+
+    Points that are exactly zero have been refused before, or biases or phi(0) keep them alive; blank parts of images may be 0.
+    """
+    shrinks = not network.bias_std and float(network.nonlinearity(torch.zeros(1, dtype=torch.float64))) == 0
+    for l, p in enumerate(variances):
+        low, high = (float(v) for v in torch.aminmax(p if p.ndim == 1 else p.amax().reshape(1)))
+        if high < torch.finfo(p.dtype).max and (low >= torch.finfo(p.dtype).tiny or not shrinks):
+            continue
+        over = not high < torch.finfo(p.dtype).max
+        before = (
+            f"; it is {float(variances[l - 1].max() if over else variances[l - 1].min()):.1e} in layer {l}" if l else ""
+        )
+        raise ValueError(
+            f"the variance of h in layer {l + 1} of {network.depth} {_outside(over, p.dtype)}{before}; {_remedy(network, over)}"
+        )
+
+
+def kernels_in_range(
+    network: Layered, weights: tuple[float, ...], kernels: Sequence[Tensor], exact: Sequence[Tensor]
+) -> None:
+    """ValueError for kernels that overflow or underflow where they are stored; `exact` are diagonals in float64, weights 0 for none."""
+    for name, weight, kernel, diagonal in zip(("nngp", "ntk"), weights, kernels, exact, strict=True):
+        kind, size = torch.finfo(kernel.dtype), diagonal[diagonal != 0]
+        over = not bool(torch.isfinite(kernel).all()) or not float(diagonal.max()) <= kind.max
+        if not over and (not weight or (len(size) > 0 and float(size.min()) >= kind.tiny)):
+            continue
+        least = f", {float(size.max() if over else size.min()):.1e} on its diagonal," if len(size) else ""
+        single = "; give x in float64" if kernel.dtype == torch.float32 else ""
+        raise ValueError(
+            f"the {name} after layer {network.depth} of {network.depth}{least} {_outside(over, kernel.dtype)}; "
+            f"{_remedy(network, over)}{single}"
+        )
+
+
+def _outside(over: bool, dtype: torch.dtype) -> str:
+    kind, name = torch.finfo(dtype), str(dtype).removeprefix("torch.")
+    return (
+        f"exceeds {kind.max:.1e}, the largest {name}"
+        if over
+        else f"falls below {kind.tiny:.1e}, the least normal {name}"
+    )
+
+
+def _remedy(network: Layered, over: bool) -> str:
+    change = (
+        "take a smaller weight_std" if over else "take a larger weight_std (relu keeps its size at sqrt(2)), biases"
+    )
+    return f"{change}, fewer layers, or inputs of another size: received weight_std={network.weight_std:g}"
