@@ -50,25 +50,32 @@ def lazy_prediction(
     if rate is not None and rate > found.largest_learning_rate():
         raise ValueError(unstable(found, rate))
     across = kernels.ntk @ found.eigenvectors  # (Q, P)
-    mean, spread = [], []
-    for gain in found.gain(at, rate, jitter):
+    root, mean, spread = None if sigma is None else _root(sigma), [], []
+    for time, gain in zip(at, found.gain(at, rate, jitter), strict=True):
         learned = (across * gain) @ found.eigenvectors.T  # (Q, P), f_t = f_0 + learned (y - f_0)
         mean.append(learned @ y)
-        spread.append(_spread(learned, sigma))
+        left = jitter * found.eigenvalues.clamp(min=0).mean() * gain if time.isinf() else found.decay([time], rate)[0]
+        kept = (
+            found.eigenvectors * left
+        ) @ found.eigenvectors.T  # 1 - learned on the training samples, without the difference
+        spread.append(learned.new_zeros(q, q) if root is None else _spread(learned, kept, root))
     joint = torch.stack(mean)
     test = None if q == p else joint[:, p:]
     used = checks.positive("jitter", jitter, zero=True) if bool(at.isinf().any()) else 0.0
     return LazyPrediction(problem, at, joint[:, :p], test, torch.stack(spread), statistics(found, problem, used))
 
 
-def _spread(learned: Tensor, sigma: Tensor | None) -> Tensor:
-    """(Q, Q) A Sigma A^T with A = 1 - learned acting on the training samples (equation 53)"""
-    q, p = learned.shape
-    if sigma is None:
-        return learned.new_zeros(q, q)
-    a = torch.eye(q, dtype=learned.dtype)
-    a[:, :p] -= learned
-    return a @ sigma @ a.T
+def _root(sigma: Tensor) -> Tensor:
+    """(Q, Q) R with R R^T = Sigma"""
+    values, vectors = torch.linalg.eigh(sigma)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def _spread(learned: Tensor, kept: Tensor, root: Tensor) -> Tensor:
+    """(Q, Q) A Sigma A^T as (A R) (A R)^T, whose small variances are squares and no differences of large numbers (equation 53)"""
+    p = len(kept)
+    moved = torch.cat([kept @ root[:p], root[p:] - learned[p:] @ root[:p]])
+    return moved @ moved.T
 
 
 def _check(problem: Problem, jitter: float) -> None:
