@@ -54,7 +54,9 @@ def lazy_prediction(
     for time, gain in zip(at, found.gain(at, rate, jitter), strict=True):
         learned = (across * gain) @ found.eigenvectors.T  # (Q, P), f_t = f_0 + learned (y - f_0)
         mean.append(learned @ y)
-        left = jitter * found.eigenvalues.clamp(min=0).mean() * gain if time.isinf() else found.decay(time[None], rate)[0]
+        left = (
+            jitter * found.eigenvalues.clamp(min=0).mean() * gain if time.isinf() else found.decay(time[None], rate)[0]
+        )
         kept = (
             found.eigenvectors * left
         ) @ found.eigenvectors.T  # 1 - learned on the training samples, without the difference
