@@ -138,6 +138,7 @@ def test_a_prediction_is_of_the_right_size():
         assert 0.1 < (time.perf_counter() - start) / solver.estimate(asked).seconds < 10, solver
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not memory.AVAILABLE, reason="the system does not tell a process its memory")
 @pytest.mark.parametrize(
     "case",
