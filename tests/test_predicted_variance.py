@@ -71,5 +71,5 @@ def test_bad_input_is_refused():
         predicted_variance(problem(), points=(6,))
     with pytest.raises(ValueError, match="gradient_descent"):
         predicted_variance(replace(problem(), training=mf.Training(0.1, 3, "gradient_flow")))
-    with pytest.raises(MemoryError, match="take fewer"):
-        predicted_variance(problem(steps=10**9))
+    with pytest.raises(MemoryError, match="fewer particles or steps"):
+        predicted_variance(problem(steps=10**5), particles=2**18)
