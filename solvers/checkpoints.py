@@ -14,10 +14,11 @@ from meanfield import checks, storage
 from meanfield.arguments import checked
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
+from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
 from solvers.evolve import settings, snapshot_steps
-from solvers.failures import Interrupted
-from solvers.resuming import FREE
+from solvers.failures import Interrupted, SolverError, conclude
+from solvers.resuming import FREE, ended_well, recorded_before, stated
 from solvers.sharding import RankLost, current
 
 
@@ -26,11 +27,12 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
     """`solver(problem)`, with the state kept in `path` (.nc) every `every` steps; called again, it goes on from there.
 
     The result equals that of an uninterrupted run bit for bit on the same device with the same number of threads; with another one
-    it goes on with a warning, and equals it to rounding. The file before the last is kept as NAME.previous.nc: a truncated file is
-    passed over for it, with a warning. Groups of CausalDMFT have a file each. On success the files stay; a finished one is returned at
-    once. Under `over_ranks` the first process writes and all read, so `path` must lie where all see it; where a process is lost, the
-    others' RankLost says which file and step to go on from. For solvers with `resume`; ValueError for others, and for a file of
-    another run.
+    it goes on with a warning, and equals it to rounding. What is kept is a run interrupted there, which `resume` takes as well; the
+    file before the last is NAME.previous.nc: a damaged file is passed over for it, with a warning. Groups of CausalDMFT have a file
+    each. On success the files stay: a finished run is returned at once, or goes on if more steps are asked for. A file that cannot be
+    written (a full disk, say) is a warning, and the run goes on. Under `over_ranks` the first process writes and all read, so `path`
+    must lie where all see it; where a process is lost, the others' RankLost says which file and step to go on from. For solvers with
+    `resume`; ValueError for others, and for a file of another run.
     """
     path = storage.writable(path)
     every = checks.integer("every", every, 1)
@@ -39,7 +41,9 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
             f"{type(solver).__name__} has no steps to go on from: take a solver with `resume`, e.g. CausalDMFT"
         )
     groups = getattr(solver, "groups", 1)
-    if groups > 1 and problem.network.nonlinearity.name != "linear":
+    if groups > 1 and problem.network.nonlinearity.name == "linear":  # exact: there is one group only
+        solver, groups = replace(solver, groups=1), 1
+    if groups > 1:
         alone = [replace(solver, groups=1, seed=solver.seed + k) for k in range(groups)]
         parts = [checkpointed(one, problem, path.with_stem(f"{path.stem}-{one.seed}"), every) for one in alone]
         return pooled(parts, settings(solver))
@@ -53,22 +57,33 @@ def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solu
     while done is None or done.steps < total:
         start = 0 if done is None else done.steps
         end = min(total, start + every)
-        stretch = solver if end == total else _part(solver, tuple(step for step in wanted if step <= end))
+        stretch = _part(solver, tuple(step for step in wanted if step <= end))
         try:
             done = stretch(problem.with_steps(end)) if done is None else stretch.resume(done, end - start)
-        except Interrupted as error:
-            if error.solution is not None and error.solution.state and current().first:
-                _keep(error.solution, path)
+        except (SolverError, Interrupted) as error:
+            error.solutions = [_of_the_whole(solver, problem, s) for s in error.solutions]
+            if isinstance(error, Interrupted) and error.solution is not None:
+                if error.solution.state and current().first:
+                    _keep_or_warn(error.solution, path)
+                conclude(error.solutions, True)  # says how many steps of all
             raise
-        if done.status not in (Status.FINISHED, Status.CONVERGED):
+        done = _of_the_whole(solver, problem, done)
+        if not ended_well(done) and done.status is not Status.INTERRUPTED:
             return done
         ranks = current()
         if ranks.first:
-            _keep(done, path)
+            _keep_or_warn(done, path)
         ranks.any(False)  # all wait until the file is written
         if ranks.count > 1 and done.steps < total:
             done = storage.load(path)  # the first process alone has the whole of it
-    return done
+    return done if getattr(solver, "keep_state", True) else replace(done, state={})
+
+
+def _of_the_whole(solver: Any, problem: Problem, stretch: Solution) -> Solution:
+    """A stretch as the run that it belongs to would be if it had been interrupted there"""
+    before_its_end = ended_well(stretch) and stretch.steps < problem.training.steps
+    status = Status.INTERRUPTED if before_its_end else stretch.status
+    return replace(stretch, problem=stated(solver, problem), solver=settings(solver), status=status)
 
 
 @contextmanager
@@ -87,9 +102,19 @@ def _kept_where(path: Path) -> Iterator[None]:
 
 
 def _part(solver: Any, snapshots: tuple[int, ...]) -> Any:
-    """The solver for a stretch before the end"""
+    """The solver for a stretch, which keeps the state: also the last one, since more steps may be asked for later"""
     state = {"keep_state": True} if hasattr(solver, "keep_state") else {}
     return replace(solver, snapshots=snapshots, **state)
+
+
+def _keep_or_warn(solution: Solution, path: Path) -> None:
+    """The run in memory is worth more than its checkpoint; many processes, though, go on from the file."""
+    try:
+        _keep(solution, path)
+    except OSError as error:
+        if current().count > 1:
+            raise
+        warnings.warn(f"the run goes on, but its checkpoint could not be written: {error}", stacklevel=4)
 
 
 def _keep(solution: Solution, path: Path) -> None:
@@ -107,7 +132,7 @@ def _found(solver: Any, problem: Problem, path: Path) -> Solution | None:
             continue
         try:
             found = storage.load(candidate)
-        except (ValueError, OSError) as error:
+        except (DamagedFile, OSError) as error:
             why = " ".join(str(error).split())
             warnings.warn(f"the checkpoint {candidate} cannot be read and is passed over: {why}", stacklevel=3)
             continue
@@ -121,13 +146,14 @@ def _check(solver: Any, problem: Problem, found: Any, path: Path) -> None:
     if not isinstance(found, Solution):
         raise ValueError(f"{path} holds a {type(found).__name__}, no checkpoint: {remedy}")
     total = problem.training.steps
-    if found.problem.with_steps(total) != problem or found.steps > total:
+    if found.problem.with_steps(total) != stated(solver, problem) or found.steps > total:
         raise ValueError(f"the checkpoint {path} belongs to another problem, {found!r}: {remedy}")
     mine = {k: v for k, v in settings(solver).items() if k not in FREE}
     other = {k: found.solver.get(k) for k in mine}
     if mine != other:
         differ = ", ".join(f"{k}={other[k]!r} there, {mine[k]!r} here" for k in mine if mine[k] != other[k])
         raise ValueError(f"the checkpoint {path} was made with other settings ({differ}): {remedy}")
+    recorded_before(solver, problem, found)
 
 
 def _previous(path: Path) -> Path:

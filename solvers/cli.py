@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -105,14 +106,16 @@ _DATA_FLAGS: dict[str, tuple[Any, str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 1 if a solver failed, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command; returns the exit status, which `--help` explains."""
+    for stream in filter(lambda s: isinstance(s, io.TextIOWrapper), (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # a terminal without "±" shows "?"
     named = [Annotated[c, tyro.conf.subcommand(c.__name__.lower(), description=_about(c))] for c in COMMANDS]
-    about = "Infinite-width neural networks, and how far finite ones are from them."
+    about = "Infinite-width neural networks, and how far finite ones are from them. Exit status: 0 done; 1 a solver or a file failed; "
+    about += "2 bad input; 3 done, but kept elsewhere than in --out, which could not be written; 130 interrupted."
     try:
         with _registry:
             asked = tyro.cli(reduce(or_, named), prog="meanfield", description=about, args=arguments)  # type: ignore[arg-type]
-        COMMANDS[type(asked)](asked)
-        return 0
+        return COMMANDS[type(asked)](asked) or 0
     except (_BadValue, ValueError, MemoryError) as error:
         return _failed(2, str(error))
     except SolverError as error:

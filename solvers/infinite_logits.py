@@ -108,6 +108,10 @@ class InfiniteLogitsLimit:
             )
         self._flow.check(replace(problem, scaling=_as_mean_field(scaling)))
 
+    def stated(self, problem: Problem) -> Problem:
+        """`problem` as its solutions have it: with the loss at infinite logits"""
+        return replace(problem, loss=problem.loss_function.at_infinite_logits())
+
     def _run(self, problem: Problem, m: Tensor, state: State, f0: Tensor, previous: Solution | None) -> Solution:
         method = _AtInfinity(problem, m, self, f0, started=previous is not None and previous.steps > 0)
         run = evolve(
@@ -160,7 +164,7 @@ class _AtInfinity:
         limit = rates(problem.scaling)
         finite = asked.at_finite_logits() if exponents(problem.scaling).f0 <= 0 else asked.at_infinite_logits()
         self.before = MeasureFlow(replace(problem, loss=finite), m, solver.engine, limit)
-        self.after = MeasureFlow(replace(problem, loss=asked.at_infinite_logits()), m, solver.engine, limit)
+        self.after = MeasureFlow(solver.stated(problem), m, solver.engine, limit)
         self.f0, self.started = f0, started
 
     def outputs(self, state: State) -> Outputs:

@@ -11,7 +11,7 @@ from meanfield.problem import Problem
 from solvers.causal_dmft import CausalDMFT
 from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.infinite_logits import InfiniteLogitsLimit
-from solvers.run_commands import solve
+from solvers.keeping import solve
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 
@@ -45,11 +45,13 @@ def _command(name: str, solver: type, about: str) -> type:
     return made
 
 
-def _limit(asked: Any) -> None:
+def _limit(asked: Any) -> int:
     checkpoint = getattr(asked, "checkpoint", None)
-    solve(asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite, checkpoint)
+    return solve(
+        asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite, checkpoint
+    )
 
 
-COMMANDS: dict[type, Callable[[Any], None]] = {
+COMMANDS: dict[type, Callable[[Any], int]] = {
     _command(name, solver, about): _limit for name, (solver, about) in _LIMITS.items()
 }

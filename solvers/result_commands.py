@@ -15,8 +15,8 @@ from meanfield.report import DeviationReport
 from meanfield.scaling_reports import PowersReport, ProxyReport
 from meanfield.solution import Solution
 from solvers.certificate import residual
+from solvers.keeping import DONE, exit_status, keep
 from solvers.predicted_variance import predicted_variance
-from solvers.run_commands import keep
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class Certify:
     seed: int = 1
 
 
-def _certify(asked: Certify) -> None:
+def _certify(asked: Certify) -> int:
     (solution,) = _runs(_loaded((asked.file,)))
     print(residual(solution, asked.samples, asked.seed))
+    return DONE
 
 
-def _compare(asked: Compare) -> None:
+def _compare(asked: Compare) -> int:
     storage.writable(asked.out)
     picture = asked.out.with_suffix(".png")
     for path in (asked.out, picture):
@@ -75,14 +76,15 @@ def _compare(asked: Compare) -> None:
     nets, limits = _runs(_loaded(asked.nets)), _runs(_loaded(asked.limits))
     predicted = predicted_variance(limits[0].problem).train if asked.predict else None
     report = deviation(nets, limits, asked.names, predicted)
-    print(report.table())
     path = keep(report, asked.out)
-    plot = _plots()
+    print(f"{report.table()}\nkept in {path}")
+    plot, picture = _plots(), path.with_suffix(".png")
     plot.save(plot.deviation(report), picture)
-    print(f"kept in {path}, drawn in {picture}")
+    print(f"drawn in {picture}")
+    return exit_status(path, asked.out)
 
 
-def _plot(asked: Plot) -> None:
+def _plot(asked: Plot) -> int:
     results, plot = _loaded(asked.files), _plots()
     first, only = asked.files[0], next(iter(results.values()))
     folder = asked.out or (first if first.is_dir() else first.parent)
@@ -99,6 +101,7 @@ def _plot(asked: Plot) -> None:
         path = folder / f"{first.stem}_{name}.png"
         plot.save(draw(), path)
         print(path)
+    return DONE
 
 
 def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any]]:
@@ -148,4 +151,4 @@ def _runs(results: Mapping[Path, Any]) -> list[Solution]:
     return list(results.values())
 
 
-COMMANDS: dict[type, Callable[[Any], None]] = {Compare: _compare, Certify: _certify, Plot: _plot}
+COMMANDS: dict[type, Callable[[Any], int]] = {Compare: _compare, Certify: _certify, Plot: _plot}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.problem import Problem
-from meanfield.solution import Solution
+from meanfield.solution import Solution, Status
 from solvers.evolve import State, settings, snapshot_steps
 from solvers.sharding import current
 
@@ -37,13 +37,28 @@ def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
         )
     problem = solution.problem.with_steps(solution.steps + checks.integer("steps", steps, 1))
     solver.check(problem)
-    for step in snapshot_steps(mine["snapshots"], problem.training.steps):
+    recorded_before(solver, problem, solution)
+    _tell_of_threads(solution)
+    return problem
+
+
+def recorded_before(solver: Any, problem: Problem, solution: Solution) -> None:
+    """ValueError if the solver asks for a snapshot at a step that `solution` has passed without one."""
+    for step in snapshot_steps(solver.snapshots, problem.training.steps):
         if step <= solution.steps and step not in solution.snapshots:
             raise ValueError(
                 f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"
             )
-    _tell_of_threads(solution)
-    return problem
+
+
+def stated(solver: Any, problem: Problem) -> Problem:
+    """`problem` as the solver's solutions have it"""
+    return solver.stated(problem) if hasattr(solver, "stated") else problem
+
+
+def ended_well(solution: Solution) -> bool:
+    """Whether every step was taken, by the loop or by the iteration"""
+    return solution.status in (Status.FINISHED, Status.CONVERGED)
 
 
 def _tell_of_threads(solution: Solution) -> None:

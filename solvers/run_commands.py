@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -20,18 +18,17 @@ import torch
 
 from meanfield import checks, storage
 from meanfield.problem import Problem
-from meanfield.solution import Solution, Status
+from meanfield.solution import Solution
 from solvers.causal_dmft import CausalDMFT
-from solvers.checkpoints import checkpointed
-from solvers.evolve import settings
-from solvers.failures import Interrupted, SolverError
 from solvers.finite_width import FiniteWidth
+from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.infinite_logits import InfiniteLogitsLimit
+from solvers.keeping import DONE, ELSEWHERE, readable, solve
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
-from solvers.width_sweep import width_sweep
+from solvers.width_sweep import end_with_parent, network_file, width_sweep
 
-_RESUMABLE = (WassersteinFlow, CausalDMFT, TangentKernelLimit, InfiniteLogitsLimit, FiniteWidth)
+_RESUMABLE = (WassersteinFlow, CausalDMFT, FixedPointDMFT, TangentKernelLimit, InfiniteLogitsLimit, FiniteWidth)
 
 
 @dataclass(frozen=True)
@@ -83,12 +80,16 @@ class Resume:
     overwrite: bool = False
 
 
-def _net(asked: Net) -> None:
+def _net(asked: Net) -> int:
     solver = replace(asked.solver, width=asked.width, seed=asked.seed)
-    solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite, asked.checkpoint)
+    return solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite, asked.checkpoint)
 
 
-def _resume(asked: Resume) -> None:
+def _resume(asked: Resume) -> int:
+    finished = asked.file.with_name(re.sub(r"\.(partial(-\d+)?|checkpoint)\.nc$", ".nc", asked.file.name))
+    if not asked.file.exists() and finished.exists():
+        print(f"{readable(finished)}\n{asked.file} is gone: its run is kept in {finished}")
+        return DONE
     earlier = storage.load(asked.file)
     if not isinstance(earlier, Solution):
         raise ValueError(f"{asked.file} holds a {type(earlier).__name__}: a run is needed here")
@@ -103,82 +104,15 @@ def _resume(asked: Resume) -> None:
     if asked.steps is None and missing == 0:
         raise ValueError(f"{asked.file} is finished after {earlier.steps} steps: give --steps N for N more")
     steps = missing if asked.steps is None else asked.steps
-    finished = asked.file.with_name(re.sub(r"\.partial(-\d+)?\.nc$", ".nc", asked.file.name))
     if asked.out is None and finished == asked.file:
         raise ValueError(
             f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
         )
     problem = earlier.problem.with_steps(earlier.steps + checks.integer("steps", steps, 1))
-    solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
+    return solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
 
 
-def solve(
-    problem: Problem,
-    solver: Any,
-    run: Callable[[], Solution],
-    out: Path,
-    overwrite: bool,
-    checkpoint: int | None = None,
-) -> None:
-    """Solve and keep the solution, or what there is of it; nothing to do if `out` holds this very run.
-
-    checkpoint: steps after which the state is kept beside, until the run is finished.
-    """
-    storage.writable(out)
-    if out.exists() and not overwrite:
-        kept = _readable(out)
-        same = isinstance(kept, Solution) and kept.problem == problem and dict(kept.solver) == settings(solver)
-        if not same or kept.status is not Status.FINISHED:
-            what = str(kept).splitlines()[0]
-            raise ValueError(f"{out} holds another run, {what}: give another --out, or --overwrite to replace it")
-        print(f"{kept}\nalready kept in {out}; --overwrite solves it again")
-        return
-    beside = out.with_suffix(".checkpoint.nc")
-    try:
-        solution = run() if checkpoint is None else checkpointed(solver, problem, beside, checkpoint)
-    except (SolverError, Interrupted) as error:
-        if error.solution is None:
-            raise
-        path = keep(error.solution, _unused(out.with_suffix(".partial.nc")))
-        on = (
-            f"; go on with: meanfield resume {path}"
-            if isinstance(error, Interrupted) and hasattr(solver, "resume")
-            else ""
-        )
-        told = str(error).removesuffix(" What was computed is in this error's .solutions")
-        raise type(error)(f"{told}\nwhat was computed is kept in {path}{on}", error.solutions) from error
-    path = keep(solution, out)
-    for left in out.parent.glob(f"{out.stem}.checkpoint*.nc") if checkpoint else ():
-        left.unlink()
-    print(f"{solution}\n{solution.stats['seconds']:.2f} s, kept in {path}")
-    if "warning" in solution.stats:
-        print(f"warning: {solution.stats['warning']}")
-
-
-def _readable(path: Path) -> Any:
-    try:
-        return storage.load(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; give another --out, or --overwrite to replace it") from error
-
-
-def _unused(path: Path) -> Path:
-    """`path`, or NAME-2.nc, .. if it is taken: an earlier partial run may be longer than this one."""
-    names = (path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, 10_000)))
-    return next(name for name in names if not name.exists())
-
-
-def keep(result: Any, path: Path) -> Path:
-    """Save `result`, elsewhere if `path` cannot be written; returns where."""
-    try:
-        return storage.save(result, path)
-    except OSError as error:  # e.g. a full disk: the result is worth another place
-        elsewhere = _unused(Path(tempfile.gettempdir()) / path.name)
-        print(f"meanfield: {path} could not be written ({error}); trying {elsewhere}", file=sys.stderr)
-        return storage.save(result, elsewhere)
-
-
-def _sweep(asked: Sweep) -> None:
+def _sweep(asked: Sweep) -> int:
     start, workers = time.perf_counter(), checks.integer("workers", asked.workers, 0)
     seeds = asked.seeds[0] if len(asked.seeds) == 1 else asked.seeds
     networks = len(set(asked.widths)) * len(checks.seeds(seeds))
@@ -187,7 +121,15 @@ def _sweep(asked: Sweep) -> None:
     for width in sorted(set(asked.widths)):
         losses = torch.stack([net.loss[-1] for net in nets if net.width == width])
         print(f"width {width}: {len(losses)} networks, final loss {losses.mean():.4g} (lowest {losses.min():.4g})")
-    print(f"{time.perf_counter() - start:.2f} s, kept in {asked.out}")
+    lost = sum(not (asked.out / network_file(net.solver["width"], net.solver["seed"])).exists() for net in nets)
+    print(f"{time.perf_counter() - start:.2f} s, kept in {asked.out}" + f" but for {lost} networks" * bool(lost))
+    return ELSEWHERE if lost else DONE
+
+
+def _begin(threads: int) -> None:
+    """What a worker does first"""
+    torch.set_num_threads(threads)
+    end_with_parent()
 
 
 def useful(workers: int, networks: int, cores: int) -> int:
@@ -209,7 +151,7 @@ def _executor(workers: int) -> Iterator[Executor | None]:
         yield None
         return
     threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (threads,))
     others = set(multiprocessing.active_children())
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by workers; a run in progress listens for itself
     try:
@@ -231,7 +173,7 @@ def _executor(workers: int) -> Iterator[Executor | None]:
         pool.shutdown()
 
 
-COMMANDS: dict[type, Callable[[Any], None]] = {
+COMMANDS: dict[type, Callable[[Any], int]] = {
     Net: _net,
     Sweep: _sweep,
     Resume: _resume,

@@ -9,10 +9,10 @@ from typing import Any
 
 from meanfield import storage
 from meanfield.problem import Problem
+from solvers.keeping import exit_status, keep
 from solvers.lazy_prediction import lazy_prediction
 from solvers.measured_exponents import measured_exponents
 from solvers.proxy_comparison import proxy_comparison
-from solvers.run_commands import keep
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,30 @@ class Proxy:
     overwrite: bool = False
 
 
-def _predict(asked: Predict) -> None:
+def _predict(asked: Predict) -> int:
     _free(asked)
     found = lazy_prediction(asked.problem, asked.times, jitter=asked.jitter)
-    print(f"{found}\nkept in {keep(found, asked.out)}")
+    path = keep(found, asked.out)
+    print(f"{found}\nkept in {path}")
     if "warning" in found.stats:
         print(f"warning: {found.stats['warning']}")
+    return exit_status(path, asked.out)
 
 
-def _powers(asked: Powers) -> None:
+def _powers(asked: Powers) -> int:
     _free(asked)
     report = measured_exponents(asked.problem, asked.widths, asked.seeds)
-    print(f"{report}\nkept in {keep(report, asked.out)}")
+    path = keep(report, asked.out)
+    print(f"{report}\nkept in {path}")
+    return exit_status(path, asked.out)
 
 
-def _proxy(asked: Proxy) -> None:
+def _proxy(asked: Proxy) -> int:
     _free(asked)
     report = proxy_comparison(asked.problem, asked.width, asked.limits, asked.seeds, asked.runs)
-    print(f"{report}\nnearest: {report.nearest}\nkept in {keep(report, asked.out)}")
+    path = keep(report, asked.out)
+    print(f"{report}\nnearest: {report.nearest}\nkept in {path}")
+    return exit_status(path, asked.out)
 
 
 def _free(asked: Predict | Powers | Proxy) -> None:
@@ -87,4 +93,4 @@ def _free(asked: Predict | Powers | Proxy) -> None:
         raise ValueError(f"{asked.out} is there already: give another --out, or --overwrite to replace it")
 
 
-COMMANDS: dict[type, Callable[[Any], None]] = {Predict: _predict, Powers: _powers, Proxy: _proxy}
+COMMANDS: dict[type, Callable[[Any], int]] = {Predict: _predict, Powers: _powers, Proxy: _proxy}

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +20,12 @@ from tqdm import tqdm
 from meanfield import checks, storage
 from meanfield.arguments import checked
 from meanfield.problem import Problem
+from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
 from solvers.evolve import settings
 from solvers.failures import Interrupted, SolverError
 from solvers.finite_width import FiniteWidth
+from solvers.keeping import keep
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,9 @@ def width_sweep(
     """Networks of every width and seed, by width and then seed. A number of seeds n means 0..n-1.
 
     solver: settings of the networks (its width and seed are replaced). executor: runs the tasks, e.g. a ProcessPoolExecutor;
-    None runs them here. folder: each finished network is kept there as a file, and a sweep that failed or was interrupted
-    goes on from what it holds; ValueError if it holds another run. A network that fails does not cost the others: SolverError
+    None runs them here. folder: each finished network is kept there as a file (elsewhere, with a warning, where it cannot be written),
+    and a sweep that failed or was interrupted goes on from what it holds; a damaged file is a warning, and its network is trained
+    again. ValueError if it holds another run. A network that fails does not cost the others: SolverError
     at the end carries every finished one in `.solutions`, and so does Interrupted. Nor does a worker that dies: dask gives its tasks to
     others; a process pool is then broken, and the next call, with a new one and the folder, runs what is missing. An executor changes
     batches, and a worker may have other threads: both change rounding (FiniteWidth's `batch`).
@@ -97,7 +107,21 @@ def _tasks(
     return tasks
 
 
+@cache
+def end_with_parent() -> None:
+    """A process that another one of Python's started ends when that one does, even by a kill: its work would reach nobody."""
+    parent = multiprocessing.parent_process()
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
 def _solve(problem: Problem, solver: FiniteWidth, task: _Task) -> list[Solution]:
+    end_with_parent()
     return replace(solver, width=task.width).ensemble(problem, task.seeds)
 
 
@@ -143,6 +167,11 @@ def _ordered(done: dict[tuple[int, int], Solution]) -> list[Solution]:
     return [done[key] for key in sorted(done)]
 
 
+def network_file(width: int, seed: int) -> str:
+    """The name of the file of one network in the folder of its sweep"""
+    return f"width{width:06d}_seed{seed:04d}.nc"
+
+
 class _Store:
     """A folder with one file per network, all of one problem and one set of numerical settings."""
 
@@ -151,23 +180,33 @@ class _Store:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"the result folder {folder} is a file: give a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.nc"))[:1]:
-            self._check(path, storage.load(path))
-
-    def path(self, width: int, seed: int) -> Path:
-        return self.folder / f"width{width:06d}_seed{seed:04d}.nc"
+        whole = ((path, found) for path in sorted(folder.glob("*.nc")) if (found := self._read(path)) is not None)
+        for path, found in islice(whole, 1):
+            self._check(path, found)
 
     def save(self, solution: Solution) -> None:
-        storage.save(solution, self.path(solution.solver["width"], solution.solver["seed"]))
+        """Elsewhere if the folder cannot be written; the networks in memory are worth more than a file."""
+        try:
+            keep(solution, self.folder / network_file(solution.solver["width"], solution.solver["seed"]))
+        except OSError as error:
+            warnings.warn(f"the sweep goes on, but a network could not be kept: {error}", stacklevel=2)
 
     def load(self, widths: Sequence[int], seeds: Sequence[int]) -> dict[tuple[int, int], Solution]:
         found = {}
         for width in widths:
             for seed in seeds:
-                path = self.path(width, seed)
-                if path.exists():
-                    found[width, seed] = self._check(path, storage.load(path))
+                path = self.folder / network_file(width, seed)
+                if path.exists() and (kept := self._read(path)) is not None:
+                    found[width, seed] = self._check(path, kept)
         return found
+
+    def _read(self, path: Path) -> Any:
+        """What is kept there; None, with a warning, for a damaged file"""
+        try:
+            return storage.load(path)
+        except DamagedFile as error:
+            warnings.warn(f"{error}: where this network is asked for, it is trained again", stacklevel=2)
+            return None
 
     def _check(self, path: Path, solution: Any) -> Solution:
         mine, free = settings(self.solver), {"width", "seed", "batch", "device"}

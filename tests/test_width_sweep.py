@@ -2,17 +2,23 @@
 
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 
 import meanfield as mf
+from meanfield import storage
 from solvers import FiniteWidth, Interrupted, SolverError, width_sweep
 from solvers.finite_width import FiniteWidth as Solver
+from tests.running import environment
 
 PROBLEM = mf.Problem(mf.digits(n_train=5, n_test=2), mf.Network(1, "tanh"), training=mf.Training(0.2, 3))
 ASK = dict(problem=PROBLEM, widths=(4, 8), seeds=3)
@@ -103,12 +109,68 @@ def test_a_folder_that_holds_another_run_is_refused_before_any_work(tmp_path):
         width_sweep(PROBLEM, (4,), 2, folder=blocked)
 
 
-def test_a_truncated_result_is_named(tmp_path):
-    width_sweep(PROBLEM, (4,), 2, folder=tmp_path)
-    path = sorted(tmp_path.glob("*.nc"))[0]
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=path.name):
-        width_sweep(PROBLEM, (4,), 2, folder=tmp_path)
+def test_damaged_networks_are_trained_again(tmp_path):
+    whole = width_sweep(PROBLEM, (4,), 3, folder=tmp_path)
+    for path in sorted(tmp_path.glob("*.nc"))[:2]:
+        damaged = bytearray(path.read_bytes())
+        damaged[3000] ^= 1
+        path.write_bytes(damaged)
+    with pytest.warns(
+        UserWarning, match=r"seed000[01].nc is damaged.*: where this network is asked for, it is trained again"
+    ):
+        again = width_sweep(PROBLEM, (4,), 3, folder=tmp_path)
+    for a, b in zip(again, whole, strict=True):
+        assert float((a.f - b.f).abs().max()) < 1e-12  # in another batch
+    assert width_sweep(PROBLEM, (4,), 3, folder=tmp_path) == again
+
+
+def test_a_folder_that_is_gone_costs_no_network(tmp_path, monkeypatch):
+    folder, elsewhere, original = tmp_path / "nets", tmp_path / "temporary", Solver.ensemble
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    monkeypatch.setattr(Solver, "ensemble", lambda self, *asked: folder.rmdir() or original(self, *asked))
+    with pytest.warns(UserWarning, match=r"does not exist: .*; kept in .*temporary.width000004_seed000[01].nc"):
+        nets = width_sweep(PROBLEM, (4,), 2, folder=folder)
+    assert [storage.load(path) for path in sorted(elsewhere.iterdir())] == nets
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    """Busy ones and idle ones"""
+    flags = f"--out {tmp_path} --widths 8 --seeds 1 --training.steps 10000000 --workers 2 --data.n-train 4"
+    command = [sys.executable, "-m", "solvers.cli", "sweep", *flags.split()]
+    parent = subprocess.Popen(command, env=environment())
+    try:
+        deadline = time.monotonic() + 100
+        while (
+            len(workers := _python_children(parent.pid)) < 3 and time.monotonic() < deadline
+        ):  # and the tracker of resources
+            time.sleep(0.1)
+        assert len(workers) >= 3
+        time.sleep(5)  # they import torch
+    finally:
+        parent.kill()
+        parent.wait()
+    while any(map(_lives, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_lives, workers))
+
+
+def _stat(pid):
+    """State and parent"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+    except OSError:
+        return ["X", "0"]
+
+
+def _lives(pid):
+    return _stat(pid)[0] not in "XZ"
+
+
+def _python_children(pid):
+    return [p.name for p in Path("/proc").iterdir() if p.name.isdecimal() and _stat(p.name)[1] == str(pid)]
 
 
 @pytest.mark.parametrize(
