@@ -107,7 +107,7 @@ _DATA_FLAGS: dict[str, tuple[Any, str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status, which `--help` explains."""
-    for stream in filter(lambda s: isinstance(s, io.TextIOWrapper), (sys.stdout, sys.stderr)):
+    for stream in (s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)):
         stream.reconfigure(errors="replace")  # a terminal without "±" shows "?"
     named = [Annotated[c, tyro.conf.subcommand(c.__name__.lower(), description=_about(c))] for c in COMMANDS]
     about = "Infinite-width neural networks, and how far finite ones are from them. Exit status: 0 done; 1 a solver or a file failed; "
@@ -118,10 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[type(asked)](asked) or 0
     except (_BadValue, ValueError, MemoryError) as error:
         return _failed(2, str(error))
-    except SolverError as error:
-        return _failed(1, str(error))
-    except OSError as error:
-        return _failed(1, f"{type(error).__name__}: {error}")
+    except (SolverError, OSError) as error:
+        return _failed(1, str(error) if isinstance(error, SolverError) else f"{type(error).__name__}: {error}")
     except KeyboardInterrupt as error:
         return _failed(130, str(error) or "interrupted; nothing was computed that could be kept")
 

@@ -1,7 +1,9 @@
 """One contract for all solvers and their commands: killed, interrupted, called again, extended, on a full disk. Nothing is lost."""
 
 import errno
+import io
 import signal
+import sys
 import tempfile
 from dataclasses import replace
 
@@ -19,6 +21,7 @@ from solvers import (
     WassersteinFlow,
     checkpointed,
     checkpoints,
+    width_sweep,
 )
 from solvers.cli import main
 from solvers.dmft_window import Window
@@ -201,3 +204,16 @@ def test_a_folder_that_is_deleted_during_the_run_costs_no_result(case, tmp_path,
         status, _ = run("--checkpoint", 6, "--out", out / "run.nc")
     assert status == 3
     assert load(elsewhere / "run.nc") == whole
+
+
+def test_a_terminal_without_our_signs_costs_no_result(tmp_path, monkeypatch):
+    width_sweep(MEAN_FIELD, (4, 8), 2, folder=tmp_path / "nets")
+    limit = mf.save(WassersteinFlow(16)(MEAN_FIELD), tmp_path / "limit.nc")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(mf.plot, "save", lambda *_: None)
+    words = ("compare", tmp_path / "nets", "--limits", limit, "--out", tmp_path / "report.nc")
+    assert main([str(word) for word in words]) == 0
+    terminal.flush()
+    assert b"?" in terminal.buffer.getvalue()  # where a sign of ours stood
+    assert "±" in load(tmp_path / "report.nc").table()
