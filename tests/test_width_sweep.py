@@ -137,17 +137,17 @@ def test_a_folder_that_is_gone_costs_no_network(tmp_path, monkeypatch):
 @pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    """Busy ones and idle ones"""
-    flags = f"--out {tmp_path} --widths 8 --seeds 1 --training.steps 10000000 --workers 2 --data.n-train 4"
+    """Though they are at work"""
+    flags = f"--out {tmp_path} --widths 8 --seeds 2 --training.steps 10000000 --workers 2 --data.n-train 4"
     command = [sys.executable, "-m", "solvers.cli", "sweep", *flags.split()]
     parent = subprocess.Popen(command, env=environment())
     try:
         deadline = time.monotonic() + 100
         while (
-            len(workers := _python_children(parent.pid)) < 3 and time.monotonic() < deadline
+            len(workers := _python_children(parent.pid)) < 2 and time.monotonic() < deadline
         ):  # and the tracker of resources
             time.sleep(0.1)
-        assert len(workers) >= 3
+        assert len(workers) >= 2
         time.sleep(5)  # they import torch
     finally:
         parent.kill()
