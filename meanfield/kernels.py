@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,27 +14,59 @@ from meanfield import checks, reductions
 from meanfield.arguments import checked
 
 
+@runtime_checkable
+class Averages(Protocol):
+    """What a kernel can be made from when it is looked at"""
+
+    def factor(self) -> Tensor:
+        """(steps, K, Q) c with kernel(t, s) = c(t)^T c(s)"""
+        ...
+
+    def block(self, t: int, s: int) -> Tensor:
+        """(Q, Q) the kernel between the recorded steps number t and s"""
+        ...
+
+
 @checked
-@dataclass(frozen=True, eq=False)
 class TwoTimeKernel:
     """Averages over neurons of products of fields at recorded steps, from a factor (steps, K, Q): never stored as (steps Q)^2.
 
-    Q = P for feature kernels Phi^l; Q = P C, sample-major, for gradient kernels G^l.
+    Q = P for feature kernels Phi^l; Q = P C, sample-major, for gradient kernels G^l. Given Averages in place of a factor, what is
+    looked at is made then, and kept: `at` one (Q, Q) average, `factor` all of them.
     """
 
-    steps: tuple[int, ...]
-    factor: Tensor
+    def __init__(self, steps: Sequence[int], factor: Tensor | Averages) -> None:
+        self.steps = tuple(steps)
+        self._source = factor
+        self._blocks: dict[tuple[int, int], Tensor] = {}
+
+    @cached_property
+    def factor(self) -> Tensor:
+        return self._source if isinstance(self._source, Tensor) else self._source.factor()
+
+    @property
+    def made(self) -> bool:
+        """Whether `factor` is there already"""
+        return isinstance(self._source, Tensor) or "factor" in self.__dict__
 
     def at(self, t: int = -1, s: int | None = None) -> Tensor:
         """(Q, Q) the kernel between step t and step s (default: t); -1 is the last recorded step. ValueError if not recorded."""
         i = recorded(t, self.steps)
         j = i if s is None else recorded(s, self.steps, "s")
-        return self.factor[i].T @ self.factor[j]
+        if isinstance(self._source, Tensor):
+            return self._source[i].T @ self._source[j]
+        if (j, i) in self._blocks:
+            return self._blocks[j, i].T
+        if (i, j) not in self._blocks:
+            self._blocks[i, j] = self._source.block(i, j)
+        return self._blocks[i, j]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TwoTimeKernel):
             return NotImplemented
         return self.steps == other.steps and torch.equal(self.factor, other.factor)
+
+    __hash__ = object.__hash__
 
     @staticmethod
     def from_fields(
@@ -43,21 +77,45 @@ class TwoTimeKernel:
         feature: Callable[..., Tensor] = lambda q: q,
         total: Callable[[Tensor], Tensor] | None = None,
     ) -> TwoTimeKernel:
-        """The kernel of q(t) = feature(field(t)) (N, Q), averaged with weights m (N,), fields given for each step.
+        """The kernel of q(t) = feature(field(t)) (N, Q), averaged with weights m (N,), fields given for each step: made at once.
 
-        Memory N Q at most; when there are more neurons than columns in all, only the (steps Q)^2 Gram matrix. total: adds to a Gram
-        matrix those of other processes, which hold the other neurons.
+        total: adds to a Gram matrix those of other processes, which hold the other neurons.
         """
-        joined = len(steps) * columns
-        if total is None and len(m) <= joined:
-            factor = torch.stack([m.sqrt()[:, None] * feature(q) for q in fields])
+        return TwoTimeKernel(steps, NeuronAverages(m, fields, columns, feature, total).factor())
+
+
+@dataclass(frozen=True)
+class NeuronAverages:
+    """Averages over neurons with weights m (N,) of q(t) = feature(field(t)) (N, Q), fields given for each step.
+
+    Memory N Q at most; when there are more neurons than columns in all, only the (steps Q)^2 Gram matrix.
+    """
+
+    m: Tensor
+    fields: Sequence[Tensor]
+    columns: int
+    feature: Callable[..., Tensor]
+    total: Callable[[Tensor], Tensor] | None = None
+
+    def factor(self) -> Tensor:
+        joined, count = len(self.fields) * self.columns, len(self.fields)
+        if self.total is None and len(self.m) <= joined:
+            factor = torch.stack([self.m.sqrt()[:, None] * self.feature(q) for q in self.fields])
         else:
-            joint = reductions.gram(
-                lambda *tiles: torch.cat([feature(q) for q in tiles], 1), m, *fields, columns=joined
-            )
-            joint = joint if total is None else total(joint)
-            factor = _square_root(joint).reshape(-1, len(steps), columns).transpose(0, 1)
-        return TwoTimeKernel(tuple(steps), factor.contiguous().to("cpu"))
+            joint = self._gram(*self.fields)
+            factor = _square_root(joint).reshape(-1, count, self.columns).transpose(0, 1)
+        return factor.contiguous().to("cpu")
+
+    def block(self, t: int, s: int) -> Tensor:
+        chosen = (self.fields[t],) if t == s else (self.fields[t], self.fields[s])
+        return self._gram(*chosen)[: self.columns, -self.columns :].to("cpu")
+
+    def _gram(self, *fields: Tensor) -> Tensor:
+        def joined(*tiles: Tensor) -> Tensor:
+            return torch.cat([self.feature(q) for q in tiles], 1)
+
+        joint = reductions.gram(joined, self.m, *fields, columns=len(fields) * self.columns)
+        return joint if self.total is None else self.total(joint)
 
 
 @checked

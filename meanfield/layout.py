@@ -18,6 +18,7 @@ from meanfield import activations, losses
 from meanfield.data import Dataset
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse
 from meanfield.measure import ParticleMeasure
+from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling
 from meanfield.solution import Solution, Status
@@ -121,7 +122,9 @@ def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
     arrays.put("step", np.arange(len(solution.f)), "time", "training step", coordinate=True)
     arrays.axis("snapshot", np.array(solution.snapshots, dtype=np.int64), "steps recorded in detail")
     for name, (dims, meaning) in _SOLUTION.items():
-        value = None if name == "test_loss" and solution.problem.data.y_test is None else getattr(solution, name)
+        left_out = name == "test_loss" and solution.problem.data.y_test is None
+        left_out |= name == "tangent_kernels" and solution.tangent_deferred
+        value = None if left_out else getattr(solution, name)
         if value is not None:
             arrays.put(name, value, dims, meaning)
     _pack_records(solution, arrays)
@@ -130,7 +133,7 @@ def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
         "solver": {k: plain(v, f"the solver's setting {k}") for k, v in solution.solver.items()},
         "stats": {k: plain(v) for k, v in solution.stats.items()},
         "status": solution.status.name,
-    }
+    } | ({"measure_limit": solution.tangent.limit} if isinstance(solution.tangent, MeasureKernels) else {})
 
 
 def _pack_records(solution: Solution, arrays: Arrays) -> None:
@@ -141,6 +144,8 @@ def _pack_records(solution: Solution, arrays: Arrays) -> None:
         return "snapshot" if same else arrays.axis(f"snapshot_{name}", np.array(steps, np.int64), f"steps of {name}")
 
     for name, kernel in solution.kernels.items():
+        if not kernel.made and list(kernel.steps) == sorted(solution.particles):
+            continue  # nobody looked at it yet, and the particles tell it
         dims = f"{axis(name, kernel.steps)} rank_{name} {'sample_output' if name.startswith('G') else 'sample'}"
         arrays.put(f"kernel_{name}", kernel.factor, dims, f"factor c of {name}(t, s) = c(t)^T c(s)")
     for name, response in solution.responses.items():
@@ -166,19 +171,26 @@ def _pack_records(solution: Solution, arrays: Arrays) -> None:
 def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
     clouds = dict(_prefixed(stored, "particle_"))
     steps = _steps(stored, "particles") if clouds else ()
+    problem = unpack_problem(stored, settings["problem"])
+    particles = {step: ParticleMeasure(*(clouds[k][i] for k in _MEASURE)) for i, step in enumerate(steps)}
+    kernels = {k: TwoTimeKernel(_steps(stored, k), c) for k, c in _prefixed(stored, "kernel_")}
+    tangent = some(stored, "tangent_kernels").get("tangent_kernels")
+    if "measure_limit" in settings:  # the particles tell the rest
+        source = MeasureKernels(problem, particles, settings["measure_limit"])
+        tangent, kernels = source if tangent is None else tangent, source.kernels | kernels
     return Solution(
-        problem=unpack_problem(stored, settings["problem"]),
+        problem=problem,
         solver=settings["solver"],
         f=tensor(stored, "f"),
         f_test=some(stored, "f_test").get("f_test"),
         state=dict(_prefixed(stored, "state_")),
         status=Status[settings["status"]],
         snapshots=tuple(stored["snapshot"].tolist()),
-        kernels={k: TwoTimeKernel(_steps(stored, k), c) for k, c in _prefixed(stored, "kernel_")},
+        kernels=kernels,
         responses=_responses(stored),
         standard_errors=dict(_prefixed(stored, "error_")),
-        tangent_kernels=some(stored, "tangent_kernels").get("tangent_kernels"),
-        particles={step: ParticleMeasure(*(clouds[k][i] for k in _MEASURE)) for i, step in enumerate(steps)},
+        tangent=tangent,
+        particles=particles,
         fields=dict(_prefixed(stored, "field_")),
         stats=settings["stats"],
     )

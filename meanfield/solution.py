@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, recorded
 from meanfield.measure import ParticleMeasure
+from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
 
 
@@ -46,7 +48,7 @@ class Solution:
     responses: "A1".. and "B1".. between layers l and l+1 of a DMFT that was asked for them, with `.at(t, s)`.
     standard_errors: of means over independent runs (`pooled`): "f", "f_test", "loss", "test_loss" as those, "tangent_kernels" and the
     kernels (snapshots, Q, Q) at equal times.
-    tangent_kernels (snapshots, P, C, P, C): in units where df/dt = K Delta / P.
+    tangent: the tangent kernels of the snapshots (snapshots, P, C, P, C), or what makes them from the particles: see tangent_kernels.
     particles: two-layer solutions only, the measure at each snapshot. fields: "h1".. (snapshots, N, P) of finite networks and of
     CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks.
     state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds and threads of the
@@ -63,7 +65,7 @@ class Solution:
     kernels: Mapping[str, TwoTimeKernel] = field(default_factory=dict)
     responses: Mapping[str, TwoTimeResponse] = field(default_factory=dict)
     standard_errors: Mapping[str, Tensor] = field(default_factory=dict)
-    tangent_kernels: Tensor | None = None
+    tangent: Tensor | MeasureKernels | None = None
     particles: Mapping[int, ParticleMeasure] = field(default_factory=dict)
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
@@ -114,6 +116,19 @@ class Solution:
         if self.f_test is None or self.problem.data.y_test is None:
             raise ValueError("the problem has no test targets: give the Dataset x_test and y_test")
         return self.problem.loss_function.mean(self.f_test.double(), self.problem.data.y_test)
+
+    @cached_property
+    def tangent_kernels(self) -> Tensor | None:
+        """(snapshots, P, C, P, C) in units where df/dt = K Delta / P; those of particles are made when they are first looked at"""
+        if isinstance(self.tangent, MeasureKernels):
+            return self.tangent() if self.tangent.steps else None
+        return self.tangent
+
+    @property
+    def tangent_deferred(self) -> bool:
+        """Whether the tangent kernels were not made yet, and the particles tell them"""
+        source = self.tangent if isinstance(self.tangent, MeasureKernels) else None
+        return source is not None and source.steps == sorted(self.particles) and "tangent_kernels" not in self.__dict__
 
     @property
     def width(self) -> int | None:

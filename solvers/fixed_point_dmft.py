@@ -213,7 +213,7 @@ def _solution(
         status=status,
         snapshots=steps,
         kernels=kernels,
-        tangent_kernels=torch.stack([tangent_of(problem, *at[t]) for t in steps]) if steps else None,
+        tangent=torch.stack([tangent_of(problem, *at[t]) for t in steps]) if steps else None,
         stats=stats,
     )
 

@@ -12,6 +12,7 @@ from meanfield import checks, reductions
 from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
+from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
 from meanfield.scaling import Scaling
 from meanfield.scaling_plane import classify, exponents
@@ -20,7 +21,7 @@ from solvers.cost import Estimate
 from solvers.evolve import Outputs, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
-from solvers.measure_flow import MeasureFlow, measure_kernels
+from solvers.measure_flow import MeasureFlow
 from solvers.resuming import earlier, kept_momentum
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
@@ -132,7 +133,8 @@ class InfiniteLogitsLimit:
         flow, particles = method.after, run.captured
         problem, e = flow.problem, exponents(flow.problem.scaling)
         limit = (flow.gain, flow.rate_a, flow.rate_w)
-        kernels, tangent = measure_kernels(problem, particles, limit)
+        measures = {step: measure.to("cpu") for step, measure in particles.items()}
+        source = MeasureKernels(problem, measures, limit, self.device)
         f, f_test = run.history(previous)
         kept = dict(zip(_STATE, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
         kept |= {f"momentum_{name}": v for name, v in zip(_STATE, run.momentum, strict=False)}
@@ -146,9 +148,9 @@ class InfiniteLogitsLimit:
             state={} if run.status.blew_up else {k: v.cpu() for k, v in kept.items()},
             status=run.status,
             snapshots=tuple(sorted(particles)),
-            kernels=kernels,
-            tangent_kernels=tangent,
-            particles={step: measure.to("cpu") for step, measure in particles.items()},
+            kernels=source.kernels,
+            tangent=source,
+            particles=measures,
             stats=run.stats | {"engine": flow.chosen, "particles": len(flow.m)} | powers,
         )
 
@@ -239,7 +241,7 @@ def rescaled(solution: Solution) -> Solution:
         f_test=outputs(solution.f_test),
         state={},
         kernels=dict(solution.kernels) | gradients,
-        tangent_kernels=None if solution.tangent_kernels is None else solution.tangent_kernels / ratio**e.f,
+        tangent=None if solution.tangent_kernels is None else solution.tangent_kernels / ratio**e.f,
         particles={k: ParticleMeasure(p.a / ratio**a, p.w, p.m) for k, p in solution.particles.items()},
         fields={k: v / ratio**a if k[0] == "g" else v for k, v in solution.fields.items()},
     )

@@ -264,7 +264,7 @@ class LimitNetwork:
             snapshots=tuple(steps),
             kernels={name: kernels[name] for own in names for name in own if name in kernels},
             responses=self._responses(records) if self.solver.responses else {},
-            tangent_kernels=torch.stack(tangents) if tangents else None,
+            tangent=torch.stack(tangents) if tangents else None,
             fields={f"h{l + 1}": torch.stack([h[l] for h in fields]) for l in range(self.depth)}
             if fields and self.shard.ranks.first
             else {},

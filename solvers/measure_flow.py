@@ -1,14 +1,13 @@
-"""The flow of a particle measure as the loop through time sees it, and the kernels of such measures (equations 7 to 11 and 69)."""
+"""The flow of a particle measure as the loop through time sees it, equations 7 to 9 and 69."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from meanfield import reductions, tiles
-from meanfield.kernels import TwoTimeKernel, tangent_kernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from solvers.evolve import Outputs, State, Trajectory
@@ -146,39 +145,3 @@ def all_inputs(problem: Problem, dtype: torch.dtype, device: str | torch.device)
     data = problem.data
     x = data.x if data.x_test is None else torch.cat([data.x, data.x_test])
     return problem.network.inputs(x).to(dtype=dtype, device=device)
-
-
-def measure_kernels(
-    problem: Problem,
-    particles: Mapping[int, ParticleMeasure | Cloud],
-    limit: tuple[float, float, float],
-    shard: Shard | None = None,
-) -> tuple[dict[str, TwoTimeKernel], Tensor | None]:
-    """Phi1, G1 at every pair of snapshots and the tangent kernel at each (equations 10 and 11); limit: those of equation 7.
-
-    shard: says of which particles these are, where processes share them.
-    """
-    if not particles:
-        return {}, None
-    steps, network, first = sorted(particles), problem.network, next(iter(particles.values()))
-    x, act, c = network.inputs(problem.data.x).to(first.w), network.nonlinearity, problem.data.outputs
-    points = [torch.cat(particles[step].tensors[:2], 1) for step in steps]  # (N, C + D) each
-
-    def gradients(q: Tensor) -> Tensor:
-        slope = network.weight_std * act.dphi(q[:, c:] @ x.T)  # (n, P)
-        return (slope[:, :, None] * q[:, None, :c]).flatten(1)  # (n, P C)
-
-    total = shard.total if shard else None
-    phi = TwoTimeKernel.from_fields(steps, first.m, points, len(x), lambda q: act.phi(q[:, c:] @ x.T), total)
-    g = TwoTimeKernel.from_fields(steps, first.m, points, len(x) * c, gradients, total)
-    scaled = problem.data.x.to(phi.factor) / problem.data.inputs**0.5
-    k_x = scaled @ scaled.T
-    gain, rate_a, rate_w = limit
-    tangent = torch.stack(
-        [
-            gain * rate_a * tangent_kernel([(phi.at(t), None)], c, network.weight_std, network.bias_std)
-            + gain * rate_w * tangent_kernel([(k_x, g.at(t))], c, network.weight_std, network.bias_std)
-            for t in steps
-        ]
-    )
-    return {"Phi1": phi, "G1": g}, tangent

@@ -120,7 +120,7 @@ class Networks:
             status=run.status,
             snapshots=tuple(steps),
             kernels=self._kernels(steps, fields) if steps else {},
-            tangent_kernels=None if tangent is None else tangent[chosen],
+            tangent=None if tangent is None else tangent[chosen],
             particles={step: measure for step, measure in particles.items() if step in wanted},
             fields=fields if self.keep else {},
             stats=dict(run.stats),

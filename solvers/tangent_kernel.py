@@ -139,7 +139,7 @@ class TangentKernelLimit:
                 state=_state(run, e),
                 status=run.status,
                 snapshots=recorded,
-                tangent_kernels=method.tangent_kernels(len(recorded)) if recorded else None,
+                tangent=method.tangent_kernels(len(recorded)) if recorded else None,
                 stats=dict(run.stats),
             )
             for e, seed in enumerate(seeds)

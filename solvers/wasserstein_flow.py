@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from meanfield import checks, reductions
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
+from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.cost import Estimate, flow_bytes, flow_cost
@@ -20,8 +21,12 @@ from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps, 
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
 from solvers.initial_particles import Cloud, balance, random_part
+<<<<<<< HEAD
 from solvers.measure_flow import MeasureFlow, all_inputs, measure_kernels
 from solvers.memory import Parts, kept
+=======
+from solvers.measure_flow import MeasureFlow, all_inputs
+>>>>>>> 6f909e9 (Kernels of a measure are made when they are looked at; a file holds those that were, and the particles tell the rest)
 from solvers.resuming import earlier, kept_momentum
 from solvers.sharding import Shard, current
 
@@ -198,13 +203,16 @@ class WassersteinFlow:
 
     def _solution(self, problem: Problem, method: MeasureFlow, run: Trajectory, previous: Solution | None) -> Solution:
         shard, particles = method.shard, run.captured
-        kernels, tangent = measure_kernels(problem, particles, problem.scaling.trained.measure_limit(), shard)
         f, f_test = run.history(previous)
         state, first = {} if run.status.blew_up else method.whole_state(run), shard.ranks.first
         clouds = {
             step: measure.gathered(shard) if isinstance(measure, Cloud) else measure
             for step, measure in particles.items()
         }
+        kept = {step: measure.to("cpu") for step, measure in clouds.items() if measure is not None}
+        source = MeasureKernels(problem, kept, problem.scaling.trained.measure_limit(), self.device)
+        if not shard.whole:  # all processes take part in the sums
+            source = replace(source, particles=particles, total=shard.total)
         return Solution(
             problem=problem,
             solver=settings(self),
@@ -213,9 +221,9 @@ class WassersteinFlow:
             state=state if first else {},
             status=run.status,
             snapshots=tuple(sorted(particles)),
-            kernels=kernels,
-            tangent_kernels=tangent,
-            particles={step: measure.to("cpu") for step, measure in clouds.items() if measure is not None},
+            kernels=source.kernels,
+            tangent=source if shard.whole else source(),
+            particles=kept,
             stats=run.stats | {"engine": method.chosen, "particles": shard.size} | shard.stats(),
         )
 

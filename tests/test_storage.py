@@ -117,17 +117,29 @@ def test_state_of_any_type_and_shape(tiny_problem, tmp_path):
     assert load(save(solution, tmp_path / "run.nc")) == solution
 
 
+def test_kernels_of_a_loaded_measure_are_those_that_the_run_would_have_made(tiny_problem, tmp_path):
+    whole = WassersteinFlow(particles=64, snapshots=(0, 1, -1))(_short(tiny_problem))
+    found = load(save(whole, tmp_path / "run.nc"))
+    assert found.tangent_deferred
+    assert not found.kernels["G1"].made
+    assert torch.equal(found.kernels["G1"].at(1), whole.kernels["G1"].at(1))
+    assert torch.equal(found.tangent_kernel(0), whole.tangent_kernel(0))
+
+
 def test_kernels_and_particles_at_steps_of_their_own(tiny_problem, tmp_path):
     whole = WassersteinFlow(particles=8, snapshots=(0, 1, -1))(_short(tiny_problem))
     kernel = mf.TwoTimeKernel((1,), whole.kernels["Phi1"].factor[1:2])
     odd = replace(whole, kernels={"Phi1": kernel, "G1": whole.kernels["G1"]}, particles={3: whole.particles[3]})
     found = load(save(odd, tmp_path / "odd.nc"))
     assert found == odd
-    assert torch.equal(found.kernels["Phi1"].at(1), whole.kernels["Phi1"].at(1))
+    torch.testing.assert_close(found.kernels["Phi1"].at(1), whole.kernels["Phi1"].at(1), rtol=0, atol=1e-14)
 
 
 def test_plain_xarray_shows_labelled_results(tmp_path):
     solution = WassersteinFlow(particles=32, seed=5)(_three_classes(bias_std=0.3))
+    with xr.open_dataset(save(solution, tmp_path / "run.nc"), engine="h5netcdf") as dataset:
+        assert not {"tangent_kernels", "kernel_Phi1", "kernel_G1"} & set(dataset)  # nobody looked at them yet
+    assert load(tmp_path / "run.nc") == solution  # looks at them
     path = save(solution, tmp_path / "run.nc")
     with xr.open_dataset(path, engine="h5netcdf") as dataset:
         assert dataset.f.dims == ("time", "sample", "output")

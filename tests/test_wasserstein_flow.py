@@ -138,6 +138,48 @@ def test_balanced_cloud_starts_at_zero_and_gauss_hermite_too():
     assert float(WassersteinFlow(512, initial="iid")(problem()).f[0].abs().max()) > 1e-3
 
 
+def test_a_balanced_cloud_moves_its_readouts_as_little_as_possible():
+    """Against numpy's pseudo-inverse of the weighted features: a - M^(-1/2) (M^(1/2) phi) pinv(..) of what f(0) sees."""
+    asked = problem("erf", p=20)
+    there, start = (WassersteinFlow(256, balanced=b).initial_measure(asked) for b in (True, False))
+    x = np.concatenate([asked.data.x, asked.data.x_test])
+    phi = asked.network.nonlinearity.phi(start.w @ asked.network.inputs(torch.from_numpy(x)).T).numpy() / 256**0.5
+    readouts = start.a.numpy() / 256**0.5
+    expected = (readouts - np.linalg.pinv(phi.T, rcond=1e-9) @ (phi.T @ readouts)) * 256**0.5
+    np.testing.assert_allclose(there.a, expected, atol=1e-6)
+    assert torch.equal(there.w, start.w)
+
+
+def test_few_particles_keep_their_readouts():
+    """As many as points would all get a = 0, and be no sample of the initial measure."""
+    asked = problem(p=20)
+    points = 20 + len(asked.data.x_test)
+    for particles, moved in ((4 * points - 1, False), (4 * points, True)):
+        there, start = (WassersteinFlow(particles, balanced=b).initial_measure(asked) for b in (True, False))
+        assert torch.equal(there.a, start.a) is not moved
+        assert float(there.a.square().mean()) > 0.6
+
+
+def test_kernels_are_made_when_they_are_looked_at(monkeypatch):
+    """A default run passes over no pairs of samples."""
+    calls = []
+    real = reductions.gram
+
+    def counted(*arguments, columns):
+        calls.append(columns)
+        return real(*arguments, columns=columns)
+
+    monkeypatch.setattr(reductions, "gram", counted)
+    solution = WassersteinFlow(256, balanced=False)(problem(p=10))
+    assert not calls
+    first = solution.tangent_kernel(0)
+    assert calls == [10] * 4  # Phi and G at two snapshots
+    assert solution.tangent_kernel(0) is not None
+    solution.kernels["Phi1"].at(0)
+    assert len(calls) == 4
+    torch.testing.assert_close(first, WassersteinFlow(256, balanced=False)(problem(p=10)).tangent_kernel(0), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bias_std", [0.0, 0.7])
 def test_small_gamma0_is_the_network_linearised_at_its_start(bias_std):
     """Against f <- f + eta K Delta / P with K from torch.func.jacrev; on a measure even in a the remainder falls like gamma0^2."""

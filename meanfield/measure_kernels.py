@@ -1,0 +1,85 @@
+"""Kernels of a two-layer network's measure, made from its particles when they are looked at (equations 10 and 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_kernel
+from meanfield.measure import ParticleMeasure
+from meanfield.problem import Problem
+
+
+@dataclass(frozen=True)
+class MeasureKernels:
+    """Phi1 and G1 of the particles at each snapshot, and, called, their tangent kernels (snapshots, P, C, P, C).
+
+    limit: (Gamma, kappa_a, kappa_w) of equation 7. device: where they are made. A sum over P^2 pairs of samples and all particles takes
+    as long as many steps, so nothing is made before it is looked at. total: completes sums of which other processes hold the
+    rest; then all is made at once, since all must take part.
+    """
+
+    problem: Problem
+    particles: Mapping[int, ParticleMeasure]
+    limit: tuple[float, float, float]
+    device: str = "cpu"
+    total: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+
+    @cached_property
+    def kernels(self) -> dict[str, TwoTimeKernel]:
+        """Phi1 and G1 at every pair of snapshots; nothing without snapshots"""
+        averages = (
+            {"Phi1": _Averages(self, gradients=False), "G1": _Averages(self, gradients=True)} if self.steps else {}
+        )
+        if self.total is None:
+            return {name: TwoTimeKernel(self.steps, source) for name, source in averages.items()}
+        return {name: TwoTimeKernel(self.steps, source.factor()) for name, source in averages.items()}
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self.particles)
+
+    def __call__(self) -> Tensor:
+        network, data, (gain, rate_a, rate_w) = self.problem.network, self.problem.data, self.limit
+        scaled = data.x.double() / data.inputs**0.5
+        k_x, found = scaled @ scaled.T, []
+        for t in self.steps:
+            phi, g = (self.kernels[name].at(t).double() for name in ("Phi1", "G1"))
+            readouts = tangent_kernel([(phi, None)], data.outputs, network.weight_std, network.bias_std)
+            inputs = tangent_kernel([(k_x, g)], data.outputs, network.weight_std, network.bias_std)
+            found.append(gain * rate_a * readouts + gain * rate_w * inputs)
+        return torch.stack(found)
+
+
+@dataclass(frozen=True)
+class _Averages:
+    """Of phi(h) (P columns), or of a phi'(h) (P C columns)"""
+
+    of: MeasureKernels
+    gradients: bool
+
+    def factor(self) -> Tensor:
+        return self._neurons(*self.of.steps).factor()
+
+    def block(self, t: int, s: int) -> Tensor:
+        chosen = dict.fromkeys((self.of.steps[t], self.of.steps[s]))
+        return self._neurons(*chosen).block(0, len(chosen) - 1)
+
+    def _neurons(self, *steps: int) -> NeuronAverages:
+        measures, data = [self.of.particles[step] for step in steps], self.of.problem.data
+        points = [torch.cat(measure.tensors[:2], 1).to(self.of.device) for measure in measures]  # (N, C + D) each
+        columns = data.samples * (data.outputs if self.gradients else 1)
+        return NeuronAverages(measures[0].m.to(self.of.device), points, columns, self._feature, self.of.total)
+
+    def _feature(self, q: Tensor) -> Tensor:
+        """(n, columns) of the particles q (n, C + D)"""
+        network, c = self.of.problem.network, self.of.problem.data.outputs
+        h = q[:, c:] @ network.inputs(self.of.problem.data.x).to(q).T
+        if not self.gradients:
+            return network.nonlinearity.phi(h)
+        slope = network.weight_std * network.nonlinearity.dphi(h)  # (n, P)
+        return (slope[:, :, None] * q[:, None, :c]).flatten(1)  # (n, P C)
