@@ -176,7 +176,10 @@ def principal_directions(rows: Tensor | None, inputs: int) -> Tensor:
         return torch.eye(inputs, dtype=torch.float64)
     if rows.ndim != 2 or rows.shape[1] != inputs:
         raise ValueError(f"directions must have shape (n, {inputs}) for inputs={inputs}: received {tuple(rows.shape)}")
-    return torch.linalg.svd(rows.double().cpu(), full_matrices=True).Vh.T
+    rows = rows.double().cpu()
+    if len(rows) > inputs:  # the triangle has the same right singular vectors, and no (n, n) factor that nobody uses
+        rows = torch.linalg.qr(rows, mode="r").R
+    return torch.linalg.svd(rows, full_matrices=True).Vh.T
 
 
 def _sizes(particles: int, inputs: int, outputs: int) -> tuple[int, int, int]:

@@ -30,6 +30,7 @@ from meanfield.activations import Activation
 Engine = Literal["auto", "dense", "chunked", "keops"]
 
 _DENSE_PAIRS = {"cpu": 2**17, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (measured)
+_GRAM_BLOCK = 128  # least columns of a block of `gram`: narrower products are slower than the half that they save
 _KEOPS_LARGEST_DIMENSION = 100  # above it, matrix products win on every card tried by the KeOps authors
 
 _CUDA_ROWS, _CUDA_TERMS = (
@@ -89,9 +90,17 @@ def step(
 def gram(features: Callable[..., Tensor], m: Tensor, *fields: Tensor, columns: int) -> Tensor:
     """sum_r m_r q_r q_r^T (K, K) in float64, K = columns; q = features(*fields) (n, K) is formed for a tile of the N rows at a time."""
     total = torch.zeros(columns, columns, dtype=torch.float64, device=m.device)
+    width = max(_GRAM_BLOCK, -(-columns // 6))
+    blocks = [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
     for mt, *tile in tiles.over(columns, m, m, *fields):
         q = features(*tile)
-        total += (q.T @ (mt[:, None] * q)).double()
+        weighted = mt[:, None] * q
+        for i, rows in enumerate(blocks):  # the upper half: with six blocks 7/12 of all products
+            for others in blocks[i:]:
+                total[rows, others] += (q[:, rows].T @ weighted[:, others]).double()
+    for i, rows in enumerate(blocks):
+        for others in blocks[i + 1 :]:
+            total[others, rows] = total[rows, others].T
     return total
 
 

@@ -21,12 +21,8 @@ from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps, 
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
 from solvers.initial_particles import Cloud, balance, random_part
-<<<<<<< HEAD
-from solvers.measure_flow import MeasureFlow, all_inputs, measure_kernels
-from solvers.memory import Parts, kept
-=======
 from solvers.measure_flow import MeasureFlow, all_inputs
->>>>>>> 6f909e9 (Kernels of a measure are made when they are looked at; a file holds those that were, and the particles tell the rest)
+from solvers.memory import Parts, kept
 from solvers.resuming import earlier, kept_momentum
 from solvers.sharding import Shard, current
 
@@ -40,7 +36,8 @@ class WassersteinFlow:
 
     initial: "sobol" (scrambled quasi-Monte-Carlo, error about 1/N at few samples), "iid" (equal in law to a width-N network),
     "gauss_hermite" (quadrature, up to about four dimensions; `particles` is then an upper bound), or a ParticleMeasure.
-    balanced: shift the readouts a, by as little as possible, so that f(0) = 0 exactly, as in the limit ("sobol" only; equation 12).
+    balanced: shift the readouts a, by as little as possible, so that f(0) = 0 exactly, as in the limit ("sobol" only; equation 12). Fewer
+    than four particles a point are left as drawn: they would lose most of their readouts.
     f0: the frozen outputs of ic_mean_field at training and test samples (P + P_test, C), or a solution (of a network, say) whose first
     outputs are taken; None draws them from their Gaussian process by `seed` (equation 69).
     snapshots: steps at which kernels and particles are recorded; -1 is the last. Memory O(N + P) per snapshot, plus the kernels.
