@@ -99,6 +99,10 @@ class NeuronAverages:
 
     def factor(self) -> Tensor:
         joined, count = len(self.fields) * self.columns, len(self.fields)
+        size = min(joined, len(self.m)) * joined
+        checks.memory(
+            f"a kernel of {self.columns} columns at {count} snapshots", 24.0 * size, "take fewer samples or snapshots"
+        )
         if self.total is None and len(self.m) <= joined:
             factor = torch.stack([self.m.sqrt()[:, None] * self.feature(q) for q in self.fields])
         else:
@@ -108,6 +112,8 @@ class NeuronAverages:
 
     def block(self, t: int, s: int) -> Tensor:
         chosen = (self.fields[t],) if t == s else (self.fields[t], self.fields[s])
+        size = (len(chosen) * self.columns) ** 2
+        checks.memory(f"a kernel of {self.columns} columns", 24.0 * size, "take fewer samples")
         return self._gram(*chosen)[: self.columns, -self.columns :].to("cpu")
 
     def _gram(self, *fields: Tensor) -> Tensor:

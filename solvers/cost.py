@@ -13,7 +13,7 @@ from meanfield import checks, tiles
 from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
 from meanfield.problem import Problem
-from solvers.memory import factors, total
+from solvers.memory import total
 from solvers.rates import RANDOM, SOBOL, eigh_seconds, rates
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def flow_cost(solver: WassersteinFlow, problem: Problem) -> Estimate:
 
 
 def flow_bytes(problem: Problem, particles: float, snapshots: int, size: int) -> float:
-    """In copies of the particles: state, velocity and a new state while running, two of each snapshot when kernels are made of them"""
+    """In copies of the particles: state, velocity and a new state while running, and those of the snapshots"""
     data, biases = problem.data, bool(problem.network.bias_std)
     running = _INTEGRATOR if problem.training.optimiser == "gradient_flow" else 3 + bool(problem.training.momentum)
-    copies = max(running + snapshots, 1 + 2 * snapshots)
+    copies = running + snapshots
     numbers = particles * (data.inputs + biases + data.outputs + 1)
-    return numbers * size * copies + factors(problem, snapshots, particles)
+    return numbers * size * copies
 
 
 def dmft_cost(solver: CausalDMFT, problem: Problem) -> Estimate:

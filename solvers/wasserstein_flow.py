@@ -20,7 +20,7 @@ from solvers.cost import Estimate, flow_bytes, flow_cost
 from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps, tolerance
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
-from solvers.initial_particles import Cloud, balance, random_part
+from solvers.initial_particles import PER_POINT, Cloud, balance, random_part
 from solvers.measure_flow import MeasureFlow, all_inputs
 from solvers.memory import Parts, kept
 from solvers.resuming import earlier, kept_momentum
@@ -115,8 +115,15 @@ class WassersteinFlow:
         particles = (len(self.initial) if given else self.particles) / current().count
         own = flow_bytes(problem, particles, len(self.snapshots), checks.DTYPES[self.dtype].itemsize)
         remedy = "take fewer particles, dtype='float32', or fewer snapshots"
-        kernels = kept(problem, len(self.snapshots), checks.DTYPES[self.dtype].itemsize)
-        return {f"the flow of {self.particles} particles": (own, remedy)} | kernels
+        parts = {f"the flow of {self.particles} particles": (own, remedy)}
+        parts |= kept(problem, 0, checks.DTYPES[self.dtype].itemsize)  # kernels are made when they are looked at
+        points = len(problem.data.x) + (0 if problem.data.x_test is None else len(problem.data.x_test))
+        if self.initial == "sobol" and self.balanced and self.particles >= PER_POINT * points:
+            parts[f"balancing the start on {points} points"] = (
+                32.0 * points**2,
+                "give balanced=False, or take fewer samples",
+            )
+        return parts
 
     def initial_measure(self, problem: Problem) -> ParticleMeasure:
         """The measure at time 0, on the solver's device."""

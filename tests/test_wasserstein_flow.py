@@ -177,7 +177,9 @@ def test_kernels_are_made_when_they_are_looked_at(monkeypatch):
     assert solution.tangent_kernel(0) is not None
     solution.kernels["Phi1"].at(0)
     assert len(calls) == 4
-    torch.testing.assert_close(first, WassersteinFlow(256, balanced=False)(problem(p=10)).tangent_kernel(0), rtol=0, atol=0)
+    torch.testing.assert_close(
+        first, WassersteinFlow(256, balanced=False)(problem(p=10)).tangent_kernel(0), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("bias_std", [0.0, 0.7])

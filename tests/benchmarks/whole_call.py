@@ -9,9 +9,11 @@ from tests.benchmarks.dmft import digits
 from tests.benchmarks.timing import over_rounds, spread
 
 
-def whole_call(device: str = "cpu", rounds: int = 3, particles: int = 100_000, points: int = 1000, steps: int = 20) -> dict[str, Any]:
-    """a default call over its own loop through time (stats["seconds"]), wall time, median [min, max] over rounds: a flow of N = 10^5, P = 10^3,
-    D = 2, T = 20; a deep sweep; networks. Goal: at most 1.5. Then what looking at the flow's tangent kernels costs, in calls.
+def whole_call(
+    device: str = "cpu", rounds: int = 3, particles: int = 100_000, points: int = 1000, steps: int = 20
+) -> dict[str, Any]:
+    """a default call over its own loop through time (stats["seconds"]), wall time, median [min, max] over rounds: a flow of N = 10^5,
+    P = 10^3, D = 2, T = 20; a deep sweep; networks. Goal: at most 1.5. Then what looking at the flow's tangent kernels takes.
     """
     flat = mf.Problem(mf.single_index_teacher(points, 1, inputs=2, seed=1), training=mf.Training(0.1, steps))
     cases = {
