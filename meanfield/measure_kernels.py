@@ -45,10 +45,10 @@ class MeasureKernels:
 
     def __call__(self) -> Tensor:
         network, data, (gain, rate_a, rate_w) = self.problem.network, self.problem.data, self.limit
-        scaled = data.x.double() / data.inputs**0.5
-        k_x, found = scaled @ scaled.T, []
+        scaled, found = data.x.double() / data.inputs**0.5, []
         for t in self.steps:
             phi, g = (self.kernels[name].at(t).double() for name in ("Phi1", "G1"))
+            k_x = scaled @ scaled.T
             readouts = tangent_kernel([(phi, None)], data.outputs, network.weight_std, network.bias_std)
             inputs = tangent_kernel([(k_x, g)], data.outputs, network.weight_std, network.bias_std)
             found.append(gain * rate_a * readouts + gain * rate_w * inputs)

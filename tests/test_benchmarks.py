@@ -238,6 +238,7 @@ def test_small_runs_have_ratios(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_a_small_run_of_each_sweep_is_measured_in_a_process_of_its_own(capsys):
     found = dmft_speed.dmft_speed(repetitions=1, samples=64, steps=2, problems=(("tanh", 2, 8),))
     rows = [f"tanh, L = 2, P = 8, {kernels}" for kernels in ("snapshots", "all pairs of steps")]
