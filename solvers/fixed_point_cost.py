@@ -31,6 +31,15 @@ def fixed_point_cost(solver: FixedPointDMFT, problem: Problem) -> Estimate:
     return Estimate(seconds + _kept(last), last.bytes(limit))
 
 
+def map_seconds(solver: FixedPointDMFT, problem: Problem, draws: int, images: int) -> float:
+    """Seconds of so many applications of the map, without going down again, on the whole window, for each of several draws of its noise"""
+    exact = problem.network.nonlinearity.name == "linear"
+    rate = rates("float64" if exact else solver.dtype, "cpu", problem.network.nonlinearity.name)
+    window = WindowSizes(solver, problem, problem.training.steps + 1)
+    one = _matrices(window, rate) if exact else _draws(window, rate) / images + _sampled(window, rate)
+    return draws * images * one * window.depth / (2 * window.depth - 1)
+
+
 class WindowSizes:
     """Sizes of a window: rows of u and h, of r and g, of features of the training samples; numbers of all kernels together"""
 

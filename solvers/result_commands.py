@@ -14,7 +14,8 @@ from meanfield.prediction import LazyPrediction
 from meanfield.report import DeviationReport
 from meanfield.scaling_reports import PowersReport, ProxyReport
 from meanfield.solution import Solution
-from solvers.certificate import residual
+from solvers.certificate import planned, residual
+from solvers.failures import SolverError
 from solvers.keeping import DONE, exit_status, keep
 from solvers.predicted_variance import predicted_variance
 
@@ -52,18 +53,24 @@ class Plot:
 class Certify:
     """Print the certificate of a kept DMFT solution: what one application of the self-consistent map changes, beside its noise.
 
-    file: a solution that kept its kernels at all pairs of steps. samples: fresh neurons per draw, the solution's number if left out.
-    seed: of the fresh draws.
+    Ends with 1 if the solution is not consistent. file: a solution that kept its kernels at all pairs of steps. samples: fresh neurons
+    per draw, the solution's number if left out. steps: the last step that is tested, -1 for all; as many as cost about as much as
+    the run (or ten seconds) if left out. seed: of the fresh draws.
     """
 
     file: Path = field(metadata={"positional": True})
     samples: int | None = None
+    steps: int | None = None
     seed: int = 1
 
 
 def _certify(asked: Certify) -> int:
     (solution,) = _runs(_loaded((asked.file,)))
-    print(residual(solution, asked.samples, asked.seed))
+    print(planned(solution, asked.samples, steps=asked.steps), flush=True)
+    certificate = residual(solution, asked.samples, asked.seed, steps=asked.steps)
+    print(certificate)
+    if not certificate.consistent:
+        raise SolverError(f"{asked.file} holds no solution of its equations, as its certificate shows")
     return DONE
 
 

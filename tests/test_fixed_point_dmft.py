@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import meanfield as mf
 from meanfield.kernels import TwoTimeKernel
 from meanfield.solution import Status
-from solvers import CausalDMFT, NonFiniteError, SolverError, WassersteinFlow
+from solvers import CausalDMFT, NonFiniteError, SolverError, WassersteinFlow, certificate
 from solvers.certificate import Certificate, residual
 from solvers.fixed_point_dmft import FixedPointDMFT
 
@@ -71,8 +72,9 @@ def test_linear_networks_agree_with_the_march_exactly(depth, steps, classes, std
     for name, kernel in march.kernels.items():
         for t, s in ((steps, 3), (5, 5), (0, steps)):
             torch.testing.assert_close(fixed.kernels[name].at(t, s), kernel.at(t, s), rtol=1e-8, atol=1e-8)
-    certificate = residual(march)
-    assert max(certificate.residuals.values()) < 1e-10, certificate
+    found = residual(march)
+    assert max(found.residuals.values()) < 1e-10, found
+    assert found.steps == steps
 
 
 def test_mini_batches():
@@ -145,35 +147,88 @@ def scaled(solution, names, factor):
     return replace(solution, kernels=kernels)
 
 
+def worst(found):
+    """The largest residual in units of what the certificate allows"""
+    return max(found.residuals[name] / found.floors[name] for name in found.residuals) / found.limit
+
+
 def test_certificate_of_a_march_and_of_corrupted_ones():
     march = CausalDMFT(samples=4096)(problem())
-    certificate = residual(march)
-    assert certificate.consistent, certificate
-    assert set(certificate.residuals) == {"Phi1", "Phi2", "G1", "G2", "f"}
+    found = residual(march, steps=-1)
+    assert found.consistent, found
+    assert set(found.residuals) == {"Phi1", "Phi2", "G1", "G2", "f"}
     for names in (("Phi1", "Phi2", "G1", "G2"), ("G1",), ("Phi2",)):
-        assert not residual(scaled(march, names, 1.1), samples=2048).consistent, names
-    wrong = residual(replace(march, f=march.f * 1.1))
+        assert not residual(scaled(march, names, 1.1), samples=2048, steps=5).consistent, names
+    wrong = residual(replace(march, f=march.f * 1.1), steps=5)
     assert not wrong.consistent
     assert "NOT consistent" in str(wrong)
 
 
 def test_certificate_of_a_solution_without_responses():
-    wrong = residual(WithoutResponses(samples=SAMPLES)(problem()))
-    assert not wrong.consistent, wrong
-    right = residual(FixedPointDMFT(samples=SAMPLES)(problem()))
-    assert right.consistent, right
+    """On the whole window and on a short one"""
+    wrong, right = WithoutResponses(samples=SAMPLES)(problem()), FixedPointDMFT(samples=SAMPLES)(problem())
+    for steps in (-1, 3):
+        assert not residual(wrong, steps=steps).consistent
+        assert residual(right, steps=steps).consistent
+
+
+def test_a_good_solution_fails_its_certificate_as_often_as_it_says():
+    """P = D = 1, where noise has few directions: of 12 solutions at most one may fail at a level of 1 % (two: one test in 160)."""
+    data = mf.Dataset(torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    asked = mf.Problem(data, mf.Network(2, "tanh"), mf.mean_field(1.0), mf.Training(0.3, 2))
+    found = [residual(CausalDMFT(256, seed=s, tolerance=1e-3)(asked), seed=s, steps=-1) for s in range(12)]
+    assert sum(worst(c) > 1 for c in found) <= 1, [worst(c) for c in found]
+
+
+@pytest.mark.parametrize(("names", "draws"), [(1, 4), (5, 8), (7, 8), (9, 20)])
+def test_the_limit_of_a_certificate_holds_for_noise_in_one_direction(names, draws):
+    """Gaussian numbers in place of kernels, each with its floor from its own draws, as far apart as the certificate assumes"""
+    rng = np.random.default_rng(names)
+    limit = Certificate(dict.fromkeys(map(str, range(names)), 1.0), {}, 100, draws, 1, 1).limit
+    images, own = rng.normal(size=(100_000, names, draws)), rng.normal(size=(100_000, names))
+    ratio = np.abs(images.mean(2) - own) / (images.std(2, ddof=1) * np.sqrt(1 + 1 / draws))
+    alarms = float((ratio.max(1) > limit).mean())
+    assert (
+        0.0087 < alarms < 0.0112
+    )  # the level, less the little that Bonferroni gives away, within four standard errors
 
 
 def test_certificate_reads_as_a_table():
-    lines = str(Certificate({"Phi1": 0.01, "f": 0.002}, {"Phi1": 0.005, "f": 0.002}, 100)).splitlines()
-    assert len(lines) == 4
-    assert lines[-1] == "consistent"
-    assert not Certificate({"f": float("nan")}, {"f": 1.0}, 100).consistent
+    lines = str(Certificate({"Phi1": 0.01, "f": 0.002}, {"Phi1": 0.005, "f": 0.002}, 100, 8, 3, 9)).splitlines()
+    assert len(lines) == 5
+    assert lines[0] == "certificate of steps 0 to 3 of 9, 8 draws of 100 samples:"
+    assert lines[-1].startswith("consistent: every ratio is below 4.0")  # t of 7 degrees of freedom at 0.25 %
+    assert not Certificate({"f": float("nan")}, {"f": 1.0}, 100, 8, 3, 9).consistent
 
 
-def test_certificate_needs_kernels_at_all_steps():
-    with pytest.raises(ValueError, match="two_time=True"):
+def test_certificate_takes_a_window_that_costs_no_more_than_the_run(monkeypatch):
+    march = CausalDMFT(samples=512)(problem(steps=12))
+    monkeypatch.setattr(certificate, "map_seconds", lambda solver, asked, draws, images: asked.training.steps**2.0)
+    for seconds, steps in ((0.1, 3), (30.0, 5), (1e6, 12)):  # at least ten seconds
+        plan = certificate.planned(replace(march, stats={"seconds": seconds}))
+        assert (plan.steps, plan.seconds) == (steps, steps**2.0)
+        assert f"steps 0 to {steps} of 12 (8 draws of 512 samples): about" in str(plan)
+    few = certificate.planned(march, samples=100, steps=None)
+    assert few.steps <= 5  # 100 samples serve 50 Gaussians: 8 a step
+    assert residual(march, steps=2).steps == 2
+
+
+def test_certificates_that_cannot_be_are_refused_in_their_own_name(monkeypatch):
+    monkeypatch.setattr(certificate.Window, "image", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(ValueError, match=r"certificate needs the kernels at all steps.*two_time=True"):
         residual(CausalDMFT(samples=512, two_time=False)(problem(steps=3)))
+    for asked in (problem(steps=2, bias_std=0.5), problem(steps=2, residual=1.0)):
+        with pytest.raises(ValueError, match=r"the certificate tests networks without biases.*received"):
+            residual(CausalDMFT(samples=512)(asked))
+    for extra in ({"momentum": 0.5}, {"weight_decay": 0.1}, {"optimiser": "gradient_flow"}):
+        asked = replace(problem(), training=mf.Training(0.2, 2, **extra))
+        with pytest.raises(ValueError, match=f"the certificate tests .*received {next(iter(extra))}="):
+            residual(CausalDMFT(samples=512)(asked))
+    march = CausalDMFT(samples=512)(problem(steps=3))
+    with pytest.raises(ValueError, match="steps=4 is beyond the solution, which has 3"):
+        residual(march, steps=4)
+    with pytest.raises(ValueError, match=r"a certificate of steps 0 to 3 needs at least 64 samples.*received 40"):
+        residual(march, samples=40, steps=3)
 
 
 def test_not_converged():
