@@ -89,13 +89,6 @@ def seeds(values: int | Iterable[int], name: str = "seeds") -> tuple[int, ...]:
     return tuple(seed(f"{name}[{i}]", value) for i, value in enumerate(integers(name, values, 0)))
 
 
-def resamples(name: str, value: Any, each: int) -> int:
-    """How often a bootstrap of `each` numbers is drawn: at least ten times, and as often as memory allows"""
-    count = integer(name, value, 10)
-    memory(f"{name}={count}", 8.0 * count * each, "take fewer, e.g. 1000")
-    return count
-
-
 def array(name: str, value: Any) -> Tensor:
     """Numbers as a tensor: one as it is, anything array-like in its precision"""
     if not isinstance(value, Tensor):

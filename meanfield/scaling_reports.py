@@ -67,9 +67,10 @@ class ProxyReport:
     """How far each limit is from networks of the reference width, per step (equation 73).
 
     kl, low, high (limits, T+1): E_x KL( N(mean f_inf, var f_inf) || N(mean f_N*, var f_N*) ), corrected for the finite number of seeds,
-    and its 95 % bootstrap interval; infinite for a limit without randomness. distance (limits, T+1): the 2-Wasserstein distance of
-    the same Gaussians, relative to the root mean square output of the networks. floor (T+1,): the KL that as many networks of the
-    reference width themselves would show, uncorrected. seeds: networks; limit_seeds: runs of each limit.
+    and its 95 % interval, nan with fewer than three runs of a limit; infinite for a limit without randomness.
+    distance (limits, T+1): the 2-Wasserstein distance of the same Gaussians, relative to the root mean square output of the networks.
+    floor (T+1,): the KL that as many networks of the reference width themselves would show, uncorrected. seeds: networks;
+    limit_seeds: runs of each limit.
     """
 
     names: tuple[str, ...]
@@ -103,8 +104,11 @@ class ProxyReport:
             f"{'limit':<26}{head}",
         ]
         for name, kl, low, high, apart in zip(self.names, self.kl, self.low, self.high, self.distance, strict=True):
-            lines.append(f"{name:<26}" + "".join(f"{f'{kl[k]:.3g} [{low[k]:.2g}, {high[k]:.2g}]':>22}" for k in steps))
+            spans = ["[unknown]" if np.isnan(low[k]) else f"[{low[k]:.2g}, {high[k]:.2g}]" for k in steps]
+            cells = [f"{kl[k]:.3g} {span}" for k, span in zip(steps, spans, strict=True)]
+            lines.append(f"{name:<26}" + "".join(f"{cell:>22}" for cell in cells))
             lines.append(f"{'  distance':<26}" + "".join(f"{apart[k]:>22.3g}" for k in steps))
-        return "\n".join(
-            [*lines, f"{'floor before correction':<26}" + "".join(f"{self.floor[k]:>22.2g}" for k in steps)]
-        )
+        lines.append(f"{'floor before correction':<26}" + "".join(f"{self.floor[k]:>22.2g}" for k in steps))
+        if np.isnan(self.low).any():
+            lines.append("[unknown]: an interval needs at least three runs of the limit that differ (limit_seeds)")
+        return "\n".join(lines)

@@ -16,7 +16,7 @@ from meanfield.scaling import NAMED, Scaling
 from meanfield.scaling_plane import exponents
 from meanfield.scaling_reports import ProxyReport
 from meanfield.solution import Solution
-from meanfield.statistics import gaussian_kl_bootstrap, gaussian_kl_floor
+from meanfield.statistics import gaussian_kl_floor, gaussian_kl_interval
 from solvers.finite_width import FiniteWidth
 from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
 from solvers.initial_outputs import initial_draws
@@ -74,19 +74,17 @@ def proxy_comparison(
     limits: Mapping[str, Proxy] | Sequence[str] | None = None,
     seeds: int | Sequence[int] = 256,
     limit_seeds: int | Sequence[int] | None = None,
-    bootstrap: int = 300,
-    seed: int = 0,
 ) -> ProxyReport:
     """Compare limits with networks of the reference width, at which all scalings train the same networks (equation 73).
 
     problem: its scaling gives the values at the reference width. limits: names of scalings (None: all five, see `five_limits()`), or a
     mapping from labels to `Proxy(scaling, solver)`, e.g. {"ntk, N = 4096": Proxy("ntk", FiniteWidth(4096))}. seeds: networks;
     limit_seeds: runs of each limit, as many if left out. Measured on the test samples, if there are any. A limit without randomness
-    has an infinite KL; its `distance` is finite. Bootstrap over networks and over runs of the limit, from a generator made of `seed`.
+    has an infinite KL; its `distance` is finite. Intervals come from leaving one network or one run of the limit out at a time, and need
+    at least three runs of it; with fewer than about eight of either they span orders of magnitude.
     """
     chosen = checks.seeds(seeds)
     of_limit = chosen if limit_seeds is None else checks.seeds(limit_seeds, "limit_seeds")
-    bootstrap = checks.resamples("bootstrap", bootstrap, len(chosen) + len(of_limit))
     if len(chosen) < 4:
         raise ValueError(f"a Gaussian fit of the networks needs at least 4 seeds: received {len(chosen)}")
     if problem.scaling.frozen == "added":
@@ -96,12 +94,11 @@ def proxy_comparison(
     proxies = _proxies(limits)
     if not proxies:
         raise ValueError("limits is empty: give at least one, e.g. limits=['ntk']")
-    rng = np.random.default_rng(checks.seed("seed", seed))
     reference_width = checks.integer("reference_width", reference_width, 1)
     net_solver = FiniteWidth(reference_width, snapshots=(), keep_neurons=False)
     nets = np.stack([_outputs(s) for s in net_solver.ensemble(problem, chosen)])
     found = [proxy.outputs(problem, reference_width, of_limit) for proxy in proxies.values()]
-    kl = [gaussian_kl_bootstrap(f, nets, rng, bootstrap) for f in found]
+    kl = [gaussian_kl_interval(f, nets) for f in found]
     estimate, low, high = (np.array(rows) for rows in zip(*kl, strict=True))
     data = problem.data
     which = f"{data.samples} training" if data.x_test is None else f"{len(data.x_test)} test"

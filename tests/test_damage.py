@@ -32,7 +32,7 @@ RESULTS = {
     "report": _report,
     "prediction": lambda: lazy_prediction(_problem(2, mf.ntk())),
     "powers": lambda: measured_exponents(_problem(1, mf.default(8), "logistic"), (8, 16, 32), 3),
-    "proxy": lambda: proxy_comparison(_problem(1, None, "logistic"), 8, ("ntk", "mean_field"), 4, 4, bootstrap=20),
+    "proxy": lambda: proxy_comparison(_problem(1, None, "logistic"), 8, ("ntk", "mean_field"), 4, 4),
 }
 
 

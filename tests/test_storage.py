@@ -343,7 +343,7 @@ def test_what_studies_find_survives_storage(tmp_path):
     assert load(save(prediction, tmp_path / "prediction.nc")) == prediction
     asked = mf.Problem(data, scaling=mf.default(8), training=mf.Training(0.3, 3), loss="logistic")
     powers = measured_exponents(asked, (8, 16, 32), 3)
-    proxy = proxy_comparison(replace(asked, scaling=mf.mean_field(1.0)), 8, ("ntk", "mean_field"), 4, 4, bootstrap=20)
+    proxy = proxy_comparison(replace(asked, scaling=mf.mean_field(1.0)), 8, ("ntk", "mean_field"), 4, 4)
     for name, report in (("powers", powers), ("proxy", proxy)):
         found = load(save(report, tmp_path / f"{name}.nc"))
         assert type(found) is type(report)

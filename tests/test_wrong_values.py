@@ -84,7 +84,7 @@ def objects() -> dict[str, Any]:
         "prediction": solvers.lazy_prediction(problem),
         "report": mf.deviation(nets, flow),
         "powers": solvers.measured_exponents(problem, (2, 3, 4), 2),
-        "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4, bootstrap=10),
+        "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4),
         "measure": mf.ParticleMeasure.iid(4, 2),
     }
 
@@ -321,8 +321,6 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "limits": ["ntk"],
                 "seeds": 4,
                 "limit_seeds": 4,
-                "bootstrap": 10,
-                "seed": 0,
             },
             said={"reference_width": "width"},
         ),

@@ -98,7 +98,7 @@ _POWER_LABELS = {
 
 @checked
 def proxy_comparison(report: ProxyReport, ax: Any = None) -> np.ndarray:
-    """KL of each limit to networks of the reference width with bootstrap bands, and the distance of the Gaussian fits, against time.
+    """KL of each limit to networks of the reference width with 95 % bands, and the distance of the Gaussian fits, against time.
 
     Limits without randomness have an infinite KL and appear on the right only. The grey line is the floor before its correction.
     """
