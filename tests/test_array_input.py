@@ -56,7 +56,6 @@ SAME: dict[str, tuple[Any, list]] = {
     "big-endian": (A.astype(">f8"), PLAIN),
     "big-endian integers": (np.array([[1, 258]], dtype=">i4"), [[1.0, 258.0]]),
     "read-only": (_read_only(A), PLAIN),
-    "np.matrix": (np.asmatrix(A), PLAIN),
     "no mask": (np.ma.array(A), PLAIN),
     "an empty mask": (np.ma.array(A, mask=np.zeros_like(A, dtype=bool)), PLAIN),
     "long double": (A.astype(np.longdouble), PLAIN),

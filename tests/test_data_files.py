@@ -234,11 +234,12 @@ def test_broken_csv_is_refused_with_its_place(tmp_path, kind):
         (3, "targets=3 does not fit its 3 columns: one input column must stay"),
         (0, "targets must be at least 1: received 0"),
         (-1, "targets must be at least 1: received -1"),
-        (1.5, "targets must be a whole number: received 1.5"),
-        (True, "targets must be a whole number: received True"),
-        (None, "targets must be a number: received None"),
+        *(
+            (wrong, f"targets must be a whole number or a text or a sequence of texts: received {wrong}")
+            for wrong in (1.5, True, None)
+        ),
         ("z", "no column is called 'z': known are 'a', 'b', 'y'"),
-        (["y", 0], "no column is called 0: known are"),
+        (["y", 0], r"targets\[1\] must be a text: received 0"),
         ([], "targets is empty: name at least one of the columns 'a', 'b', 'y'"),
         (["y", "y"], "targets names a column twice: received 'y', 'y'; each is taken once"),
         (["a", "b", "y"], "targets='a', 'b', 'y' takes all columns: one input column must stay"),
@@ -331,8 +332,8 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch):
         (tmp_path / "absent.npz", "no such file: .*absent.npz"),
         (tmp_path / "folder.csv", r"folder.csv is a folder: give the .npz or .csv file itself"),
         ("", "is a folder"),
-        (None, "path must be the name of a file: received None; give e.g. 'data.csv'"),
-        (3, "path must be the name of a file: received 3"),
+        (None, "path must be a text or a path: received None"),
+        (3, "path must be a text or a path: received 3"),
     ):
         with pytest.raises(ValueError, match=message):
             mf.from_file(path)

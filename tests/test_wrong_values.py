@@ -160,7 +160,7 @@ def calls(folder: Path) -> dict[str, Call]:
                 batch_seed=1,
             ),
         ),
-        "TwoTimeKernel": Call(mf.TwoTimeKernel, _fields(flow.kernels["Phi1"])),
+        "TwoTimeKernel": Call(mf.TwoTimeKernel, {"steps": (0, 2), "factor": flow.kernels["Phi1"].factor}),
         "TwoTimeKernel.at": Call(flow.kernels["Phi1"].at, {"t": 0, "s": 0}, said={"t": "step", "s": "step"}),
         "TwoTimeResponse": Call(TwoTimeResponse, _fields(o["dmft"].responses["A1"])),
         "TwoTimeResponse.at": Call(o["dmft"].responses["A1"].at, {"t": 1, "s": 0}, said={"t": "step", "s": "step"}),
@@ -257,7 +257,10 @@ def _verbs(folder: Path) -> dict[str, Call]:
         (FiniteWidth(2), problem, o["nets"][0]),
     )
     found = {
-        "Certificate": Call(solvers.Certificate, {"residuals": {"f": 0.1}, "floors": {"f": 0.1}, "samples": 4}),
+        "Certificate": Call(
+            solvers.Certificate,
+            {"residuals": {"f": 0.1}, "floors": {"f": 0.1}, "samples": 4, "draws": 8, "steps": 1, "total": 2},
+        ),
         "Estimate": Call(solvers.Estimate, {"seconds": 1.0, "bytes": 1.0}),
         "MonteCarloKernels": Call(
             solvers.MonteCarloKernels,
@@ -387,6 +390,8 @@ def _pictures(folder: Path) -> dict[str, Call]:
     picture = {"axes": mf.plot.eigenvalues(o["spectrum"]), "path": folder / "picture.png", "dpi": 30}
     found = {"plot.save": Call(mf.plot.save, picture)}
     return found | {f"plot.{name}": Call(getattr(mf.plot, name), right | {"ax": None}) for name, right in every.items()}
+
+    ("Loss.fits",)  # Problem asks it of its own targets
 
 
 # exceptions, records of what a solver found, and names of ways to end; plot has calls of its own
