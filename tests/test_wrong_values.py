@@ -391,12 +391,11 @@ def _pictures(folder: Path) -> dict[str, Call]:
     found = {"plot.save": Call(mf.plot.save, picture)}
     return found | {f"plot.{name}": Call(getattr(mf.plot, name), right | {"ax": None}) for name, right in every.items()}
 
-    ("Loss.fits",)  # Problem asks it of its own targets
-
 
 # exceptions, records of what a solver found, and names of ways to end; plot has calls of its own
 WITHOUT = {
     "TwoTimeKernel.from_fields",
+    "Loss.fits",  # Problem asks it of its own targets
     "DivergedError",
     "Interrupted",
     "NonFiniteError",
