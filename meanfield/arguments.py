@@ -1,10 +1,10 @@
-"""`checked`: arguments of public functions and classes against their type hints, before any work: wrong, received, right."""
+"""`checked`: public functions and classes, whose arguments must fit their type hints before any work, and whose numbers are their own."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, wraps
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.own_numerics import own_numerics
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -41,7 +42,8 @@ _EXAMPLES = {
 def checked(made: T) -> T:
     """A function, or a class with its public methods, that refuses arguments which its type hints exclude: a ValueError that names them.
 
-    What stands for the right thing becomes it: whole floats, numbers of numpy and torch, arrays where tensors are meant.
+    What stands for the right thing becomes it: whole floats, numbers of numpy and torch, arrays where tensors are meant. All of it, and
+    the properties of a class, run in `own_numerics`.
     """
     if isinstance(made, type):
         for name, member in [*vars(made).items()]:
@@ -50,6 +52,10 @@ def checked(made: T) -> T:
                     setattr(made, name, checked(member))
                 elif isinstance(member, staticmethod):
                     setattr(made, name, staticmethod(checked(member.__func__)))
+                elif isinstance(member, property):
+                    setattr(made, name, property(own_numerics()(cast(Any, member.fget))))
+                elif isinstance(member, cached_property):
+                    member.func = own_numerics()(member.func)
         return cast(T, made)
     signature = inspect.signature(made)
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -58,9 +64,10 @@ def checked(made: T) -> T:
     @wraps(made)
     def call(*args: Any, **kwargs: Any) -> Any:
         bound, hints = signature.bind(*args, **kwargs), _hints(made)
-        for name in single & bound.arguments.keys() & hints.keys():
-            bound.arguments[name] = fitted(name, bound.arguments[name], hints[name])
-        return made(*bound.args, **bound.kwargs)
+        with own_numerics():
+            for name in single & bound.arguments.keys() & hints.keys():
+                bound.arguments[name] = fitted(name, bound.arguments[name], hints[name])
+            return made(*bound.args, **bound.kwargs)
 
     return cast(T, call)
 

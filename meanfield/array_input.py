@@ -36,11 +36,6 @@ def numbers(name: str, value: Any) -> Tensor:
     ValueError, with row and column (from 0), for entries that are masked, missing, NaN, infinite or no numbers, and for whole numbers that
     float64 cannot hold.
     """
-    if torch.get_default_device().type != "cpu":
-        raise ValueError(
-            f"torch's default device must be the CPU: received {torch.get_default_device()}; call torch.set_default_device(None) and give "
-            "the solver its device, e.g. device='cuda'"
-        )
     is_frame = hasattr(value, "columns") and hasattr(value, "items")
     array = _frame(name, value) if is_frame else _float64(name, _raw(name, value))
     with torch.inference_mode(False):  # else nothing could be differentiated beside it

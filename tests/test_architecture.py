@@ -17,6 +17,8 @@ HOMES = {
     "h5netcdf": {"meanfield/storage.py"},
     "h5py": {"meanfield/storage.py"},
     "tyro": {"solvers/cli.py"},
+    "torch.set_float32_matmul_precision": {"meanfield/own_numerics.py"},  # set for the time of a call
+    "torch.autocast": {"meanfield/own_numerics.py"},
 }
 UNSAFE = {
     "pickle",
@@ -93,7 +95,7 @@ def test_meanfield_never_imports_solvers():
 
 
 @pytest.mark.parametrize("package", HOMES)
-def test_heavy_dependencies_live_in_one_file_each(package):
+def test_heavy_dependencies_and_borrowed_settings_live_in_one_file_each(package):
     assert {name for name, used in USES.items() if package in used} <= HOMES[package]
 
 

@@ -1,8 +1,9 @@
-"""No global state changes a number or an outcome: torch's dtype and modes, global generators, warnings, the locale; all are left alone."""
+"""No global state changes a number or an outcome: torch's dtype, modes, precision and device, generators, warnings; all are left alone."""
 
 import contextlib
 import locale
 import random
+import threading
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ import meanfield as mf
 import solvers
 from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
 from meanfield.measure import SobolPoints
+from meanfield.own_numerics import own_numerics
 from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
 from solvers.empirical_kernels import monte_carlo_kernels
 
@@ -32,6 +34,35 @@ def setting(change, value, back):
 
 def dtype(which):
     return lambda: setting(torch.set_default_dtype, which, torch.get_default_dtype)
+
+
+@contextlib.contextmanager
+def precision(which=None, switched=None):
+    """Of float32 products: everywhere, or on CPUs alone by a switch of newer versions of torch; all as it was thereafter"""
+    before = switches()
+    if which:
+        torch.set_float32_matmul_precision(which)
+    if switched and before:
+        torch.backends.mkldnn.matmul.fp32_precision = switched
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for backend, value in before.items():
+            backend.fp32_precision = value
+
+
+def switches():
+    if not hasattr(torch.backends.mkldnn, "matmul"):
+        return {}
+    return {backend: backend.fp32_precision for backend in (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)}
+
+
+def whole_precision():
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch does not tell it once a switch was used
+        return "switched"
 
 
 @contextlib.contextmanager
@@ -71,7 +102,27 @@ CHANGES = {
         lambda v: locale.setlocale(locale.LC_ALL, v), "C", lambda: locale.setlocale(locale.LC_ALL)
     ),
     "anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
+    "medium": lambda: precision("medium"),
+    "high": lambda: precision("high"),
+    "bf16": lambda: precision(switched="bf16"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
 }
+TOGETHER = (
+    (
+        "float16",
+        "inference_mode",
+        "deterministic",
+        "seeds",
+        "warnings",
+        "locale",
+        "anomaly",
+        "medium",
+        "autocast",
+        "meta",
+    ),
+    ("bfloat16", "no_grad", "bf16"),
+)
 
 
 def state():
@@ -81,7 +132,9 @@ def state():
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
+        whole_precision(),
+        switches(),
+        torch.is_autocast_enabled("cpu"),
         torch.get_num_threads(),
         torch.is_anomaly_enabled(),
         torch.get_rng_state().tolist(),
@@ -148,7 +201,7 @@ def carlo():
 
 def distance():
     clouds = mf.ParticleMeasure.sobol(32, 2), mf.ParticleMeasure.iid(32, 2)
-    return [torch.tensor(mf.measure_distance(*clouds), dtype=torch.float64)]
+    return [torch.tensor(mf.measure_distance(*clouds), dtype=torch.float64, device="cpu")]
 
 
 def variance():
@@ -164,6 +217,7 @@ CALLS = {
     "gradient flow": solved(WassersteinFlow(64), optimiser="gradient_flow"),
     "frozen part": solved(WassersteinFlow(64), scaling=mf.ic_mean_field(1.0, 16)),
     "dmft": resumed(CausalDMFT(samples=256, keep_state=True), depth=2),
+    "dmft, float32": solved(CausalDMFT(samples=256, dtype="float32"), depth=2),
     "dmft, relu": solved(CausalDMFT(samples=256), depth=2, phi="relu", loss="logistic"),
     "dmft, gradient flow": solved(CausalDMFT(samples=256), depth=2, optimiser="gradient_flow"),
     "fixed point": solved(FixedPointDMFT(samples=128), depth=1, bias=0.0),
@@ -197,14 +251,79 @@ def differing(found, right):
 
 @pytest.mark.parametrize("call", CALLS)
 def test_no_global_state_changes_a_number_and_none_is_changed(call):
-    right, plain = CALLS[call](), state()
-    for name, change in CHANGES.items():
-        with change():
-            before = state()
-            found = CALLS[call]()
-            assert state() == before, name
-        assert not differing(found, right), name
-        assert state() == plain, name
+    right = CALLS[call]()
+    for names in TOGETHER:
+        same_under(names, call, right)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS)
+def test_no_single_one_does_either(call):
+    right = CALLS[call]()
+    for name in CHANGES:
+        same_under([name], call, right)
+
+
+def same_under(names, call, right):
+    plain = state()
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(CHANGES[name]())
+        before = state()
+        found = CALLS[call]()
+        assert state() == before, names
+    assert not differing(found, right), names
+    assert state() == plain, names
+
+
+def test_threads_side_by_side_keep_their_precision_and_the_last_returns_the_old_one():
+    entered, left = threading.Event(), threading.Event()
+
+    def first():
+        with own_numerics():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=first)
+    with precision("medium"):
+        thread.start()
+        assert entered.wait(10)
+        with own_numerics():
+            left.set()
+            thread.join()
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_an_error_returns_what_was_set():
+    with precision("medium"), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        before = state()
+        with pytest.raises(ValueError, match="exceeds the 360 images"):
+            mf.digits((0, 1), n_train=10**4)
+        assert state() == before
+
+
+def test_what_is_looked_at_later_is_made_in_full_precision():
+    """Kernels from float32 particles, times, spectra: properties and methods of what a call returned"""
+
+    def looked_at():
+        solution = WassersteinFlow(64, dtype="float32", snapshots=(0, -1))(problem())
+        spectrum = mf.spectrum(torch.eye(4, dtype=torch.float64), [1.0, 2.0, 3.0, 4.0])
+        return lambda: [
+            solution.kernels["Phi1"].at(0, -1),
+            solution.kernels["G1"].factor,
+            solution.tangent_kernel(),
+            solution.times,
+            solution.loss,
+            solution.preactivations()[0],
+            spectrum.eigenvalues,
+        ]
+
+    right = looked_at()()
+    later = looked_at()
+    with precision("medium"), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        found = later()
+    assert not differing(found, right)
 
 
 @pytest.mark.parametrize("solver", [WassersteinFlow(64), FiniteWidth(16), CausalDMFT(samples=128, keep_state=True)])
@@ -237,10 +356,9 @@ def test_variance_leaves_the_cloud_that_it_is_given_alone():
     assert not any(tensor.requires_grad for tensor in cloud.tensors)
 
 
-def test_another_default_device_is_refused_by_name():
-    with setting(torch.set_default_device, "meta", lambda: None):
-        for call in (lambda: mf.Dataset([[1.0]], [1.0]), lambda: kernels("relu")):
-            with pytest.raises(
-                ValueError, match=r"default device must be the CPU: received meta.*set_default_device\(None\)"
-            ):
-                call()
+def test_data_under_another_default_device_lie_on_the_cpu():
+    with torch.device("meta"):
+        made = [mf.Dataset([[1.0, 2.0]], [1.0]), mf.digits(), mf.gaussian_mixture(), mf.single_index_teacher()]
+        plain = mf.gaussian_mixture()
+    assert {tensor.device.type for data in made for tensor in (data.x, data.y)} == {"cpu"}
+    assert plain == mf.gaussian_mixture()
