@@ -1,4 +1,4 @@
-"""Kernels that do not fit into floating point: errors that name the layer and the size, where 0, infinity or NaN would come out."""
+"""Kernels that do not fit into floating point: errors that name layer and size, in place of 0, infinity or NaN (equation 48)."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _root(sigma: Tensor) -> Tensor:
 
 
 def _spread(learned: Tensor, kept: Tensor, root: Tensor) -> Tensor:
-    """(Q, Q) A Sigma A^T as (A R) (A R)^T, whose small variances are squares and no differences of large numbers (equation 53)"""
+    """(Q, Q) A Sigma A^T as (A R) (A R)^T, whose small variances are squares and no differences of large numbers (equation 53b)"""
     p = len(kept)
     moved = torch.cat([kept @ root[:p], root[p:] - learned[p:] @ root[:p]])
     return moved @ moved.T
