@@ -327,7 +327,10 @@ def _verbs(folder: Path) -> dict[str, Call]:
             },
             said={"reference_width": "width"},
         ),
-        "residual": Call(solvers.residual, {"solution": o["dmft"], "samples": 64, "seed": 1, "repeats": 2}),
+        "residual": Call(
+            solvers.residual,
+            {"solution": o["dmft"], "samples": 64, "seed": 1, "repeats": 2, "steps": 1, "progress": False},
+        ),
         "rescaled": Call(solvers.rescaled, {"solution": o["grown"]}),
         "width_sweep": Call(
             solvers.width_sweep,
