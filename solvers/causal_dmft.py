@@ -20,6 +20,7 @@ from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
 from solvers.memory import kept
 from solvers.resuming import earlier
+from solvers.rounding import learned, must_resolve
 from solvers.sharding import current
 
 Draws = Literal["sobol", "plain"]
@@ -86,7 +87,7 @@ class CausalDMFT:
             )
         if self.max_rank is not None and self.max_rank < min(least, self.samples):
             raise ValueError(f"max_rank={self.max_rank} is below the {least} directions that the data alone may span")
-        self._must_resolve(problem)
+        must_resolve(problem, torch.float64 if _is_exact(problem) else checks.DTYPES[self.dtype])
         remedy = "take fewer samples (with more groups), fewer steps or data points, or dtype='float32'"
         sweep = {f"a sweep with {self.samples} samples": (self.bytes_needed(problem, least), remedy)}
         kernels = kept(problem, len(self.snapshots), 8 if self.dtype == "float64" else 4)
@@ -102,20 +103,8 @@ class CausalDMFT:
 
     def tolerances(self, problem: Problem) -> tuple[float, float]:
         """(of features, of gradients), equation 28b: features that were dropped return as noise Gamma tolerance / sqrt(samples) in f"""
-        default = (1e-12, 1e-12) if _is_exact(problem) else (min(1e-2, 0.1 * _learned(problem)), 1e-2)
+        default = (1e-12, 1e-12) if _is_exact(problem) else (min(1e-2, 0.1 * learned(problem)), 1e-2)
         return (self.tolerance, self.tolerance) if self.tolerance else default
-
-    def _must_resolve(self, problem: Problem) -> None:
-        """ValueError where rounding spoils f, which is Gamma times a sum that cancels but for what is learned (equation 28b)"""
-        kind, learned = torch.float64 if _is_exact(problem) else checks.DTYPES[self.dtype], _learned(problem)
-        error = torch.finfo(kind).eps / learned
-        if error > 1e-3:
-            name = str(kind).removeprefix("torch.")
-            remedy = "TangentKernelLimit, the limit gamma0 -> 0" if name == "float64" else "dtype='float64'"
-            raise ValueError(
-                f"training moves the neurons by {learned:.1g} of their size only (gamma0 times the targets' size), and {name} would round "
-                f"f by {error:.1g} of its size: take {remedy}"
-            )
 
     def bytes_needed(self, problem: Problem, rank: int) -> float:
         """An estimate of the peak memory of one group whose bases all have `rank` directions, in each process that shares the samples."""
@@ -169,13 +158,6 @@ class CausalDMFT:
 
 def _is_exact(problem: Problem) -> bool:
     return problem.network.nonlinearity.name == "linear"
-
-
-def _learned(problem: Problem) -> float:
-    """How far training moves the neurons, of their own size: |Delta| at f = 0, root mean square over samples, over Gamma"""
-    y = problem.data.y
-    delta = problem.loss_function.delta(torch.zeros_like(y), y)
-    return (float(delta.square().sum(1).mean().sqrt()) or 1.0) / problem.scaling.measure_limit()[0]
 
 
 def _points(problem: Problem) -> int:

@@ -24,6 +24,7 @@ from solvers.initial_particles import PER_POINT, Cloud, balance, random_part
 from solvers.measure_flow import MeasureFlow, all_inputs
 from solvers.memory import Parts, kept
 from solvers.resuming import earlier, kept_momentum
+from solvers.rounding import must_resolve
 from solvers.sharding import Shard, current
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
@@ -93,6 +94,7 @@ class WassersteinFlow:
                 f"WassersteinFlow solves networks of depth 1: received depth {problem.network.depth}; CausalDMFT takes any depth"
             )
         problem.scaling.trained.measure_limit()
+        must_resolve(problem, checks.DTYPES[self.dtype])
         if self.f0 is not None and problem.scaling.frozen == "none":
             raise ValueError(
                 f"f0 was given, but the scaling {problem.scaling.name!r} has no frozen part: leave it out, or take ic_mean_field"
