@@ -98,6 +98,7 @@ CHANGES = {
     ),
     "seeds": other_seeds,
     "warnings": all_warnings_shown,
+    "errors": lambda: np.errstate(all="raise"),
     "locale": lambda: setting(
         lambda v: locale.setlocale(locale.LC_ALL, v), "C", lambda: locale.setlocale(locale.LC_ALL)
     ),
@@ -121,7 +122,7 @@ TOGETHER = (
         "autocast",
         "meta",
     ),
-    ("bfloat16", "no_grad", "bf16"),
+    ("bfloat16", "no_grad", "bf16", "errors"),
 )
 
 
@@ -141,6 +142,7 @@ def state():
         [str(part) for part in np.random.get_state()],  # noqa: NPY002
         random.getstate(),
         locale.setlocale(locale.LC_ALL),
+        np.geterr(),
         tuple(map(str, warnings.filters)),
         torch.get_default_device(),
     )
@@ -222,7 +224,8 @@ CALLS = {
     "dmft, gradient flow": solved(CausalDMFT(samples=256), depth=2, optimiser="gradient_flow"),
     "fixed point": solved(FixedPointDMFT(samples=128), depth=1, bias=0.0),
     "networks": resumed(FiniteWidth(16), depth=2),
-    "networks, float32": solved(FiniteWidth(16, dtype="float32"), phi="relu", optimiser="gradient_flow"),
+    "networks, float32": solved(FiniteWidth(64, dtype="float32"), depth=2),
+    "networks, gradient flow": solved(FiniteWidth(16, dtype="float32"), optimiser="gradient_flow"),
     "lazy": resumed(TangentKernelLimit(), depth=2, scaling=NTK),
     "lazy, logistic": solved(TangentKernelLimit(), depth=2, scaling=NTK, optimiser="gradient_flow", loss="logistic"),
     "infinite logits": resumed(InfiniteLogitsLimit(64), scaling=LOGITS, loss="logistic"),
