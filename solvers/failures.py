@@ -49,9 +49,12 @@ class Watch:
     """
 
     def __init__(self, problem: Problem, previous: Solution | None = None) -> None:
-        self._mean, self._y = problem.loss_function.mean, problem.data.y
+        self._value, self._y = problem.loss_function.value, problem.data.y
         self._start = None if previous is None else self._mean(previous.f[0].double(), self._y)
         self._limit: Tensor | None = None
+
+    def _mean(self, f: Tensor, y: Tensor) -> Tensor:
+        return self._value(f, y).mean(-1)  # Loss.mean checks its arguments, which takes as long as a small step
 
     def loss(self, f: Tensor) -> Tensor:
         """(...) the training loss of outputs f (..., P, C)"""
