@@ -62,6 +62,8 @@ def load(path: str | Path) -> Any:
     unseen there, or keep HDF5 busy for ever.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the .nc file itself")
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
     verified = sealed.verified(path)

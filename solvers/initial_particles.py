@@ -52,7 +52,7 @@ def balance(cloud: ParticleMeasure | Cloud, x: Tensor, problem: Problem, shard: 
     """Move the cloud's a, by as little as possible, to give f = 0 at every row of x (P, D) (equation 12); whether that was done.
 
     N >= 4 P only: fewer particles would give up most of their a, and all of it at N = P; f(0) then keeps the error of the draw.
-    O(N P^2), about P / 100 steps.
+    Not where sums over the particles overflow, either. O(N P^2), about P / 100 steps.
     """
     phi, m = problem.network.nonlinearity.phi, cloud.m
     shard = shard or Shard(len(m))
@@ -61,6 +61,8 @@ def balance(cloud: ParticleMeasure | Cloud, x: Tensor, problem: Problem, shard: 
     gram = reductions.gram(lambda w: phi(w @ x.T), m, cloud.w, columns=len(x))  # (P, P)
     f = reductions.outputs(cloud.a, cloud.w, m, x, problem.network.nonlinearity)  # (P, C)
     gram, f = shard.sum(gram, f)
+    if not (gram.isfinite().all() and f.isfinite().all()):
+        return False  # the solver names what is not finite at its first step
     coefficients = shard.ranks.same(_solved(gram, f.double(), torch.finfo(f.dtype).eps).to(f))
     for a, w in zip(cloud.a.split(2**12), cloud.w.split(2**12), strict=True):
         a.sub_(phi(w @ x.T) @ coefficients)
@@ -70,7 +72,7 @@ def balance(cloud: ParticleMeasure | Cloud, x: Tensor, problem: Problem, shard: 
 def _solved(gram: Tensor, f: Tensor, eps: float) -> Tensor:
     """c (P, C) with gram c = f up to directions that rounding hides. Each refinement with the shifted factor takes such a direction
     by its eigenvalue over the shift."""
-    shift = eps * float(gram.trace())
+    shift = eps * float(gram.trace()) or 1.0  # 0 where every row of x is: f is 0 as it stands
     lower, failed = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(gram)).to(gram))
     while int(failed):
         shift *= 10

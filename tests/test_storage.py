@@ -304,7 +304,7 @@ def test_broken_and_foreign_files(tiny_problem, tmp_path):
         _edit(tmp_path / name)
     for path, message in (
         (tmp_path / "absent.nc", "no such file: .*absent.nc"),
-        (tmp_path, "no such file"),
+        (tmp_path, "is a folder: give the .nc file itself"),
         (file("empty.nc", b""), "empty.nc is truncated or no netCDF-4 file"),
         (file("text.nc", b"f = 3\n"), "text.nc is truncated or no netCDF-4 file"),
         (file("picture.nc", b"\x89PNG\r\n\x1a\n" + bytes(100)), "no netCDF-4 file"),

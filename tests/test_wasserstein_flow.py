@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 import meanfield as mf
 from meanfield import reductions
 from meanfield.scaling import sym_default
-from solvers import DivergedError, InfiniteLogitsLimit, WassersteinFlow
+from solvers import DivergedError, InfiniteLogitsLimit, NonFiniteError, WassersteinFlow
 
 
 def problem(activation="tanh", gamma0=1.0, steps=20, eta=0.2, p=4, d=3, loss="squared", **network):
@@ -136,6 +136,23 @@ def test_balanced_cloud_starts_at_zero_and_gauss_hermite_too():
         assert float(solution.f[0].abs().max()) < 1e-14
         assert float(solution.f_test[0].abs().max()) < 1e-14
     assert float(WassersteinFlow(512, initial="iid")(problem()).f[0].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "linear"])
+def test_balance_ends_where_features_vanish_and_where_they_overflow(activation):
+    y = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+    for size in (0.0, 1e-320):
+        asked = mf.Problem(
+            mf.Dataset(torch.full((2, 3), size, dtype=torch.float64), y),
+            mf.Network(1, activation),
+            training=mf.Training(steps=2),
+        )
+        solution = WassersteinFlow(256)(asked)  # f stays below 1e-300, the loss the mean of y^2 / 2
+        assert torch.equal(solution.loss, torch.full((3,), 1.25, dtype=torch.float64))
+    if activation != "tanh":
+        x = torch.full((2, 3), 1e200, dtype=torch.float64)
+        with pytest.raises(NonFiniteError, match="very first step"):
+            WassersteinFlow(256)(replace(asked, data=mf.Dataset(x, y)))
 
 
 def test_a_balanced_cloud_moves_its_readouts_as_little_as_possible():
