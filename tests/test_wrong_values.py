@@ -439,9 +439,10 @@ def known(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def quiet(monkeypatch, tmp_path):
     from matplotlib import pyplot
 
+    monkeypatch.chdir(tmp_path)  # some texts are good names of folders
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
