@@ -65,10 +65,8 @@ class CausalDMFT:
 
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)
-        solutions, groups = (
-            [],
-            1 if _is_exact(problem) else self.groups,
-        )  # linear networks have no sampling error to estimate
+        groups = 1 if _is_exact(problem) else self.groups  # linear networks have no sampling error to estimate
+        solutions = []
         for group in range(groups):
             solutions.append(replace(self, groups=1, seed=self.seed + group)._run(problem))
             if solutions[-1].status is not Status.FINISHED:

@@ -48,8 +48,8 @@ def random_part(
 PER_POINT = 4  # particles a point from which a start is balanced: it takes (P / N)^(1/2) of the readouts' randomness
 
 
-def balance(cloud: ParticleMeasure | Cloud, x: Tensor, problem: Problem, shard: Shard | None = None) -> bool:
-    """Move the cloud's a, by as little as possible, to give f = 0 at every row of x (P, D) (equation 12); whether that was done.
+def balance(cloud: ParticleMeasure | Cloud, x: Tensor, problem: Problem, shard: Shard | None = None) -> None:
+    """Move the cloud's a, by as little as possible, to give f = 0 at every row of x (P, D) (equation 12).
 
     N >= 4 P only: fewer particles would give up most of their a, and all of it at N = P; f(0) then keeps the error of the draw.
     Not where sums over the particles overflow, either. O(N P^2), about P / 100 steps.
@@ -57,26 +57,26 @@ def balance(cloud: ParticleMeasure | Cloud, x: Tensor, problem: Problem, shard: 
     phi, m = problem.network.nonlinearity.phi, cloud.m
     shard = shard or Shard(len(m))
     if shard.size < PER_POINT * len(x):
-        return False
+        return
     gram = reductions.gram(lambda w: phi(w @ x.T), m, cloud.w, columns=len(x))  # (P, P)
     f = reductions.outputs(cloud.a, cloud.w, m, x, problem.network.nonlinearity)  # (P, C)
     gram, f = shard.sum(gram, f)
     if not (gram.isfinite().all() and f.isfinite().all()):
-        return False  # the solver names what is not finite at its first step
+        return  # the solver names what is not finite at its first step
     coefficients = shard.ranks.same(_solved(gram, f.double(), torch.finfo(f.dtype).eps).to(f))
     for a, w in zip(cloud.a.split(2**12), cloud.w.split(2**12), strict=True):
         a.sub_(phi(w @ x.T) @ coefficients)
-    return True
 
 
 def _solved(gram: Tensor, f: Tensor, eps: float) -> Tensor:
     """c (P, C) with gram c = f up to directions that rounding hides. Each refinement with the shifted factor takes such a direction
     by its eigenvalue over the shift."""
     shift = eps * float(gram.trace()) or 1.0  # 0 where every row of x is: f is 0 as it stands
-    lower, failed = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(gram)).to(gram))
+    identity = torch.eye(len(gram)).to(gram)
+    lower, failed = torch.linalg.cholesky_ex(gram + shift * identity)
     while int(failed):
         shift *= 10
-        lower, failed = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(gram)).to(gram))
+        lower, failed = torch.linalg.cholesky_ex(gram + shift * identity)
     found = torch.cholesky_solve(f, lower)
     for _ in range(3):
         found = found + torch.cholesky_solve(f - gram @ found, lower)
