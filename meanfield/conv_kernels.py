@@ -14,8 +14,8 @@ from meanfield import array_input, checks
 from meanfield.activations import Activation, activation
 from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
-from meanfield.kernel_range import kernels_in_range, layers_in_range
-from meanfield.parameterization import Standard, kernel_weights
+from meanfield.kernel_range import among_all, kernels_in_range, layers_in_range, living
+from meanfield.parameterization import KernelWeights, Standard, kernel_weights
 from meanfield.scaling import Scaling
 
 Padding = Literal["same", "circular", "valid"]
@@ -103,9 +103,10 @@ def conv_nngp_and_ntk(
 
     Meaning of both as in `nngp_and_ntk`. `block` images are paired with `block` others at a time: memory is about 8 arrays of
     block^2 H W numbers, block^2 (H W)^2 with the global average, and no digit depends on it. The dtype of x is that of the result.
+    Blank images, as rows of zeros there, have rows of zeros where f = 0 in every network.
 
-    ValueError for another layout of images, sizes that differ or do not fit the filters, blank images without biases, and scalings
-    without a tangent kernel; MemoryError before allocation.
+    ValueError for another layout of images, sizes that differ or do not fit the filters, and scalings without a tangent kernel;
+    MemoryError before allocation.
     """
     first, dtype = images("x", x)
     second = first if x2 is None else images("x2", x2)[0]
@@ -113,45 +114,64 @@ def conv_nngp_and_ntk(
         raise ValueError(
             f"x and x2 hold different images: received shapes {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    for name, many in (("x", first), ("x2", second)):
-        _no_blank(network, name, many)
-    pairs = _Pairs(network, scaling, first, second)
-    n, m, pixels = len(first), len(second), pairs.numbers
+    weights, n, m = _weights(network, scaling, first), len(first), len(second)
+    pixels = math.prod(first.shape[2:]) ** (2 if network.readout == "global_average" else 1)
     block = max(1, math.isqrt(AT_ONCE // pixels)) if block is None else checks.integer("block", block, 1)
-    rows, columns = min(block, n), min(block, m)
     checks.memory(
         f"the kernels between {n} and {m} images",
-        2.0 * n * m * dtype.itemsize + 64.0 * rows * columns * pixels,
+        2.0 * n * m * dtype.itemsize + 64.0 * min(block, n) * min(block, m) * pixels,
         f"give a smaller block, e.g. block={max(1, block // 2)}, fewer images at a time, or readout='vectorised'",
     )
-    kernels = tuple(first.new_empty(n, m, dtype=dtype) for _ in range(2))
+    rows = living(network, first)
+    columns = rows if x2 is None else living(network, second)
+    first = first if rows is None else first[rows]
+    second = first if x2 is None else second if columns is None else second[columns]
+    return among_all(_between(network, weights, first, second, block, dtype), (n, m), (rows, columns))
+
+
+def _weights(network: ConvNetwork, scaling: Scaling | Standard, x: Tensor) -> KernelWeights:
+    """ValueError for images that do not fit the filters too"""
+    last = math.prod(network.image_size(*x.shape[2:]))
+    positions = (network.filter_size**2,) * network.depth + (1 if network.readout == "global_average" else last,)
+    return kernel_weights(network, scaling, x.shape[1], positions)
+
+
+def _between(
+    network: ConvNetwork, weights: KernelWeights, x: Tensor, x2: Tensor, block: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Both kernels between images x and x2, symmetric ones where x2 is x"""
+    n, m, symmetric = len(x), len(x2), x is x2
+    kernels = (x.new_empty(n, m, dtype=dtype), x.new_empty(n, m, dtype=dtype))
+    if not n or not m:
+        return kernels
+    pairs, largest = _Pairs(network, weights, x, x2), x.new_zeros(2)
     for i in range(0, n, block):
-        for j in range(i if x2 is None else 0, m, block):
+        for j in range(i if symmetric else 0, m, block):
             some, others = slice(i, min(i + block, n)), slice(j, min(j + block, m))
-            for kernel, part in zip(kernels, pairs(some, others), strict=True):
+            parts = pairs(some, others)
+            largest = torch.maximum(largest, torch.stack([part.abs().amax() for part in parts]))
+            for kernel, part in zip(kernels, parts, strict=True):
                 kernel[some, others] = part
-                if x2 is None:
+                if symmetric:
                     kernel[others, some] = part.triu().T + part.triu(1) if i == j else part.T
-    weights = (pairs.weights.prior, pairs.weights.readout + pairs.weights.hidden)
-    kernels_in_range(network, weights, kernels, [kernel.double().abs().amax().reshape(1) for kernel in kernels])
-    return kernels[0], kernels[1]
+    # images without a common pixel have a kernel of 0, which is no underflow
+    sizes = [
+        w * float(big > 0) for w, big in zip((weights.prior, weights.readout + weights.hidden), largest, strict=True)
+    ]
+    kernels_in_range(network, tuple(sizes), kernels, largest[:, None].unbind())
+    return kernels
 
 
 class _Pairs:
     """The recursion on blocks of pairs of images. Covariances are (S, n, m) over S = H W common pixels, (n S, m S) over pairs of pixels."""
 
-    def __init__(self, network: ConvNetwork, scaling: Scaling | Standard, x: Tensor, x2: Tensor) -> None:
-        self.network, self.x, self.x2, self.pooled = network, x, x2, network.readout == "global_average"
-        channels, *self.size = x.shape[1:]
-        last = math.prod(network.image_size(*self.size))
-        k2 = network.filter_size**2
-        positions = (k2,) * network.depth + (1 if self.pooled else last,)
-        self.weights = kernel_weights(network, scaling, channels, positions)
+    def __init__(self, network: ConvNetwork, weights: KernelWeights, x: Tensor, x2: Tensor) -> None:
+        self.network, self.weights, self.x, self.x2 = network, weights, x, x2
+        self.pooled, self.size = network.readout == "global_average", tuple(x.shape[2:])
         self.averages = gaussian_averages(network.nonlinearity)
         self.p = self._variances(x)
         self.q = self.p if x is x2 else self._variances(x2)
-        self.numbers = math.prod(self.size) ** (2 if self.pooled else 1)
-        pairs = len(x) * len(x2) * self.numbers
+        pairs = len(x) * len(x2) * math.prod(self.size) ** (2 if self.pooled else 1)
         self.pair = [self.averages.prepare(p, q, pairs) for p, q in zip(self.p, self.q, strict=True)]
 
     def __call__(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
@@ -235,13 +255,3 @@ def _patch_mean(network: ConvNetwork, t: Tensor, places: tuple[tuple[int, int], 
                 shifts.append(moved)
         t = torch.stack(shifts).mean(0) if len(shifts) > 1 else shifts[0].clone()
     return t, (t.shape[places[0][0]], t.shape[places[0][1]])
-
-
-def _no_blank(network: ConvNetwork, name: str, x: Tensor) -> None:
-    blank = (x == 0).flatten(1).all(1)
-    if network.bias_std or not bool(blank.any()) or float(network.nonlinearity(x.new_zeros(1))) != 0:
-        return
-    raise ValueError(
-        f"{name} holds {int(blank.sum())} image(s) of zeros, the first at {int(blank.nonzero()[0])}: without biases f = 0 there in every "
-        "network, so the kernel's row is zero and the Gram matrix singular; remove them or give ConvNetwork(bias_std=..) above 0"
-    )

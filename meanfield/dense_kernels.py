@@ -11,7 +11,7 @@ from torch import Tensor
 from meanfield import array_input, checks
 from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
-from meanfield.kernel_range import kernels_in_range, layers_in_range
+from meanfield.kernel_range import among_all, kernels_in_range, layers_in_range, living
 from meanfield.parameterization import KernelWeights, Standard, kernel_weights
 from meanfield.problem import Network
 from meanfield.relu_angles import ReluLayers
@@ -32,10 +32,11 @@ def nngp_and_ntk(
     same for `ntk()` and every `mean_field(gamma0)` (equation 43). For C outputs both stand in front of the identity between outputs.
     The dtype of x, float32 or float64, is that of the result; the arithmetic is float64. Diagonals are exact, and both matrices exactly
     symmetric, for x2 = None. `block` is the edge of a tile of work: it changes memory, 10 tiles beside the results, and no digit
-    (activations without a closed form have tiles of a fixed size).
+    (activations without a closed form have tiles of a fixed size). Rows of zeros, where f = 0 in every network without biases and with
+    phi(0) = 0, have rows of zeros in both.
 
-    ValueError for inputs that are no finite matrix, for kernels that leave the range of their dtype (with layer and size), for x of zero
-    norm where f(x) = 0 in every network, and for scalings without a tangent kernel at infinite width; MemoryError before allocation.
+    ValueError for inputs that are no finite matrix, for kernels that leave the range of their dtype (with layer and size), and for
+    scalings without a tangent kernel at infinite width; MemoryError before allocation.
     """
     first, dtype = _inputs("x", x)
     second = first if x2 is None else _inputs("x2", x2)[0]
@@ -44,21 +45,31 @@ def nngp_and_ntk(
             f"x and x2 differ in dimension: received shapes {tuple(first.shape)} and {tuple(second.shape)}"
         )
     weights = kernel_weights(network, scaling, first.shape[1])
-    for name, points in (("x", first), ("x2", second)):
-        _no_zero_norm(network, name, points)
     n, m, block = len(first), len(second), BLOCK if block is None else checks.integer("block", block, 1)
     checks.memory(
         f"the kernels between {n} and {m} points",
         2.0 * n * m * dtype.itemsize + 8.0 * PANEL * m + 80.0 * min(block, n) * min(block, m),
         "call nngp_and_ntk for fewer rows of x at a time, nngp_and_ntk(network, scaling, x[i:j], x2), or give float32",
     )
-    z = network.inputs(first)
-    z2 = z if x2 is None else network.inputs(second)
+    rows = living(network, first)
+    columns = rows if x2 is None else living(network, second)
+    z = network.inputs(first if rows is None else first[rows])
+    z2 = z if x2 is None else network.inputs(second if columns is None else second[columns])
+    return among_all(_between(network, weights, z, z2, block, dtype), (n, m), (rows, columns))
+
+
+def _between(
+    network: Network, weights: KernelWeights, z: Tensor, z2: Tensor, block: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Both kernels between scaled inputs z (n, D) and z2 (m, D), symmetric ones where z2 is z"""
+    n, m = len(z), len(z2)
+    if not n or not m:
+        return z.new_empty(n, m, dtype=dtype), z.new_empty(n, m, dtype=dtype)
     closed = gaussian_averages(network.nonlinearity).exact
     block = block if closed else PANEL  # the products within a table round by their shapes
     layers = ReluLayers if closed and network.nonlinearity.name == "relu" else _Layers
     rule = layers(network, weights, z, z2)
-    kernels = _tiles(rule, n, m, x2 is None, block, z.new_empty(0, dtype=dtype))
+    kernels = _tiles(rule, n, m, z is z2, block, z.new_empty(0, dtype=dtype))
     kernels_in_range(network, (weights.prior, weights.readout + weights.hidden), kernels, rule.diagonal())
     return kernels
 
@@ -187,16 +198,6 @@ def _inputs(name: str, x: Any) -> tuple[Tensor, torch.dtype]:
     """Checked float64 points on their own device, and the dtype of the result"""
     points = checks.matrix(name, x)
     return points.to(x.device if isinstance(x, Tensor) else "cpu"), array_input.precision(x)
-
-
-def _no_zero_norm(network: Network, name: str, points: Tensor) -> None:
-    dead = (points == 0).all(1)
-    if network.bias_std or not bool(dead.any()) or float(network.nonlinearity(points.new_zeros(1))) != 0:
-        return
-    raise ValueError(
-        f"{name} holds {int(dead.sum())} row(s) of zero norm, the first at {int(dead.nonzero()[0])}: without biases f(0) = 0 in every "
-        "network, so the kernel's row is zero and the Gram matrix singular; remove them or give Network(bias_std=..) above 0"
-    )
 
 
 def _norms2(z: Tensor) -> Tensor:

@@ -11,12 +11,35 @@ from torch import Tensor
 from meanfield.parameterization import Layered
 
 
+def living(network: Any, x: Tensor) -> Tensor | None:
+    """(n,) indices of the points x (P, ..) where not every network gives 0, None for all of them
+
+    At inputs of zero, without biases and with phi(0) = 0, outputs and their gradients vanish, and so do the rows of both kernels.
+    """
+    zero = (x == 0).flatten(1).all(1)
+    return (~zero).nonzero()[:, 0] if bool(zero.any()) and _is_zero_at_zero(network) else None
+
+
+def among_all(kernels: tuple[Tensor, Tensor], sizes: tuple[int, int], ends: Sequence[Tensor | None]) -> Any:
+    """The kernels between all points, `sizes` of them, from those between the `living` ones"""
+    if all(end is None for end in ends):
+        return kernels
+    rows, columns = (
+        torch.arange(size, device=kernels[0].device) if end is None else end
+        for size, end in zip(sizes, ends, strict=True)
+    )
+    full = tuple(kernel.new_zeros(sizes) for kernel in kernels)
+    for kernel, part in zip(full, kernels, strict=True):
+        kernel[rows[:, None], columns] = part
+    return full
+
+
 def layers_in_range(network: Any, variances: Sequence[Tensor]) -> None:
     """ValueError for the first layer whose variances (..) overflow, or fall below the normal numbers although nothing there is zero.
 
-    Points that are exactly zero have been refused before, or biases or phi(0) keep them alive; blank parts of images may be 0.
+    Points that are exactly zero have been taken out before, or biases or phi(0) keep them alive; blank parts of images may be 0.
     """
-    shrinks = not network.bias_std and float(network.nonlinearity(torch.zeros(1, dtype=torch.float64))) == 0
+    shrinks = _is_zero_at_zero(network)
     for l, p in enumerate(variances):
         low, high = (float(v) for v in torch.aminmax(p if p.ndim == 1 else p.amax().reshape(1)))
         if high < torch.finfo(p.dtype).max and (low >= torch.finfo(p.dtype).tiny or not shrinks):
@@ -45,6 +68,10 @@ def kernels_in_range(
             f"the {name} after layer {network.depth} of {network.depth}{least} {_outside(over, kernel.dtype)}; "
             f"{_remedy(network, over)}{single}"
         )
+
+
+def _is_zero_at_zero(network: Any) -> bool:
+    return not network.bias_std and float(network.nonlinearity(torch.zeros(1, dtype=torch.float64))) == 0
 
 
 def _outside(over: bool, dtype: torch.dtype) -> str:

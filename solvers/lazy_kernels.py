@@ -111,11 +111,12 @@ def draws(covariance: Tensor, train: int, outputs: int, seeds: Sequence[int]) ->
         return torch.stack([torch.randn(count, outputs, generator=g, dtype=torch.float64) for g in generators])
 
     along = vectors.T @ normals(train)
+    varies = (covariance.diagonal() > 0)[:, None]  # f = 0 at inputs of zero, to the last bit
     f = vectors @ (values.clamp(min=0).sqrt()[:, None] * along)
     if len(covariance) == train:
-        return f
+        return f * varies
     keep = values > 1e-12 * values[-1].clamp(min=math.ulp(0.0))
     regression = (across @ vectors[:, keep]) / values[keep].sqrt()  # (P_test, rank), of the directions' unit Gaussians
     left, directions = torch.linalg.eigh(test - regression @ regression.T)
     conditional = directions @ (left.clamp(min=0).sqrt()[:, None] * (directions.T @ normals(len(test))))
-    return torch.cat([f, regression @ along[:, keep] + conditional], 1)
+    return torch.cat([f, regression @ along[:, keep] + conditional], 1) * varies

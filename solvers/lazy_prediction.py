@@ -68,9 +68,9 @@ def lazy_prediction(
 
 
 def _root(sigma: Tensor) -> Tensor:
-    """(Q, Q) R with R R^T = Sigma"""
+    """(Q, Q) R with R R^T = Sigma, rows of zeros where the variance is 0"""
     values, vectors = torch.linalg.eigh(sigma)
-    return vectors * values.clamp(min=0).sqrt()
+    return vectors * values.clamp(min=0).sqrt() * (sigma.diagonal() > 0)[:, None]
 
 
 def _spread(learned: Tensor, kept: Tensor, root: Tensor) -> Tensor:

@@ -98,12 +98,36 @@ def test_images_of_a_wrong_layout():
         conv_nngp_and_ntk(ConvNetwork(2, padding="valid"), mf.ntk(), some(2, 2, 4, 8))
     with pytest.raises(ValueError, match="NaN"):
         conv_nngp_and_ntk(network, mf.ntk(), x * math.nan)
-    x[1] = 0
-    with pytest.raises(ValueError, match=r"1 image\(s\) of zeros, the first at 1"):
-        conv_nngp_and_ntk(network, mf.ntk(), x)
-    assert torch.isfinite(conv_nngp_and_ntk(ConvNetwork(2, bias_std=0.1), mf.ntk(), x)[1]).all()
     with pytest.raises(MemoryError, match="smaller block"):
         conv_nngp_and_ntk(ConvNetwork(readout="global_average"), mf.ntk(), torch.ones(10**3, 1, 28, 28), block=1000)
+
+
+@pytest.mark.parametrize("readout", ["vectorised", "global_average"])
+def test_blank_images_give_zero_and_change_no_other_entry(readout):
+    network, x = ConvNetwork(2, readout=readout), some(4)
+    joined, kept = torch.cat([x[:2], 0 * x[:1], x[2:]]), torch.tensor([0, 1, 3, 4])
+    for whole, part, across in zip(
+        conv_nngp_and_ntk(network, mf.ntk(), joined),
+        conv_nngp_and_ntk(network, mf.ntk(), x),
+        conv_nngp_and_ntk(network, mf.ntk(), 0 * x, x),
+        strict=True,
+    ):
+        torch.testing.assert_close(whole[kept][:, kept], part, rtol=1e-13, atol=1e-14)
+        assert not whole[2].any()
+        assert not whole[:, 2].any()
+        assert not across.any()
+    with pytest.raises(ValueError, match=r"at least 5 x 5"):
+        conv_nngp_and_ntk(ConvNetwork(2, padding="valid"), mf.ntk(), 0 * some(2, 2, 4, 8))
+    found = monte_carlo_kernels(ConvNetwork(2, "sigmoid", readout=readout), mf.ntk(), joined, 96, 16)
+    lit = conv_nngp_and_ntk(ConvNetwork(2, "sigmoid", readout=readout), mf.ntk(), joined)[1]
+    assert float(((found.ntk - lit) / found.ntk_error).abs().max()) < 4
+
+
+def test_images_without_a_common_pixel_have_a_kernel_of_zero():
+    left, right = torch.zeros(1, 1, 4, 12), torch.zeros(1, 1, 4, 12)
+    left[..., :3], right[..., 9:] = 1.0, 1.0
+    for kernel in conv_nngp_and_ntk(ConvNetwork(1, "erf"), mf.ntk(), left, right):
+        assert float(kernel.abs().max()) == 0
 
 
 def test_bad_descriptions():

@@ -355,6 +355,36 @@ def test_the_end_of_training_interpolates_and_a_singular_kernel_needs_a_jitter()
     torch.testing.assert_close(ridge.mean[1], solved)
 
 
+@pytest.mark.parametrize("scaling", [mf.ntk(), mf.mean_field(0.05)], ids=["ntk", "mean field"])
+def test_samples_of_zeros_are_answered_with_zero(scaling):
+    """As networks answer them: f(0) = 0 without biases. The other samples learn as if a sample of zeros were not there."""
+    base = problem(scaling=scaling)
+    x, y, x_test = base.data.x.clone(), base.data.y, base.data.x_test.clone()
+    x[2], x_test[1] = 0, 0
+    asked = replace(base, data=mf.Dataset(x, y, x_test))
+    others = [0, 1, 3, 4]
+    alone = replace(  # a step is a mean over samples: 4 of 5 learn as fast
+        asked,
+        data=mf.Dataset(x[others], y[others], x_test),
+        training=replace(asked.training, learning_rate=0.3 * 4 / 5),
+    )
+    found, without = (TangentKernelLimit(initial="mean")(p) for p in (asked, alone))
+    assert not found.f[:, 2].any()
+    assert not found.f_test[:, 1].any()
+    torch.testing.assert_close(found.f[:, others], without.f)
+    torch.testing.assert_close(found.f_test, without.f_test)
+    network = FiniteWidth(16, snapshots=())(asked)
+    assert not network.f[:, 2].any()
+    assert not network.f_test[:, 1].any()
+    drawn = TangentKernelLimit(seed=1)(asked)
+    assert not drawn.f[:, 2].any()
+    assert not drawn.f_test[:, 1].any()
+    predicted = lazy_prediction(asked)
+    torch.testing.assert_close(predicted.mean, found.f)
+    spread = predicted.covariance.abs()
+    assert float(spread[:, [2, P + 1]].max()) <= 1e-15 * float(spread.max())  # rounding of eigenvectors
+
+
 # --- invariances and bookkeeping -------------------------------------------------------------------------------------
 
 
