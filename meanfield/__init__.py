@@ -14,9 +14,10 @@ from meanfield.activations import register as register_activation
 from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
 from meanfield.data import Dataset, digits, gaussian_mixture, multi_index_teacher, single_index_teacher
 from meanfield.data_files import from_file
-from meanfield.dense_kernels import check_gram, nngp_and_ntk
+from meanfield.dense_kernels import nngp_and_ntk
 from meanfield.deviation import DeviationReport, deviation
 from meanfield.distances import marginal_distance, measure_distance
+from meanfield.gram_checks import check_gram
 from meanfield.kernels import TwoTimeKernel
 from meanfield.losses import Loss, loss
 from meanfield.measure import ParticleMeasure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -155,43 +154,6 @@ def recursion(network: Network, weights: KernelWeights, averages: Any, c: Tensor
     feature, bias = weights.layers[-1]
     prior = weights.prior * (std2 * phi + bias2)
     return prior, weights.readout * (feature * phi + bias) + weights.hidden * std2 * slope * theta
-
-
-@checked
-def check_gram(kernel: Tensor, name: str = "kernel", jitter: float = 0.0) -> Tensor:
-    """`kernel` + jitter * mean diagonal * identity (P, P), if it can be inverted safely in its precision; jitter is stated, never silent.
-
-    ValueError with the smallest eigenvalue and the remedy if that is below P eps times the largest; with the rows if points coincide.
-    """
-    jitter = checks.positive("jitter", jitter, zero=True)
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"{name} must be a square matrix: received shape {tuple(kernel.shape)}")
-    checks.matrix(name, kernel)
-    scale = float(kernel.diagonal().double().mean())
-    gram = kernel + jitter * scale * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    values = torch.linalg.eigvalsh(gram.double())
-    threshold = len(gram) * torch.finfo(kernel.dtype).eps * float(values[-1])
-    if float(values[0]) <= threshold:
-        needed = (threshold - min(float(values[0]), 0.0)) / max(scale, torch.finfo(torch.float64).tiny)
-        advice = 10.0 ** math.ceil(math.log10(max(needed, 1e-300)) + 1)
-        raise ValueError(
-            f"{name} is numerically singular: its smallest eigenvalue is {float(values[0]):.3g}, the largest {float(values[-1]):.3g}, "
-            f"and below {threshold:.1e} an inverse is rounding error{_duplicates(kernel)}; remove such points, or give "
-            f"jitter={jitter + advice:.0e} (times the mean diagonal {scale:.3g})"
-        )
-    return gram
-
-
-def _duplicates(kernel: Tensor) -> str:
-    """Names two points that the kernel cannot tell apart, if there are any"""
-    diagonal = kernel.diagonal()
-    apart = diagonal[:, None] + diagonal - 2 * kernel
-    apart.fill_diagonal_(math.inf)
-    flat = int(apart.argmin())
-    i, j = divmod(flat, len(kernel))
-    if len(kernel) < 2 or float(apart[i, j]) > 16 * torch.finfo(kernel.dtype).eps * float(diagonal[i] + diagonal[j]):
-        return ""
-    return f"; the points {min(i, j)} and {max(i, j)} are duplicates"
 
 
 def _inputs(name: str, x: Any) -> tuple[Tensor, torch.dtype]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from meanfield import checks
 from meanfield.arguments import checked
+from meanfield.gram_checks import gram_matrix, indistinct, named, rounding
 
 Times = Tensor | Sequence[float]
 
@@ -22,6 +23,7 @@ class KernelSpectrum:
 
     eigenvalues (n,) from the largest, eigenvectors (n, n) in columns, targets (n, C) = v_i . y, start (n,) = E |v_i . (f0 - y)|^2,
     the squared error at time 0; samples P. Everything is O(1) in the width; K in units where df/dt = K Delta / P.
+    indistinct: groups of rows of K that are equal to rounding, and, each alone, rows of zeros.
     """
 
     eigenvalues: Tensor
@@ -30,6 +32,7 @@ class KernelSpectrum:
     start: Tensor
     samples: int
     precision: float = torch.finfo(torch.float64).eps
+    indistinct: tuple[tuple[int, ...], ...] = ()
 
     @property
     def alignment(self) -> Tensor:
@@ -76,8 +79,9 @@ class KernelSpectrum:
     def gain(self, times: Times, learning_rate: float | None = None, jitter: float = 0.0) -> Tensor:
         """(T, n) (1 - decay) / lambda without a division by a small lambda; at t = inf its inverse (equation 52).
 
-        jitter, in units of the mean eigenvalue, is added to lambda at t = inf, and there only. ValueError at t = inf if the kernel is
-        singular and jitter is zero, or if descent diverges.
+        jitter, in units of the mean eigenvalue, is added to lambda at t = inf, and there only. Without it the directions of samples that
+        the kernel cannot tell apart, and of those of zeros, have a gain of 0 there: nothing is learned along them at any time. ValueError
+        at t = inf if other eigenvalues too are zero to rounding and jitter is zero, or if descent diverges.
         """
         at = training_times(times, learning_rate)
         finite, values = at.isfinite(), self.eigenvalues.clamp(min=0)[None]
@@ -104,12 +108,12 @@ class KernelSpectrum:
         return self.learning_curve(times, learning_rate).sum(1) / (2 * self.samples)
 
     def squared_norm(self, time: float = math.inf, learning_rate: float | None = None, jitter: float = 0.0) -> float:
-        """|f_t - f0|^2 in the kernel's space, from f0 = 0; y^T K^-1 y at t = inf, where a singular K needs a jitter (equation 57)."""
+        """|f_t - f0|^2 in the kernel's space, from f0 = 0; y^T K^+ y at t = inf, see `gain` (equation 57)."""
         gain = self.gain([time], learning_rate, jitter)[0]
         return float((self.targets.square().sum(1) * gain.square() * self.eigenvalues.clamp(min=0)).sum())
 
     def complexity(self, time: float = math.inf, learning_rate: float | None = None, jitter: float = 0.0) -> float:
-        """sqrt(2 |f_t|^2 / P), at t = inf sqrt(2 y^T K^-1 y / P) (equation 57).
+        """sqrt(2 |f_t|^2 / P), at t = inf sqrt(2 y^T K^+ y / P) (equation 57).
 
         Arora et al. 2019 bound the population loss of a wide trained network by this plus O(sqrt(log(P / (lambda_min delta)) / P)), for
         inputs of norm 1, |y| <= 1 and the kernel of the input weights, of trace P/2. It changes with the units of K; `bound` does not.
@@ -131,16 +135,19 @@ class KernelSpectrum:
         return 2 * math.sqrt(norm * trace) / p + 3 * math.sqrt(math.log(2 / delta) / (2 * p))
 
     def _inverse(self, jitter: float) -> Tensor:
-        """(n,) 1 / (lambda + jitter mean(lambda)); ValueError with the smallest eigenvalue and the remedy for a singular kernel"""
-        if checks.positive("jitter", jitter, zero=True) == 0 and bool(self.singular[-1]):
+        """(n,) 1 / (lambda + jitter mean(lambda)), or 0 where samples explain a lambda of 0; ValueError if they do not"""
+        values, null = self.eigenvalues.clamp(min=0), self.singular
+        if checks.positive("jitter", jitter, zero=True):
+            return 1 / (values + jitter * values.mean())
+        explained = sum(max(1, len(rows) - 1) for rows in self.indistinct)
+        if int(null.sum()) > explained:
             raise ValueError(
                 "the kernel on the training samples is numerically singular: smallest eigenvalue "
-                f"{float(self.eigenvalues[-1]):.3g}, largest {float(self.eigenvalues[0]):.3g}, {int(self.singular.sum())} of "
-                f"{len(self.eigenvalues)} are zero to rounding; remove duplicated samples, take a finite time (which needs no inverse), "
-                "or give jitter=1e-6 (times the mean eigenvalue)"
+                f"{float(self.eigenvalues[-1]):.3g}, largest {float(self.eigenvalues[0]):.3g}, {int(null.sum())} of {len(values)} are "
+                f"zero to rounding{named(self.indistinct, len(values) // self.samples, explained)}; take a finite time (which needs no "
+                "inverse), fewer samples that are nearly the same, or give jitter=1e-6 (times the mean eigenvalue)"
             )
-        values = self.eigenvalues.clamp(min=0)
-        return 1 / (values + jitter * values.mean())
+        return torch.where(null, 0.0, 1 / values.where(~null, torch.ones_like(values)))
 
 
 @checked
@@ -176,31 +183,10 @@ def spectrum(
         sigma = gram_matrix(covariance, len(y), 1, "the covariance of f0")
         own = sigma if rows == len(y) else torch.kron(sigma, torch.eye(y.shape[1], dtype=sigma.dtype))
         start = start + (y.numel() // rows) * (vectors * (own @ vectors)).sum(0)
-    return KernelSpectrum(values, vectors, vectors.T @ y.reshape(rows, -1), start, len(y), precision)
-
-
-def gram_matrix(kernel: Tensor, samples: int, outputs: int, name: str = "the kernel") -> Tensor:
-    """The kernel as a symmetric float64 matrix, (P, P) or (P C, P C); ValueError for another shape, NaN, or an asymmetric kernel."""
-    shape, full = tuple(kernel.shape), (samples, outputs, samples, outputs)
-    if shape not in {(samples, samples), full}:
-        either = f" or {full}" if outputs > 1 else ""
-        raise ValueError(f"{name} must have shape {(samples, samples)}{either}: received {shape}")
-    rows = samples if kernel.ndim == 2 else samples * outputs
-    gram = kernel.detach().to(device="cpu", dtype=torch.float64).reshape(rows, rows)
-    if not bool(torch.isfinite(gram).all()):
-        raise ValueError(f"{name} holds NaN or infinity: check the data it was computed from")
-    apart, size = float((gram - gram.T).abs().max()), float(gram.abs().max())
-    if apart > math.sqrt(rounding(kernel)) * size:
-        raise ValueError(
-            f"{name} is not symmetric: entries differ from their mirror images by up to {apart:.3g} (largest entry {size:.3g}); "
-            "give K(x, x) with the same samples in rows and columns"
-        )
-    return (gram + gram.T) / 2
-
-
-def rounding(kernel: Tensor) -> float:
-    """Relative precision of a tensor's numbers"""
-    return torch.finfo(kernel.dtype if kernel.is_floating_point() else torch.float64).eps
+    found = KernelSpectrum(values, vectors, vectors.T @ y.reshape(rows, -1), start, len(y), precision)
+    if not bool(found.singular[-1]):
+        return found
+    return replace(found, indistinct=indistinct(gram, precision, len(gram) * precision * float(values[0])))
 
 
 def unstable(found: KernelSpectrum, learning_rate: float, momentum: float = 0.0) -> str:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.dense_kernels import nngp_and_ntk
+from meanfield.gram_checks import gram_matrix, rounding
 from meanfield.problem import Problem
 from meanfield.scaling import Scaling, settled
 from meanfield.scaling_plane import initial_exponent
-from meanfield.spectrum import KernelSpectrum, gram_matrix, rounding, spectrum
+from meanfield.spectrum import KernelSpectrum, spectrum
 
 Kernel = Literal["analytic"]
 
@@ -65,10 +66,23 @@ def _analytic(problem: Problem, x: Tensor, random: bool) -> tuple[Tensor, Tensor
     if scaling.frozen != "none":  # its covariance is that of the exponents of ntk(), and the kernel is the same
         scaling = replace(scaling, q_sigma=-0.5, q_a=0.0, q_w=0.0, frozen="none")
     if random:
-        nngp, ntk = nngp_and_ntk(network, scaling, x)
+        distinct, place = _distinct(x)
+        nngp, ntk = (kernel[place][:, place] for kernel in nngp_and_ntk(network, scaling, distinct))
         return ntk[:, :p], nngp
-    own = nngp_and_ntk(network, scaling, x[:p])[1]
-    return own if len(x) == p else torch.cat([own, nngp_and_ntk(network, scaling, x[p:], x[:p])[1]]), None
+    distinct, place = _distinct(x[:p])
+    own = nngp_and_ntk(network, scaling, distinct)[1][place]
+    if len(x) > p:
+        own = torch.cat([own, nngp_and_ntk(network, scaling, x[p:], distinct)[1]])
+    return own[:, place], None
+
+
+def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows of x, in order, and which of them each row is: equal samples then have equal kernels, to the last bit"""
+    group = torch.unique(x, dim=0, return_inverse=True)[1]
+    first = group.new_full((int(group.max()) + 1,), len(x))
+    first.scatter_reduce_(0, group, torch.arange(len(x)), "amin")
+    order = first.argsort()
+    return x[first[order]], order.argsort()[group]
 
 
 def all_samples(problem: Problem) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.arguments import checked
+from meanfield.gram_checks import gram_matrix
 from meanfield.prediction import LazyPrediction
 from meanfield.problem import Problem
-from meanfield.spectrum import gram_matrix, training_times, unstable
+from meanfield.spectrum import training_times, unstable
 from solvers.lazy_kernels import Kernel, all_samples, lazy_kernels
 from solvers.tangent_kernel import statistics
 
@@ -28,8 +29,9 @@ def lazy_prediction(
 
     times: training times eta k, math.inf for the end; None is the problem's grid. kernel: as in TangentKernelLimit, one that does not
     mix outputs. covariance (Q, Q): of f0 over [x; x_test]; None is the analytic one, zero in the mean-field scaling. jitter, in units of
-    the mean eigenvalue, is added to the kernel where it is inverted, at t = inf alone. Memory O(T Q^2). ValueError for other losses, for
-    a kernel that is singular at t = inf without a jitter, and for descent that diverges.
+    the mean eigenvalue, is added to the kernel where it is inverted, at t = inf alone. Without it samples that are equal end at the mean
+    of their targets, and those where every network is 0 stay there. Memory O(T Q^2). ValueError for other losses, for a kernel that is
+    singular at t = inf for any other reason without a jitter, and for descent that diverges.
     """
     _check(problem, jitter)
     q, p = len(all_samples(problem)), problem.data.samples
@@ -54,12 +56,12 @@ def lazy_prediction(
     for time, gain in zip(at, found.gain(at, rate, jitter), strict=True):
         learned = (across * gain) @ found.eigenvectors.T  # (Q, P), f_t = f_0 + learned (y - f_0)
         mean.append(learned @ y)
-        left = (
-            jitter * found.eigenvalues.clamp(min=0).mean() * gain if time.isinf() else found.decay(time[None], rate)[0]
-        )
+        left = found.decay(time[None], rate)[0]
+        if jitter and time.isinf():
+            left = jitter * found.eigenvalues.clamp(min=0).mean() * gain
         kept = (
             found.eigenvectors * left
-        ) @ found.eigenvectors.T  # 1 - learned on the training samples, without the difference
+        ) @ found.eigenvectors.T  # 1 - learned on training samples, without the difference
         spread.append(learned.new_zeros(q, q) if root is None else _spread(learned, kept, root))
     joint = torch.stack(mean)
     test = None if q == p else joint[:, p:]

@@ -10,7 +10,8 @@ import torch
 
 import meanfield as mf
 from meanfield import dense_kernels
-from meanfield.dense_kernels import check_gram, nngp_and_ntk
+from meanfield.dense_kernels import nngp_and_ntk
+from meanfield.gram_checks import check_gram
 from meanfield.parameterization import improved_standard, naive_standard
 from solvers.empirical_kernels import empirical_tangent_kernel
 
@@ -304,7 +305,7 @@ def test_singular_gram_matrices_are_named_with_the_remedy():
     x = points()
     x[4] = x[1]
     kernel = nngp_and_ntk(mf.Network(2, "relu"), mf.ntk(), x)[1]
-    with pytest.raises(ValueError, match=r"smallest eigenvalue.*the points 1 and 4 are duplicates.*jitter=") as caught:
+    with pytest.raises(ValueError, match=r"smallest eigenvalue.*; points 1 and 4 are duplicates.*jitter=") as caught:
         check_gram(kernel)
     jitter = float(str(caught.value).split("jitter=")[1].split()[0])
     jittered = check_gram(kernel, jitter=jitter)

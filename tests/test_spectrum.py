@@ -132,11 +132,31 @@ def test_what_a_singular_kernel_cannot_fit_is_reported():
     assert int(found.singular.sum()) == 1
     assert found.remaining_error == pytest.approx(2 / 5)
     assert float(found.loss([math.inf])) == pytest.approx(0.5 * found.remaining_error)
-    with pytest.raises(ValueError, match=r"numerically singular: smallest eigenvalue .* duplicated samples.*jitter="):
-        found.complexity()
+    distinct, mean = gram(5)[:4, :4], torch.tensor([0.3, 0.2, -0.5, 0.0]).double()
+    assert found.indistinct == ((3, 4),)
+    assert found.squared_norm() == pytest.approx(float(mean @ torch.linalg.solve(distinct, mean)))
+    both = torch.einsum("pq,cd->pcqd", kernel, torch.diag(torch.tensor([1.0, 2.0]).double()))
+    twice = spectrum(both, torch.cat([y, y], 1))
+    assert twice.indistinct == ((6, 8), (7, 9))
+    assert twice.squared_norm() == pytest.approx(1.5 * found.squared_norm())
     raised = kernel + 0.01 * kernel.diagonal().mean() * torch.eye(5).double()
     ridge = y.T @ torch.linalg.solve(raised, kernel) @ torch.linalg.solve(raised, y)
     assert found.squared_norm(jitter=0.01) == pytest.approx(float(ridge.squeeze()))
+
+
+def test_a_singular_kernel_without_equal_rows_has_no_norm_at_the_end():
+    with pytest.raises(
+        ValueError, match=r"numerically singular: smallest eigenvalue .* 2 of 6 are zero to rounding; .*jitter="
+    ):
+        spectrum(gram(6, rank=4), targets(6)).complexity()
+    kernel = gram(6, rank=3)[[0, 1, 2, 3, 4, 0]][:, [0, 1, 2, 3, 4, 0]]
+    kernel[3], kernel[:, 3] = 0, 0
+    twice = torch.einsum("pq,cd->pcqd", kernel, torch.eye(2).double())
+    message = (
+        "6 of 12 are zero to rounding, 4 of them because training rows 0 and 5 are duplicates, training row 3 is zero"
+    )
+    with pytest.raises(ValueError, match=message):
+        spectrum(twice, targets(6, 2)).gain([math.inf])
 
 
 def test_edge_of_stability():

@@ -336,7 +336,7 @@ def test_draws_have_the_covariance_and_know_nothing_of_the_test_samples():
     torch.testing.assert_close(f0[5], f0[0], rtol=1e-6, atol=1e-7)
 
 
-def test_the_end_of_training_interpolates_and_a_singular_kernel_needs_a_jitter():
+def test_the_end_of_training_interpolates_and_a_jitter_is_a_ridge():
     asked, kernel, sigma = problem(optimiser="gradient_flow"), gram(), gram(seed=8)
     end = lazy_prediction(asked, [math.inf], kernel, sigma)
     torch.testing.assert_close(end.mean[0], asked.data.y)
@@ -345,14 +345,60 @@ def test_the_end_of_training_interpolates_and_a_singular_kernel_needs_a_jitter()
     assert float(end.std.max()) < 1e-6
     twice = [0, 0, 2, 3, 4, 5, 6, 7]
     flat = kernel[twice][:, twice]
-    with pytest.raises(ValueError, match=r"numerically singular: smallest eigenvalue .* 1 of 5 are zero.*jitter="):
-        lazy_prediction(asked, [math.inf], flat, sigma)
     ridge = lazy_prediction(asked, [1.2, math.inf], flat, sigma, jitter=1e-3)
     assert ridge.stats["jitter"] == 1e-3
     torch.testing.assert_close(ridge.mean[0], lazy_prediction(asked, [1.2], flat, sigma).mean[0])
     own = flat[:P, :P]
     solved = own @ torch.linalg.solve(own + 1e-3 * own.diagonal().mean() * torch.eye(P).double(), asked.data.y)
     torch.testing.assert_close(ridge.mean[1], solved)
+
+
+@pytest.mark.parametrize("targets", ["equal", "unequal"])
+@pytest.mark.parametrize("scaling", [mf.ntk(), mf.mean_field(0.05)], ids=["ntk", "mean field"])
+@pytest.mark.parametrize("optimiser", ["gradient_flow", "gradient_descent"])
+def test_equal_samples_end_at_the_mean_of_their_targets(optimiser, scaling, targets):
+    """As one sample with that mean: gradients of equal samples are equal, so training sees the mean alone; a sample of zeros stays at 0."""
+    base = problem(scaling=scaling, optimiser=optimiser)
+    x, y = base.data.x[[0, 1, 0, 2, 0, 1, 3]], base.data.y[[0, 1, 0, 2, 0, 1, 3]].clone()
+    x[6] = 0
+    if targets == "unequal":
+        y[2], y[4], y[5] = 0.9, -0.4, 0.2
+    asked = replace(base, data=mf.Dataset(x, y, torch.cat([base.data.x_test, x[:1]])))
+    means = torch.stack([y[[0, 2, 4]].mean(0), y[[1, 5]].mean(0), y[3]])
+    one = replace(base, data=mf.Dataset(base.data.x[:3], means, asked.data.x_test))
+    found, exact = lazy_prediction(asked, [math.inf]), lazy_prediction(one, [math.inf])
+    expected = torch.cat([means[[0, 1, 0, 2, 0, 1]], torch.zeros(1, 1).double()])
+    torch.testing.assert_close(found.mean[0], expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.mean_test, exact.mean_test, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.covariance[0, 7:, 7:], exact.covariance[0, 3:, 3:], rtol=1e-9, atol=1e-12)
+    assert found.stats["remaining_error"] == pytest.approx(float((y - expected).square().sum()) / 7, abs=1e-12)
+    late = lazy_prediction(asked, [0.3 * round(200 * 7 / one_smallest(one) / 0.3)])
+    for end, before in (
+        (found.mean, late.mean),
+        (found.mean_test, late.mean_test),
+        (found.covariance, late.covariance),
+    ):
+        torch.testing.assert_close(end, before, rtol=1e-8, atol=1e-10)
+
+
+def one_smallest(asked):
+    """The least eigenvalue of the kernel between the samples"""
+    return float(torch.linalg.eigvalsh(nngp_and_ntk(asked.network, asked.scaling, asked.data.x)[1])[0])
+
+
+def test_a_kernel_that_is_singular_for_other_reasons_is_refused_by_its_rows():
+    """Seven samples in three dimensions, seen by a linear network: nobody knows what a slow direction does at t = inf"""
+    base = problem(optimiser="gradient_flow")
+    x, y = normal(7, 3, seed=1), normal(7, 1, seed=2)
+    x[4], x[6] = x[1], 0
+    asked = mf.Problem(mf.Dataset(x, y), mf.Network(1, "linear"), mf.ntk(), base.training)
+    message = (
+        "numerically singular: smallest eigenvalue .* 4 of 7 are zero to rounding, 2 of them because training rows 1 and 4 are "
+        "duplicates, training row 6 is zero; .*jitter="
+    )
+    with pytest.raises(ValueError, match=message):
+        lazy_prediction(asked, [math.inf])
+    assert lazy_prediction(asked, [1e3]).stats["jitter"] == 0
 
 
 @pytest.mark.parametrize("scaling", [mf.ntk(), mf.mean_field(0.05)], ids=["ntk", "mean field"])
