@@ -42,6 +42,20 @@ def numbers(name: str, value: Any) -> Tensor:
         return torch.from_numpy(array)
 
 
+def tracked(value: Any) -> bool:
+    """Whether autograd follows a tensor at this moment"""
+    return isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+
+
+def untracked(name: str, tensor: Tensor) -> Tensor:
+    """The tensor without its history; ValueError if autograd follows it, whose derivatives would be lost in silence"""
+    if tracked(tensor):
+        raise ValueError(
+            f"{name} requires gradients, which do not pass through here: give {name}.detach(), or call this within torch.no_grad()"
+        )
+    return tensor.detach()
+
+
 def precision(value: Any) -> torch.dtype:
     """float32 for arrays and tensors of float32, of any byte order; float64 for all else"""
     return torch.float32 if str(getattr(value, "dtype", "")).endswith(("float32", "f4")) else torch.float64
@@ -86,7 +100,7 @@ def _raw(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name} is no array of numbers: received {type(value).__name__}, which is {why}")
     try:
         if isinstance(value, Tensor):
-            here = value.detach().cpu().resolve_neg()
+            here = untracked(name, value).cpu().resolve_neg()
             return (here.double() if here.is_floating_point() else here.resolve_conj()).numpy()
         if hasattr(value, "to_numpy"):
             value = value.to_numpy()

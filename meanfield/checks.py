@@ -172,10 +172,10 @@ def memory_in_all(parts: Mapping[str, tuple[float, str]], limit: float | None = 
 
 def number(name: str, value: Any) -> float:
     """`value` as a float, which may be NaN or infinite"""
-    found = value
+    found = array_input.untracked(name, value) if isinstance(value, Tensor) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
-            found = getattr(value, "item")()  # noqa: B009  numpy and torch scalars
+            found = getattr(found, "item")()  # noqa: B009  numpy and torch scalars
         except (AttributeError, ValueError, RuntimeError):
             found = None
     if isinstance(found, bool) or not isinstance(found, (int, float)):

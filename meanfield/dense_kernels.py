@@ -10,6 +10,7 @@ from torch import Tensor
 from meanfield import array_input, checks
 from meanfield.arguments import checked
 from meanfield.gaussian_averages import gaussian_averages
+from meanfield.kernel_gradients import Differentiable, differentiable_pair
 from meanfield.kernel_range import among_all, kernels_in_range, layers_in_range, living
 from meanfield.parameterization import KernelWeights, Standard, kernel_weights
 from meanfield.problem import Network
@@ -34,9 +35,15 @@ def nngp_and_ntk(
     (activations without a closed form have tiles of a fixed size). Rows of zeros, where f = 0 in every network without biases and with
     phi(0) = 0, have rows of zeros in both.
 
-    ValueError for inputs that are no finite matrix, for kernels that leave the range of their dtype (with layer and size), and for
-    scalings without a tangent kernel at infinite width; MemoryError before allocation.
+    Derivatives with respect to x and x2, of first order, are there for the activations with closed averages of the library (linear,
+    relu, erf, sin, gelu). Between parallel points relu's ntk has a cusp, whose derivative is taken as the mean of both sides.
+
+    ValueError for inputs that are no finite matrix, for those that require gradients where these are not known, for kernels that leave
+    the range of their dtype (with layer and size), and for scalings without a tangent kernel at infinite width; MemoryError before
+    allocation.
     """
+    if array_input.tracked(x) or array_input.tracked(x2):
+        return _differentiable(network, scaling, x, x2, block)
     first, dtype = _inputs("x", x)
     second = first if x2 is None else _inputs("x2", x2)[0]
     if first.shape[1] != second.shape[1]:
@@ -55,6 +62,42 @@ def nngp_and_ntk(
     z = network.inputs(first if rows is None else first[rows])
     z2 = z if x2 is None else network.inputs(second if columns is None else second[columns])
     return among_all(_between(network, weights, z, z2, block, dtype), (n, m), (rows, columns))
+
+
+def _differentiable(
+    network: Network, scaling: Scaling | Standard, x: Any, x2: Any, block: int | None
+) -> tuple[Tensor, Tensor]:
+    """For inputs that autograd follows; ValueError where derivatives are not known"""
+    phi, form = network.nonlinearity, differentiable_pair(network.nonlinearity)
+    if form is None:
+        raise ValueError(
+            f"the inputs require gradients, which are not known for the activation {phi.name!r}: received one without closed averages "
+            "of the library; give x.detach(), or take relu, erf, sin, gelu or linear"
+        )
+    ends = [None if end is None else end if isinstance(end, Tensor) else checks.array("x", end) for end in (x, x2)]
+    for name, end in zip(("x", "x2"), ends, strict=True):
+        zero = None if end is None else (checks.matrix(name, end.detach()) == 0).all(1)
+        if zero is not None and phi.kinks and not network.bias_std and bool(zero.any()):
+            raise ValueError(
+                f"row {int(zero.nonzero()[0])} of {name} is zero, where the kernels of {phi.name} without biases have no derivative: leave "
+                "it out, or give Network(bias_std=..) above 0"
+            )
+
+    def pairs(x: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+        weights = kernel_weights(network, scaling, x.shape[1])
+        z, z2 = network.inputs(x), network.inputs(x2)
+        p, q = ([t.square().sum(1)] for t in (z, z2))
+        for kept in (p, q):
+            for _ in range(1, network.depth):
+                before = kept[-1]
+                new = network.weight_std**2 * form(before, before, before)[0] + network.bias_std**2
+                kept.append(new if network.residual is None else before + branch(network) * new)
+        return recursion(network, weights, lambda l, c: form(p[l][:, None], q[l][None], c), z @ z2.T)
+
+    def values(x: Tensor, x2: Tensor | None) -> tuple[Tensor, Tensor]:
+        return nngp_and_ntk(network, scaling, x, x2, block=block)
+
+    return Differentiable.apply(values, pairs, *ends)  # pyright: ignore[reportReturnType]
 
 
 def _between(

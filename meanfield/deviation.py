@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meanfield import checks
+from meanfield import array_input, checks
 from meanfield.arguments import checked
 from meanfield.distances import marginal_distance, measure_distance, sample_of
 from meanfield.measure import ParticleMeasure
@@ -84,7 +84,7 @@ def _warning(limit: Solution) -> dict[str, str]:
 
 
 def _mean_prediction(predicted: Tensor, limit: Solution) -> float:
-    given, shape = torch.as_tensor(predicted).double(), tuple(limit.f.shape[1:])
+    given, shape = array_input.untracked("predicted", predicted).double(), tuple(limit.f.shape[1:])
     if tuple(given.shape) != shape:
         raise ValueError(
             f"predicted must have one value for each training output, shape {shape}: received {tuple(given.shape)}; give "

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meanfield import checks
+from meanfield import array_input, checks
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.solution import Solution
@@ -88,7 +88,7 @@ def _neurons(which: str, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"preactivations are h (N, P) with weights (N,): received {tuple(h.shape)} and {tuple(m.shape)} as {which}"
         )
-    h, m = (t.detach().to("cpu", torch.float64) for t in (h, m))
+    h, m = (array_input.untracked(f"{which} set", t).to("cpu", torch.float64) for t in (h, m))
     for name, t in (("preactivations", h), ("weights", m)):
         if not torch.isfinite(t).all():
             raise ValueError(f"{which} {name} hold NaN or infinity: a distance needs finite ones")
@@ -99,7 +99,7 @@ def _neurons(which: str, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
 
 def _points(which: str, cloud: ParticleMeasure) -> tuple[Tensor, Tensor]:
     """(points (N, C + D), masses (N,) of sum 1) in float64 on the CPU"""
-    x, m = (t.detach().to("cpu", torch.float64) for t in (cloud.points, cloud.m))
+    x, m = (array_input.untracked(which, t).to("cpu", torch.float64) for t in (cloud.points, cloud.m))
     if not (torch.isfinite(x).all() and torch.isfinite(m).all()):  # tensors may change after the measure was made
         raise ValueError(f"{which} holds NaN or infinity: a distance needs finite parameters and masses")
     return x, m / m.sum()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from meanfield import checks
+from meanfield import array_input, checks
 from meanfield.arguments import checked
 
 _SHOWN = 5  # groups of rows in a message
@@ -22,14 +22,14 @@ def check_gram(kernel: Tensor, name: str = "kernel", jitter: float = 0.0) -> Ten
     jitter = checks.positive("jitter", jitter, zero=True)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
         raise ValueError(f"{name} must be a square matrix: received shape {tuple(kernel.shape)}")
-    checks.matrix(name, kernel)
-    scale = float(kernel.diagonal().double().mean())
+    checks.matrix(name, kernel.detach())  # what is returned carries its derivatives
+    scale = float(kernel.detach().diagonal().double().mean())
     gram = kernel + jitter * scale * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    values = torch.linalg.eigvalsh(gram.double())
+    values = torch.linalg.eigvalsh(gram.detach().double())
     threshold = len(gram) * torch.finfo(kernel.dtype).eps * float(values[-1])
     if float(values[0]) <= threshold:
         needed = (threshold - min(float(values[0]), 0.0)) / max(scale, torch.finfo(torch.float64).tiny)
-        rows = indistinct(gram.double(), torch.finfo(kernel.dtype).eps, threshold)
+        rows = indistinct(kernel.detach().double(), torch.finfo(kernel.dtype).eps, threshold)
         advice = 10.0 ** math.ceil(math.log10(max(needed, 1e-300)) + 1)
         raise ValueError(
             f"{name} is numerically singular: its smallest eigenvalue is {float(values[0]):.3g}, the largest {float(values[-1]):.3g}, "
@@ -46,7 +46,7 @@ def gram_matrix(kernel: Tensor, samples: int, outputs: int, name: str = "the ker
         either = f" or {full}" if outputs > 1 else ""
         raise ValueError(f"{name} must have shape {(samples, samples)}{either}: received {shape}")
     rows = samples if kernel.ndim == 2 else samples * outputs
-    gram = kernel.detach().to(device="cpu", dtype=torch.float64).reshape(rows, rows)
+    gram = array_input.untracked(name, kernel).to(device="cpu", dtype=torch.float64).reshape(rows, rows)
     if not bool(torch.isfinite(gram).all()):
         raise ValueError(f"{name} holds NaN or infinity: check the data it was computed from")
     apart, size = float((gram - gram.T).abs().max()), float(gram.abs().max())

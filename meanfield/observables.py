@@ -76,7 +76,7 @@ def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = 
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float64).flatten()
+    return tensor.to(torch.float64).flatten()
 
 
 def _present(tensor: Tensor | None) -> Tensor:

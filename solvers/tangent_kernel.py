@@ -89,7 +89,7 @@ class TangentKernelLimit:
         checks.memory_in_all(kept(problem, shown, size, seeds, seeds), checks.free_memory(self.device))
         snapshot_steps(self.snapshots, problem.training.steps)
         expected = (len(all_samples(problem)), problem.data.outputs)
-        if isinstance(self.initial, Tensor) and tuple(self.initial.shape) != expected:
+        if isinstance(self.initial, Tensor) and tuple(checks.matrix("initial", self.initial).shape) != expected:
             raise ValueError(
                 f"initial must hold f0 at the training and test samples, shape {expected}: received {tuple(self.initial.shape)}"
             )

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from meanfield import checks, reductions
+from meanfield import array_input, checks, reductions
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
@@ -102,6 +102,8 @@ class WassersteinFlow:
         snapshot_steps(self.snapshots, problem.training.steps)
         inputs, outputs = problem.network.inputs(problem.data.x).shape[1], problem.data.outputs
         if isinstance(self.initial, ParticleMeasure):
+            for tensor in self.initial.tensors:
+                array_input.untracked("the initial measure", tensor)
             received = (self.initial.a.shape[1], self.initial.w.shape[1])
             if received != (outputs, inputs):
                 raise ValueError(
