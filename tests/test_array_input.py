@@ -70,7 +70,6 @@ SAME: dict[str, tuple[Any, list]] = {
     "objects": (np.array([[1, 2.5, True], [np.float32(0.5), Fraction(1, 4), Decimal("0.1")]], dtype=object),
                 [[1.0, 2.5, 1.0], [0.5, 0.25, 0.1]]),
     "objects in Fortran's order": (np.asfortranarray(A.astype(object)), PLAIN),
-    "a parameter": (torch.nn.Parameter(torch.tensor(PLAIN, dtype=torch.float64)), PLAIN),
     "negated lazily": (torch.tensor([[1 + 2j, 3 - 4j]]).conj().imag, [[-2.0, 4.0]]),
     "data frame": (pd.DataFrame(A), PLAIN),
     "frame of columns": (pd.DataFrame({"a": [1, 2], "b": [0.1, 0.2], "c": [True, False]}), [[1.0, 0.1, 1.0], [2.0, 0.2, 0.0]]),
