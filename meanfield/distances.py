@@ -14,7 +14,10 @@ from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.solution import Solution
 
-_EXACT = 2**24  # entries of the cost matrix up to which the exact problem is solved
+_EXACT = (
+    2**26
+)  # pairs up to which the exact problem is solved: it is the cheaper one there, and its memory sets the end
+_BYTES = 60.0  # that it holds for each pair
 _MARGINALS = 4  # training samples over which the marginal distance is averaged
 _REACH = (
     64.0  # squared distances beyond so many times the largest one to a nearest neighbour are told apart only if needed
@@ -24,6 +27,8 @@ _ITERATIONS, _CONVERGED = (
     500,
     1e-4,
 )  # of Sinkhorn; relative change of the potentials, in which the value is of second order
+_WATCHED = 8  # iterations from which their rate is read
+_TILE = 2**17  # pairs at a time, which stay in a processor's cache
 
 
 @checked
@@ -56,10 +61,11 @@ def marginal_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> flo
 def measure_distance(p: ParticleMeasure, q: ParticleMeasure, regularisation: float | None = None) -> float:
     """2-Wasserstein distance of two clouds in (a, w), any positions and scale (equation 17).
 
-    Exact up to 2^24 pairs of particles: a relative error below 1e-9, and 0 between a cloud and itself. Else (or with a `regularisation`,
+    Exact up to 2^26 pairs of particles: a relative error below 1e-9, and 0 between a cloud and itself. Else (or with a `regularisation`,
     relative to the median squared distance; 0.05 if none is given) the debiased Sinkhorn distance, with memory O(N), which sees no
     detail finer than the root of the regularisation: clouds nearer than that come out too near. ValueError for clouds of different
-    dimensions and for parameters that are not finite; a warning if Sinkhorn's iteration does not converge.
+    dimensions and for parameters that are not finite; MemoryError, before any work, where 60 bytes for each pair of the exact problem are
+    not free; a warning if Sinkhorn's iteration does not converge.
     """
     (x, m), (y, n) = _points("the first cloud", p), _points("the second cloud", q)
     if x.shape[1] != y.shape[1]:
@@ -67,6 +73,11 @@ def measure_distance(p: ParticleMeasure, q: ParticleMeasure, regularisation: flo
     size = 2.0 ** math.frexp(max(float(x.abs().max()), float(y.abs().max())))[1]  # a power of 2 rounds nothing off
     x, y = x / size, y / size
     if regularisation is None and len(x) * len(y) <= _EXACT:
+        checks.memory(
+            f"the exact distance between {len(x)} and {len(y)} particles",
+            _BYTES * len(x) * len(y),
+            "give fewer, or regularisation=0.05, which takes little memory",
+        )
         return size * _transport(m.numpy(), n.numpy(), _squares(x, y).numpy()) ** 0.5
     relative = 0.05 if regularisation is None else checks.positive("regularisation", regularisation)
     some = [t[:: -(-len(t) // 1024)] for t in (x, y)]
@@ -107,7 +118,7 @@ def _points(which: str, cloud: ParticleMeasure) -> tuple[Tensor, Tensor]:
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
     """(N, M) squared distances from differences; a matrix product would lose those of near points far from the origin"""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()
 
 
 def _transport(m: np.ndarray, n: np.ndarray, cost: np.ndarray) -> float:
@@ -133,23 +144,41 @@ def _transport(m: np.ndarray, n: np.ndarray, cost: np.ndarray) -> float:
 
 
 def _sinkhorn(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], epsilon: float) -> float:
-    """Entropic transport with squared cost between points with masses, less the mean of that between each cloud and itself."""
+    """Entropic transport with squared cost between points with masses, less the mean of that between each cloud and itself.
+
+    Successive over-relaxation, which takes the root of the iterations: omega = 2 / (1 + sqrt(1 - eta)) for a plain rate eta, which the
+    relaxed rate r tells by (r + omega - 1)^2 = r omega^2 eta (Thibault, Chizat, Dossal, Papadakis 2021).
+    """
     (x, m), (y, n) = p, q
     own_u, own_v = _own_potential(x, m, epsilon), _own_potential(y, n, epsilon)
     u, v = own_u, own_v  # near clouds start near the end
+    omega, most, changes = 1.0, 1.9, []
     for _ in range(_ITERATIONS):
         before = u
-        u = _soft_min(x, y, n.log() + v / epsilon, epsilon)
-        v = _soft_min(y, x, m.log() + u / epsilon, epsilon)
-        if float((u - before).abs().max()) < _CONVERGED * epsilon:
-            return float(m @ (u - own_u) + n @ (v - own_v))
-    warnings.warn(
-        f"Sinkhorn's iteration did not converge in {_ITERATIONS} steps: the distance may be too small; raise the regularisation, or "
-        f"take clouds of at most {_EXACT} pairs without one",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+        u = u + omega * (_soft_min(x, y, n.log() + v / epsilon, epsilon) - u)
+        v = v + omega * (_soft_min(y, x, m.log() + u / epsilon, epsilon) - v)
+        changes.append(float((u - before).abs().max()))
+        if changes[-1] < _CONVERGED * epsilon:
+            break
+        if len(changes) > _WATCHED:
+            rate = (changes[-1] / changes[_WATCHED // 2]) ** (2 / _WATCHED)
+            most = most if rate < 1 else (1 + omega) / 2
+            omega, changes = min(_relaxed(omega, min(rate, 1.0)), most), []
+    else:
+        warnings.warn(
+            f"Sinkhorn's iteration did not converge in {_ITERATIONS} steps: the distance may be too small; raise the regularisation, or "
+            f"take clouds of at most {_EXACT} pairs without one",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    v = _soft_min(y, x, m.log() + u / epsilon, epsilon)
     return float(m @ (u - own_u) + n @ (v - own_v))
+
+
+def _relaxed(omega: float, rate: float) -> float:
+    """The best relaxation for iterations that went at this rate under omega"""
+    eta = (rate + omega - 1) ** 2 / (rate * omega**2)
+    return max(omega, 2 / (1 + math.sqrt(max(0.0, 1 - eta))))
 
 
 def _own_potential(x: Tensor, m: Tensor, epsilon: float) -> Tensor:
@@ -165,5 +194,10 @@ def _own_potential(x: Tensor, m: Tensor, epsilon: float) -> Tensor:
 
 def _soft_min(x: Tensor, y: Tensor, log_weights: Tensor, epsilon: float) -> Tensor:
     """-epsilon log sum_j exp(log_weights_j - |x_i - y_j|^2 / epsilon), rows of x in tiles."""
-    rows = max(1, 2**22 // len(y))
-    return torch.cat([-epsilon * torch.logsumexp(log_weights - _squares(t, y) / epsilon, 1) for t in x.split(rows)])
+
+    def some(rows: Tensor) -> Tensor:
+        each = _squares(rows, y).mul_(-1 / epsilon).add_(log_weights)
+        top = each.amax(1)
+        return each.sub_(top[:, None]).exp_().sum(1).log_().add_(top).mul_(-epsilon)
+
+    return torch.cat([some(rows) for rows in x.split(max(1, _TILE // len(y)))])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp
 
 import meanfield as mf
-from meanfield import distances
+from meanfield import checks, distances
 
 FAR = torch.full((1, 3), 1e6, dtype=torch.float64)
 
@@ -144,6 +145,40 @@ def test_sinkhorn_of_translated_gaussians_is_exact():
     shift = torch.tensor([0.3, 0.0, -0.4], dtype=torch.float64)
     for regularisation in (2.0, 0.5):
         assert mf.measure_distance(cloud(x), cloud(x + shift), regularisation) == pytest.approx(0.5, rel=1e-6)
+
+
+def plain_sinkhorn(x, y, epsilon, tolerance):
+    """Entropic cost of equal masses and the iterations that it took, by alternating projections in numpy"""
+    cost = ((x[:, None] - y[None]) ** 2).sum(2) / epsilon
+    u, v, k = np.zeros(len(x)), np.zeros(len(y)), 0
+    while True:
+        new = -logsumexp(v[None] - cost, axis=1) + math.log(len(y))
+        v = -logsumexp(new[:, None] - cost, axis=0) + math.log(len(x))
+        u, change, k = new, np.abs(new - u).max(), k + 1
+        if change < tolerance:
+            return epsilon * (u.mean() + v.mean()), k
+
+
+def test_relaxed_sinkhorn_ends_where_plain_iterations_do_in_a_third_of_them(monkeypatch):
+    x, y = normal(70, 0), 1.3 * normal(80, 1)
+    size = 2.0 ** math.frexp(float(max(x.abs().max(), y.abs().max())))[1]
+    epsilon = 0.05 * float(torch.cdist(x / size, y / size).square().median()) * size**2
+    (both, k), (own, _), (other, _) = (
+        plain_sinkhorn(a.numpy(), b.numpy(), epsilon, 1e-5) for a, b in ((x, y), (x, x), (y, y))
+    )
+    plain = plain_sinkhorn(x.numpy(), y.numpy(), epsilon, 1e-4)[1]
+    calls, inner = [], distances._soft_min
+    monkeypatch.setattr(distances, "_soft_min", lambda *given: calls.append(given[0] is given[1]) or inner(*given))
+    found = mf.measure_distance(cloud(x), cloud(y), regularisation=0.05)
+    assert found**2 == pytest.approx(both - (own + other) / 2, rel=1e-5)
+    assert calls.count(False) / 2 < plain / 3 < k / 3
+
+
+def test_the_exact_distance_asks_for_its_memory_first(monkeypatch):
+    monkeypatch.setattr(checks, "free_memory", lambda device="cpu": 60.0 * 99 * 100)
+    mf.measure_distance(cloud(normal(99, 0)), cloud(normal(100, 1)))
+    with pytest.raises(MemoryError, match=r"between 100 and 100 particles needs .* or regularisation=0\.05"):
+        mf.measure_distance(cloud(normal(100, 0)), cloud(normal(100, 1)))
 
 
 def test_sinkhorn_that_does_not_converge_says_so(monkeypatch):
