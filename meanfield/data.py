@@ -75,6 +75,11 @@ class Dataset:
         return self.x.shape[0]
 
     @property
+    def points(self) -> int:
+        """P + P_test, the training and the test samples"""
+        return self.samples + (0 if self.x_test is None else len(self.x_test))
+
+    @property
     def inputs(self) -> int:
         """D"""
         return self.x.shape[1]

@@ -119,7 +119,7 @@ def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
 def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
     problem = pack_problem(solution.problem, arrays)
     arrays.axis("time", solution.times, "training time, learning rate times step")
-    arrays.put("step", np.arange(len(solution.f)), "time", "training step", coordinate=True)
+    arrays.put("step", np.array(solution.recorded_steps, np.int64), "time", "training step", coordinate=True)
     arrays.axis("snapshot", np.array(solution.snapshots, dtype=np.int64), "steps recorded in detail")
     for name, (dims, meaning) in _SOLUTION.items():
         left_out = name == "test_loss" and solution.problem.data.y_test is None
@@ -193,6 +193,7 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
         particles=particles,
         fields=dict(_prefixed(stored, "field_")),
         stats=settings["stats"],
+        recorded_steps=tuple(stored["step"].tolist()),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meanfield.kernels import TwoTimeKernel
+from meanfield.kernels import TwoTimeKernel, recorded
 from meanfield.solution import Solution
 
 Solutions = Solution | Sequence[Solution]
@@ -64,8 +64,8 @@ def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
     elif name in solution.kernels:
         kernel = solution.kernels[name].at(step)
     else:
-        recorded = ", ".join([*solution.kernels, "tangent_kernel"]) if solution.snapshots else "none"
-        raise ValueError(f"no kernel {name!r}: recorded are {recorded}; kernels need snapshots, e.g. snapshots=(0, -1)")
+        there = ", ".join([*solution.kernels, "tangent_kernel"]) if solution.snapshots else "none"
+        raise ValueError(f"no kernel {name!r}: recorded are {there}; kernels need snapshots, e.g. snapshots=(0, -1)")
     if kernel.numel() > p * p:
         kernel = kernel.reshape(p, c, p, c).diagonal(dim1=1, dim2=3).mean(-1)
     return kernel.double().numpy()
@@ -77,12 +77,14 @@ def two_times(solution: Solution, name: str, most: int = 60) -> tuple[np.ndarray
     ValueError for one that was not recorded at all pairs of steps.
     """
     found = solution.kernels.get(name) or solution.responses.get(name)
-    steps = np.unique(np.linspace(0, solution.steps, min(most, solution.steps + 1)).round().astype(int))
+    every = np.array(solution.recorded_steps)
+    chosen = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))
+    steps = every[chosen]
     if found is None or (isinstance(found, TwoTimeKernel) and not set(steps.tolist()) <= set(found.steps)):
         hint = "responses=True" if name[:1] in "AB" else "two_time=True"
         raise ValueError(f"{name} was not recorded at all pairs of steps: solve with CausalDMFT({hint})")
     if isinstance(found, TwoTimeKernel):
-        factor = found.factor[steps]
+        factor = found.factor[[recorded(int(step), found.steps) for step in steps]]
         return steps, torch.einsum("tkq,skq->ts", factor, factor).double().numpy() / factor.shape[2]
     matrix = np.zeros((len(steps), len(steps)))
     outputs = solution.problem.data.outputs
@@ -184,4 +186,4 @@ def who(solution: Solution) -> str:
 def when(solution: Solution, step: int) -> str:
     """A recorded step in words; -1 is the last one recorded."""
     k = solution.snapshots[-1] if step == -1 and solution.snapshots else step
-    return f"time {float(solution.times[k]):.3g}"
+    return f"time {solution.problem.training.learning_rate * k:.3g}"

@@ -59,11 +59,12 @@ class Network:
 @checked
 @dataclass(frozen=True)
 class Training:
-    """Training on the mean loss, recorded at the times k * learning_rate, k = 0..steps.
+    """Training on the mean loss, recorded at the times k * learning_rate for k = 0, record_every, 2 record_every, .. and k = steps.
 
     gradient_descent takes one step of size learning_rate between two records; gradient_flow follows dtheta/dt = -grad exactly.
     Descent may have heavy-ball momentum, weight decay (theta <- (1 - learning_rate weight_decay) theta - ..) and mini-batches: batch_size
-    samples a step in a sequence fixed by batch_seed, the same for every solver (equation 2).
+    samples a step in a sequence fixed by batch_seed, the same for every solver (equation 2). record_every: steps between two records of
+    the outputs on all samples; in between a step costs its batch alone.
     """
 
     learning_rate: float = 0.1
@@ -73,6 +74,7 @@ class Training:
     weight_decay: float = 0.0
     batch_size: int | None = None
     batch_seed: int = 0
+    record_every: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learning_rate", checks.positive("learning_rate", self.learning_rate))
@@ -92,6 +94,7 @@ class Training:
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", checks.integer("batch_size", self.batch_size, 1))
         object.__setattr__(self, "batch_seed", checks.seed("batch_seed", self.batch_seed))
+        object.__setattr__(self, "record_every", checks.integer("record_every", self.record_every, 1))
         if self.optimiser == "gradient_flow" and not self.plain:
             raise ValueError(
                 "momentum, weight_decay and batch_size belong to gradient_descent: leave them out of gradient_flow"
@@ -102,8 +105,8 @@ class Training:
         """Whether every step uses all samples and nothing but the gradient"""
         return not self.momentum and not self.weight_decay and self.batch_size is None
 
-    def sample_weights(self, samples: int, first: int = 0) -> Iterator[Tensor | None]:
-        """Of each step from `first` on the weight (P,) of each sample in its mean: P / batch_size in the batch, else 0; None: all 1.
+    def batches(self, samples: int, first: int = 0) -> Iterator[Tensor | None]:
+        """Of each step from `first` on the training samples (batch_size,) of its batch; None: all.
 
         Each epoch is a permutation cut into batches, a shorter remainder left out. Drawn as they are asked for, one epoch at a time.
         """
@@ -115,9 +118,9 @@ class Training:
                 f"batch_size={self.batch_size} exceeds the {samples} training samples: take a smaller one, or None for all"
             )
         checks.memory(f"a permutation of samples={samples}", 24.0 * samples, "take fewer samples")
-        return self._batches(self.batch_size, samples, first)
+        return self._permuted(self.batch_size, samples, first)
 
-    def _batches(self, batch_size: int, samples: int, first: int) -> Iterator[Tensor]:
+    def _permuted(self, batch_size: int, samples: int, first: int) -> Iterator[Tensor]:
         generator, order = torch.Generator().manual_seed(self.batch_seed), torch.empty(0, dtype=torch.int64)
         per_epoch = samples // batch_size
         for step in range(self.steps):
@@ -125,14 +128,27 @@ class Training:
                 order = torch.randperm(samples, generator=generator)
             if step >= first:
                 start = (step % per_epoch) * batch_size
-                weights = torch.zeros(samples, dtype=torch.float64)
-                weights[order[start : start + batch_size]] = samples / batch_size
-                yield weights
+                yield order[start : start + batch_size]
+
+    def records(self, step: int) -> bool:
+        """Whether outputs are recorded at a step of the run"""
+        return step % self.record_every == 0 or step == self.steps
+
+    @property
+    def record_count(self) -> int:
+        """R, how many steps are recorded"""
+        return 1 + -(-self.steps // self.record_every)
+
+    @property
+    def recorded_steps(self) -> tuple[int, ...]:
+        """The steps at which outputs are recorded: 0, record_every, 2 record_every, .. and the last"""
+        grid = range(0, self.steps + 1, self.record_every)
+        return (*grid, *([self.steps] if self.steps % self.record_every else []))
 
     @property
     def times(self) -> Tensor:
-        """(T+1,) training time eta k of each record"""
-        return self.learning_rate * torch.arange(self.steps + 1, dtype=torch.float64)
+        """(R,) training time eta k of each record"""
+        return self.learning_rate * torch.tensor(self.recorded_steps, dtype=torch.float64)
 
 
 @checked
@@ -148,7 +164,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss(self.loss))
-        self.training.sample_weights(self.data.samples)
+        self.training.batches(self.data.samples)
         self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class Status(Enum):
 class Solution:
     """A solved problem, complete when created.
 
-    f (T+1, P, C) and f_test (T+1, P_test, C): outputs at every recorded time; T is below training.steps if the run ended early.
+    f (R, P, C) and f_test (R, P_test, C): outputs at the recorded steps (R,), the last of which is below training.steps if the run
+    ended early; () stands for 0..R-1.
     snapshots: the steps at which everything below was recorded.
     kernels: "Phi1".."PhiL" feature kernels and "G1".."GL" gradient kernels, each with `.at(t, s)`.
     responses: "A1".. and "B1".. between layers l and l+1 of a DMFT that was asked for them, with `.at(t, s)`.
@@ -69,11 +71,16 @@ class Solution:
     particles: Mapping[int, ParticleMeasure] = field(default_factory=dict)
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
+    recorded_steps: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         data = self.problem.data
         if self.f.ndim != 3 or tuple(self.f.shape[1:]) != tuple(data.y.shape):
-            raise ValueError(f"f must have shape (T+1, {data.samples}, {data.outputs}): received {tuple(self.f.shape)}")
+            raise ValueError(f"f must have shape (R, {data.samples}, {data.outputs}): received {tuple(self.f.shape)}")
+        every = tuple(self.recorded_steps or range(len(self.f)))
+        if len(every) != len(self.f) or any(later <= step for step, later in pairwise(every)):
+            raise ValueError(f"recorded_steps must be {len(self.f)} increasing steps, one for each f: received {every}")
+        object.__setattr__(self, "recorded_steps", every)
         if (self.f_test is None) != (data.x_test is None):
             raise ValueError("f_test belongs to a problem with test samples, and to such a problem only")
 
@@ -85,7 +92,7 @@ class Solution:
         """Same problem, settings and numbers; `stats` (seconds and the like) may differ."""
         if not isinstance(other, Solution):
             return NotImplemented
-        keys = ("problem", "status", "snapshots", "kernels", "responses", "particles")
+        keys = ("problem", "status", "snapshots", "recorded_steps", "kernels", "responses", "particles")
         return (
             dict(self.solver) == dict(other.solver)
             and all(getattr(self, key) == getattr(other, key) for key in keys)
@@ -98,21 +105,21 @@ class Solution:
     @property
     def steps(self) -> int:
         """T, the steps that were taken"""
-        return len(self.f) - 1
+        return self.recorded_steps[-1] if self.recorded_steps else -1
 
     @property
     def times(self) -> Tensor:
-        """(T+1,) training time eta k"""
-        return self.problem.training.learning_rate * torch.arange(self.steps + 1, dtype=torch.float64)
+        """(R,) training time eta k of each record"""
+        return self.problem.training.learning_rate * torch.tensor(self.recorded_steps, dtype=torch.float64)
 
     @property
     def loss(self) -> Tensor:
-        """(T+1,) training loss"""
+        """(R,) training loss"""
         return self.problem.loss_function.mean(self.f.double(), self.problem.data.y)
 
     @property
     def test_loss(self) -> Tensor:
-        """(T+1,) loss on the test samples; ValueError if there are none"""
+        """(R,) loss on the test samples; ValueError if there are none"""
         if self.f_test is None or self.problem.data.y_test is None:
             raise ValueError("the problem has no test targets: give the Dataset x_test and y_test")
         return self.problem.loss_function.mean(self.f_test.double(), self.problem.data.y_test)

@@ -76,8 +76,12 @@ class CausalDMFT:
     def check(self, problem: Problem) -> None:
         """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
         problem.scaling.measure_limit()
-        snapshot_steps(self.snapshots, problem.training.steps)
-        points, least = _points(problem), _least_rank(problem)
+        snapshot_steps(self.snapshots, problem.training)
+        points, least = problem.data.points, _least_rank(problem)
+        if self.responses and problem.training.record_every > 1:
+            raise ValueError(
+                f"responses are functions of every step: received record_every={problem.training.record_every}; take 1"
+            )
         if not _is_exact(problem) and self.samples <= 2 * points:
             raise ValueError(
                 f"samples={self.samples} are too few for {points} data points, whose features alone may span as many directions: "
@@ -107,13 +111,13 @@ class CausalDMFT:
     def bytes_needed(self, problem: Problem, rank: int) -> float:
         """An estimate of the peak memory of one group whose bases all have `rank` directions, in each process that shares the samples."""
         data, depth, training = problem.data, problem.network.depth, problem.training
-        points, gradients = _points(problem), data.samples * data.outputs
+        points, gradients = problem.data.points, data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
         per_rank = (depth - 1) * (9 + bool(training.momentum)) + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
         neurons = own * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow
-        records = (training.steps + 1) * depth * rank * (points + gradients)
+        records = training.record_count * depth * rank * (points + gradients)
         return (neurons + records) * (8 if _is_exact(problem) or self.dtype == "float64" else 4)
 
     def estimate(self, problem: Problem) -> Estimate:
@@ -133,35 +137,32 @@ class CausalDMFT:
         return conclude([self._run(earlier(self, solution, steps), solution)], self.raise_on_failure)[0]
 
     def _run(self, problem: Problem, previous: Solution | None = None) -> Solution:
-        network = LimitNetwork(problem, self)
-        captured = restore(network, previous.state) if previous else {}
+        network, state = LimitNetwork(problem, self), {}
+        captured, passed = restore(network, previous.state) if previous else ({}, None)
         run = evolve(
             network,
             (),
             problem,
             previous=previous,
-            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=captured,
             progress=self.progress,
             label=f"DMFT, {self.samples} samples",
             advance=network.advance,
+            passed=passed,
+            before_extra=lambda run: state.update(state_of(network, run.captured, None)),
             agree=network.shard.ranks.any,
         )
-        ended = run.status not in (Status.NON_FINITE, Status.OUT_OF_ROOM)
-        if ended:
-            network.record_gradients()
         keep = run.status is Status.INTERRUPTED or (self.keep_state and run.status is Status.FINISHED)
-        return network.solution(run, state_of(network, run.captured) if keep else {}, previous)
+        if keep and not state:
+            state = state_of(network, run.captured, run.passed)
+        return network.solution(run, state if keep else {}, previous)
 
 
 def _is_exact(problem: Problem) -> bool:
     return problem.network.nonlinearity.name == "linear"
 
 
-def _points(problem: Problem) -> int:
-    return problem.data.samples + (0 if problem.data.x_test is None else len(problem.data.x_test))
-
-
 def _least_rank(problem: Problem) -> int:
     """Directions that the features and gradients of the first step may span"""
-    return max(_points(problem), problem.data.samples * problem.data.outputs)
+    return max(problem.data.points, problem.data.samples * problem.data.outputs)

@@ -188,7 +188,7 @@ def _known(solution: Solution) -> int:
     if short:
         raise ValueError(
             f"the certificate needs the kernels at all steps 0..{solution.steps}, which are missing for {', '.join(short)}: "
-            "solve with CausalDMFT(two_time=True)"
+            "solve with CausalDMFT(two_time=True) and record_every=1"
         )
     return min(solution.steps, min(counts.values()) - 1)
 

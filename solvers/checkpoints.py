@@ -53,7 +53,7 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
 
 def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solution:
     done = _found(solver, problem, path)
-    total, wanted = problem.training.steps, snapshot_steps(solver.snapshots, problem.training.steps)
+    total, wanted = problem.training.steps, snapshot_steps(solver.snapshots, problem.training)
     while done is None or done.steps < total:
         start = 0 if done is None else done.steps
         end = min(total, start + every)

@@ -14,7 +14,6 @@ Its averages are the new kernels Phi = <phi phi>, G = <g g>, A = omega^2 <d phi 
 from __future__ import annotations
 
 import math
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.kernels import tangent_kernel
-from meanfield.problem import Problem
+from meanfield.problem import Problem, Training
 from solvers.infinite_dense import orthonormal
 from solvers.neurons import sobol_neurons
 
@@ -55,11 +54,17 @@ class Window:
         self.late_c, self.late_d = row[:, None] > g, g[:, None] > col
         self.causal_b = g[:, None] >= col
         self.train = (torch.arange(self.points) < self.p).repeat(self.times)  # among the rows of h
-        batches = [w for w in islice(problem.training.sample_weights(self.p), steps) if w is not None]
-        nothing = torch.zeros(self.p, dtype=torch.float64)  # comes after the last step
-        self.weights = 1.0 if problem.training.batch_size is None else torch.cat([*batches, nothing])[:, None]
+        self.weights = 1.0 if problem.training.batch_size is None else self._weights(problem.training)
         if not self.exact:
             self.draws = [self._draw(l) for l in range(self.depth)]
+
+    def _weights(self, training: Training) -> Tensor:
+        """(T P, 1) of each sample in the mean of each step: P / batch_size in its batch; nothing comes after the last step"""
+        weights = torch.zeros(self.times, self.p, dtype=torch.float64)
+        for row, batch in zip(weights[:-1], training.batches(self.p), strict=False):
+            assert batch is not None
+            row[batch] = self.p / len(batch)
+        return weights.reshape(-1, 1)
 
     def _constant(self, kernel: Tensor) -> Tensor:
         """The two-time kernel that is `kernel` at all pairs of times"""

@@ -19,42 +19,51 @@ from meanfield.activations import Activation
 from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
 from solvers.failures import NonFiniteError, Watch
+from solvers.inputs import EVERYWHERE, Rows
 from solvers.neurons import RankError
 
 State = tuple[Tensor, ...]
-Outputs = tuple[Tensor, Tensor | None]  # f (..., P, C), f_test (..., P_test, C)
 _REHEARSAL = 10.0  # seconds after which a run can tell how long it will take
 _MANY_DAYS = 1.0  # beyond which it does
-Advance = Callable[[State, Tensor, Tensor | None], State]
+
+
+class Pass(Protocol):
+    """A forward pass: the outputs at some points, and what its backward pass needs."""
+
+    @property
+    def f(self) -> Tensor:
+        """(..., n, C) the outputs at the n points that were asked for"""
+        ...
+
+
+Advance = Callable[[State, Any], State]  # the state, and a pass at it over the training samples or the batch
 
 
 class Recorded(Protocol):
     """What the loop records; leading dimensions of f (seeds of an ensemble) are the solver's own affair."""
 
-    def outputs(self, state: State) -> Outputs:
-        """f (..., P, C) and f_test (..., P_test, C)"""
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> Pass:
+        """The outputs at these points; differentiated: whether `backward` will be asked for"""
         ...
 
-    def capture(self, state: State) -> Any:
-        """What a snapshot keeps; must not alias the state, which is advanced in place"""
+    def capture(self, state: State, passed: Any) -> Any:
+        """What a snapshot keeps, `passed` being the pass over all points; must not alias the state, which is advanced in place"""
         ...
 
 
 class Method(Recorded, Protocol):
     """What a solver knows that leaves the way through time to the loop."""
 
-    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
-        """d state / d(training time), which the next call may overwrite; f = outputs(state)[0], weights (P,) of the samples on the CPU or
-        None: all 1
-        """
+    def backward(self, passed: Any) -> State:
+        """d state / d(training time), the loss being the mean over the training samples of the pass; the next call may overwrite it"""
         ...
 
 
 @dataclass
 class Trajectory:
-    """Records of one run from step `first`: f[k - first] is the output at step k."""
+    """Records of one run: f[i] is the output at steps[i]."""
 
-    first: int
+    steps: list[int] = field(default_factory=list)
     f: list[Tensor] = field(default_factory=list)
     f_test: list[Tensor] = field(default_factory=list)
     captured: dict[int, Any] = field(default_factory=dict)
@@ -62,27 +71,43 @@ class Trajectory:
     status: Status = Status.FINISHED
     stats: dict[str, Any] = field(default_factory=dict)
     momentum: State = ()  # what is left of earlier velocities
+    last: int = 0  # the step that was reached
+    passed: Any = None  # the pass over all points where the run ended
     bad: Tensor | None = None  # which of an ensemble ended the run, in the shape of f's leading dimensions
 
-    def record(self, f: Tensor, f_test: Tensor | None, loss: Tensor) -> None:
-        """_BlewUp for outputs or losses (...) that are not finite"""
-        both = f if f_test is None else torch.cat([f, f_test], -2)
-        bad = ~(torch.isfinite(both).flatten(-2).all(-1) & torch.isfinite(loss))
+    def must_be_finite(self, f: Tensor, loss: Tensor) -> None:
+        """_BlewUp for outputs (..., n, C) or losses (...) that are not"""
+        bad = ~(torch.isfinite(f).flatten(-2).all(-1) & torch.isfinite(loss))
         if bool(bad.any()):
             self.bad = bad
             raise _BlewUp
-        self.f.append(f.detach())
-        if f_test is not None:
-            self.f_test.append(f_test.detach())
+
+    def record(self, step: int, f: Tensor, train: int) -> None:
+        """Outputs (..., P + P_test, C), the training samples' first"""
+        f = f.detach()
+        self.steps.append(step)
+        self.f.append(f[..., :train, :])
+        if f.shape[-2] > train:
+            self.f_test.append(f[..., train:, :])
+
+    def recorded_steps(self, previous: Solution | None = None) -> tuple[int, ...]:
+        """The steps of `history`"""
+        return (*(previous.recorded_steps[: self._earlier(previous)] if previous else ()), *self.steps)
+
+    def _earlier(self, previous: Solution) -> int:
+        """How many records of `previous` stay: its last one is repeated here, or belongs to a run that ends there"""
+        return len(previous.f) - bool(self.steps)
 
     def history(self, previous: Solution | None = None) -> tuple[Tensor, Tensor | None]:
-        """f and f_test from step 0 on, (steps, ..., P, C) on the CPU; a resumed run repeats the step at which `previous` ended."""
+        """f and f_test from step 0 on, (R, ..., P, C) on the CPU"""
 
         def joined(new: list[Tensor], old: Tensor | None) -> Tensor | None:
             recorded = torch.stack(new).cpu() if new else None
-            if old is None or recorded is None:
+            if old is None or previous is None:
                 return recorded
-            return torch.cat([old[: self.first], recorded.reshape(-1, *old.shape[1:])])
+            if recorded is None:
+                return old
+            return torch.cat([old[: self._earlier(previous)], recorded.reshape(-1, *old.shape[1:])])
 
         f = joined(self.f, previous.f if previous else None)
         if f is None:
@@ -93,11 +118,16 @@ class Trajectory:
         return f, joined(self.f_test, previous.f_test if previous else None)
 
 
-def snapshot_steps(snapshots: Sequence[int], steps: int) -> tuple[int, ...]:
-    """Sorted distinct steps; -1 stands for the last. ValueError outside 0..steps."""
+def snapshot_steps(snapshots: Sequence[int], training: Training) -> tuple[int, ...]:
+    """Sorted distinct steps; -1 stands for the last. ValueError for one outside 0..steps, or at which nothing is recorded."""
+    steps, every = training.steps, training.record_every
     resolved = sorted({steps if s == -1 else s for s in snapshots})
     if resolved and not (resolved[0] >= 0 and resolved[-1] <= steps):
         raise ValueError(f"snapshots must lie in 0..{steps} (or be -1, the last step): received {tuple(snapshots)}")
+    if between := [s for s in resolved if not training.records(s)]:
+        raise ValueError(
+            f"snapshots must be recorded steps, multiples of record_every={every} or the last: received {', '.join(map(str, between))}"
+        )
     return tuple(resolved)
 
 
@@ -125,57 +155,68 @@ def evolve(
     label: str = "",
     momentum: State = (),
     advance: Advance | None = None,
-    ahead: Callable[[State, Tensor | None], Outputs] | None = None,
+    passed: Any = None,
+    before_extra: Callable[[Trajectory], None] = lambda run: None,
     agree: Callable[[bool], bool] = bool,
 ) -> Trajectory:
-    """Advance `state` (in place) from the step where `previous` ended (0) to the problem's last and record every step.
+    """Advance `state` (in place) from the step where `previous` ended (0) to the problem's last, with a record at each that asks for one.
 
     gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control (rtol, norm) over each
-    interval. A solver with a way of its own gives `advance(state, f, weights)`. momentum, captured: velocities and snapshots that a
-    resumed run goes on with. ahead(state, weights): takes the place of method.outputs where the velocity at the same state, with these
-    weights of the samples, is asked for next. agree: for processes that share a run, whether any of them was interrupted, so that
-    all end at the same step. Ends early, with a status, at outputs or losses that are not finite, at a loss beyond recovery (`Watch`),
-    and at Ctrl-C. progress=None shows a bar on terminals after two seconds.
+    interval. A solver with a way of its own gives `advance(state, passed)`. momentum, captured, passed: velocities, snapshots and the
+    pass over all points that a resumed run goes on with. before_extra: called before a record that a longer run would not make.
+    agree: for processes that share a run, whether any of them was interrupted, so that all end at the same step. Ends early, with a
+    status, at outputs or losses that are not finite, at a loss beyond recovery (`Watch`), and at Ctrl-C. progress=None shows a bar on
+    terminals after two seconds.
     """
     training, first, start = problem.training, previous.steps if previous else 0, time.perf_counter()
-    run, watch = Trajectory(first, state=state, momentum=momentum), Watch(problem, previous)
+    run, watch, train = Trajectory(state=state, momentum=momentum), Watch(problem, previous), problem.data.samples
     run.captured = {step: kept for step, kept in (captured or {}).items() if step in snapshots}
-    ahead = ahead or (lambda state, weights: method.outputs(state))
-    descends = advance is None and training.optimiser == "gradient_descent"
+    by_passes = advance is not None or training.optimiser == "gradient_descent"  # the integrator makes its own
     if advance is None:
         moved = cast(Method, method)
-        advance = _descent(moved, training, run) if descends else _flow(moved, ahead, training, rtol, norm)
-    batches = training.sample_weights(problem.data.samples, first)
+        advance = _descent(moved, training, run) if by_passes else _flow(moved, train, training, rtol, norm)
+    batches = training.batches(train, first)
     disable, told = None if progress is None else not progress, False
     bar = tqdm(total=training.steps, initial=first, desc=label, delay=2, leave=False, disable=disable)
     with torch.no_grad(), bar, postponed_interrupt() as interrupted:
         try:
             for step in range(first, training.steps + 1):
-                last = step == training.steps
-                weights = None if last else next(batches)
-                f, f_test = ahead(run.state, weights) if descends and not last else method.outputs(run.state)
-                loss = watch.loss(f)
-                run.record(f, f_test, loss)
-                if step in snapshots:
-                    run.captured[step] = method.capture(run.state)
-                if bool((far := watch.beyond(loss)).any()):
-                    run.status, run.bad = Status.DIVERGED, far
+                run.last, ends = step, step == training.steps
+                batch = None if ends else next(batches)
+                stopped = not training.records(step) and agree(interrupted())
+                if stopped or training.records(step):
+                    if step % training.record_every:
+                        before_extra(run)
+                    passed = passed or method.forward(run.state, EVERYWHERE, by_passes and batch is None and not ends)
+                    loss = watch.loss(passed.f[..., :train, :])
+                    run.must_be_finite(passed.f, loss)
+                    run.record(step, passed.f, train)
+                    if step in snapshots:
+                        run.captured[step] = method.capture(run.state, passed)
+                    if bool((far := watch.beyond(loss)).any()):
+                        run.status, run.bad = Status.DIVERGED, far
+                        break
+                    stopped = stopped or agree(interrupted())
+                if stopped or ends:
+                    run.passed = passed
+                    run.status = Status.INTERRUPTED if stopped else run.status
                     break
-                if agree(interrupted()):
-                    run.status = Status.INTERRUPTED
-                    break
-                if not last:
-                    run.state = advance(run.state, f, weights)
-                    bar.update()
-                    each = (time.perf_counter() - start) / (step + 1 - first)
-                    told = told or _told_of_length(label, step + 1 - first, training.steps - step - 1, each)
+                if by_passes and (batch is not None or passed is None):
+                    passed = None  # its memory serves the next one
+                    passed = method.forward(run.state, slice(0, train) if batch is None else batch, True)
+                    run.must_be_finite(passed.f, watch.loss(passed.f, batch))
+                run.state = advance(run.state, passed)
+                passed = None
+                bar.update()
+                each = (time.perf_counter() - start) / (step + 1 - first)
+                told = told or _told_of_length(label, step + 1 - first, training.steps - step - 1, each)
         except _BlewUp:
             run.status = Status.NON_FINITE
         except RankError as error:
             if not run.f:
                 raise
             run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
-    run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
+    run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads(), "reached": run.last}
     return run
 
 
@@ -221,8 +262,8 @@ def postponed_interrupt() -> Iterator[Callable[[], bool]]:
 def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
     eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
 
-    def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
-        velocity = method.velocity(state, f, weights)
+    def advance(state: State, passed: Any) -> State:
+        velocity = method.backward(passed)
         if training.momentum:
             run.momentum = run.momentum or tuple(torch.zeros_like(v) for v in velocity)
             velocity = tuple(m.mul_(training.momentum).add_(v) for m, v in zip(run.momentum, velocity, strict=True))
@@ -234,19 +275,15 @@ def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
 
 
 def _flow(
-    method: Method,
-    outputs: Callable[[State, Tensor | None], Outputs],
-    training: Training,
-    rtol: float,
-    norm: Callable[[State], Tensor] | None,
+    method: Method, train: int, training: Training, rtol: float, norm: Callable[[State], Tensor] | None
 ) -> Advance:
-    def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
-        del f, weights  # the integrator evaluates f with its own stages; there are no batches
+    def advance(state: State, passed: Any) -> State:
+        del passed  # the integrator makes those of its own stages
         from torchdiffeq import odeint
 
         def rhs(t: Tensor, now: State) -> State:
             del t
-            return method.velocity(now, outputs(now, None)[0], None)
+            return method.backward(method.forward(now, slice(0, train), True))
 
         times = torch.tensor([0.0, training.learning_rate], dtype=torch.float64, device=state[0].device)
         try:

@@ -56,10 +56,10 @@ class Watch:
     def _mean(self, f: Tensor, y: Tensor) -> Tensor:
         return self._value(f, y).mean(-1)  # Loss.mean checks its arguments, which takes as long as a small step
 
-    def loss(self, f: Tensor) -> Tensor:
-        """(...) the training loss of outputs f (..., P, C)"""
+    def loss(self, f: Tensor, batch: Tensor | None = None) -> Tensor:
+        """(...) the training loss of outputs f (..., P, C), or of those of a batch"""
         self._y = self._y.to(f.device)
-        return self._mean(f.detach().double(), self._y)
+        return self._mean(f.detach().double(), self._y if batch is None else self._y[batch.to(f.device)])
 
     def beyond(self, loss: Tensor) -> Tensor:
         """(...) whether the run is lost, from the losses (...) of each step in turn"""
@@ -95,7 +95,7 @@ def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution
         late, end = bad.status is Status.DIVERGED, float(bad.loss[-1])
         failed = [s.solver["seed"] for s in solutions if s.status is bad.status]
         raise (DivergedError if late else NonFiniteError)(
-            f"{bad.status.value}. It happened at step {bad.steps + (not late)} of {bad.problem.training.steps} with "
+            f"{bad.status.value}. It happened at step {bad.stats.get('reached', bad.steps + (not late))} of {bad.problem.training.steps} with "
             f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; "
             + (f"loss {float(bad.loss[0]):.4g} -> {end:.4g}" if late else f"last finite loss {end:.4g}")
             + "). What was computed is in this error's .solutions",

@@ -68,7 +68,7 @@ class FiniteWidth:
 
     def check(self, problem: Problem, seeds: int = 1) -> None:
         """ValueError or MemoryError, before any work, for a problem of limits or networks that cannot fit."""
-        snapshot_steps(self.snapshots, problem.training.steps)
+        snapshot_steps(self.snapshots, problem.training)
         if problem.loss_function.is_at_infinite_logits:
             raise ValueError(
                 f"the loss {problem.loss_function.name!r} belongs to limits: a network of finite width has finite logits; take "
@@ -125,7 +125,7 @@ class FiniteWidth:
     def _numbers(self, problem: Problem) -> tuple[int, int]:
         """Weights, and fields of one step"""
         n, depth, data = self.width, problem.network.depth, problem.data
-        samples = data.samples + (0 if data.x_test is None else len(data.x_test))
+        samples = data.points
         weights = n * (data.inputs + data.outputs + 2) + (depth - 1) * n * (n + 1)
         return weights, 4 * n * depth * samples
 
@@ -135,7 +135,7 @@ class FiniteWidth:
 
     @torch.inference_mode(False)  # in which nothing is differentiated
     def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
-        networks, steps = Networks(problem, self, seeds), snapshot_steps(self.snapshots, problem.training.steps)
+        networks, steps = Networks(problem, self, seeds), snapshot_steps(self.snapshots, problem.training)
         run = evolve(
             networks,
             networks.initial_state() if previous is None else networks.state_of(previous),

@@ -114,7 +114,7 @@ class FixedPointDMFT:
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem that this solver does not take."""
         problem.scaling.measure_limit()
-        snapshot_steps(self.snapshots, problem.training.steps)
+        snapshot_steps(self.snapshots, problem.training)
         network, data = problem.network, problem.data
         if network.bias_std or network.residual is not None:
             raise ValueError("FixedPointDMFT solves networks without biases and residual branches: take CausalDMFT")
@@ -127,7 +127,7 @@ class FixedPointDMFT:
         checks.memory("the fixed point", needed, "take fewer samples or steps, dtype='float32', or CausalDMFT")
         if network.nonlinearity.name == "linear":
             return
-        points = data.samples * (1 + data.outputs) + (0 if data.x_test is None else len(data.x_test))
+        points = data.points + data.samples * data.outputs
         rows = points * (problem.training.steps + 1)
         if self.samples < 2 * rows:
             raise ValueError(
@@ -198,17 +198,19 @@ def _solution(
     points = now["f"].shape[1]
     train = (torch.arange(points) < p).repeat(times)
     kernels = {}
+    recorded = (*(step for step in problem.training.recorded_steps if step < times - 1), times - 1)
     for name in (f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, depth + 1)):
         joint = now[name][train][:, train] if name[0] == "P" else now[name]
         factor = square_root(joint, sorted_modes=True).T.reshape(len(joint), times, -1).transpose(0, 1)
-        kernels[name] = TwoTimeKernel(tuple(range(times)), factor.contiguous())
-    steps = tuple(t for t in snapshot_steps(solver.snapshots, problem.training.steps) if t < times)
+        kernels[name] = TwoTimeKernel(recorded, factor[list(recorded)].contiguous())
+    steps = tuple(t for t in snapshot_steps(solver.snapshots, problem.training) if t < times)
     at = {t: [[kernels[f"{kind}{l}"].at(t, t) for l in range(1, depth + 1)] for kind in ("Phi", "G")] for t in steps}
     return Solution(
         problem=problem,
         solver=settings(solver),
-        f=now["f"][:, :p],
-        f_test=now["f"][:, p:] if points > p else None,
+        f=now["f"][list(recorded), :p],
+        f_test=now["f"][list(recorded), p:] if points > p else None,
+        recorded_steps=recorded,
         state={},
         status=status,
         snapshots=steps,

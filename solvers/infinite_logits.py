@@ -18,10 +18,11 @@ from meanfield.scaling import Scaling
 from meanfield.scaling_plane import classify, exponents
 from meanfield.solution import Solution
 from solvers.cost import Estimate
-from solvers.evolve import Outputs, State, Trajectory, evolve, settings, snapshot_steps
+from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
-from solvers.measure_flow import MeasureFlow
+from solvers.inputs import Rows
+from solvers.measure_flow import MeasureFlow, MeasurePass
 from solvers.resuming import earlier, kept_momentum
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
@@ -120,12 +121,11 @@ class InfiniteLogitsLimit:
             state,
             problem,
             previous=previous,
-            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=previous.particles if previous else None,
             progress=self.progress,
             label=f"limit of infinite logits, {len(m)} particles",
             momentum=kept_momentum(previous, _STATE, m),
-            ahead=method.ahead,
         )
         return conclude([self._solution(method, run, previous)], self.raise_on_failure)[0]
 
@@ -145,6 +145,7 @@ class InfiniteLogitsLimit:
             solver=settings(self),
             f=f,
             f_test=f_test,
+            recorded_steps=run.recorded_steps(previous),
             state={} if run.status.blew_up else {k: v.cpu() for k, v in kept.items()},
             status=run.status,
             snapshots=tuple(sorted(particles)),
@@ -169,22 +170,19 @@ class _AtInfinity:
         self.after = MeasureFlow(solver.stated(problem), m, solver.engine, limit)
         self.f0, self.started = f0, started
 
-    def outputs(self, state: State) -> Outputs:
-        return self.after.outputs(state) if self.started else self._first()
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> MeasurePass:
+        if self.started:
+            return self.after.forward(state, rows, differentiated)
+        train = len(rows) if isinstance(rows, Tensor) else self.after.train
+        return MeasurePass(self.f0[rows], state, rows, train)
 
-    def ahead(self, state: State, weights: Tensor | None) -> Outputs:
-        return self.after.ahead(state, weights) if self.started else self._first()
-
-    def _first(self) -> Outputs:
-        train = self.after.train
-        return self.f0[:train], self.f0[train:] if len(self.f0) > train else None
-
-    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+    def backward(self, passed: MeasurePass) -> State:
         flow = self.after if self.started else self.before
         self.started = True
-        return flow.velocity(state, f, weights)
+        return flow.backward(passed)
 
-    def capture(self, state: State) -> ParticleMeasure:
+    def capture(self, state: State, passed: MeasurePass) -> ParticleMeasure:
+        del passed
         a, w, _ = state
         return ParticleMeasure(a.clone(), w.clone(), self.after.m)
 

@@ -21,7 +21,7 @@ def initial_outputs(problem: Problem, given: Tensor | Solution | None, seed: int
     given: f0 itself or a solution, whose outputs at step 0 are taken; None draws GP(0, sigma*^2 N* NNGP) by `seed`.
     """
     data = problem.data
-    expected = (data.samples + (0 if data.x_test is None else len(data.x_test)), data.outputs)
+    expected = (data.points, data.outputs)
     if given is None:
         return initial_draws(problem, (seed,))[0]
     if isinstance(given, Solution):

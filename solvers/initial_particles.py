@@ -10,6 +10,7 @@ from torch import Tensor
 from meanfield import checks, reductions
 from meanfield.measure import ParticleMeasure, sobol_particles
 from meanfield.problem import Problem
+from solvers.inputs import EVERYWHERE, Inputs
 from solvers.neurons import normal_part
 from solvers.sharding import Shard
 
@@ -48,16 +49,17 @@ def random_part(
 PER_POINT = 4  # particles a point from which a start is balanced: it takes (P / N)^(1/2) of the readouts' randomness
 
 
-def balance(cloud: ParticleMeasure | Cloud, x: Tensor, problem: Problem, shard: Shard | None = None) -> None:
-    """Move the cloud's a, by as little as possible, to give f = 0 at every row of x (P, D) (equation 12).
+def balance(cloud: ParticleMeasure | Cloud, problem: Problem, shard: Shard | None = None) -> None:
+    """Move the cloud's a, by as little as possible, to give f = 0 at every training and test point (equation 12).
 
     N >= 4 P only: fewer particles would give up most of their a, and all of it at N = P; f(0) then keeps the error of the draw.
     Not where sums over the particles overflow, either. O(N P^2), about P / 100 steps.
     """
     phi, m = problem.network.nonlinearity.phi, cloud.m
     shard = shard or Shard(len(m))
-    if shard.size < PER_POINT * len(x):
+    if shard.size < PER_POINT * problem.data.points:
         return
+    x = Inputs(problem, m)(EVERYWHERE)
     gram = reductions.gram(lambda w: phi(w @ x.T), m, cloud.w, columns=len(x))  # (P, P)
     f = reductions.outputs(cloud.a, cloud.w, m, x, problem.network.nonlinearity)  # (P, C)
     gram, f = shard.sum(gram, f)

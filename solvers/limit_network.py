@@ -6,7 +6,7 @@ Fields are rows (points, S) over the S neurons that stand for a layer, training 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.evolve import State, Trajectory, settings
 from solvers.infinite_dense import Basis, InfiniteDense, orthonormal
+from solvers.inputs import EVERYWHERE, Rows
 from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
 from solvers.sharding import Shard, current
 
@@ -34,6 +35,22 @@ class Velocity:
 
     own: dict[str, Tensor]
     matrices: list[tuple[Tensor, Tensor]]  # (g (P, S), c (K, P))
+
+
+@dataclass
+class LimitPass:
+    """Outputs f (n, C), preactivations h^l and features phi^l (n, S), and coefficients c^l (K, n) of a pass over the points `rows`, `train`
+    training samples first; gradients g^l (P, C, S) and their coefficients d^l (J, P C) once they are found
+    """
+
+    f: Tensor
+    rows: Rows
+    train: int
+    h: list[Tensor]
+    phi: list[Tensor]
+    c: list[Tensor]
+    g: list[Tensor] = field(default_factory=list)
+    d: list[Tensor] = field(default_factory=list)
 
 
 class LimitNetwork:
@@ -53,9 +70,6 @@ class LimitNetwork:
         self.shard = Shard(solver.samples, current())
         self._draw()
         self.records: dict[str, list[Tensor]] = {}
-        self.g: list[Tensor] | None = None
-        self.f = self.like
-        self.resumed = self.gradients_recorded = False
         self.momentum: dict[str, Tensor] = {}
 
     @property
@@ -89,107 +103,92 @@ class LimitNetwork:
 
     # -- one step --------------------------------------------------------------------------------------------------------
 
-    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
-        """f and f_test, recorded (equations 20 and 24)"""
-        del state
-        if self.resumed:  # this step's forward pass was done and recorded before
-            self.resumed = False
-            return self._split(self.f)
-        f = self.forward()
-        for l, c in enumerate(self.c, 1):
-            self._record(f"Phi{l}", c[:, : self.train])
-            if self.solver.responses:
-                self._record(f"A{l}", self.layers[l - 1].pulled[:, : self.train])
-        if self.solver.two_time:
-            self._record(f"Phi{self.depth}", self.last_features.reveal(self.phi[-1][: self.train])[0])
-        return self._split(f)
+    def forward(self, state: State, rows: Rows, differentiated: bool = True) -> LimitPass:
+        """A pass over some points; one over all points is recorded, with its gradients (equations 20, 24 and 25)"""
+        del state, differentiated
+        passed = self._forward(rows)
+        if rows == EVERYWHERE:
+            self._record_pass(passed)
+        return passed
 
-    def _split(self, f: Tensor) -> tuple[Tensor, Tensor | None]:
-        return f[: self.train], f[self.train :] if len(f) > self.train else None
-
-    def go_on(self, h: list[Tensor], c: list[Tensor], d: list[Tensor], g: list[Tensor], f: Tensor) -> None:
-        """Take over a forward and backward pass; the next `outputs` returns f without another."""
-        self.h, self.c, self.d, self.g, self.f = h, c, d, g, f
-        self.phi = [self.act.phi(field) for field in h]
-        self.resumed = self.balanced = True
-        self.gradients_recorded = len(self.records.get(f"G{self.depth}", ())) == len(self.records.get("Phi1", ()))
-
-    def forward(self) -> Tensor:
-        """f (points, C) with the parameters as they are"""
-        p = self.parameters
-        self.h, self.phi, self.c, self.g, self.gradients_recorded = [self.x @ p["w"]], [], [], None, False
+    def _forward(self, rows: Rows) -> LimitPass:
+        p, x = self.parameters, self.x[rows]
+        train = len(rows) if isinstance(rows, Tensor) else self.train
+        h, phis, cs = [x @ p["w"]], [], []
         for l, layer in enumerate(self.layers, 2):
-            self.phi.append(self.act.phi(self.h[-1]))
-            image, c = layer.forward(self.phi[-1])
+            phis.append(self.act.phi(h[-1]))
+            image, c = layer.forward(phis[-1])
             image *= self.std
             if self.bias:
                 image += self.bias * p[f"b{l}"]
-            self.c.append(c)
-            self.h.append(self.h[-1] + self.branch * image if self.skip else image)
-        self.phi.append(self.act.phi(self.h[-1]))
+            cs.append(c)
+            h.append(h[-1] + self.branch * image if self.skip else image)
+        phis.append(self.act.phi(h[-1]))
         if not self.balanced:  # f(0) = 0 exactly
             tolerance, shard = min(self.tolerance, 1e-3) if self.kind == torch.float32 else 1e-8, self.shard
             span = Basis(self.solver.samples, tolerance, self.like, shard=shard)
-            span.reveal(self.phi[-1])
+            span.reveal(phis[-1])
             p["a"] = orthonormal(orthonormal(p["a"], span.fields.rows, shard), span.fields.rows, shard)
             self.balanced = True
-        self.f = self.gain * self.std * self.shard.sum(self.phi[-1] @ p["a"].T) / self.solver.samples + p["b"]
-        return self.f
+        f = self.gain * self.std * self.shard.sum(phis[-1] @ p["a"].T) / self.solver.samples + p["b"]
+        return LimitPass(f, rows, train, h, phis, cs)
 
-    def gradients(self) -> list[Tensor]:
-        """g^1..g^L (P, C, S) of the training points (equation 25), once after each forward pass"""
-        if self.g is not None:
-            return self.g
-        p, c, s = self.train, self.c_out, self.shard.local
-        slopes = [self.act.dphi(h[:p])[:, None, :] for h in self.h]
-        g, self.d = [self.std * slopes[-1] * self.parameters["a"][None]], []
+    def gradients(self, passed: LimitPass) -> list[Tensor]:
+        """g^1..g^L (P, C, S) of the training points of a pass (equation 25), found once"""
+        if passed.g:
+            return passed.g
+        p, c, s = passed.train, self.c_out, self.shard.local
+        slopes = [self.act.dphi(h[:p])[:, None, :] for h in passed.h]
+        g, ds = [self.std * slopes[-1] * self.parameters["a"][None]], []
         for l in reversed(range(self.depth - 1)):
             z, d = self.layers[l].backward(g[0].reshape(p * c, s))
-            self.d.insert(0, d)
+            ds.insert(0, d)
             below = (self.branch * self.std) * slopes[l] * z.reshape(p, c, s)
             g.insert(0, below + g[0] if self.skip else below)
-        self.g = g
+        passed.g, passed.d = g, ds
         return g
 
-    def record_gradients(self) -> None:
-        if self.gradients_recorded:
-            return
-        self.gradients_recorded, g = True, self.gradients()
-        for l, d in enumerate(self.d, 1):
+    def _record_pass(self, passed: LimitPass) -> None:
+        p, responses = self.train, self.solver.responses
+        for l, c in enumerate(passed.c, 1):
+            self._record(f"Phi{l}", c[:, :p])
+            if responses:
+                self._record(f"A{l}", self.layers[l - 1].pulled[:, :p])
+        if self.solver.two_time:
+            self._record(f"Phi{self.depth}", self.last_features.reveal(passed.phi[-1][:p])[0])
+        g = self.gradients(passed)
+        for l, d in enumerate(passed.d, 1):
             self._record(f"G{l + 1}", d)
-            if self.solver.responses:
+            if responses:
                 self._record(f"B{l}", self.layers[l - 1].images(g[l].flatten(0, 1)))
         if self.solver.two_time:
             self._record("G1", self.first_gradients.reveal(g[0].flatten(0, 1))[0])
 
-    def velocity(self, f: Tensor, weights: Tensor | None) -> Velocity:
-        """Minus the gradient of the loss times the learning rates' multipliers (equations 9 and 26), after a forward pass with outputs f"""
-        g, p = self.gradients(), self.train
-        delta = self.problem.loss_function.delta(f, self.y)  # (P, C)
-        if weights is not None:
-            delta = delta * weights.to(delta)[:, None]
+    def backward(self, passed: LimitPass) -> Velocity:
+        """Minus the gradient of the loss times the learning rates' multipliers (equations 9 and 26)"""
+        g, p = self.gradients(passed), passed.train
+        delta = self.problem.loss_function.delta(passed.f[:p], self.y[passed.rows][:p])  # (P, C)
         pulled = [torch.einsum("pc,pcs->ps", delta, field) for field in g]  # sum_c Delta_c g_c
         rate_a, rate_w = self.rate_a / p, self.rate_w / p
-        own = {"w": rate_w * self.x[:p].T @ pulled[0]}
+        own = {"w": rate_w * self.x[passed.rows][:p].T @ pulled[0]}
         if self.bias:
             own |= {
                 f"b{l}": (rate_w * self.bias * self.branch) * pulled[l - 1].sum(0, keepdim=True)
                 for l in range(2, self.depth + 1)
             }
-        own["a"] = (rate_a * self.std) * delta.T @ self.phi[-1][:p]
+        own["a"] = (rate_a * self.std) * delta.T @ passed.phi[-1][:p]
         own["b"] = (self.gain * self.rate_a * self.bias**2) * delta.mean(0)
         hidden = rate_w * self.std * self.branch
-        return Velocity(own, [(pulled[l + 1], hidden * self.c[l][:, :p]) for l in range(self.depth - 1)])
+        return Velocity(own, [(pulled[l + 1], hidden * passed.c[l][:, :p]) for l in range(self.depth - 1)])
 
-    def advance(self, state: State, f: Tensor, weights: Tensor | None) -> State:
-        """From one record to the next: a step of descent, or a stretch of the flow."""
-        self.record_gradients()
-        self._descend(f, weights) if self.problem.training.optimiser == "gradient_descent" else self._flow(f)
+    def advance(self, state: State, passed: LimitPass) -> State:
+        """A step of descent, or a stretch of the flow."""
+        self._descend(passed) if self.problem.training.optimiser == "gradient_descent" else self._flow(passed)
         return state
 
-    def _descend(self, f: Tensor, weights: Tensor | None) -> None:
+    def _descend(self, passed: LimitPass) -> None:
         """With momentum and weight decay (equation 2)"""
-        training, velocity = self.problem.training, self.velocity(f, weights)
+        training, velocity = self.problem.training, self.backward(passed)
         eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
         for name, v in velocity.own.items():
             if training.momentum:
@@ -200,12 +199,12 @@ class LimitNetwork:
                 layer.decay(keep)
             layer.update(g, eta * c, training.momentum)
 
-    def _flow(self, f: Tensor) -> None:
+    def _flow(self, passed: LimitPass) -> None:
         """Runge-Kutta of fourth order in `substeps` equal steps; stages are undone by what they added (equation 33)."""
-        steps = self.solver.substeps or self._substeps()
+        steps = self.solver.substeps or self._substeps(passed)
         h = self.problem.training.learning_rate / steps
         for step in range(steps):
-            v1 = self.velocity(self.forward()[: self.train] if step else f, None)
+            v1 = self.backward(self._forward(slice(0, self.train)) if step else passed)
             v2 = self._stage((h / 2, v1))
             v3 = self._stage((-h / 2, v1), (h / 2, v2))
             v4 = self._stage((-h / 2, v2), (h, v3))
@@ -213,7 +212,7 @@ class LimitNetwork:
 
     def _stage(self, *terms: tuple[float, Velocity]) -> Velocity:
         self._shift(*terms)
-        return self.velocity(self.forward()[: self.train], None)
+        return self.backward(self._forward(slice(0, self.train)))
 
     def _shift(self, *terms: tuple[float, Velocity]) -> None:
         for step, velocity in terms:
@@ -222,29 +221,30 @@ class LimitNetwork:
             for layer, (g, c) in zip(self.layers, velocity.matrices, strict=True):
                 layer.update(g, step * c)
 
-    def _substeps(self) -> int:
+    def _substeps(self, passed: LimitPass) -> int:
         """Steps so short that each times the largest eigenvalue of K/P stays below 0.3: errors of 1e-5 in the fastest mode"""
         p, s = self.train, self.solver.samples
-        last, first = self.phi[-1][:p], self.gradients()[0].flatten(0, 1)
+        last, first = passed.phi[-1][:p], self.gradients(passed)[0].flatten(0, 1)
         last, first = self.shard.sum(last @ last.T / s, first @ first.T / s)
-        phi = [*(c[:, :p].T @ c[:, :p] for c in self.c), last]
-        kernel = self._tangent(phi, [first, *(d.T @ d for d in self.d)]).double()
+        phi = [*(c[:, :p].T @ c[:, :p] for c in passed.c), last]
+        kernel = self._tangent(phi, [first, *(d.T @ d for d in passed.d)]).double()
         fastest = float(torch.linalg.eigvalsh(kernel.reshape(p * self.c_out, -1))[-1]) / p
         return self.shard.ranks.least(max(1, math.ceil(fastest * self.problem.training.learning_rate / 0.3)))
 
     # -- records ---------------------------------------------------------------------------------------------------------
 
-    def capture(self, state: State) -> tuple[list[Tensor], Tensor, Tensor]:
+    def capture(self, state: State, passed: LimitPass) -> tuple[list[Tensor], Tensor, Tensor]:
         """Preactivations of each layer, features of the last and gradients of the first, (neurons, points)"""
         del state
-        p, first = self.train, self.gradients()[0]
-        return [h[:p].T.clone() for h in self.h], self.phi[-1][:p].T.clone(), first.flatten(0, 1).T.clone()
+        p, first = self.train, self.gradients(passed)[0]
+        return [h[:p].T.clone() for h in passed.h], passed.phi[-1][:p].T.clone(), first.flatten(0, 1).T.clone()
 
     def solution(self, run: Trajectory, state: dict[str, Tensor], previous: Solution | None = None) -> Solution:
         f, f_test = run.history(previous)
         steps, kept = sorted(run.captured), [run.captured[step] for step in sorted(run.captured)]
+        recorded = run.recorded_steps(previous)
         records = {name: self.padded(name)[: len(f)] for name in self.records}
-        kernels = {name: TwoTimeKernel(tuple(range(len(c))), c) for name, c in records.items() if name[0] in "PG"}
+        kernels = {name: TwoTimeKernel(recorded, c) for name, c in records.items() if name[0] in "PG"}
         if kept and not self.solver.two_time:
             m = self.like.new_full((self.shard.local,), 1 / self.solver.samples)
             for name, i in ((f"Phi{self.depth}", 1), ("G1", 2)):
@@ -259,6 +259,7 @@ class LimitNetwork:
             solver=settings(self.solver),
             f=f,
             f_test=f_test,
+            recorded_steps=recorded,
             state=state,
             status=run.status,
             snapshots=tuple(steps),

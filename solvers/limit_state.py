@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from solvers.infinite_dense import Rows
-from solvers.limit_network import LimitNetwork
+from solvers.inputs import EVERYWHERE
+from solvers.limit_network import LimitNetwork, LimitPass
 from solvers.neurons import Neurons
 
 
-def state_of(network: LimitNetwork, captured: Mapping[int, tuple[list[Tensor], Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Parameters, bases, draws, records, snapshots and the last forward and backward pass.
+def state_of(
+    network: LimitNetwork, captured: Mapping[int, tuple[list[Tensor], Tensor, Tensor]], passed: LimitPass | None
+) -> dict[str, Tensor]:
+    """Parameters, bases, draws, records, snapshots and the pass over all points that belongs to them, if there is one.
 
-    Where processes share the neurons, all of them call this; the first gets the state of all neurons, the others an empty one.
+    Later passes leave it as it is: bases grow by rows. Where processes share the neurons, all of them call this; the first gets the
+    state of all neurons, the others an empty one.
     """
-    network.gradients()
     state = {f"parameter_{name}": p for name, p in network.parameters.items()}
     state |= {f"momentum_{name}": v for name, v in network.momentum.items()}
     state |= {name: rows.rows for name, rows in _matrices(network)}
@@ -30,9 +33,10 @@ def state_of(network: LimitNetwork, captured: Mapping[int, tuple[list[Tensor], T
         for k, waiting in enumerate(known.waiting):
             state[f"known{i}_waiting{k}"] = waiting
     state |= {f"record_{name}": network.padded(name) for name in network.records}
-    for name in ("h", "c", "d", "g"):
-        state |= {f"pass_{name}{i}": field for i, field in enumerate(getattr(network, name) or ())}
-    state["pass_f"] = network.f
+    if passed is not None:
+        state["pass_f"] = passed.f
+        for name in ("h", "c", "d", "g"):
+            state |= {f"pass_{name}{i}": field for i, field in enumerate(getattr(passed, name))}
     for step, (h, phi, g) in captured.items():
         state |= {f"snapshot_{step}_h{i}": field for i, field in enumerate(h)}
         state |= {f"snapshot_{step}_phi": phi, f"snapshot_{step}_g": g}
@@ -54,12 +58,14 @@ def _over_neurons(name: str) -> int | None:
     return -1 if name.startswith(fields) and name not in ("parameter_b", "momentum_b") else None
 
 
-def restore(network: LimitNetwork, state: Mapping[str, Tensor]) -> dict[int, tuple[list[Tensor], Tensor, Tensor]]:
-    """Put a fresh network where `state_of` found one; returns its snapshots. ValueError for a state of another kind.
+def restore(
+    network: LimitNetwork, state: Mapping[str, Tensor]
+) -> tuple[dict[int, tuple[list[Tensor], Tensor, Tensor]], LimitPass | None]:
+    """Put a fresh network where `state_of` found one; returns snapshots and the pass. ValueError for a state of another kind.
 
     Each process takes its part of the neurons: the number of processes may change, and all of them need the whole state.
     """
-    if "pass_f" not in state:
+    if "parameter_w" not in state:
         raise ValueError(
             "the solution keeps no state to go on from: solve with keep_state=True (an interrupted run keeps it)"
         )
@@ -84,9 +90,9 @@ def restore(network: LimitNetwork, state: Mapping[str, Tensor]) -> dict[int, tup
     for i, known in enumerate(_known(network)):
         known.waiting = _listed(here, f"known{i}_waiting")
     network.records = {name: list(c.cpu()) for name, c in _with(here, "record_").items()}
-    network.go_on(*(_listed(here, f"pass_{name}") for name in "hcdg"), here["pass_f"])
+    network.balanced = True
     steps = sorted({int(name.split("_")[1]) for name in here if name.startswith("snapshot_")})
-    return {
+    snapshots = {
         step: (
             _listed(here, f"snapshot_{step}_h"),
             here[f"snapshot_{step}_phi"],
@@ -94,6 +100,12 @@ def restore(network: LimitNetwork, state: Mapping[str, Tensor]) -> dict[int, tup
         )
         for step in steps
     }
+    return snapshots, _pass_of(network, here) if "pass_f" in here else None
+
+
+def _pass_of(network: LimitNetwork, state: Mapping[str, Tensor]) -> LimitPass:
+    h, c, d, g = (_listed(state, f"pass_{name}") for name in "hcdg")
+    return LimitPass(state["pass_f"], EVERYWHERE, network.train, h, [network.act.phi(field) for field in h], c, g, d)
 
 
 def _matrices(network: LimitNetwork) -> Iterator[tuple[str, Rows]]:

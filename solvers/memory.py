@@ -11,15 +11,15 @@ _OBJECT = 700.0  # bytes that Python and torch spend on one recorded tensor, as 
 
 def kept(problem: Problem, snapshots: int, size: int, runs: int = 1, at_once: int = 1) -> Parts:
     """Outputs at every step and tangent kernels at the snapshots of each run, so many of them `at_once`; numbers of `size` bytes."""
-    samples, outputs, times = problem.data.samples, problem.data.outputs, problem.training.steps + 1
-    points = samples + (0 if problem.data.x_test is None else len(problem.data.x_test))
+    samples, outputs, points = problem.data.samples, problem.data.outputs, problem.data.points
+    times = problem.training.record_count
     whose, fewer = (f" of {runs} seeds", "fewer seeds or steps") if runs > 1 else ("", "fewer steps")
     pairs = (samples * outputs) ** 2
     tangents = (2 * runs * snapshots + 3) * pairs if snapshots else 0
     return {
         f"the record of the outputs at {times} steps{whose}": (
             float(times * ((runs + at_once) * points * outputs * size + _OBJECT)),
-            f"take {fewer} (with a larger learning_rate), fewer test samples, or dtype='float32'",
+            f"take {fewer} (with a larger learning_rate), a larger record_every, fewer test samples, or dtype='float32'",
         ),
         f"the {samples * outputs} x {samples * outputs} kernels at {snapshots} snapshots{whose}": (
             float(tangents * size),

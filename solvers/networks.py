@@ -17,6 +17,7 @@ from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.evolve import State, Trajectory, settings, snapshot_steps
+from solvers.inputs import EVERYWHERE, Rows
 
 if TYPE_CHECKING:
     from solvers.finite_width import FiniteWidth
@@ -30,6 +31,15 @@ class _Snapshot:
     h: list[Tensor]  # (E, N, P) each
     g: list[Tensor]  # (E, N, P C) each
     tangent: Tensor  # (E, P, C, P, C)
+
+
+@dataclass(frozen=True)
+class NetworksPass:
+    """Outputs f (E, n, C), which remember the parameters `leaves` they came from, and targets y of the training samples, which are first"""
+
+    f: Tensor
+    leaves: State
+    y: Tensor
 
 
 class Networks:
@@ -51,7 +61,6 @@ class Networks:
             self.shapes |= {f"b{l}": (n, 1) for l in range(depth)} | {"b": (data.outputs,)}
         self.names = tuple(self.shapes)
         self.rates = [self.rate_a if name in ("a", "b") else self.rate_w for name in self.names]
-        self.leaves: list[Tensor] = []
         self.seeds = tuple(seeds)
         self.frozen = self._frozen() if problem.scaling.frozen != "none" else None
 
@@ -61,23 +70,28 @@ class Networks:
     def state_of(self, solution: Solution) -> State:
         return tuple(self._here(solution.state[name]).clone()[None] for name in self.names)
 
-    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
-        with torch.enable_grad():
-            self.leaves = [tensor.detach().requires_grad_() for tensor in state]
-            f = self._forward(self.leaves, self.x)[0]
-            f = f if self.frozen is None else f + self.frozen[0]
-        f_test = None if self.x_test is None else self._forward(state, self.x_test)[0]
-        return f, f_test if f_test is None or self.frozen is None else f_test + self.frozen[1]
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> NetworksPass:
+        leaves = tuple(tensor.detach().requires_grad_(differentiated) for tensor in state)
+        train, frozen = (0.0, 0.0) if self.frozen is None else self.frozen
+        with torch.set_grad_enabled(differentiated):
+            if isinstance(rows, Tensor):
+                rows = rows.to(self.x.device)
+                kept = train[:, rows] if isinstance(train, Tensor) else train
+                return NetworksPass(self._forward(leaves, self.x[rows])[0] + kept, leaves, self.y[rows])
+            f = self._forward(leaves, self.x)[0] + train
+            if rows == EVERYWHERE and self.x_test is not None:
+                f = torch.cat([f, self._forward(state, self.x_test)[0] + frozen], 1)
+        return NetworksPass(f, leaves, self.y)
 
-    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
-        del state  # f remembers the leaves it came from
+    def backward(self, passed: NetworksPass) -> State:
         with torch.enable_grad():
-            losses = self.problem.loss_function.value(f, self.y)  # (E, P)
-            loss = (losses if weights is None else losses * weights.to(losses)).mean(-1).sum()  # seeds do not interact
-        gradients = torch.autograd.grad(loss, self.leaves)
+            f = passed.f[:, : len(passed.y)]
+            loss = self.problem.loss_function.value(f, passed.y).mean(-1).sum()  # seeds do not interact
+        gradients = torch.autograd.grad(loss, passed.leaves)
         return tuple(g.mul_(-rate) for g, rate in zip(gradients, self.rates, strict=True))
 
-    def capture(self, state: State) -> _Snapshot:
+    def capture(self, state: State, passed: NetworksPass) -> _Snapshot:
+        del passed  # which may not remember what it came from
         with torch.enable_grad():
             f, h = self._forward([tensor.detach().requires_grad_() for tensor in state], self.x)
             per_output = [torch.autograd.grad(f[..., c].sum(), h, retain_graph=True) for c in range(f.shape[-1])]
@@ -106,7 +120,7 @@ class Networks:
         if previous is not None:
             particles = dict(previous.particles) | particles
             steps, fields, tangent = _joined(previous, steps, fields, tangent)
-        wanted = snapshot_steps(self.steps, self.problem.training.steps)
+        wanted = snapshot_steps(self.steps, self.problem.training)
         chosen = [i for i, step in enumerate(steps) if step in wanted]
         steps, fields = [steps[i] for i in chosen], {name: field[chosen] for name, field in fields.items()}
         state = {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)}
@@ -116,6 +130,7 @@ class Networks:
             solver=settings(solver),
             f=f,
             f_test=f_test,
+            recorded_steps=run.recorded_steps(previous),
             state={} if run.status.blew_up else state,
             status=run.status,
             snapshots=tuple(steps),

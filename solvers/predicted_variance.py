@@ -17,7 +17,7 @@ from meanfield.activations import Activation
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from solvers.measure_flow import all_inputs
+from solvers.inputs import EVERYWHERE, Inputs
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
 
@@ -55,7 +55,7 @@ def predicted_variance(
         )
     flow = WassersteinFlow(particles, seed, initial, snapshots=())
     flow.check(problem)
-    x = all_inputs(problem, torch.float64, "cpu")
+    x = Inputs(problem, torch.empty(0, dtype=torch.float64))(EVERYWHERE)
     rows = list(range(len(x))) if points is None else [checks.integer("points", p, 0) for p in points]
     if rows and max(rows) >= len(x):
         raise ValueError(f"points must be rows of the {len(x)} samples (train, then test): received {max(rows)}")

@@ -124,7 +124,7 @@ def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any
         pictures["test_loss"] = lambda: plot.loss(runs, test=True)
     for name in (*one.kernels, *(["tangent_kernel"] if one.tangent_kernels is not None else [])):
         pictures[name] = lambda name=name: plot.kernels(one, name, steps)
-    if both := [name for name, kernel in one.kernels.items() if len(kernel.steps) == one.steps + 1 > 2]:
+    if both := [name for name, kernel in one.kernels.items() if len(kernel.steps) == len(one.f) > 2]:
         pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
     if one.particles:
         pictures["particles"] = lambda: plot.particles(one, steps)

@@ -44,7 +44,7 @@ def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
 
 def recorded_before(solver: Any, problem: Problem, solution: Solution) -> None:
     """ValueError if the solver asks for a snapshot at a step that `solution` has passed without one."""
-    for step in snapshot_steps(solver.snapshots, problem.training.steps):
+    for step in snapshot_steps(solver.snapshots, problem.training):
         if step <= solution.steps and step not in solution.snapshots:
             raise ValueError(
                 f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"

@@ -17,6 +17,7 @@ from meanfield.spectrum import KernelSpectrum, unstable
 from solvers.cost import Estimate, lazy_cost
 from solvers.evolve import Advance, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
+from solvers.inputs import Rows
 from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draws, has_random_start, lazy_kernels
 from solvers.memory import kept
 from solvers.resuming import earlier, kept_momentum
@@ -87,7 +88,7 @@ class TangentKernelLimit:
         )  # one kernel stands for all snapshots
         shown, size = int(several and len(self.snapshots) > 0), checks.DTYPES[self.dtype].itemsize
         checks.memory_in_all(kept(problem, shown, size, seeds, seeds), checks.free_memory(self.device))
-        snapshot_steps(self.snapshots, problem.training.steps)
+        snapshot_steps(self.snapshots, problem.training)
         expected = (len(all_samples(problem)), problem.data.outputs)
         if isinstance(self.initial, Tensor) and tuple(checks.matrix("initial", self.initial).shape) != expected:
             raise ValueError(
@@ -116,7 +117,7 @@ class TangentKernelLimit:
             (f.to(method.ntk),),
             problem,
             previous=previous,
-            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=dict.fromkeys(previous.snapshots) if previous else None,
             rtol=self.rtol or (1e-6 if self.dtype == "float32" else 1e-9),
             progress=self.progress,
@@ -136,6 +137,7 @@ class TangentKernelLimit:
                 solver=settings(replace(self, seed=seed)),
                 f=f[:, e],
                 f_test=None if f_test is None else f_test[:, e],
+                recorded_steps=run.recorded_steps(previous),
                 state=_state(run, e),
                 status=run.status,
                 snapshots=recorded,
@@ -155,6 +157,14 @@ class TangentKernelLimit:
             raise ValueError(unstable(found, training.learning_rate, training.momentum))
 
 
+@dataclass(frozen=True)
+class _LinearPass:
+    """Outputs f (E, n, C) at the points `rows`"""
+
+    f: Tensor
+    rows: Rows
+
+
 class _Linear:
     """Outputs and velocity of functions; the state is f (E, Q, C) over training and test samples, one for each of E starts."""
 
@@ -163,18 +173,21 @@ class _Linear:
         self.ntk = kernels.ntk.to(device=solver.device, dtype=checks.DTYPES[solver.dtype])  # (Q B, P B)
         self.y = problem.data.y.to(self.ntk)
 
-    def outputs(self, state: State) -> tuple[Tensor, Tensor | None]:
-        f = state[0].clone()  # the state is advanced in place
-        return f[:, : self.train], f[:, self.train :] if f.shape[1] > self.train else None
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> _LinearPass:
+        del differentiated
+        chosen = rows if isinstance(rows, slice) else rows.to(self.y.device)
+        return _LinearPass(state[0][:, chosen].clone(), rows)  # the state is advanced in place
 
-    def velocity(self, state: State, f: Tensor, weights: Tensor | None) -> State:
+    def backward(self, passed: _LinearPass) -> State:
         """K Delta / P (equation 51)"""
-        delta = self.problem.loss_function.delta(f, self.y)
-        if weights is not None:
-            delta = delta * weights.to(delta)[:, None]
-        return (self._apply(self.ntk, delta).div_(self.train).reshape(state[0].shape),)
+        y, matrix = self.y, self.ntk
+        if isinstance(passed.rows, Tensor):
+            rows = passed.rows.to(y.device)
+            y, matrix = y[rows], matrix.unflatten(1, (self.train, -1))[:, rows].flatten(1)
+        delta = self.problem.loss_function.delta(passed.f[:, : len(y)], y)
+        return (self._apply(matrix, delta).div_(len(y)).reshape(len(delta), -1, y.shape[1]),)
 
-    def capture(self, state: State) -> None:
+    def capture(self, state: State, passed: _LinearPass) -> None:
         """The kernel is constant"""
 
     def exact(self, found: KernelSpectrum) -> Advance | None:
@@ -186,9 +199,8 @@ class _Linear:
         vectors = found.eigenvectors
         propagator = (self.ntk.double().cpu() @ (vectors * gain) @ vectors.T).to(self.ntk)  # (Q B, P B)
 
-        def advance(state: State, f: Tensor, weights: Tensor | None) -> State:
-            del weights
-            return (state[0] + self._apply(propagator, self.y - f).reshape(state[0].shape),)
+        def advance(state: State, passed: _LinearPass) -> State:
+            return (state[0] + self._apply(propagator, self.y - passed.f[:, : self.train]).reshape(state[0].shape),)
 
         return advance
 

@@ -21,7 +21,8 @@ from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps, 
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
 from solvers.initial_particles import PER_POINT, Cloud, balance, random_part
-from solvers.measure_flow import MeasureFlow, all_inputs
+from solvers.inputs import Inputs
+from solvers.measure_flow import MeasureFlow
 from solvers.memory import Parts, kept
 from solvers.resuming import earlier, kept_momentum
 from solvers.rounding import must_resolve
@@ -99,7 +100,7 @@ class WassersteinFlow:
             raise ValueError(
                 f"f0 was given, but the scaling {problem.scaling.name!r} has no frozen part: leave it out, or take ic_mean_field"
             )
-        snapshot_steps(self.snapshots, problem.training.steps)
+        snapshot_steps(self.snapshots, problem.training)
         inputs, outputs = problem.network.inputs(problem.data.x).shape[1], problem.data.outputs
         if isinstance(self.initial, ParticleMeasure):
             for tensor in self.initial.tensors:
@@ -121,7 +122,7 @@ class WassersteinFlow:
         remedy = "take fewer particles, dtype='float32', or fewer snapshots"
         parts = {f"the flow of {self.particles} particles": (own, remedy)}
         parts |= kept(problem, 0, checks.DTYPES[self.dtype].itemsize)  # kernels are made when they are looked at
-        points = len(problem.data.x) + (0 if problem.data.x_test is None else len(problem.data.x_test))
+        points = problem.data.points
         if self.initial == "sobol" and self.balanced and self.particles >= PER_POINT * points:
             parts[f"balancing the start on {points} points"] = (
                 32.0 * points**2,
@@ -131,8 +132,8 @@ class WassersteinFlow:
 
     def initial_measure(self, problem: Problem) -> ParticleMeasure:
         """The measure at time 0, on the solver's device."""
-        x, important = _directions(problem)
-        sizes, outputs = x.shape[1], problem.data.outputs
+        important = _directions(problem)
+        sizes, outputs = important.shape[1], problem.data.outputs
         kind, device = checks.DTYPES[self.dtype], torch.device(self.device)
         if isinstance(self.initial, ParticleMeasure):
             copies = (t.to(device=device, dtype=kind, copy=True) for t in self.initial.tensors)
@@ -142,14 +143,14 @@ class WassersteinFlow:
         if self.initial == "sobol":
             cloud = ParticleMeasure.sobol(self.particles, sizes, outputs, self.seed, self.dtype, important).to(device)
             if self.balanced:
-                balance(cloud, x.to(device, kind), problem)
+                balance(cloud, problem)
             return cloud
         nodes = self._nodes(problem)
         return ParticleMeasure.gauss_hermite(nodes, sizes, outputs, self.dtype, important).to(device)
 
     def _nodes(self, problem: Problem) -> int:
         """Gauss-Hermite nodes a coordinate; ValueError below two, and for what is not linear below three, which tell sizes apart"""
-        dims = problem.data.outputs + int(torch.linalg.matrix_rank(_directions(problem)[1]))
+        dims = problem.data.outputs + int(torch.linalg.matrix_rank(_directions(problem)))
         nodes, least = (
             int(self.particles ** (1 / dims) + 1e-9),
             2 if problem.network.nonlinearity.name == "linear" else 3,
@@ -169,12 +170,12 @@ class WassersteinFlow:
             whole = self.initial_measure(problem)
             shard = Shard(len(whole), ranks)
             return (whole if shard.whole else Cloud(*map(shard.take, whole.tensors))), shard
-        x, important = _directions(problem)
-        shard, sizes = Shard(self.particles, ranks), (x.shape[1], problem.data.outputs)
+        important = _directions(problem)
+        shard, sizes = Shard(self.particles, ranks), (important.shape[1], problem.data.outputs)
         part = random_part(self.initial, self.particles, sizes, self.seed, self.dtype, important, shard)
         cloud = Cloud(*(tensor.to(self.device) for tensor in part.tensors))
         if self.initial == "sobol" and self.balanced:
-            balance(cloud, x.to(cloud.w), problem, shard)
+            balance(cloud, problem, shard)
         return cloud, shard
 
     def _frozen(self, problem: Problem, like: Tensor) -> Tensor | None:
@@ -197,14 +198,13 @@ class WassersteinFlow:
             state,
             problem,
             previous=previous,
-            snapshots=snapshot_steps(self.snapshots, problem.training.steps),
+            snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=known,
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
             norm=method.norm,
             progress=self.progress,
             label=f"flow of {shard.size} particles",
             momentum=tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m))),
-            ahead=method.ahead,
             agree=shard.ranks.any,
         )
         return conclude([self._solution(problem, method, run, previous)], self.raise_on_failure)[0]
@@ -226,6 +226,7 @@ class WassersteinFlow:
             solver=settings(self),
             f=f,
             f_test=f_test,
+            recorded_steps=run.recorded_steps(previous),
             state=state if first else {},
             status=run.status,
             snapshots=tuple(sorted(particles)),
@@ -236,7 +237,13 @@ class WassersteinFlow:
         )
 
 
-def _directions(problem: Problem) -> tuple[Tensor, Tensor]:
-    """All inputs (P + P_test, D), and the rows whose span matters: test directions after all training directions"""
-    x, train = all_inputs(problem, torch.float64, "cpu"), len(problem.data.x)
-    return x, torch.cat([x[:train], 1e-3 * x[train:]])
+def _directions(problem: Problem) -> Tensor:
+    """Rows (at most D or so many as there are points, D) whose span matters: test directions after all training directions"""
+    inputs, train = Inputs(problem, torch.empty(0, dtype=torch.float64)), problem.data.samples
+    rows = torch.empty(0, inputs.width, dtype=torch.float64)
+    for x, weight in ((slice(0, train), 1.0), (slice(train, None), 1e-3)):
+        for block in inputs.blocks(x):
+            rows = torch.cat([rows, weight * block])
+            if len(rows) > 2 * inputs.width:  # the triangle has the same right singular vectors
+                rows = torch.linalg.qr(rows, mode="r").R
+    return rows

@@ -114,11 +114,11 @@ def _in_third_step(ranks: Ranks, act: Callable[[], Any]) -> Any:
     """While it is entered, the last rank does `act` before its third step."""
     advance, seen = LimitNetwork.advance, []
 
-    def then_act(self, state, f, weights):
+    def then_act(self, state, passed):
         seen.append(1)
         if len(seen) == 3 and ranks.rank == ranks.count - 1:
             act()
-        return advance(self, state, f, weights)
+        return advance(self, state, passed)
 
     return mock.patch.object(LimitNetwork, "advance", then_act)
 

@@ -77,9 +77,9 @@ def test_many_seeds_count_together(monkeypatch):
 
 
 def test_batches_of_many_samples_over_many_steps_take_no_table():
-    """One weight for each sample and step would be 80 GB; the first steps are those of a short run."""
-    large = mf.Training(0.1, 100_000, batch_size=1000, batch_seed=3).sample_weights(100_000)
-    short = mf.Training(0.1, 2, batch_size=1000, batch_seed=3).sample_weights(100_000)
+    """A number for each sample and step would be 80 GB; the first steps are those of a short run."""
+    large = mf.Training(0.1, 100_000, batch_size=1000, batch_seed=3).batches(100_000)
+    short = mf.Training(0.1, 2, batch_size=1000, batch_seed=3).batches(100_000)
     for first, second in zip(short, large, strict=False):
         assert torch.equal(first, second)
 
@@ -88,9 +88,8 @@ def test_batches_are_permutations_cut_in_pieces_from_any_step_on():
     training, g = mf.Training(0.1, 9, batch_size=3, batch_seed=5), torch.Generator().manual_seed(5)
     rows = [piece for _ in range(5) for piece in torch.randperm(7, generator=g)[:6].split(3)][:9]
     for first in range(10):
-        drawn = list(training.sample_weights(7, first))
-        assert [sorted(w.nonzero()[:, 0].tolist()) for w in drawn] == [sorted(r.tolist()) for r in rows[first:]]
-        assert all(bool((w[w > 0] == 7 / 3).all()) for w in drawn)
+        drawn = list(training.batches(7, first))
+        assert [batch.tolist() for batch in drawn] == [row.tolist() for row in rows[first:]]
 
 
 def test_a_run_that_will_take_days_says_so_once(monkeypatch):

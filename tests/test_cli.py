@@ -307,15 +307,15 @@ import os, signal, sys
 from solvers import cli
 from solvers.measure_flow import MeasureFlow
 
-velocity, calls = MeasureFlow.velocity, []
+backward, calls = MeasureFlow.backward, []
 
 def then_interrupt(*arguments):
     calls.append(1)
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGINT)
-    return velocity(*arguments)
+    return backward(*arguments)
 
-MeasureFlow.velocity = then_interrupt
+MeasureFlow.backward = then_interrupt
 sys.exit(cli.main(sys.argv[1:]))
 """
 

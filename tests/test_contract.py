@@ -85,10 +85,10 @@ def _interrupt_at(monkeypatch, step):
     """By Ctrl-C, in the loop through time or in the window that reaches beyond `step`"""
     record, image, seen = Trajectory.record, Window.image, []
 
-    def recording(self, *f):
-        if self.first + len(self.f) == step:
+    def recording(self, now, *f):
+        if now == step:
             signal.raise_signal(signal.SIGINT)
-        record(self, *f)
+        record(self, now, *f)
 
     def imaging(self, *args, **kwargs):
         if self.times > step + 1 and not seen:

@@ -88,9 +88,9 @@ def test_a_loaded_run_goes_on_as_if_never_saved(tiny_problem, tmp_path):
 
 def test_interrupted_and_non_finite_runs_are_kept(tiny_problem, tmp_path):
     whole = WassersteinFlow(particles=8)(_short(tiny_problem))
-    cut = replace(whole, status=mf.Status.INTERRUPTED, f=whole.f[:2], f_test=whole.f_test[:2])
+    cut = replace(whole, status=mf.Status.INTERRUPTED, f=whole.f[:2], f_test=whole.f_test[:2], recorded_steps=())
     assert load(save(cut, tmp_path / "cut.nc")) == cut
-    empty = replace(whole, f=whole.f[:0], f_test=whole.f_test[:0])
+    empty = replace(whole, f=whole.f[:0], f_test=whole.f_test[:0], recorded_steps=())
     assert load(save(empty, tmp_path / "empty.nc")) == empty
 
     wild = replace(tiny_problem, training=mf.Training(1e3, 200), network=mf.Network(activation="linear"))

@@ -130,10 +130,10 @@ class Linearised:
     def f(self, theta):
         return self.f0 + self.jacobian @ (theta - self.theta0)
 
-    def gradient(self, theta, weights=None):
+    def gradient(self, theta, batch=None):
         def loss(theta):
             values = self.asked.loss_function.value(self.f(theta)[:P], self.asked.data.y)
-            return (values if weights is None else values * weights).mean()
+            return (values if batch is None else values[batch]).mean()
 
         return torch.func.grad(loss)(theta)
 
@@ -147,14 +147,14 @@ def test_descent_is_that_of_the_linearised_network(loss, c, training):
     asked = problem(loss, c, **training)
     net = Linearised(asked)
     found = TangentKernelLimit(kernel=net.kernel(), initial=net.f0)(asked)
-    theta, velocity, weights = net.theta0, torch.zeros_like(net.theta0), list(asked.training.sample_weights(P))
+    theta, velocity, batches = net.theta0, torch.zeros_like(net.theta0), list(asked.training.batches(P))
     for k in range(13):
         f = net.f(theta)
         torch.testing.assert_close(found.f[k], f[:P])
         assert found.f_test is not None
         torch.testing.assert_close(found.f_test[k], f[P:])
         if k < 12:
-            velocity = asked.training.momentum * velocity - net.gradient(theta, weights[k])
+            velocity = asked.training.momentum * velocity - net.gradient(theta, batches[k])
             theta = theta + 0.3 * velocity
 
 

@@ -23,12 +23,12 @@ def test_networks_follow_heavy_ball_descent_with_decay_and_batches():
         if "momentum" not in k
     }
     v = {k: torch.zeros_like(t) for k, t in p.items()}
-    weights = list(FULL.sample_weights(12))
+    batches = list(FULL.batches(12))
     for step in range(FULL.steps):
         h = PROBLEM.data.x @ p["W0"].T / 8 + 0.3 * p["b0"][:, 0]
         f = (torch.tanh(h) @ p["a"] + width**0.5 * 0.3 * p["b"]) / width
         torch.testing.assert_close(solution.f[step], f.detach(), rtol=1e-10, atol=1e-12)
-        batch = weights[step] > 0
+        batch = batches[step]
         loss = 0.5 * (f - PROBLEM.data.y)[batch].square().mean()
         for (k, t), g in zip(list(p.items()), torch.autograd.grad(loss, list(p.values())), strict=True):
             v[k] = 0.6 * v[k] - width * g
@@ -36,11 +36,10 @@ def test_networks_follow_heavy_ball_descent_with_decay_and_batches():
 
 
 def test_every_epoch_sees_each_sample_once():
-    weights = torch.stack(list(mf.Training(0.1, 12, batch_size=4).sample_weights(12)))
-    assert torch.equal(weights.sum(1), torch.full((12,), 12.0, dtype=torch.float64))
-    for epoch in weights.split(3):
-        assert torch.equal((epoch > 0).sum(0), torch.ones(12, dtype=torch.int64))
-    assert not torch.equal(weights[:3], weights[3:6])
+    batches = torch.stack([batch for batch in mf.Training(0.1, 12, batch_size=4).batches(12) if batch is not None])
+    for epoch in batches.split(3):
+        assert torch.equal(epoch.flatten().sort().values, torch.arange(12))
+    assert not torch.equal(batches[:3], batches[3:6])
 
 
 def test_a_network_is_still_its_own_measure():

@@ -146,7 +146,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "Solution.preactivations": Call(flow.preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
         "Solution.preactivations of a network": Call(nets[0].preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
         "Standard.layers": Call(mf.Standard((4,)).layers, {"network": mf.Network()}),
-        "Training.sample_weights": Call(_drawn, {"samples": 3, "first": 0}),
+        "Training.batches": Call(_drawn, {"samples": 3, "first": 0}),
         "Standard": Call(mf.Standard, {"widths": (4,), "improved": True}),
         "Training": Call(
             mf.Training,
@@ -361,7 +361,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
 
 
 def _drawn(samples: int, first: int) -> list[Any]:
-    return list(mf.Training(steps=2, batch_size=2).sample_weights(samples, first))
+    return list(mf.Training(steps=2, batch_size=2).batches(samples, first))
 
 
 @checked

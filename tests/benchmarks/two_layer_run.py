@@ -19,10 +19,10 @@ def by_hand(asked: mf.Problem, measure: mf.ParticleMeasure) -> Tensor:
     x, y, phi = asked.network.inputs(asked.data.x).to(w), asked.data.y.to(w), asked.network.nonlinearity.phi
     gain, rate_a, rate_w = asked.scaling.measure_limit()
     training, records = asked.training, []
-    weights = list(training.sample_weights(len(x)))
+    batches = list(training.batches(len(x)))
     for step in range(training.steps + 1):
-        chosen = None if step == training.steps else weights[step]
-        batch = slice(None) if chosen is None else chosen.nonzero()[:, 0]
+        chosen = None if step == training.steps else batches[step]
+        batch = slice(None) if chosen is None else chosen
         f = gain * phi(x[batch] @ w.T) @ (m * a)
         grads = torch.autograd.grad(0.5 * (y[batch] - f).square().sum() / len(f), (a, w))
         with torch.no_grad():
