@@ -132,6 +132,7 @@ class Training:
 
     def records(self, step: int) -> bool:
         """Whether outputs are recorded at a step of the run"""
+        step = checks.integer("step", step, 0)
         return step % self.record_every == 0 or step == self.steps
 
     @property

@@ -183,8 +183,9 @@ def evolve(
             for step in range(first, training.steps + 1):
                 run.last, ends = step, step == training.steps
                 batch = None if ends else next(batches)
-                stopped = not training.records(step) and agree(interrupted())
-                if stopped or training.records(step):
+                asked = training.records(step)
+                stopped = not asked and agree(interrupted())
+                if stopped or asked:
                     if step % training.record_every:
                         before_extra(run)
                     passed = passed or method.forward(run.state, EVERYWHERE, by_passes and batch is None and not ends)

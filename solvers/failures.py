@@ -93,9 +93,10 @@ def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution
         )
     if raise_on_failure:
         late, end = bad.status is Status.DIVERGED, float(bad.loss[-1])
+        step = bad.stats.get("reached", bad.steps + (not late))
         failed = [s.solver["seed"] for s in solutions if s.status is bad.status]
         raise (DivergedError if late else NonFiniteError)(
-            f"{bad.status.value}. It happened at step {bad.stats.get('reached', bad.steps + (not late))} of {bad.problem.training.steps} with "
+            f"{bad.status.value}. It happened at step {step} of {bad.problem.training.steps} with "
             f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; "
             + (f"loss {float(bad.loss[0]):.4g} -> {end:.4g}" if late else f"last finite loss {end:.4g}")
             + "). What was computed is in this error's .solutions",

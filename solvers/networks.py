@@ -72,7 +72,7 @@ class Networks:
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> NetworksPass:
         leaves = tuple(tensor.detach().requires_grad_(differentiated) for tensor in state)
-        train, frozen = (0.0, 0.0) if self.frozen is None else self.frozen
+        train, *test = (0.0, 0.0) if self.frozen is None else self.frozen
         with torch.set_grad_enabled(differentiated):
             if isinstance(rows, Tensor):
                 rows = rows.to(self.x.device)
@@ -80,7 +80,7 @@ class Networks:
                 return NetworksPass(self._forward(leaves, self.x[rows])[0] + kept, leaves, self.y[rows])
             f = self._forward(leaves, self.x)[0] + train
             if rows == EVERYWHERE and self.x_test is not None:
-                f = torch.cat([f, self._forward(state, self.x_test)[0] + frozen], 1)
+                f = torch.cat([f, self._forward(state, self.x_test)[0] + test[0]], 1)
         return NetworksPass(f, leaves, self.y)
 
     def backward(self, passed: NetworksPass) -> State:

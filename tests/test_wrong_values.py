@@ -146,6 +146,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "Solution.preactivations": Call(flow.preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
         "Solution.preactivations of a network": Call(nets[0].preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
         "Standard.layers": Call(mf.Standard((4,)).layers, {"network": mf.Network()}),
+        "Training.records": Call(mf.Training().records, {"step": 0}),
         "Training.batches": Call(_drawn, {"samples": 3, "first": 0}),
         "Standard": Call(mf.Standard, {"widths": (4,), "improved": True}),
         "Training": Call(
@@ -158,6 +159,7 @@ def calls(folder: Path) -> dict[str, Call]:
                 weight_decay=0.1,
                 batch_size=2,
                 batch_seed=1,
+                record_every=2,
             ),
         ),
         "TwoTimeKernel": Call(mf.TwoTimeKernel, {"steps": (0, 2), "factor": flow.kernels["Phi1"].factor}),
