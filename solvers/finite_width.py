@@ -19,7 +19,7 @@ from solvers.cost import Estimate, network_cost
 from solvers.evolve import evolve, snapshot_steps, tolerance
 from solvers.failures import conclude
 from solvers.memory import Parts, factors, kept
-from solvers.networks import Networks
+from solvers.networks import POINTS_AT_ONCE, Networks
 from solvers.resuming import earlier, kept_momentum
 
 
@@ -125,9 +125,10 @@ class FiniteWidth:
     def _numbers(self, problem: Problem) -> tuple[int, int]:
         """Weights, and fields of one step"""
         n, depth, data = self.width, problem.network.depth, problem.data
-        samples = data.points
+        batch = problem.training.batch_size
         weights = n * (data.inputs + data.outputs + 2) + (depth - 1) * n * (n + 1)
-        return weights, 4 * n * depth * samples
+        recorded = 0 if batch is None else 2 * min(n * data.points, POINTS_AT_ONCE)
+        return weights, 4 * n * depth * (batch or data.points) + recorded
 
     @property
     def _itemsize(self) -> int:
@@ -145,7 +146,7 @@ class FiniteWidth:
             rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
             progress=self.progress,
             label=f"{len(seeds)} networks of width {self.width}",
-            momentum=tuple(v[None] for v in kept_momentum(previous, networks.names, networks.x)),
+            momentum=tuple(v[None] for v in kept_momentum(previous, networks.names, networks.y)),
         )
         run.stats["seconds"] /= len(seeds)
         if run.status.blew_up and len(seeds) > 1:

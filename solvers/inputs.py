@@ -13,7 +13,7 @@ Rows = (
     slice | Tensor
 )  # of the points, training samples first: all of them, the training samples, or the indices of a batch
 EVERYWHERE = slice(None)
-_BLOCK = 2**22  # numbers that are formed at a time, where batches need few of them
+_BLOCK = 2**20  # numbers that are formed at a time, where batches need few of them
 
 
 class Inputs:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from solvers.finite_width import FiniteWidth
 
 
+POINTS_AT_ONCE = 2**20  # times neurons and seeds, where outputs are only recorded
+
+
 @dataclass(frozen=True)
 class _Snapshot:
     """Per seed: parameters of two-layer networks, h and g of each layer, and the tangent kernel."""
@@ -50,8 +53,10 @@ class Networks:
         self.network, self.phi = problem.network, problem.network.nonlinearity.phi
         self.kind, self.device = checks.DTYPES[solver.dtype], solver.device
         data = problem.data
-        self.x, self.y = self._here(data.x), self._here(data.y)
-        self.x_test = None if data.x_test is None else self._here(data.x_test)
+        # many samples of which a step sees few are not kept twice
+        self.x = data.x if problem.training.batch_size else self._here(data.x)
+        self.x_test = data.x_test
+        self.y = self._here(data.y)
         self.sigma = problem.scaling.output_multiplier(solver.width)
         self.rate_a, self.rate_w = problem.scaling.learning_rate_multipliers(solver.width)
         n, depth = solver.width, self.network.depth
@@ -75,13 +80,19 @@ class Networks:
         train, *test = (0.0, 0.0) if self.frozen is None else self.frozen
         with torch.set_grad_enabled(differentiated):
             if isinstance(rows, Tensor):
-                rows = rows.to(self.x.device)
-                kept = train[:, rows] if isinstance(train, Tensor) else train
-                return NetworksPass(self._forward(leaves, self.x[rows])[0] + kept, leaves, self.y[rows])
-            f = self._forward(leaves, self.x)[0] + train
+                here = rows.to(self.y.device)
+                kept = train[:, here] if isinstance(train, Tensor) else train
+                return NetworksPass(self._forward(leaves, self._here(self.x[rows]))[0] + kept, leaves, self.y[here])
+            f = (self._forward(leaves, self._here(self.x))[0] if differentiated else self._seen(state, self.x)) + train
             if rows == EVERYWHERE and self.x_test is not None:
-                f = torch.cat([f, self._forward(state, self.x_test)[0] + test[0]], 1)
+                f = torch.cat([f, self._seen(state, self.x_test) + test[0]], 1)
         return NetworksPass(f, leaves, self.y)
+
+    def _seen(self, state: State, x: Tensor) -> Tensor:
+        """Outputs (E, P, C) without derivatives, for some of the points x at a time"""
+        blocks = x.split(max(1, POINTS_AT_ONCE // state[0].shape[:2].numel()))
+        with torch.no_grad():
+            return torch.cat([self._forward(state, self._here(block))[0] for block in blocks], 1)
 
     def backward(self, passed: NetworksPass) -> State:
         with torch.enable_grad():
@@ -93,7 +104,7 @@ class Networks:
     def capture(self, state: State, passed: NetworksPass) -> _Snapshot:
         del passed  # which may not remember what it came from
         with torch.enable_grad():
-            f, h = self._forward([tensor.detach().requires_grad_() for tensor in state], self.x)
+            f, h = self._forward([tensor.detach().requires_grad_() for tensor in state], self._here(self.x))
             per_output = [torch.autograd.grad(f[..., c].sum(), h, retain_graph=True) for c in range(f.shape[-1])]
         slopes = [torch.stack(gs, -1) for gs in zip(*per_output, strict=True)]  # df / dh^l (E, N, P, C)
         h = [t.detach() for t in h]
@@ -166,7 +177,7 @@ class Networks:
     def _frozen(self) -> list[Tensor]:
         """The part of the outputs (E, P, C) that stays as it was at step 0, at training and at test samples (equation 62)"""
         share, start = self.problem.scaling.frozen_multiplier(self.width) / self.sigma, self.initial_state()
-        return [share * self._forward(start, x)[0] for x in (self.x, self.x_test) if x is not None]
+        return [share * self._seen(start, x) for x in (self.x, self.x_test) if x is not None]
 
     def _tangent(self, h: list[Tensor], slopes: list[Tensor]) -> Tensor:
         """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
@@ -178,11 +189,10 @@ class Networks:
         )
         branch = 1.0 if beta is None else beta / math.sqrt(depth)
         e, _, p = h[0].shape
+        x = self._here(self.x)
         total = h[0].new_zeros(e, p, slopes[0].shape[-1], p, slopes[0].shape[-1])
         for l in range(depth):
-            below = (
-                self.x.T[None] / math.sqrt(self.x.shape[1]) if l == 0 else self.phi(h[l - 1]) / math.sqrt(self.width)
-            )
+            below = x.T[None] / math.sqrt(x.shape[1]) if l == 0 else self.phi(h[l - 1]) / math.sqrt(self.width)
             gram = (std**2 * below.transpose(1, 2) @ below + bias**2) * (1.0 if l == 0 else branch**2)  # (E or 1, P, P)
             dots = torch.einsum("enpc,enqd->epcqd", slopes[l], slopes[l])
             total += self.rate_w * dots * gram[:, :, None, :, None]

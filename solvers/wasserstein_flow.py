@@ -101,7 +101,7 @@ class WassersteinFlow:
                 f"f0 was given, but the scaling {problem.scaling.name!r} has no frozen part: leave it out, or take ic_mean_field"
             )
         snapshot_steps(self.snapshots, problem.training)
-        inputs, outputs = problem.network.inputs(problem.data.x).shape[1], problem.data.outputs
+        inputs, outputs = problem.data.inputs + bool(problem.network.bias_std), problem.data.outputs
         if isinstance(self.initial, ParticleMeasure):
             for tensor in self.initial.tensors:
                 array_input.untracked("the initial measure", tensor)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import meanfield as mf
 from meanfield import load, plot, save
@@ -19,10 +20,10 @@ from solvers import (
     WassersteinFlow,
     checkpointed,
     inputs,
+    networks,
     residual,
 )
 from solvers.evolve import Trajectory
-from solvers.networks import Networks
 
 DATA = mf.digits(n_train=16, n_test=5)
 BATCHES = mf.Training(0.1, 23, batch_size=5, batch_seed=2, momentum=0.3)
@@ -88,13 +89,13 @@ def test_the_same_run_is_seen_less_often(name):
 
 def test_steps_between_records_see_their_batch_alone(monkeypatch):
     """Outputs at all samples are asked for at recorded steps only."""
-    seen, forward = [], Networks._forward
+    seen, forward = [], networks.Networks._forward
 
     def counting(self, parameters, x):
         seen.append(len(x))
         return forward(self, parameters, x)
 
-    monkeypatch.setattr(Networks, "_forward", counting)
+    monkeypatch.setattr(networks.Networks, "_forward", counting)
     FiniteWidth(4, snapshots=())(_seldom(mf.Problem(DATA, training=BATCHES)))
     assert seen.count(5) == 23 + len(STEPS)  # batches, and test samples, of which there are as many
     assert seen.count(16) == len(STEPS)
@@ -212,3 +213,39 @@ def test_many_samples_are_not_kept_twice():
     assert torch.cat(blocks).equal(whole)
     assert own(slice(14, 19)).equal(whole[14:19])
     assert own(torch.tensor([3, 15, 0])).equal(whole[[3, 15, 0]])
+
+
+class _Largest(TorchDispatchMode):
+    """The most bytes of one storage that an operation made, those of `known` tensors left out"""
+
+    def __init__(self, *known):
+        super().__init__()
+        self.known, self.bytes = {t.untyped_storage().data_ptr() for t in known}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for t in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in self.known:
+                self.bytes = max(self.bytes, t.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "solver",
+    [WassersteinFlow(64, initial="iid", snapshots=()), FiniteWidth(64, snapshots=())],
+    ids=["flow", "networks"],
+)
+def test_no_second_copy_of_many_samples_is_made(monkeypatch, solver, dtype):
+    """P D = 200,000 numbers; nothing that is made on the way has more than an eighth of them. Full batches do make a copy."""
+    monkeypatch.setattr(inputs, "_BLOCK", 5000)
+    monkeypatch.setattr(networks, "POINTS_AT_ONCE", 20_000)
+    g, largest = torch.Generator().manual_seed(0), {}
+    x = torch.randn(4000, 50, generator=g, dtype=torch.float64)
+    for batch in (16, None):
+        asked = mf.Problem(mf.Dataset(x, x[:, :1]), training=mf.Training(0.1, 3, batch_size=batch, record_every=3))
+        with _Largest(asked.data.x, asked.data.y) as seen:
+            replace(solver, dtype=dtype)(asked)
+        largest[batch] = seen.bytes
+    assert largest[16] <= 8 * 200_000 / 8
+    assert largest[None] >= 4 * 200_000
