@@ -1,4 +1,4 @@
-"""Gaussian averages of many pairs of a smooth activation, by Hermite coefficients and interpolation in the angle (equation 42)."""
+"""Gaussian averages of many pairs, by a basis for the deviations and interpolation in the correlation (equation 42)."""
 
 from __future__ import annotations
 
@@ -8,122 +8,166 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import qr
 from torch import Tensor
 
-from meanfield.gaussian_quadrature import Averages, Quadrature, standard_form
+from meanfield.gaussian_quadrature import SCALE, Averages, Quadrature, standard_form
 
 MOST = 20_000  # pairs of an activation with kinks, each of which needs a quadrature of its own
-TERMS = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of the Hermite series
-ANGLES = (16, 24, 32, 48, 64, 96, 128, 192, 256)  # nodes of the interpolation
-WIDEST = 1e3  # standard deviation, beyond which no series of so many terms ends
-TAIL = 1e-13  # what is left out, relative to the whole
-_SAMPLE = 48  # deviations that span the coefficients of all between them
+TAIL = 1e-13  # what is left out, relative to the size of an average
+_FEW = 256  # deviations that are taken as they are
+
+Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class HermiteTable:
-    """<phi(u) phi(v)> = sum_k rho^k a_k(s) a_k(t), with a_k(s) = <phi(s z) He_k(z)> / sqrt(k!), and the same for phi'.
-
-    The vectors a(s) of all deviations lie in a space of few dimensions (`spans`), in which the sum is a small matrix for each angle.
-    """
+class AveragesTable:
+    """<f(u) f(v)> = sum_ij a_i(s) M_ij(rho) a_j(t) for f = phi and phi', since the functions f(s z) of z, at all deviations s, lie in a
+    space of few dimensions (`spans`). M is interpolated in artanh(k rho), which draws out the change within 1/s of rho = +-1."""
 
     source: Quadrature
-    grid: tuple[Tensor, Tensor]
-    spans: tuple[Tensor, Tensor]  # (K, r) for phi, phi'
-    angles: tuple[Tensor, Tensor]  # (M, r, r) Chebyshev coefficients in the angle
+    at: Tensor  # (A,) nodes z at which f(s z) is looked at
+    spans: list[Tensor]  # (A, r) for phi, phi'
+    series: list[Tensor]  # (M, r, r) Chebyshev coefficients of M, for phi, phi'
+    reach: float  # artanh(k)
 
     def pair(self, p: Tensor, q: Tensor, c: Tensor) -> Averages:
         """The averages for p (.., n), q (.., m), c (.., n, m)"""
-        x = standard_form(p, q, c)[2].mul_(2 / math.pi).sub_(1)
+        s, t, rho, gap = standard_form(p, q, c)
+        x = _drawn_out(rho, gap, self.reach)
         found = []
-        for f, span, angles in zip((self.source.phi.phi, self.source.phi.dphi), self.spans, self.angles, strict=True):
-            left, right = (_coefficients(f, v.sqrt(), *self.grid) @ span for v in (p, q))
-            found.append(_clenshaw(x, left, right.transpose(-1, -2), angles))
+        for f, span, series in zip((self.source.phi.phi, self.source.phi.dphi), self.spans, self.series, strict=True):
+            left, right = f(s * self.at) @ span, f(t.mT * self.at) @ span
+            found.append(_clenshaw(x, left, right.mT, series))
         return found[0], found[1]
 
 
 def prepared(source: Quadrature, p: Tensor, q: Tensor, pairs: int) -> Callable[[Tensor, Tensor, Tensor], Averages]:
     """What serves `pairs` pairs with variances among p and q: a table for smooth activations, one quadrature per pair with kinks.
 
-    ValueError for too many pairs of the latter, and where the Hermite series does not end within 4096 terms.
+    ValueError for too many pairs of the latter, and where quadrature or interpolation do not converge.
     """
     if source.phi.kinks:
         if pairs > MOST:
             raise ValueError(
                 f"{pairs} pairs of the activation {source.phi.name!r}, with kinks and no closed form, would each need a "
-                f"quadrature, about a millisecond: at most {MOST}; give it one with gaussian_averages.register_closed_form or take fewer"
+                f"quadrature, some milliseconds: at most {MOST}; give it one with gaussian_averages.register_closed_form or take fewer"
             )
         return source.pair
-    s = torch.cat([p.reshape(-1), q.reshape(-1)]).sqrt()
-    low, high = (float(v) for v in torch.aminmax(s))
-    sample = torch.unique(s)
-    if len(sample) > 4 * _SAMPLE:
-        even = torch.linspace(low, high, 2 * _SAMPLE, dtype=s.dtype, device=s.device)
-        ends = math.log10(max(low, 1e-3 * high)), math.log10(high)
-        sample = torch.cat([even, torch.logspace(*ends, 2 * _SAMPLE, dtype=s.dtype, device=s.device)])
-    for terms in TERMS if high < WIDEST else ():
-        grid = _grid(terms, high)
-        vectors = [_coefficients(f, sample, *grid) for f in (source.phi.phi, source.phi.dphi)]
-        if all(_ended(a, exact) for a, exact in zip(vectors, source.single(sample.square()), strict=True)):
-            spans = [_span(a) for a in vectors]
-            small = [_in_angle(span) for span in spans]
-            return HermiteTable(source, grid, (spans[0], spans[1]), (small[0], small[1])).pair
+    given = torch.cat([p.reshape(-1), q.reshape(-1)]).sqrt()
+    s = given.cpu()
+    level, steep = source.level(s), s.max().reshape(1)
+    at, weight = (v[0] for v in source.nodes(0 * steep, steep, source.kinks(steep), level))
+    bases = [_basis(source, f, s, at, weight) for f in (source.phi.phi, source.phi.dphi)]
+    reach = math.asinh(max(float(steep), 1e-3))
+    series = [v.to(given) for v in _series(source, bases, steep, level, reach)]
+    spans = [(weight.sqrt()[:, None] * basis.span).to(given) for basis in bases]
+    return AveragesTable(source, at.to(given), spans, series, reach).pair
+
+
+@dataclass(frozen=True, eq=False)
+class _Basis:
+    """Functions f(s z) that span those of all deviations: s (r,), divided by their sizes (r,), are span (A, r) @ factor (r, r) where
+    the density's root is part of them; the columns of span are orthonormal"""
+
+    f: Function
+    s: Tensor
+    size: Tensor
+    span: Tensor
+    factor: Tensor
+
+
+def _basis(source: Quadrature, f: Function, s: Tensor, at: Tensor, weight: Tensor) -> _Basis:
+    """From the deviations themselves, or if they are many from others, so dense that those between them are mixtures with small weights"""
+    missed = math.nan
+    for density in (48, 96):  # for each factor e between deviations
+        some, others = _sample(torch.unique(s), density)
+        (rows, size), (between, _) = (_functions(f, few, at, weight) for few in (some, others))
+        span, factor, order = qr(rows.T.numpy(), mode="economic", pivoting=True)
+        rank = max(1, int((np.abs(np.diag(factor)) > TAIL * abs(factor[0, 0])).sum()))
+        span, factor = (torch.from_numpy(np.ascontiguousarray(v)) for v in (span[:, :rank], factor[:rank, :rank]))
+        missed = max((between - between @ span @ span.T).norm(dim=1).tolist(), default=0.0)
+        if missed <= 10 * TAIL:
+            chosen = torch.from_numpy(order[:rank].astype(np.int64))
+            return _Basis(f, some[chosen], size[chosen], span, factor)
     raise ValueError(
-        f"the Hermite series of the activation {source.phi.name!r} at a standard deviation of {high:.3g} does not end within "
-        f"{TERMS[-1]} terms: declare its kinks, Activation(.., kinks=((location, jump of phi'), ..)), or take a smaller weight_std"
+        f"the Gaussian averages of the activation {source.phi.name!r} do not converge in the standard deviation, from {float(s.min()):.3g} "
+        f"to {float(s.max()):.3g}: {missed:.1e} (relative) is missed; {SCALE}"
     )
 
 
-def _grid(terms: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Nodes z (Q,) and He_k(z) / sqrt(k!) times the weight of the node (Q, K): equidistant, fine enough for He_K and for phi(scale z)"""
-    reach = 13.0
-    count = 2 * math.ceil(reach * max(2.0 * math.sqrt(terms), 8.0 * scale, 12.0) / 2) + 1
-    z = torch.linspace(-reach, reach, count, dtype=torch.float64)
-    root = torch.exp(-0.25 * z * z) / (2 * math.pi) ** 0.25  # Hermite functions stay bounded, polynomials do not
-    rows = [root, z * root]
-    for k in range(1, terms - 1):
-        rows.append((z * rows[-1] - math.sqrt(k) * rows[-2]) / math.sqrt(k + 1))
-    return z, torch.stack(rows, 1) * (root * (z[1] - z[0]))[:, None]
+def _sample(s: Tensor, density: int) -> tuple[Tensor, Tensor]:
+    """Deviations and others between them; of few all and none"""
+    if len(s) <= _FEW:
+        return s, s[:0]
+    low, high = float(s[0]), float(s[-1])
+    start = max(low, 1e-8 * high)
+    count = 2 + math.ceil(density * math.log(high / start))
+    even = torch.logspace(math.log10(start), math.log10(high), 2 * count - 1, dtype=s.dtype)
+    return torch.cat([s[:1], even[::2]]), even[1::2]
 
 
-def _coefficients(f: Callable[[Tensor], Tensor], s: Tensor, z: Tensor, hermite: Tensor) -> Tensor:
-    """a_k(s) (.., n, K)"""
-    return f(s[..., None] * z.to(s)) @ hermite.to(s)
+def _functions(f: Function, s: Tensor, at: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """f(s z) (n, A), with the density's root, divided by its size (n,)"""
+    rows = f(s[:, None] * at) * weight.sqrt()
+    size = rows.norm(dim=1).clamp_min(1e-150)
+    return rows / size[:, None], size
 
 
-def _ended(a: Tensor, exact: Tensor) -> bool:
-    """Whether the terms left out of the series are negligible: at u = v it must give the average"""
-    total = a.square().sum(1)
-    return bool(
-        ((total - exact).abs() <= TAIL * exact + 1e-300).all()
-        & (a[:, -4:].square().sum(1) <= TAIL / 10 * exact + 1e-300).all()
-    )
-
-
-def _span(a: Tensor) -> Tensor:
-    """(K, r) orthonormal, of all rows of a (n, K), each taken as a direction"""
-    norm = a.norm(dim=1, keepdim=True)
-    _, values, right = torch.linalg.svd(a / norm.clamp_min(1e-150), full_matrices=False)
-    return right[values > 1e-14 * values[0]].T.contiguous()
-
-
-def _in_angle(span: Tensor) -> Tensor:
-    """(M, r, r) Chebyshev coefficients in the angle of span^T diag(cos^k angle) span"""
-    k = torch.arange(len(span)).to(span)
-    coefficients = span.new_zeros(1, 1, 1)
-    for count in ANGLES:
-        nodes = torch.arange(count).to(span) + 0.5
-        rho = torch.cos((torch.cos(math.pi * nodes / count) + 1) * (math.pi / 2))
-        values = torch.stack([span.T @ (span * (r**k)[:, None]) for r in rho])
-        transform = torch.from_numpy(
-            2 / count * np.cos(np.pi / count * np.outer(np.arange(count), nodes.cpu().numpy()))
-        )
+def _series(source: Quadrature, bases: list[_Basis], steep: Tensor, level: int, reach: float) -> list[Tensor]:
+    """(M, r, r) Chebyshev coefficients of both averages, in the bases"""
+    left_out = math.nan
+    for grow in (1.0, 1.25, 1.6, 2.2, 3.3):
+        count = 2 * math.ceil(grow * (6 + 8 * reach))
+        places = (torch.arange(count, dtype=steep.dtype) + 0.5) / count
+        rho, gap = _drawn_in(torch.cos(math.pi * places[: count // 2]), reach)  # positive ones; the others mirror them
+        both = [_matrices(source, bases, *at, steep, level) for at in zip(rho.split(1), gap.split(1), strict=True)]
+        transform = 2 / count * torch.cos(math.pi * torch.arange(count, dtype=steep.dtype)[:, None] * places)
         transform[0] /= 2
-        coefficients = torch.einsum("ma,aij->mij", transform.to(span), values)
-        if float(coefficients[-3:].abs().max()) <= TAIL:
-            break
-    keep = (coefficients.abs().amax((1, 2)) > 1e-16).nonzero().max() + 1
-    return coefficients[: int(keep)]
+        found = []
+        for k in range(len(bases)):
+            positive, negative = (torch.stack([pair[k][sign] for pair in both]) for sign in range(2))
+            found.append(torch.einsum("ma,aij->mij", transform, torch.cat([positive, negative.flip(0)])))
+        left_out = max(float(c[-2:].abs().max()) for c in found)
+        if left_out <= 2 * TAIL:
+            return [_in_basis(c, basis) for c, basis in zip(found, bases, strict=True)]
+    raise ValueError(
+        f"the Gaussian averages of the activation {source.phi.name!r} do not converge in the correlation at standard deviations up to "
+        f"{float(steep):.3g}: {left_out:.1e} (relative) is left out; {SCALE}"
+    )
+
+
+def _matrices(
+    source: Quadrature, bases: list[_Basis], rho: Tensor, gap: Tensor, steep: Tensor, level: int
+) -> list[tuple[Tensor, Tensor]]:
+    """(r, r) averages between the functions of a basis at +rho and at -rho, of phi and phi'; rho, gap and steep (1,)"""
+    kinks = source.kinks(steep)
+    x, weight = source.shared(rho, gap, steep, kinks, level)
+    y, share = (v[0] for v in source.own(x, rho, gap, steep, kinks, level))
+    found = []
+    for basis in bases:
+        g = torch.stack([(basis.f(s * y) * share).sum(1) for s in basis.s]) / basis.size[:, None]
+        found.append(((g * weight) @ g.T, (g * weight) @ g.flip(1).T))
+    return found
+
+
+def _in_basis(c: Tensor, basis: _Basis) -> Tensor:
+    """factor^-T c factor^-1, without the last coefficients that do not count"""
+    keep = int((c.abs().amax((1, 2)) > TAIL / 10).nonzero().max()) + 1
+    half = torch.linalg.solve_triangular(basis.factor.T, c[:keep], upper=False)
+    return torch.linalg.solve_triangular(basis.factor.T, half.mT, upper=False).mT.contiguous()
+
+
+def _drawn_out(rho: Tensor, gap: Tensor, reach: float) -> Tensor:
+    """x = artanh(k rho) / artanh(k) in [-1, 1], from |rho| = 1 - gap"""
+    k, rest = math.tanh(reach), 2 / (math.exp(2 * reach) + 1)
+    return torch.log1p(2 * k * (1 - gap) / (rest + k * gap)).mul_(0.5 / reach).copysign_(rho)
+
+
+def _drawn_in(x: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """rho and 1 - rho at x > 0"""
+    eta = reach * x
+    return torch.tanh(eta) / math.tanh(reach), torch.sinh(reach - eta) / (torch.cosh(eta) * math.sinh(reach))
 
 
 def _clenshaw(x: Tensor, left: Tensor, right: Tensor, coefficients: Tensor) -> Tensor:

@@ -97,6 +97,11 @@ def _erf(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.atan(2 * c / size / rest).mul_(2 / math.pi), (4 / math.pi) / (size * rest)
 
 
+def _erf_alone(p: Tensor) -> tuple[Tensor, Tensor]:
+    root = (1 + 4 * p).sqrt()
+    return torch.atan(2 * p / root).mul_(2 / math.pi), (4 / math.pi) / root
+
+
 def _sin(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     mean = (p + q) / 2
     near, far = torch.exp(c - mean), torch.exp(-c - mean)
@@ -114,6 +119,12 @@ def _gelu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return c * both + scale * (gap + r * r * shares) * size, both + scale * r * (shares + 1 / s / rest / t)
 
 
+def _gelu_alone(p: Tensor) -> tuple[Tensor, Tensor]:
+    root = (1 + 2 * p).sqrt()
+    both, scale = 0.25 + torch.atan(p / root) / (2 * math.pi), p / (2 * math.pi * root)
+    return p * (both + scale * 2 / (1 + p)), both + scale * (2 / (1 + p) + 1 / (1 + 2 * p))
+
+
 def _determinant(p: Tensor, q: Tensor, c: Tensor, size: Tensor) -> Tensor:
     """(p q - c^2) / size^2 >= 0, as a product of differences"""
     norm = p.sqrt() * q.sqrt()
@@ -127,7 +138,7 @@ def _by_pair(pair: Pair) -> Single:
 _CLOSED: dict[str, ClosedForm] = {
     "linear": ClosedForm(_linear, _by_pair(_linear)),
     "relu": ClosedForm(_relu, lambda p: (p / 2, torch.full_like(p, 0.5))),
-    "erf": ClosedForm(_erf, _by_pair(_erf)),
+    "erf": ClosedForm(_erf, _erf_alone),
     "sin": ClosedForm(_sin, _by_pair(_sin)),
-    "gelu": ClosedForm(_gelu, _by_pair(_gelu)),
+    "gelu": ClosedForm(_gelu, _gelu_alone),
 }

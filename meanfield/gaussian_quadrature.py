@@ -1,7 +1,7 @@
 """Gaussian averages by quadrature, for activations without a closed form (equation 42).
 
-Gauss-Legendre panels that are cut at the kinks, or equidistant nodes without kinks, refined until nothing changes; many pairs are
-served by `averages_table`.
+Nodes are dense where the activation is steep and sparse elsewhere, so that deviations may have any size: equidistant in a stretched
+coordinate, or Gauss-Legendre panels in it that are cut at the kinks, refined until nothing changes. `averages_table` serves many pairs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from torch import Tensor
 from meanfield.activations import Activation
 
 RANGE = 9.0  # in standard deviations: exp(-RANGE^2 / 2) = 3e-18
+STEEP = 2.0  # an activation of slopes on a scale of 1 is looked at on a scale of 1 / STEEP
 ORDER = 16  # Gauss-Legendre nodes of a panel
 LEVELS = 12  # of refinement
-TOLERANCE = (
-    1e-10  # change between two levels; that of the finer one is far smaller, since both rules converge exponentially
-)
+TOLERANCE = 1e-10  # change between two levels; the finer one is far closer, since both rules converge exponentially
 AT_ONCE = 2**20  # evaluations kept in memory
+SCALE = (
+    "away from its kinks phi must vary on a scale of 1 near 0 and of |h| beyond, and grow slower than exp(h^2/4): declare kinks, if it has "
+    "any, Activation(.., kinks=((location, jump of phi', 0 where only phi'' jumps), ..)), give the averages with "
+    "gaussian_averages.register_closed_form, or take a smaller weight_std"
+)
 _WINDOW = (-9.0, -6.0, -3.0, -1.5, 0.0, 1.5, 3.0, 6.0, 9.0)
 
 Averages = tuple[Tensor, Tensor]
@@ -30,9 +34,9 @@ Averages = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Quadrature:
-    """<phi phi> and <phi' phi'> of any activation; kinks must be declared in `Activation.kinks`.
+    """<phi phi> and <phi' phi'> of any activation that varies on a scale of 1 near 0 and of |h| beyond; kinks must be declared.
 
-    ValueError when the rule does not converge: phi then has a kink that was not declared, or grows too fast for a Gaussian average.
+    ValueError when the rule does not converge: phi then has a kink that was not declared, oscillates, or grows too fast.
     """
 
     phi: Activation
@@ -40,118 +44,143 @@ class Quadrature:
     def single(self, p: Tensor) -> Averages:
         """The averages at u = v with variances p, of any shape"""
         s = p.reshape(-1).sqrt()
-        found = self._converged(self._singles, (s,), (_spread(s),))
+        probes = _spread(s)
+        level = self._level(self._singles, (probes,), torch.arange(len(probes)), s)
+        found = self._singles(s, level)
         return found[0].reshape(p.shape), found[1].reshape(p.shape)
 
     def pair(self, p: Tensor, q: Tensor, c: Tensor) -> Averages:
         """The averages for p (.., n), q (.., m), c (.., n, m)"""
-        found = self.angled(*(x.reshape(-1) for x in torch.broadcast_tensors(*standard_form(p, q, c))))
+        s, t, rho, gap = (x.reshape(-1) for x in torch.broadcast_tensors(*standard_form(p, q, c)))
+        found = self._pairs(s, t, rho, gap, self.level(torch.cat([s, t])))
         return found[0].reshape(c.shape), found[1].reshape(c.shape)
 
-    def angled(self, s: Tensor, t: Tensor, angle: Tensor) -> Averages:
-        """The averages for deviations s, t (B,) and the angle (B,) between u and v"""
-        probes = torch.cartesian_prod(_spread(torch.cat([s, t])), s.new_tensor([0.0, 0.4, math.pi / 2, 2.7, math.pi]))
-        return self._converged(self._pairs, (s, t, angle), (probes[:, 0], probes[:, 0], probes[:, 1]))
+    def level(self, s: Tensor) -> int:
+        """The refinement that suffices for pairs with deviations among s, as seen at the largest, middle and smallest of them"""
+        spread = _spread(s)[:, None]
+        near = 0.5 / (1 + spread.square())  # where a steep activation feels that u and v differ
+        gap = torch.cat([0 * spread, near, near, 0 * spread + spread.new_tensor([0.08, 0.5, 0.9, 1.0])], 1)
+        rho = (1 - gap) * gap.new_tensor([1, 1, -1, 1, -1, 1, 1])
+        whole = len(gap[0]) * torch.arange(len(gap)).repeat_interleave(len(gap[0]))
+        rows = spread.expand_as(gap).flatten()
+        return self._level(self._pairs, (rows, rows, rho.flatten(), gap.flatten()), whole, s)
 
-    def _converged(
-        self, rule: Callable[..., Averages], data: tuple[Tensor, ...], probes: tuple[Tensor, ...]
-    ) -> Averages:
-        """The rule on all data, at a level that suffices on probes with the largest and the smallest deviations."""
-        before, now = None, None
+    def _level(self, rule: Callable[..., Averages], probes: tuple[Tensor, ...], whole: Tensor, s: Tensor) -> int:
+        """The first level at which no probe changes, relative to its size at u = v, which is that of the probes `whole`"""
+        before, change = None, math.nan
         for level in range(LEVELS):
-            before, now = now, rule(*probes, level)
-            if before is not None and all(_close(n, b) for n, b in zip(now, before, strict=True)):
-                return rule(*data, level)
-        assert now is not None
-        assert before is not None
-        change = max(float((n - b).abs().max() / n.abs().max()) for n, b in zip(now, before, strict=True))
+            now = rule(*probes, level)
+            if before is not None:
+                sizes = [n[whole].abs().clamp_min(1e-300) for n in now]
+                change = max(float(((n - b).abs() / size).max()) for n, b, size in zip(now, before, sizes, strict=True))
+                if change <= TOLERANCE:
+                    return level
+            before = now
         raise ValueError(
-            f"the Gaussian averages of the activation {self.phi.name!r} do not converge: the last refinement changed them by {change:.1e} "
-            "(relative). Declare its kinks, Activation(.., kinks=((location, jump of phi'), ..)); phi must grow slower than exp(h^2/4)"
+            f"the Gaussian averages of the activation {self.phi.name!r} do not converge at standard deviations up to {float(s.max()):.3g}: "
+            f"the last refinement changed them by {change:.1e} (relative); {SCALE}"
         )
 
     def _singles(self, s: Tensor, level: int) -> Averages:
-        parts, step = [], max(1, AT_ONCE // 4096)
-        for i in range(0, len(s), step):
-            z, weight = self._nodes(self._kinks(s[i : i + step]), level)
-            u = s[i : i + step, None] * z
+        parts = []
+        for some in s.split(AT_ONCE // 4096):
+            z, weight = self.nodes(torch.zeros_like(some), some, self.kinks(some), level)
+            u = some[:, None] * z
             parts.append([(f(u).square() * weight).sum(-1) for f in (self.phi.phi, self.phi.dphi)])
         return _joined(parts)
 
-    def _pairs(self, s: Tensor, t: Tensor, angle: Tensor, level: int) -> Averages:
-        """u = s (cos(angle/2) a + sin(angle/2) b), v = t (cos(angle/2) a - sin(angle/2) b) with independent a, b ~ N(0, 1); beyond a
-        right angle v is minus that at pi - angle, which keeps the dependence on a at fixed b mild."""
-        parts, done = [], 0
-        while done < len(s):
-            step = max(1, AT_ONCE // self._evaluations(level))
-            some = slice(done, done + step)
-            parts.append(self._some_pairs(s[some], t[some], angle[some], level))
-            done += step
+    def _pairs(self, s: Tensor, t: Tensor, rho: Tensor, gap: Tensor, level: int) -> Averages:
+        """u = s (sqrt(r) x + sqrt(1 - r) y) and v = t (+-sqrt(r) x + sqrt(1 - r) z) with r = |rho| and independent x, y, z ~ N(0, 1): at
+        fixed x the averages over y and z are independent."""
+        step = max(1, AT_ONCE // self._evaluations(level))
+        parts = []
+        for some in zip(*(x.split(step) for x in (s, t, rho, gap)), strict=True):
+            parts.append(self._some_pairs(*some, level))
         return _joined(parts)
 
-    def _some_pairs(self, s: Tensor, t: Tensor, angle: Tensor, level: int) -> Averages:
-        sign = torch.where(angle > math.pi / 2, -1.0, 1.0).to(angle)
-        half = torch.where(sign < 0, math.pi - angle, angle) / 2
-        cosine, sine = half.cos(), half.sin()
-        at_u, at_v = self._kinks(s), sign[:, None] * self._kinks(t)  # (B, K) in units of s and t
-        centres = torch.cat([at_u, at_v], 1) / cosine[:, None]
-        windows = centres[:, :, None] + (sine / cosine)[:, None, None] * centres.new_tensor(_WINDOW)
-        crossings = (at_u[:, :, None] + at_v[:, None, :]) / (2 * cosine[:, None, None])
-        a, outer = self._nodes(torch.cat([windows.flatten(1), crossings.flatten(1)], 1), level)  # (B, A) or (A,)
-        along, across = cosine[:, None] * a, sine[:, None, None]
-        cuts = torch.cat([at_u[:, None, :] - along[:, :, None], along[:, :, None] - at_v[:, None, :]], 2) / across
-        b, inner = self._nodes(torch.nan_to_num(cuts, RANGE), level)  # (B, A, I) or (I,)
-        u, v = s[:, None, None] * (along[:, :, None] + across * b), t[:, None, None] * (along[:, :, None] - across * b)
-        v = sign[:, None, None] * v
-        both = ((f(u).mul_(f(v)) * inner).sum(-1) for f in (self.phi.phi, self.phi.dphi))
-        first, second = ((x * outer).sum(-1) for x in both)
-        return first, second
+    def _some_pairs(self, s: Tensor, t: Tensor, rho: Tensor, gap: Tensor, level: int) -> Averages:
+        sign = torch.where(rho < 0, -1.0, 1.0).to(rho)[:, None]
+        kinks, r = torch.cat([self.kinks(s), sign * self.kinks(t)], 1), rho.abs()
+        x, weight = self.shared(r, gap, torch.maximum(s, t), kinks, level)
+        (first, first_weight), (second, second_weight) = (
+            self.own(way * x, r, gap, d, self.kinks(d), level) for d, way in ((s, 1.0), (t, sign))
+        )
+        u, v = s[:, None, None] * first, t[:, None, None] * second
+        found = [(f(u) * first_weight).sum(-1) * (f(v) * second_weight).sum(-1) for f in (self.phi.phi, self.phi.dphi)]
+        return (found[0] * weight).sum(1), (found[1] * weight).sum(1)
 
-    def _kinks(self, s: Tensor) -> Tensor:
+    def shared(self, r: Tensor, gap: Tensor, steep: Tensor, kinks: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Nodes x and weights (B, A) for correlations r = 1 - gap (B,) >= 0, deviations up to `steep` (B,) and kinks (B, K) of u/s"""
+        along = r.sqrt().clamp_min(1e-150)[:, None]
+        width = gap.sqrt()[:, None, None] / along[:, :, None]
+        windows = (kinks / along)[:, :, None] + width * kinks.new_tensor(_WINDOW)
+        return self.nodes(torch.zeros_like(r), steep, windows.flatten(1), level)
+
+    def own(self, x: Tensor, r: Tensor, gap: Tensor, steep: Tensor, kinks: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Nodes u/s (B, A, I) and weights of the averages over y at fixed x (B, A); the others as in `shared`"""
+        mean, across = r.sqrt()[:, None] * x, gap.sqrt()[:, None]
+        centre = -mean / across.clamp_min(1e-150)  # of y, where u = 0
+        cuts = (kinks[:, None, :] - mean[:, :, None]) / across.clamp_min(1e-150)[:, :, None]
+        y, weight = self.nodes(centre, (steep[:, None] * across).expand_as(centre), cuts, level)
+        return mean[:, :, None] + across[:, :, None] * y, weight
+
+    def nodes(self, centre: Tensor, steep: Tensor, cuts: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Nodes z and weights (.., n) of averages over N(0, 1) of what varies on a scale of 1/steep (..) at `centre` (..), and has its
+        kinks at the cuts (.., k)"""
+        centre, small = centre.clamp(-RANGE, RANGE)[..., None], 1 / (STEEP * steep).clamp_min(1.0)[..., None]
+        low, high = (_stretched(end - centre, small) for end in (-RANGE, RANGE))
+        if self.phi.kinks:
+            even = torch.linspace(0, 1, 4 * 2**level + 1, dtype=low.dtype, device=low.device)
+            edges = _stretched(cuts.nan_to_num(0.0).clamp(-RANGE, RANGE) - centre, small)
+            x, weight = _panels(torch.cat([low + (high - low) * even, edges], -1).sort(-1).values)
+        else:
+            count = _equidistant(level)
+            x = low + (high - low) * torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)
+            weight = (high - low) / (count - 1)
+        up, down = small * x.exp(), small * (-x).exp()
+        z = centre + up.log1p() - down.log1p()
+        density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        return z, weight * (up / (1 + up) + down / (1 + down)) * density
+
+    def kinks(self, s: Tensor) -> Tensor:
         """(B, K) where s z meets a kink"""
         return s.new_tensor([at for at, _ in self.phi.kinks]) / s[:, None].clamp_min(1e-150)
 
     def _evaluations(self, level: int) -> int:
-        if not self.phi.kinks:
-            return _trapezoid_nodes(level) ** 2
+        """Of one pair"""
         k, panels = len(self.phi.kinks), 4 * 2**level
-        return (panels + 2 * k * len(_WINDOW) + k * k) * (panels + 2 * k) * ORDER**2
-
-    def _nodes(self, cuts: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Nodes z and weights of an average over N(0, 1): equidistant for smooth phi, else (.., n) from panels that end at the cuts."""
-        if not self.phi.kinks:
-            z = torch.linspace(-RANGE, RANGE, _trapezoid_nodes(level), dtype=cuts.dtype, device=cuts.device)
-            return z, _density(z) * (z[1] - z[0])
-        even = torch.linspace(-RANGE, RANGE, 4 * 2**level + 1, dtype=cuts.dtype, device=cuts.device)
-        edges = torch.cat([even.expand(*cuts.shape[:-1], -1), cuts.clamp(-RANGE, RANGE)], -1).sort(-1).values
-        nodes, weights = (torch.from_numpy(x).to(cuts) for x in np.polynomial.legendre.leggauss(ORDER))
-        middle, radius = (edges[..., 1:] + edges[..., :-1]) / 2, (edges[..., 1:] - edges[..., :-1]) / 2
-        z = (middle[..., None] + radius[..., None] * nodes).flatten(-2)
-        return z, (radius[..., None] * weights).flatten(-2) * _density(z)
+        if not k:
+            return 2 * _equidistant(level) ** 2
+        return 2 * (panels + 2 * k * len(_WINDOW)) * (panels + k) * ORDER**2
 
 
-def standard_form(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Standard deviations (.., n, 1), (.., 1, m) and the angle (.., n, m) between u and v; within rounding of 0 and pi it is 0 and pi."""
+def _stretched(z: Tensor, small: Tensor) -> Tensor:
+    """x with z = log((1 + small e^x) / (1 + small e^-x)), which is 2 small sinh(x) near 0 and x - sign(x) log(1/small) far out"""
+    return z / 2 + torch.asinh(torch.sinh(z / 2) / small)
+
+
+def _panels(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes and weights (.., n) between edges (.., k)"""
+    nodes, weights = (torch.from_numpy(v).to(edges) for v in np.polynomial.legendre.leggauss(ORDER))
+    middle, radius = (edges[..., 1:] + edges[..., :-1]) / 2, (edges[..., 1:] - edges[..., :-1]) / 2
+    return (middle[..., None] + radius[..., None] * nodes).flatten(-2), (radius[..., None] * weights).flatten(-2)
+
+
+def standard_form(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Standard deviations (.., n, 1), (.., 1, m), the correlation rho (.., n, m) and 1 - |rho|, which is 0 if it is so within rounding"""
     s, t = p.sqrt()[..., :, None], q.sqrt()[..., None, :]
     rho = (c / (s * t).clamp_min(torch.finfo(c.dtype).tiny)).clamp_(-1, 1)
-    return s, t, torch.acos(torch.where(1 - rho.abs() < 8 * torch.finfo(c.dtype).eps, rho.sign(), rho))
+    gap = 1 - rho.abs()
+    return s, t, rho, gap.masked_fill_(gap < 8 * torch.finfo(c.dtype).eps, 0.0)
 
 
-def _trapezoid_nodes(level: int) -> int:
+def _equidistant(level: int) -> int:
     return round(28 * 1.4**level)
 
 
-def _density(z: Tensor) -> Tensor:
-    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-
-
 def _spread(s: Tensor) -> Tensor:
-    """Largest, middle and smallest deviation"""
-    return torch.unique(torch.stack([s.max(), s.median(), s.min()]))
-
-
-def _close(now: Tensor, before: Tensor) -> bool:
-    return bool(((now - before).abs() <= TOLERANCE * now.abs().amax()).all())
+    """Smallest, middle and largest deviation"""
+    return torch.unique(torch.stack([s.min(), s.median(), s.max()]))
 
 
 def _joined(parts: list) -> Averages:
