@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,8 @@ def _basis(source: Quadrature, f: Function, s: Tensor, at: Tensor, weight: Tenso
     for density in (48, 96):  # for each factor e between deviations
         some, others = _sample(torch.unique(s), density)
         (rows, size), (between, _) = (_functions(f, few, at, weight) for few in (some, others))
-        span, factor, order = qr(rows.T.numpy(), mode="economic", pivoting=True)
+        decomposed: Any = qr(rows.T.numpy(), mode="economic", pivoting=True)
+        span, factor, order = decomposed
         rank = max(1, int((np.abs(np.diag(factor)) > TAIL * abs(factor[0, 0])).sum()))
         span, factor = (torch.from_numpy(np.ascontiguousarray(v)) for v in (span[:, :rank], factor[:rank, :rank]))
         missed = max((between - between @ span @ span.T).norm(dim=1).tolist(), default=0.0)

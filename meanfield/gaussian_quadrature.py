@@ -94,7 +94,7 @@ class Quadrature:
         fixed x the averages over y and z are independent."""
         step = max(1, AT_ONCE // self._evaluations(level))
         parts = []
-        for some in zip(*(x.split(step) for x in (s, t, rho, gap)), strict=True):
+        for some in zip(s.split(step), t.split(step), rho.split(step), gap.split(step), strict=True):
             parts.append(self._some_pairs(*some, level))
         return _joined(parts)
 
