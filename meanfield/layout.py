@@ -16,6 +16,7 @@ from torch import Tensor
 
 from meanfield import activations, losses
 from meanfield.data import Dataset
+from meanfield.field_kernels import FieldKernels
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
@@ -117,7 +118,7 @@ def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
 
 
 def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
-    problem = pack_problem(solution.problem, arrays)
+    problem, source = pack_problem(solution.problem, arrays), solution.tangent
     arrays.axis("time", solution.times, "training time, learning rate times step")
     arrays.put("step", np.array(solution.recorded_steps, np.int64), "time", "training step", coordinate=True)
     arrays.axis("snapshot", np.array(solution.snapshots, dtype=np.int64), "steps recorded in detail")
@@ -128,12 +129,15 @@ def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
         if value is not None:
             arrays.put(name, value, dims, meaning)
     _pack_records(solution, arrays)
-    return {
+    asked = {
         "problem": problem,
         "solver": {k: plain(v, f"the solver's setting {k}") for k, v in solution.solver.items()},
         "stats": {k: plain(v) for k, v in solution.stats.items()},
         "status": solution.status.name,
-    } | ({"measure_limit": solution.tangent.limit} if isinstance(solution.tangent, MeasureKernels) else {})
+    }
+    if isinstance(source, FieldKernels):
+        return asked | {"fields_tell": solution.kernels_told}
+    return asked | ({"measure_limit": source.limit} if isinstance(source, MeasureKernels) else {})
 
 
 def _pack_records(solution: Solution, arrays: Arrays) -> None:
@@ -144,8 +148,8 @@ def _pack_records(solution: Solution, arrays: Arrays) -> None:
         return "snapshot" if same else arrays.axis(f"snapshot_{name}", np.array(steps, np.int64), f"steps of {name}")
 
     for name, kernel in solution.kernels.items():
-        if not kernel.made and list(kernel.steps) == sorted(solution.particles):
-            continue  # nobody looked at it yet, and the particles tell it
+        if not kernel.made and solution.kernels_told:
+            continue  # nobody looked at it yet, and particles or fields tell it
         dims = f"{axis(name, kernel.steps)} rank_{name} {'sample_output' if name.startswith('G') else 'sample'}"
         arrays.put(f"kernel_{name}", kernel.factor, dims, f"factor c of {name}(t, s) = c(t)^T c(s)")
     for name, response in solution.responses.items():
@@ -175,8 +179,13 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
     particles = {step: ParticleMeasure(*(clouds[k][i] for k in _MEASURE)) for i, step in enumerate(steps)}
     kernels = {k: TwoTimeKernel(_steps(stored, k), c) for k, c in _prefixed(stored, "kernel_")}
     tangent = some(stored, "tangent_kernels").get("tangent_kernels")
+    snapshots, fields = tuple(stored["snapshot"].tolist()), dict(_prefixed(stored, "field_"))
+    source = None
     if "measure_limit" in settings:  # the particles tell the rest
         source = MeasureKernels(problem, particles, settings["measure_limit"])
+    elif settings.get("fields_tell"):
+        source = FieldKernels(problem, snapshots, fields)
+    if source is not None:
         tangent, kernels = source if tangent is None else tangent, source.kernels | kernels
     return Solution(
         problem=problem,
@@ -185,13 +194,13 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
         f_test=some(stored, "f_test").get("f_test"),
         state=dict(_prefixed(stored, "state_")),
         status=Status[settings["status"]],
-        snapshots=tuple(stored["snapshot"].tolist()),
+        snapshots=snapshots,
         kernels=kernels,
         responses=_responses(stored),
         standard_errors=dict(_prefixed(stored, "error_")),
         tangent=tangent,
         particles=particles,
-        fields=dict(_prefixed(stored, "field_")),
+        fields=fields,
         stats=settings["stats"],
         recorded_steps=tuple(stored["step"].tolist()),
     )

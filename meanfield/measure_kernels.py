@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_kernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
+
+if TYPE_CHECKING:
+    from meanfield.solution import Solution
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class MeasureKernels:
     @property
     def steps(self) -> list[int]:
         return sorted(self.particles)
+
+    def told_by(self, solution: Solution) -> bool:
+        """Whether the solution holds what these kernels are made from"""
+        return self.steps == sorted(solution.particles)
 
     def __call__(self) -> Tensor:
         network, data, (gain, rate_a, rate_w) = self.problem.network, self.problem.data, self.limit

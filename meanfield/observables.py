@@ -45,7 +45,7 @@ def recorded_observables(solution: Solution) -> tuple[str, ...]:
         lacking.add("f_test")
     if data.y_test is None:
         lacking.add("test_loss")
-    if solution.tangent_kernels is None:
+    if not solution.has_tangent:
         lacking.add("tangent_kernel")
     lacking |= {
         f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, depth + 1) if f"{kind}{l}" not in solution.kernels

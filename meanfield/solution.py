@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from meanfield.arguments import checked
+from meanfield.field_kernels import FieldKernels
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, recorded
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
@@ -50,7 +51,7 @@ class Solution:
     responses: "A1".. and "B1".. between layers l and l+1 of a DMFT that was asked for them, with `.at(t, s)`.
     standard_errors: of means over independent runs (`pooled`): "f", "f_test", "loss", "test_loss" as those, "tangent_kernels" and the
     kernels (snapshots, Q, Q) at equal times.
-    tangent: the tangent kernels of the snapshots (snapshots, P, C, P, C), or what makes them from the particles: see tangent_kernels.
+    tangent: the tangent kernels of the snapshots (snapshots, P, C, P, C), or what makes them from particles or fields: see tangent_kernels.
     particles: two-layer solutions only, the measure at each snapshot. fields: "h1".. (snapshots, N, P) of finite networks and of
     CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks.
     state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds and threads of the
@@ -67,7 +68,7 @@ class Solution:
     kernels: Mapping[str, TwoTimeKernel] = field(default_factory=dict)
     responses: Mapping[str, TwoTimeResponse] = field(default_factory=dict)
     standard_errors: Mapping[str, Tensor] = field(default_factory=dict)
-    tangent: Tensor | MeasureKernels | None = None
+    tangent: Tensor | MeasureKernels | FieldKernels | None = None
     particles: Mapping[int, ParticleMeasure] = field(default_factory=dict)
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
@@ -126,16 +127,25 @@ class Solution:
 
     @cached_property
     def tangent_kernels(self) -> Tensor | None:
-        """(snapshots, P, C, P, C) in units where df/dt = K Delta / P; those of particles are made when they are first looked at"""
-        if isinstance(self.tangent, MeasureKernels):
+        """(snapshots, P, C, P, C) in units where df/dt = K Delta / P; those of particles and fields are made when first looked at"""
+        if isinstance(self.tangent, (MeasureKernels, FieldKernels)):
             return self.tangent() if self.tangent.steps else None
         return self.tangent
 
     @property
+    def has_tangent(self) -> bool:
+        """Whether there are tangent kernels, made already or not"""
+        return self.tangent is not None and (isinstance(self.tangent, Tensor) or bool(self.tangent.steps))
+
+    @property
+    def kernels_told(self) -> bool:
+        """Whether particles or fields that are kept here tell the kernels, so that a file need not hold them"""
+        return isinstance(self.tangent, (MeasureKernels, FieldKernels)) and self.tangent.told_by(self)
+
+    @property
     def tangent_deferred(self) -> bool:
-        """Whether the tangent kernels were not made yet, and the particles tell them"""
-        source = self.tangent if isinstance(self.tangent, MeasureKernels) else None
-        return source is not None and source.steps == sorted(self.particles) and "tangent_kernels" not in self.__dict__
+        """Whether the tangent kernels were not made yet, and particles or fields tell them"""
+        return self.kernels_told and "tangent_kernels" not in self.__dict__
 
     @property
     def width(self) -> int | None:

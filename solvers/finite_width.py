@@ -28,10 +28,10 @@ from solvers.resuming import earlier, kept_momentum
 class FiniteWidth:
     """Trains networks of one width: `FiniteWidth(512, seed=0)(problem)`, or many at once: `.ensemble(problem, seeds=range(16))`.
 
-    Each seed's initial weights depend on (seed, width) alone, not on the company it runs in. snapshots: steps at which kernels
-    and neurons are recorded; keep_neurons=False keeps the kernels only. batch: seeds per run; None takes as many as are faster
-    together (on a GPU as many as fit), which round differently from one alone (1e-15 of f, 1e-6 in float32) and under gradient flow
-    share the integrator's steps (rtol); with 1 each has the bits of a network alone.
+    Each seed's initial weights depend on (seed, width) alone, not on the company it runs in. snapshots: steps at which neurons are
+    recorded; kernels are made of them when they are looked at, with keep_neurons=False at once, and the neurons are let go. batch: seeds
+    per run; None takes as many as are faster together (on a GPU as many as fit), which round differently from one alone (1e-15 of f,
+    1e-6 in float32) and under gradient flow share the integrator's steps (rtol); with 1 each has the bits of a network alone.
     """
 
     width: int = 512
@@ -81,10 +81,11 @@ class FiniteWidth:
         at_once = min(seeds, self.seeds_at_once(problem))
         snapshots = len(self.snapshots)
         own = at_once * self.bytes_per_seed(problem)
-        own += seeds * problem.network.depth * factors(problem, snapshots, self.width)
+        made = 0 if self.keep_neurons else snapshots  # kernels that are not made when somebody looks at them
+        own += seeds * problem.network.depth * factors(problem, made, self.width)
         remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, dtype='float32', or fewer snapshots"
         what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"
-        return {what: (own, remedy)} | kept(problem, snapshots, self._itemsize, seeds, at_once)
+        return {what: (own, remedy)} | kept(problem, made, self._itemsize, seeds, at_once)
 
     def estimate(self, problem: Problem, seeds: int = 1) -> Estimate:
         """Expected time and memory of `ensemble(problem, seeds)`, from rates that this machine shows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
+from meanfield.field_kernels import FieldKernels
 from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
@@ -28,12 +30,11 @@ POINTS_AT_ONCE = 2**20  # times neurons and seeds, where outputs are only record
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Per seed: parameters of two-layer networks, h and g of each layer, and the tangent kernel."""
+    """Per seed: parameters of two-layer networks, h and g of each layer."""
 
     parameters: State | None
     h: list[Tensor]  # (E, N, P) each
     g: list[Tensor]  # (E, N, P C) each
-    tangent: Tensor  # (E, P, C, P, C)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Networks:
         self.frozen = self._frozen() if problem.scaling.frozen != "none" else None
 
     def initial_state(self) -> State:
-        return tuple(torch.stack(tensors) for tensors in zip(*(self._draw(seed) for seed in self.seeds), strict=True))
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # each seed has a generator of its own
+            drawn = list(pool.map(self._draw, self.seeds))
+        return tuple(torch.stack([self._here(t) for t in tensors]) for tensors in zip(*drawn, strict=True))
 
     def state_of(self, solution: Solution) -> State:
         return tuple(self._here(solution.state[name]).clone()[None] for name in self.names)
@@ -107,10 +110,9 @@ class Networks:
             f, h = self._forward([tensor.detach().requires_grad_() for tensor in state], self._here(self.x))
             per_output = [torch.autograd.grad(f[..., c].sum(), h, retain_graph=True) for c in range(f.shape[-1])]
         slopes = [torch.stack(gs, -1) for gs in zip(*per_output, strict=True)]  # df / dh^l (E, N, P, C)
-        h = [t.detach() for t in h]
         keep = self.keep and self.network.depth == 1
         parameters = tuple(t.clone() for t in state) if keep else None
-        return _Snapshot(parameters, h, [s.flatten(2) / self.sigma for s in slopes], self._tangent(h, slopes))
+        return _Snapshot(parameters, [t.detach() for t in h], [s.flatten(2) / self.sigma for s in slopes])
 
     def solution(
         self, solver: FiniteWidth, run: Trajectory, e: int, f: Tensor, f_test: Tensor | None, previous: Solution | None
@@ -127,13 +129,16 @@ class Networks:
             for l in range(self.network.depth)
             if captured
         }
-        tangent = torch.stack([s.tangent[e] for s in captured]).cpu() if captured else None
         if previous is not None:
             particles = dict(previous.particles) | particles
-            steps, fields, tangent = _joined(previous, steps, fields, tangent)
+            steps, fields = _joined(previous, steps, fields)
         wanted = snapshot_steps(self.steps, self.problem.training)
         chosen = [i for i, step in enumerate(steps) if step in wanted]
         steps, fields = [steps[i] for i in chosen], {name: field[chosen] for name, field in fields.items()}
+        source = FieldKernels(self.problem, steps, fields, self.device) if steps else None
+        kernels = source.kernels if source else {}
+        if not self.keep:  # then now or never
+            kernels = {name: TwoTimeKernel(steps, kernel.factor) for name, kernel in kernels.items()}
         state = {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)}
         state |= {f"momentum_{name}": v[e].cpu() for name, v in zip(self.names, run.momentum, strict=False)}
         return Solution(
@@ -145,8 +150,8 @@ class Networks:
             state={} if run.status.blew_up else state,
             status=run.status,
             snapshots=tuple(steps),
-            kernels=self._kernels(steps, fields) if steps else {},
-            tangent=None if tangent is None else tangent[chosen],
+            kernels=kernels,
+            tangent=source if source is None or self.keep else source(),
             particles={step: measure for step, measure in particles.items() if step in wanted},
             fields=fields if self.keep else {},
             stats=dict(run.stats),
@@ -179,38 +184,6 @@ class Networks:
         share, start = self.problem.scaling.frozen_multiplier(self.width) / self.sigma, self.initial_state()
         return [share * self._seen(start, x) for x in (self.x, self.x_test) if x is not None]
 
-    def _tangent(self, h: list[Tensor], slopes: list[Tensor]) -> Tensor:
-        """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
-        std, bias, depth, beta = (
-            self.network.weight_std,
-            self.network.bias_std,
-            self.network.depth,
-            self.network.residual,
-        )
-        branch = 1.0 if beta is None else beta / math.sqrt(depth)
-        e, _, p = h[0].shape
-        x = self._here(self.x)
-        total = h[0].new_zeros(e, p, slopes[0].shape[-1], p, slopes[0].shape[-1])
-        for l in range(depth):
-            below = x.T[None] / math.sqrt(x.shape[1]) if l == 0 else self.phi(h[l - 1]) / math.sqrt(self.width)
-            gram = (std**2 * below.transpose(1, 2) @ below + bias**2) * (1.0 if l == 0 else branch**2)  # (E or 1, P, P)
-            dots = torch.einsum("enpc,enqd->epcqd", slopes[l], slopes[l])
-            total += self.rate_w * dots * gram[:, :, None, :, None]
-        phi = self.phi(h[-1])
-        gram = self.rate_a * self.sigma**2 * (std**2 * phi.transpose(1, 2) @ phi + self.width * bias**2)
-        return total + gram[:, :, None, :, None] * torch.eye(total.shape[2]).to(total)[None, None, :, None, :]
-
-    def _kernels(self, steps: list[int], fields: dict[str, Tensor]) -> dict[str, TwoTimeKernel]:
-        m = torch.full((self.width,), 1 / self.width, dtype=self.kind)
-        kernels = {}
-        for l in range(1, self.network.depth + 1):
-            for name, field, feature in (
-                (f"Phi{l}", fields[f"h{l}"], self.phi),
-                (f"G{l}", fields[f"g{l}"], lambda q: q),
-            ):
-                kernels[name] = TwoTimeKernel.from_fields(steps, m, list(field), field.shape[-1], feature)
-        return kernels
-
     def _measure(self, parameters: State, e: int) -> ParticleMeasure:
         p = {name: tensor[e].cpu() for name, tensor in zip(self.names, parameters, strict=True)}
         w = torch.cat([p["W0"], p["b0"]], 1) if "b0" in p else p["W0"]
@@ -219,29 +192,22 @@ class Networks:
     def _draw(self, seed: int) -> list[Tensor]:
         entropy = np.random.SeedSequence([seed, self.width]).generate_state(1, np.uint64)[0] % 2**63
         g = torch.Generator().manual_seed(int(entropy))
-        return [self._here(torch.randn(shape, generator=g, dtype=torch.float64)) for shape in self.shapes.values()]
+        return [torch.randn(shape, generator=g, dtype=torch.float64).to(self.kind) for shape in self.shapes.values()]
 
     def _here(self, tensor: Tensor) -> Tensor:
         return tensor.to(dtype=self.kind, device=self.device)
 
 
-def _joined(
-    previous: Solution, steps: list[int], fields: dict[str, Tensor], tangent: Tensor | None
-) -> tuple[list[int], dict[str, Tensor], Tensor | None]:
+def _joined(previous: Solution, steps: list[int], fields: dict[str, Tensor]) -> tuple[list[int], dict[str, Tensor]]:
     """Snapshots of a resumed run behind those of the run that it continues."""
     old = [i for i, step in enumerate(previous.snapshots) if step not in steps]
     if not old:
-        return steps, fields, tangent
-    if not previous.fields or previous.tangent_kernels is None:
+        return steps, fields
+    if not previous.fields:
         raise ValueError(
             "the earlier snapshots were kept without neurons: resume with snapshots in the future only, e.g. (-1,)"
         )
-    if not steps:
-        return (
-            [previous.snapshots[i] for i in old],
-            {k: v[old] for k, v in previous.fields.items()},
-            previous.tangent_kernels[old],
-        )
-    joined = {name: torch.cat([previous.fields[name][old], field]) for name, field in fields.items()}
-    assert tangent is not None
-    return [previous.snapshots[i] for i in old] + steps, joined, torch.cat([previous.tangent_kernels[old], tangent])
+    joined = {
+        name: torch.cat([field[old], *([fields[name]] if steps else [])]) for name, field in previous.fields.items()
+    }
+    return [previous.snapshots[i] for i in old] + steps, joined

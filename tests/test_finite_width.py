@@ -1,11 +1,13 @@
 """Batched finite networks against plainly written ones, and their bookkeeping."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 
 import meanfield as mf
+from meanfield import checks
 from solvers import DivergedError, FiniteWidth, finite_width
 
 
@@ -174,6 +176,38 @@ def test_float32_is_kept_and_agrees():
     single, double = (FiniteWidth(16, dtype=kind)(problem()) for kind in ("float32", "float64"))
     assert single.f.dtype is torch.float32
     torch.testing.assert_close(single.f.double(), double.f, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_are_made_when_they_are_looked_at_in_files_and_after_resuming_too(tmp_path):
+    """What was not asked for costs nothing; all ways to it end at the same numbers."""
+    whole = FiniteWidth(16, snapshots=(0, 3, -1), seed=1)(problem(2))
+    kept = mf.load(mf.save(whole, tmp_path / "run.nc"))
+    half = FiniteWidth(16, snapshots=(0, 3, -1), seed=1)(problem(2).with_steps(3))
+    resumed = FiniteWidth(16, snapshots=(0, 3, -1)).resume(half, whole.steps - 3)
+    copy = pickle.loads(pickle.dumps(whole))
+    for solution in (whole, kept, resumed, copy):
+        assert solution.tangent_deferred
+        assert solution.has_tangent
+        assert not any(kernel.made for kernel in solution.kernels.values())
+    lean = FiniteWidth(16, snapshots=(0, 3, -1), seed=1, keep_neurons=False)(problem(2))
+    assert not lean.tangent_deferred
+    for solution in (kept, resumed, copy, lean):
+        assert torch.equal(solution.tangent_kernel(3), whole.tangent_kernel(3))
+        torch.testing.assert_close(solution.kernels["G2"].at(3, 0), whole.kernels["G2"].at(3, 0), rtol=1e-13, atol=0)
+    looked_at = mf.load(mf.save(whole, tmp_path / "run.nc"))
+    assert not looked_at.tangent_deferred
+    assert looked_at == whole
+    bare = replace(whole, fields={})
+    assert mf.load(mf.save(bare, tmp_path / "bare.nc")) == bare
+
+
+def test_a_large_tangent_kernel_needs_its_memory_only_when_it_is_looked_at(monkeypatch):
+    asked = problem(1)
+    solution = FiniteWidth(4)(asked)
+    outputs = asked.data.y.numel()
+    monkeypatch.setattr(checks, "free_memory", lambda device="cpu": 24.0 * outputs**2 - 1)
+    with pytest.raises(MemoryError, match=f"a tangent kernel of {outputs} outputs needs"):
+        solution.tangent_kernel(0)
 
 
 def test_without_neurons_the_kernels_remain():

@@ -1,0 +1,100 @@
+"""Kernels of a finite network, made from the fields of its neurons when they are looked at (equations 10 and 11)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from meanfield import checks
+from meanfield.kernels import NeuronAverages, TwoTimeKernel
+from meanfield.problem import Problem
+
+if TYPE_CHECKING:
+    from meanfield.solution import Solution
+
+
+@dataclass(frozen=True)
+class FieldKernels:
+    """Phi and G of each layer at the recorded steps, and, called, their tangent kernels (snapshots, P, C, P, C).
+
+    fields: h1.. (snapshots, N, P) and g1.. = (df / dh) / sigma (snapshots, N, P C). device: where they are made. The tangent kernel of
+    P C outputs takes as long as many steps of a narrow network, so nothing is made before it is looked at.
+    """
+
+    problem: Problem
+    steps: Sequence[int]
+    fields: Mapping[str, Tensor]
+    device: str = "cpu"
+
+    @cached_property
+    def kernels(self) -> dict[str, TwoTimeKernel]:
+        """Phi1, G1, .. at every pair of snapshots"""
+        layers = range(1, self.problem.network.depth + 1)
+        names = [f"{kind}{l}" for l in layers for kind in ("Phi", "G")]
+        return {name: TwoTimeKernel(self.steps, _Averages(self, name)) for name in names}
+
+    def told_by(self, solution: Solution) -> bool:
+        """Whether the solution holds what these kernels are made from"""
+        kept = solution.fields.keys() >= self.fields.keys()
+        return kept and list(self.steps) == list(solution.snapshots)
+
+    def __call__(self) -> Tensor:
+        found = [self._tangent(i) for i in range(len(self.steps))]
+        return torch.stack(found).cpu()
+
+    def _tangent(self, i: int) -> Tensor:
+        """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
+        network, data = self.problem.network, self.problem.data
+        h, g = ([self._field(f"{name}{l}", i) for l in range(1, network.depth + 1)] for name in ("h", "g"))
+        (n, p), c = h[0].shape, data.outputs
+        checks.memory(f"a tangent kernel of {p * c} outputs", 24.0 * (p * c) ** 2, "take fewer samples")
+        sigma = self.problem.scaling.output_multiplier(n)
+        rate_a, rate_w = self.problem.scaling.learning_rate_multipliers(n)
+        std2, bias2, phi = network.weight_std**2, network.bias_std**2, network.nonlinearity.phi
+        branch = 1.0 if network.residual is None else network.residual**2 / network.depth
+        total = h[0].new_zeros(p, c, p, c)
+        for l in range(network.depth):
+            below = data.x.to(h[0]).T / math.sqrt(data.inputs) if l == 0 else phi(h[l - 1]) / math.sqrt(n)
+            gram = (std2 * below.T @ below + bias2) * (1.0 if l == 0 else branch)  # (P, P)
+            slopes = sigma * g[l]
+            total += rate_w * (slopes.T @ slopes).reshape(p, c, p, c) * gram[:, None, :, None]
+        last = phi(h[-1])
+        gram = rate_a * sigma**2 * (std2 * last.T @ last + n * bias2)
+        return total + gram[:, None, :, None] * torch.eye(c).to(total)[None, :, None, :]
+
+    def _field(self, name: str, i: int) -> Tensor:
+        return self.fields[name][i].to(self.device)
+
+
+@dataclass(frozen=True)
+class _Averages:
+    """Of phi(h) (P columns), or of g (P C columns), in one layer"""
+
+    of: FieldKernels
+    name: str
+
+    def factor(self) -> Tensor:
+        return self._neurons(*range(len(self.of.steps))).factor()
+
+    def block(self, t: int, s: int) -> Tensor:
+        chosen = tuple(dict.fromkeys((t, s)))
+        return self._neurons(*chosen).block(0, len(chosen) - 1)
+
+    def _neurons(self, *snapshots: int) -> NeuronAverages:
+        field = self.name.replace("Phi", "h").replace("G", "g")
+        fields = [self.of._field(field, i) for i in snapshots]
+        n, columns = fields[0].shape
+        m = torch.full((n,), 1 / n).to(fields[0])
+        return NeuronAverages(
+            m, fields, columns, self.of.problem.network.nonlinearity.phi if field[0] == "h" else _same
+        )
+
+
+def _same(g: Tensor) -> Tensor:
+    return g
