@@ -10,7 +10,7 @@ from torch import Tensor
 from meanfield.measure import SobolPoints
 from solvers.sharding import Shard
 
-_BLOCK = 128  # Sobol dimensions drawn together
+_BLOCK = 32  # Sobol dimensions drawn together: of more, some pairs correlate far beyond chance
 _POINTS = 2**13  # Sobol points drawn together where only some are kept
 
 
@@ -40,7 +40,10 @@ class Neurons:
 
 
 def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:
-    """Each neuron's Gaussians are the coordinates of one scrambled Sobol point, in blocks of 128 that are shuffled against each other."""
+    """Each neuron's Gaussians are the coordinates of scrambled Sobol points (equation 29), in blocks of 32 dimensions.
+
+    Each block has its own scrambling and its own order: without the latter, points of equal number correlate across scramblings.
+    """
     blocks: dict[int, Tensor] = {}
     own = shard or Shard(samples)
 
@@ -48,12 +51,8 @@ def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shar
         if index not in blocks:
             g = torch.Generator().manual_seed(seed * 1_000_003 + index)
             engine = SobolPoints(_BLOCK, int(torch.randint(2**31, (1,), generator=g)))
-            order = torch.randperm(samples, generator=g) if index else torch.arange(samples)
-            if own.whole:
-                u = engine.draw(samples, dtype=torch.float64)
-                u = u[order] if index else u
-            else:
-                u = _some(engine, order[own.rows])
+            order = torch.randperm(samples, generator=g)
+            u = engine.draw(samples, dtype=torch.float64)[order] if own.whole else _some(engine, order[own.rows])
             blocks.clear()
             blocks[index] = torch.special.ndtri(u.clamp_(0, 1 - 2.0**-30).add_(2.0**-31)).T.to(
                 dtype=dtype, device=device
