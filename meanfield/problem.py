@@ -61,7 +61,7 @@ class Network:
 class Training:
     """Training on the mean loss, recorded at the times k * learning_rate for k = 0, record_every, 2 record_every, .. and k = steps.
 
-    gradient_descent takes one step of size learning_rate between two records; gradient_flow follows dtheta/dt = -grad exactly.
+    gradient_descent takes steps of size learning_rate; gradient_flow follows dtheta/dt = -grad exactly.
     Descent may have heavy-ball momentum, weight decay (theta <- (1 - learning_rate weight_decay) theta - ..) and mini-batches: batch_size
     samples a step in a sequence fixed by batch_seed, the same for every solver (equation 2). record_every: steps between two records of
     the outputs on all samples; in between a step costs its batch alone.
