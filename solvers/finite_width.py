@@ -83,6 +83,7 @@ class FiniteWidth:
         own = at_once * self.bytes_per_seed(problem)
         made = 0 if self.keep_neurons else snapshots  # kernels that are not made when somebody looks at them
         own += seeds * problem.network.depth * factors(problem, made, self.width)
+        own += (seeds - at_once) * self._bytes_kept(problem)
         remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, dtype='float32', or fewer snapshots"
         what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"
         return {what: (own, remedy)} | kept(problem, made, self._itemsize, seeds, at_once)
@@ -113,11 +114,16 @@ class FiniteWidth:
 
     def bytes_per_seed(self, problem: Problem) -> float:
         """An estimate of the memory that training one network needs."""
-        n, depth, data = self.width, problem.network.depth, problem.data
         weights, fields = self._numbers(problem)
-        kept = len(self.snapshots) * n * depth * data.samples * (1 + data.outputs)
-        kept += len(self.snapshots) * n * (data.inputs + data.outputs + 1) if depth == 1 else 0
-        return (3 * weights + fields + kept) * self._itemsize
+        return (2 * weights + fields) * self._itemsize + self._bytes_kept(problem)  # whose state is a third copy
+
+    def _bytes_kept(self, problem: Problem) -> float:
+        """Neurons at the snapshots, and the state, of one network that is trained"""
+        n, depth, data = self.width, problem.network.depth, problem.data
+        per_snapshot = n * depth * data.samples * (1 + data.outputs)
+        per_snapshot += n * (data.inputs + data.outputs + 1) if depth == 1 else 0
+        snapshots = len(self.snapshots) if self.keep_neurons else 0
+        return (snapshots * per_snapshot + self._numbers(problem)[0]) * self._itemsize
 
     def _bytes_per_step(self, problem: Problem) -> float:
         """What one step takes from the system anew for one network: its gradients and fields."""

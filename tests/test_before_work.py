@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -133,3 +134,13 @@ def test_snapshots_are_whole_numbers(snapshots):
     for solver, _ in SOLVERS:
         with pytest.raises(ValueError, match=r"snapshots(\[\d\])? must be a"):
             type(solver)(snapshots=snapshots)
+
+
+def test_neurons_of_all_seeds_at_snapshots_count(monkeypatch):
+    """100 networks of width 200 keep 2 x 200 x P (1 + C) numbers each, however few are trained at a time."""
+    solver, numbers = FiniteWidth(200, batch=1), 2 * 200 * PROBLEM.data.samples * 2
+    (one, _), *_ = solver.parts(PROBLEM, 1).values()
+    (many, _), *_ = solver.parts(PROBLEM, 100).values()
+    assert many - one >= 99 * 8 * numbers
+    (without, _), *_ = replace(solver, snapshots=()).parts(PROBLEM, 100).values()
+    assert without < many - 100 * 8 * numbers
