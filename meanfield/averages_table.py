@@ -104,7 +104,7 @@ def _sample(s: Tensor, density: int) -> tuple[Tensor, Tensor]:
         return s, s[:0]
     low, high = float(s[0]), float(s[-1])
     start = max(low, 1e-8 * high)
-    count = 2 + math.ceil(density * math.log(high / start))
+    count = 12 + math.ceil(density * math.log(high / start))
     even = torch.logspace(math.log10(start), math.log10(high), 2 * count - 1, dtype=s.dtype)
     return torch.cat([s[:1], even[::2]]), even[1::2]
 

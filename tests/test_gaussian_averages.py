@@ -47,6 +47,16 @@ def test_the_table_equals_quadrature_of_each_pair(name, scale):
     assert apart(prepared(source, p, p, 10**6)(p, p, c), source.pair(p, p, c)) < 1e-12
 
 
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "softplus"])
+@pytest.mark.parametrize("width", [1e-12, 1e-6, 1e-3, 1e-2, 0.1, 0.5])
+def test_the_table_of_many_deviations_in_a_narrow_range(name, width):
+    """As they are in deep layers, where saturated activations bring all points to the same variance"""
+    p = 0.3 * (1 + width * torch.linspace(0, 1, 300, dtype=torch.float64))
+    some, c = p[[0, 77, 299]], 0.4 * (p[[0, 77, 299], None] * p[[0, 77, 299]]).sqrt()
+    source = Quadrature(mf.activation(name))
+    assert apart(prepared(source, p, p, 10**6)(some, some, c), source.pair(some, some, c)) < 1e-12
+
+
 def test_the_table_between_its_nodes_and_at_zero_variance():
     g = torch.Generator().manual_seed(1)
     x = torch.randn(300, 4, generator=g, dtype=torch.float64)
