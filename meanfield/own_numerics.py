@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from meanfield import checks
+
 # of single backends, in torch since 2.9, beside set_float32_matmul_precision
 _MKLDNN = getattr(torch.backends.mkldnn, "matmul", None)
 _SWITCHES = [_MKLDNN, torch.backends.cuda.matmul] if _MKLDNN else []
@@ -45,6 +47,18 @@ def own_numerics() -> Iterator[None]:
         stack.callback(setattr, _thread, "inside", False)
         _thread.inside = True
         yield
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """Within it torch works on so many threads, afterwards on as many as before; None changes nothing. ValueError below 1."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(checks.integer("threads", count, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

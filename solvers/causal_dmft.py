@@ -113,7 +113,7 @@ class CausalDMFT:
         data, depth, training = problem.data, problem.network.depth, problem.training
         points, gradients = problem.data.points, data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
-        per_rank = (depth - 1) * (9 + bool(training.momentum)) + 2 * self.two_time
+        per_rank = (depth - 1) * 8 + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
         neurons = own * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow

@@ -22,6 +22,7 @@ from meanfield.activations import Activation
 from meanfield.data import Dataset
 from meanfield.data_files import from_file
 from meanfield.losses import Loss
+from meanfield.own_numerics import on_threads
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import Scaling
 from solvers import limit_commands, result_commands, run_commands, study_commands
@@ -116,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _registry:
             asked = tyro.cli(reduce(or_, named), prog="meanfield", description=about, args=arguments)  # type: ignore[arg-type]
-        return COMMANDS[type(asked)](asked) or 0
+        with on_threads(getattr(asked, "threads", None)):
+            return COMMANDS[type(asked)](asked) or 0
     except (_BadValue, ValueError, MemoryError) as error:
         return _failed(2, str(error))
     except (SolverError, OSError) as error:
@@ -153,13 +155,10 @@ def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
             nested: Any = Annotated[kind, shown]
             flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
         elif f.name not in _WITHOUT[info.type]:
-            text = told.get(f.name, "") if info.type in COMMANDS else _help(info.type, f.name) or told.get(f.name, "")
+            ours = "" if info.type in COMMANDS else _OWN_HELP.get((info.type, f.name)) or _HELP.get(f.name)
+            text = ours or told.get(f.name, "")
             flags.append(_flag(f.name, kind, default, text, f.metadata.get("positional", False)))
     return StructConstructorSpec(_refusing(info.type), tuple(flags))
-
-
-def _help(kind: type, name: str) -> str:
-    return _OWN_HELP.get((kind, name)) or _HELP.get(name, "")
 
 
 @_registry.struct_rule

@@ -16,6 +16,7 @@ from solvers.neurons import Neurons, RankError
 from solvers.sharding import Shard
 
 _ROUNDING = 3e-4  # how far from orthonormal rounding may leave a basis; a second pass mends more
+_FEW = ((24, 48), (128, 96))  # up to so many fields, so many rows of a basis at a time
 
 
 class Rows:
@@ -64,13 +65,15 @@ class Basis:
 
     def reveal(self, v: Tensor) -> tuple[Tensor, Tensor | None]:
         """(coefficients (K, n) of v (n, S), new rows of the basis or None)"""
-        return self.reveal_beside(v, v.new_empty(0))[:2]
+        return self.reveal_beside(v, v[:0])[:2]
 
-    def reveal_beside(self, v: Tensor, beside: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """`reveal`, and the sum over processes of `beside`, which travels with the coefficients"""
-        squares = v.square().sum(1).sum(dtype=torch.float64) / self.size
-        squares = squares if self.shard.whole else squares.to(v.dtype)  # sent in float64 it would double what is sent
-        c, squares, beside = self.shard.sum(self.fields.rows @ v.T / self.size, squares, beside)
+    def reveal_beside(self, v: Tensor, others: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`reveal`, and the inner products (k, n) of `others` (k, S) with v"""
+        c, beside, squares = self.shard.sum(
+            self.fields.rows @ v.T / self.size,
+            others @ v.T / self.size,
+            torch.linalg.vector_norm(v, dim=1).square().sum() / self.size,
+        )
         return *self._extended(v, c, float(squares)), beside
 
     def _extended(self, v: Tensor, c: Tensor, total: float) -> tuple[Tensor, Tensor | None]:
@@ -81,7 +84,7 @@ class Basis:
         cheap = self.tolerance**2 > 100 * eps  # then Pythagoras tells how much sticks out
         if cheap and total - float(c.double().square().sum()) <= allowed:
             return c, None
-        start, residual = len(self), v - c.T @ self.fields.rows
+        start, residual = len(self), combination(-c, self.fields.rows, v.clone())
         while True:
             gram = self.shard.sum((residual @ residual.T).double() / self.size)
             values, vectors = self.shard.ranks.eigh(gram)
@@ -94,7 +97,7 @@ class Basis:
             turn = vectors[:, keep].flip(1).T / found.sqrt()[:, None]
             new, own = turn.to(v.dtype) @ residual, (turn @ gram).to(v.dtype)
             # without this projection a new direction would keep 1 / sqrt(found) times the rounding of the older ones, and so on
-            new -= self.shard.sum(new @ self.fields.rows.T / self.size) @ self.fields.rows
+            combination(-self.coefficients(new), self.fields.rows, new)
             off = eps * max(float(found[0]), eps * total) / float(found[-1])  # from orthonormal, by rounding
             if off > min(_ROUNDING, 0.1 * self.tolerance):
                 new = orthonormal(new, new[:0], self.shard)
@@ -118,9 +121,23 @@ def orthonormal(e: Tensor, known: Tensor, shard: Shard | None = None) -> Tensor:
     """Rows e (k, S) without their part in the span of the orthonormal rows `known` (n, S), made orthonormal."""
     shard = shard or Shard(e.shape[1])
     if len(known):
-        e = e - shard.sum(e @ known.T / shard.size) @ known
+        e = combination(-shard.sum(known @ e.T / shard.size), known, e.clone())
     values, vectors = shard.ranks.eigh(shard.sum((e @ e.T).double() / shard.size))
     return (vectors / values.clamp(min=1e-30).sqrt() @ vectors.T).to(e.dtype) @ e
+
+
+def combination(c: Tensor, rows: Tensor, onto: Tensor | None = None) -> Tensor:
+    """onto + c^T rows (n, S), written into `onto`, from c (K, n) and rows (K, S)
+
+    A few rows at a time: for few n, CPUs multiply a long matrix that way in half of the time (docs/performance.md).
+    """
+    n, block = c.shape[1], len(rows)
+    if n <= _FEW[-1][0] and rows.device.type == "cpu":
+        block = next(size for most, size in _FEW if n <= most)
+    out = c[:block].T @ rows[:block] if onto is None else onto
+    for start in range(block if onto is None else 0, len(rows), max(block, 1)):
+        out.addmm_(c[start : start + block].T, rows[start : start + block])
+    return out
 
 
 class Known:
@@ -149,7 +166,7 @@ class Known:
             )
         rows, self.waiting = torch.cat([*self.waiting, self.neurons.fresh(count)]), []
         if len(self.fields):
-            rows = rows - shard.sum(self.fields.rows @ rows.T / size).T @ self.fields.rows
+            combination(-shard.sum(self.fields.rows @ rows.T / size), self.fields.rows, rows)
         turn = shard.ranks.same(self._turn(shard.sum((rows @ rows.T).double() / size), waiting))
         self.fields.append(turn[turn.any(1)].to(rows.dtype) @ rows)
         return self.fields.rows[-count:]
@@ -173,7 +190,7 @@ class InfiniteDense:
         W0 v   = U <E, v> + F <R, v>        E: orthonormal directions pushed forward, U: their Gaussian images
         W0^T g = R <F, g> + E <U, g>        F: orthonormal directions pulled back, R: their Gaussian images
 
-    The second terms are the responses A and B. The learned part lives in the same basis: U becomes Acc (equation 26).
+    The second terms are the responses A and B. The learned part is F L E^T with a small matrix L (equation 26).
     coarser: the tolerance of gradients, if it is another.
     """
 
@@ -189,49 +206,54 @@ class InfiniteDense:
         self.below, self.above = below, above
         self.e = Basis(below.samples, tolerance, like, limit, below.shard)
         self.f = Basis(above.samples, coarser or tolerance, like, limit, above.shard)
-        self.u, self.acc = Rows(above.shard.local, like), Rows(above.shard.local, like)
-        self.r = Rows(below.shard.local, like)
+        self.u, self.r = Rows(above.shard.local, like), Rows(below.shard.local, like)
         self.known_below, self.known_above = Known(below, like), Known(above, like)
-        self.velocity = Rows(above.shard.local, like)
+        self.learned, self.velocity = like.new_empty(0, 0), like.new_empty(0, 0)  # L and its momentum, at most (J, K)
         self.scale = 1.0  # of W0 after weight decay
         self.pulled = like.new_empty(0, 0)  # <R, phi> (J, n) of the last forward pass
 
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """(W phi (n, S'), coefficients <E, phi> (K, n)) of features phi (n, S)"""
-        c, new, self.pulled = self.e.reveal_beside(phi, self.r.rows @ phi.T / self.below.samples)
+        c, new, self.pulled = self.e.reveal_beside(phi, self.r.rows)
         if new is not None:
-            image = self.known_above.fresh(len(new))
-            self.u.append(image)
-            self.acc.append(self.scale * image)
+            self.u.append(self.known_above.fresh(len(new)))
             self.known_below.learn(new)
-        out = c.T @ self.acc.rows
-        if len(self.f):
-            out += (self.scale * self.pulled.T) @ self.f.fields.rows
-        return out, c
+        rows, columns = self.learned.shape
+        along = self.scale * self.pulled
+        along[:rows] += self.learned @ c[:columns]
+        return combination(along, self.f.fields.rows, combination(self.scale * c, self.u.rows)), c
 
     def backward(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """(W^T g (n, S), coefficients <F, g> (J, n)) of gradients g (n, S')"""
-        d, new, pushed = self.f.reveal_beside(g, g @ self.acc.rows.T / self.above.samples)
+        d, new, pushed = self.f.reveal_beside(g, self.u.rows)
         if new is not None:
             self.r.append(self.known_below.fresh(len(new)))
             self.known_above.learn(new)
-        return pushed @ self.e.fields.rows + self.scale * d.T @ self.r.rows, d
+        rows, columns = self.learned.shape
+        along = self.scale * pushed
+        along[:columns] += self.learned.T @ d[:rows]
+        return combination(self.scale * d, self.r.rows, combination(along, self.e.fields.rows)), d
 
     def images(self, g: Tensor) -> Tensor:
         """<U, g> (K, n) of gradients g (n, S'), U without anything learned"""
         return self.above.shard.sum(self.u.rows @ g.T / self.above.samples)
 
-    def update(self, g: Tensor, c: Tensor, momentum: float = 0.0) -> None:
-        """W <- W + V with V <- momentum V + sum_n g_n phi_n^T / S, from g (n, S') and `forward`'s coefficients c (K, n) of phi"""
-        if not momentum:
-            self.acc.rows[: len(c)].addmm_(c, g)
-            return
-        missing = len(self.acc) - len(self.velocity)
-        self.velocity.append(g.new_zeros(missing, g.shape[1]))
-        self.velocity.rows.mul_(momentum).addmm_(c, g)
-        self.acc.rows.add_(self.velocity.rows)
+    def update(self, d: Tensor, c: Tensor, momentum: float = 0.0) -> None:
+        """W <- W + V with V <- momentum V + sum_n g_n phi_n^T / S, from the coefficients d (J, n) of g and c (K, n) of phi"""
+        step = d @ c.T
+        if momentum:
+            step = self.velocity = _sum(step, momentum * self.velocity)
+        self.learned = _sum(step, self.learned)
 
     def decay(self, factor: float) -> None:
         """W <- factor W"""
-        self.acc.rows.mul_(factor)
+        self.learned = factor * self.learned
         self.scale *= factor
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    """Of two matrices, zero beyond their own sizes"""
+    rows, columns = max(len(a), len(b)), max(a.shape[1], b.shape[1])
+    total = torch.nn.functional.pad(a, (0, columns - a.shape[1], 0, rows - len(a)))
+    total[: len(b), : b.shape[1]] += b
+    return total

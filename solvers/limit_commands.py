@@ -31,7 +31,10 @@ _LIMITS = {  # solver and what it is for
         "Solve a two-layer classifier whose outputs grow with the width, as with --scaling default and sym_default.",
     ),
 }
-_FIELDS = "out: file to write (.nc). overwrite: replace a file that holds another run."
+_FIELDS = (
+    "out: file to write (.nc). overwrite: replace a file that holds another run. "
+    "threads: of the processor; those of OMP_NUM_THREADS, or all, if left out."
+)
 _CHECKPOINT = " checkpoint: keep the state every so many steps; the same command again goes on from there."
 
 
@@ -39,6 +42,7 @@ def _command(name: str, solver: type, about: str) -> type:
     """The dataclass of one command; only solvers that can go on from a state have checkpoints"""
     resumes = hasattr(solver, "resume")
     shared = [("out", Path), ("problem", Problem), ("solver", solver), ("overwrite", bool, field(default=False))]
+    shared.append(("threads", int | None, field(default=None)))
     more = [("checkpoint", int | None, field(default=None))] if resumes else []
     made = make_dataclass(name, [*shared, *more], frozen=True)
     made.__doc__ = f"{about}\n\n{_FIELDS}{_CHECKPOINT if resumes else ''}"

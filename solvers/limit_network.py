@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Velocity:
-    """d parameters / d(training time): of readout, input weights and biases as they are, of each matrix as d W = g c^T in its basis."""
+    """d parameters / d(training time): of readout, input weights and biases as they are, of each matrix as d W = F d c^T E^T."""
 
     own: dict[str, Tensor]
-    matrices: list[tuple[Tensor, Tensor]]  # (g (P, S), c (K, P))
+    matrices: list[tuple[Tensor, Tensor]]  # (d (J, P), c (K, P))
 
 
 @dataclass
@@ -139,12 +139,12 @@ class LimitNetwork:
             return passed.g
         p, c, s = passed.train, self.c_out, self.shard.local
         slopes = [self.act.dphi(h[:p])[:, None, :] for h in passed.h]
-        g, ds = [self.std * slopes[-1] * self.parameters["a"][None]], []
+        g, ds = [slopes[-1] * (self.std * self.parameters["a"])[None]], []
         for l in reversed(range(self.depth - 1)):
             z, d = self.layers[l].backward(g[0].reshape(p * c, s))
             ds.insert(0, d)
-            below = (self.branch * self.std) * slopes[l] * z.reshape(p, c, s)
-            g.insert(0, below + g[0] if self.skip else below)
+            above = g[0] if self.skip else z.new_zeros(())
+            g.insert(0, torch.addcmul(above, slopes[l], z.reshape(p, c, s), value=self.branch * self.std))
         passed.g, passed.d = g, ds
         return g
 
@@ -168,18 +168,16 @@ class LimitNetwork:
         """Minus the gradient of the loss times the learning rates' multipliers (equations 9 and 26)"""
         g, p = self.gradients(passed), passed.train
         delta = self.problem.loss_function.delta(passed.f[:p], self.y[passed.rows][:p])  # (P, C)
-        pulled = [torch.einsum("pc,pcs->ps", delta, field) for field in g]  # sum_c Delta_c g_c
         rate_a, rate_w = self.rate_a / p, self.rate_w / p
-        own = {"w": rate_w * self.x[passed.rows][:p].T @ pulled[0]}
+        own = {"w": rate_w * self.x[passed.rows][:p].T @ torch.einsum("pc,pcs->ps", delta, g[0])}
         if self.bias:
-            own |= {
-                f"b{l}": (rate_w * self.bias * self.branch) * pulled[l - 1].sum(0, keepdim=True)
-                for l in range(2, self.depth + 1)
-            }
+            scaled = (rate_w * self.bias * self.branch) * delta.reshape(1, -1)
+            own |= {f"b{l}": scaled @ g[l - 1].flatten(0, 1) for l in range(2, self.depth + 1)}
         own["a"] = (rate_a * self.std) * delta.T @ passed.phi[-1][:p]
         own["b"] = (self.gain * self.rate_a * self.bias**2) * delta.mean(0)
         hidden = rate_w * self.std * self.branch
-        return Velocity(own, [(pulled[l + 1], hidden * passed.c[l][:, :p]) for l in range(self.depth - 1)])
+        pulled = [(d.reshape(-1, p, self.c_out) * delta).sum(2) for d in passed.d]  # sum_c Delta_c d_c
+        return Velocity(own, [(d, hidden * c[:, :p]) for d, c in zip(pulled, passed.c, strict=True)])
 
     def advance(self, state: State, passed: LimitPass) -> State:
         """A step of descent, or a stretch of the flow."""
@@ -193,11 +191,13 @@ class LimitNetwork:
         for name, v in velocity.own.items():
             if training.momentum:
                 v = self.momentum[name] = v + training.momentum * self.momentum.get(name, torch.zeros_like(v))
-            self.parameters[name].mul_(keep).add_(v, alpha=eta)
-        for layer, (g, c) in zip(self.layers, velocity.matrices, strict=True):
+            if keep != 1:
+                self.parameters[name].mul_(keep)
+            self.parameters[name].add_(v, alpha=eta)
+        for layer, (d, c) in zip(self.layers, velocity.matrices, strict=True):
             if keep != 1:
                 layer.decay(keep)
-            layer.update(g, eta * c, training.momentum)
+            layer.update(d, eta * c, training.momentum)
 
     def _flow(self, passed: LimitPass) -> None:
         """Runge-Kutta of fourth order in `substeps` equal steps; stages are undone by what they added (equation 33)."""
@@ -218,8 +218,8 @@ class LimitNetwork:
         for step, velocity in terms:
             for name, v in velocity.own.items():
                 self.parameters[name].add_(v, alpha=step)
-            for layer, (g, c) in zip(self.layers, velocity.matrices, strict=True):
-                layer.update(g, step * c)
+            for layer, (d, c) in zip(self.layers, velocity.matrices, strict=True):
+                layer.update(d, step * c)
 
     def _substeps(self, passed: LimitPass) -> int:
         """Steps so short that each times the largest eigenvalue of K/P stays below 0.3: errors of 1e-5 in the fastest mode"""

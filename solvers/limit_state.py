@@ -24,6 +24,8 @@ def state_of(
     state = {f"parameter_{name}": p for name, p in network.parameters.items()}
     state |= {f"momentum_{name}": v for name, v in network.momentum.items()}
     state |= {name: rows.rows for name, rows in _matrices(network)}
+    for l, layer in enumerate(network.layers, 1):
+        state |= {f"learned{l}": layer.learned, f"learned_velocity{l}": layer.velocity}
     state["scales"] = torch.tensor([layer.scale for layer in network.layers], dtype=torch.float64)
     for l, neurons in enumerate(_distinct(network)):
         state[f"draws{l}_used"] = torch.tensor([neurons.used])
@@ -83,6 +85,13 @@ def restore(
             rows.append(here[name])
     for layer, scale in zip(network.layers, state.get("scales", torch.empty(0)).tolist(), strict=True):
         layer.scale = scale
+    for l, layer in enumerate(network.layers, 1):
+        layer.learned = here.get(f"learned{l}", layer.learned)
+        layer.velocity = here.get(f"learned_velocity{l}", layer.velocity)
+        if f"layer{l}_acc" in here:  # a file of an older version, which kept scale U + learned^T F over the neurons
+            layer.learned = layer.f.coefficients(here[f"layer{l}_acc"] - layer.scale * layer.u.rows)
+        if f"layer{l}_velocity" in here:
+            layer.velocity = layer.f.coefficients(here[f"layer{l}_velocity"])
     for l, neurons in enumerate(_distinct(network)):
         neurons.used = int(state[f"draws{l}_used"])
         if neurons.generator is not None:
@@ -112,8 +121,8 @@ def _matrices(network: LimitNetwork) -> Iterator[tuple[str, Rows]]:
     for l, layer in enumerate(network.layers, 1):
         yield f"layer{l}_e", layer.e.fields
         yield f"layer{l}_f", layer.f.fields
-        for name in ("u", "acc", "r", "velocity"):
-            yield f"layer{l}_{name}", getattr(layer, name)
+        yield f"layer{l}_u", layer.u
+        yield f"layer{l}_r", layer.r
     for i, known in enumerate(_known(network)):
         yield f"known{i}", known.fields
     yield "last_features", network.last_features.fields

@@ -56,12 +56,14 @@ class Certify:
     Ends with 1 if the solution is not consistent. file: a solution that kept its kernels at all pairs of steps. samples: fresh neurons
     per draw, the solution's number if left out. steps: the last step that is tested, -1 for all; as many as cost about as much as
     the run (or ten seconds) if left out. seed: of the fresh draws.
+    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 
     file: Path = field(metadata={"positional": True})
     samples: int | None = None
     steps: int | None = None
     seed: int = 1
+    threads: int | None = None
 
 
 def _certify(asked: Certify) -> int:

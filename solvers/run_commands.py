@@ -38,7 +38,7 @@ class Net:
 
     out: file to write (.nc). width: neurons in each hidden layer. seed: of the initial weights.
     overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same command again
-    goes on from there.
+    goes on from there. threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 
     out: Path
@@ -48,6 +48,7 @@ class Net:
     seed: int = 0
     overwrite: bool = False
     checkpoint: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Sweep:
 
     out: folder of the networks. widths: neurons in each hidden layer. seeds: one number n means the seeds 0..n-1, several are the
     seeds themselves. workers: processes that share the work, at most one a core and one a network; 0 for this one alone.
+    threads: of the processor, shared among the workers; those of OMP_NUM_THREADS, or all, if left out.
     """
 
     out: Path
@@ -64,6 +66,7 @@ class Sweep:
     widths: tuple[int, ...] = (64, 128, 256, 512)
     seeds: tuple[int, ...] = (16,)
     workers: int = 0
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Resume:
 
     file: the run (.nc). out: file to write, NAME.nc for NAME.partial.nc if left out. steps: how many more, all that are missing if
     left out. device: where to go on, as before if left out. overwrite: replace a file that holds another run.
+    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 
     file: Path = field(metadata={"positional": True})
@@ -79,6 +83,7 @@ class Resume:
     steps: int | None = None
     device: str | None = None
     overwrite: bool = False
+    threads: int | None = None
 
 
 def _net(asked: Net) -> int:

@@ -21,6 +21,7 @@ class Predict:
 
     out: file to write (.nc). times: training times, the problem's grid if left out, inf for the end. jitter: added to the kernel where it
     is inverted (at inf only), in units of its mean eigenvalue. overwrite: replace an older file.
+    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 
     out: Path
@@ -28,6 +29,7 @@ class Predict:
     times: tuple[float, ...] | None = None
     jitter: float = 0.0
     overwrite: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Powers:
     """Measure how outputs, tangent kernel and weights of two-layer networks go with the width, beside the predicted powers.
 
     out: file to write (.nc). widths: at least three. seeds: networks of each width. overwrite: replace an older file.
+    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 
     out: Path
@@ -42,6 +45,7 @@ class Powers:
     widths: tuple[int, ...] = (64, 256, 1024, 4096)
     seeds: int = 16
     overwrite: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Proxy:
 
     out: file to write (.nc). width: the reference width, at which all scalings agree. limits: scalings, all if left out. seeds: networks.
     runs: of each limit, as many as seeds if left out. overwrite: replace an older file.
+    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 
     out: Path
@@ -59,6 +64,7 @@ class Proxy:
     seeds: int = 256
     runs: int | None = None
     overwrite: bool = False
+    threads: int | None = None
 
 
 def _predict(asked: Predict) -> int:

@@ -239,6 +239,27 @@ def test_folders_are_no_data_files(capsys, tmp_path):
     assert "no such file" in _run(capsys, *asked, tmp_path / "no.csv", code=2)[1]
 
 
+def test_every_command_that_solves_runs_on_the_threads_it_is_given(capsys, tmp_path, monkeypatch):
+    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot")]
+    assert all("threads" in {f.name for f in fields(kind)} for kind in solving)
+    before = torch.get_num_threads()
+    for other in (before + 1, before + 2):
+        out = tmp_path / f"{other}.nc"
+        _run(capsys, "flow", "--out", out, "--solver.particles", 64, "--threads", other, *TINY)
+        assert load(out).stats["threads"] == other
+        assert torch.get_num_threads() == before
+    more = ("resume", tmp_path / f"{other}.nc", "--steps", 1, "--out", tmp_path / "more.nc", "--threads", other)
+    _run(capsys, *more)  # without the warning of another number
+    seen = []
+    flow = next(kind for kind in solving if kind.__name__ == "Flow")
+    monkeypatch.setitem(cli.COMMANDS, flow, lambda asked: seen.append(torch.get_num_threads()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([str(a) for a in ("flow", "--out", tmp_path / "no.nc", "--threads", other, *TINY)])
+    assert (seen, torch.get_num_threads()) == ([other], before)
+    _, err = _run(capsys, "flow", "--out", tmp_path / "no.nc", "--threads", 0, *TINY, code=2)
+    assert "threads must be at least 1: received 0" in err
+
+
 def test_bad_flags_end_with_2(capsys):
     for arguments in (["flow"], ["fly"], ["flow", "--out", "a.nc", "--training.steps", "many"]):
         with pytest.raises(SystemExit) as end:

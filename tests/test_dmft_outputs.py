@@ -248,6 +248,23 @@ def test_a_resumed_sweep_keeps_momentum_decay_batches_and_flow():
         assert solver.resume(solver(asked.with_steps(3)), 5) == solver(asked)
 
 
+def test_a_state_of_older_files_goes_on():
+    """They kept Acc = scale U + L^T F and its velocity over the neurons, where L and its velocity stand now"""
+    asked = replace(problem(3), training=mf.Training(0.3, 6, momentum=0.5, weight_decay=0.1))
+    solver = CausalDMFT(512, keep_state=True, dtype="float64")
+    kept, whole = solver(asked.with_steps(3)), solver(asked)
+    state = dict(kept.state)
+    for l, scale in enumerate(state["scales"].tolist(), 1):
+        learned, velocity = state.pop(f"learned{l}"), state.pop(f"learned_velocity{l}")
+        f, u = state[f"layer{l}_f"], state[f"layer{l}_u"].clone()
+        over = torch.zeros(2, *u.shape, dtype=u.dtype)
+        for part, small in zip(over, (learned, velocity), strict=True):
+            part[: small.shape[1]] = small.T @ f[: len(small)]
+        state |= {f"layer{l}_acc": scale * u + over[0], f"layer{l}_velocity": over[1]}
+    resumed = solver.resume(replace(kept, state=state), 3)
+    torch.testing.assert_close(resumed.f, whole.f, rtol=1e-10, atol=1e-10)
+
+
 def test_an_interrupted_sweep_can_be_resumed(monkeypatch):
     asked = problem(2, steps=8)
     solver = CausalDMFT(512)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from solvers.infinite_dense import Basis, InfiniteDense, Known, Rows, orthonormal
+from solvers.infinite_dense import Basis, InfiniteDense, Known, Rows, combination, orthonormal
 from solvers.neurons import RankError, exact_neurons, plain_neurons, sobol_neurons
 
 S = 300
@@ -42,7 +42,11 @@ def used():
 
 def test_the_transpose_is_the_adjoint_before_and_after_updates_and_decay():
     w, v, g = used()
-    for change in (lambda: None, lambda: w.update(fields(len(v), 5), w.forward(v)[1]), lambda: w.decay(0.7)):
+    for change in (
+        lambda: None,
+        lambda: w.update(w.backward(fields(len(v), 5))[1], w.forward(v)[1]),
+        lambda: w.decay(0.7),
+    ):
         change()
         torch.testing.assert_close(dot(g, w.forward(v)[0]), dot(w.backward(g)[0], v), **EXACT)
         assert float(dot(g, w.forward(v)[0]).abs().max()) > 0.1
@@ -104,14 +108,38 @@ def test_update_adds_an_outer_product():
     w, v, g = used()
     a, phi = fields(2, 7), v[:2] + v[2:4]
     h, z = w.forward(v)[0], w.backward(g)[0]
-    w.update(a, w.forward(phi)[1])
+    w.update(w.backward(a)[1], w.forward(phi)[1])
     torch.testing.assert_close(w.forward(v)[0], h + dot(v, phi) @ a, **EXACT)
     torch.testing.assert_close(w.backward(g)[0], z + dot(g, a) @ phi, **EXACT)
 
 
+def test_what_is_learned_along_a_dropped_gradient_is_dropped_too():
+    """Of a gradient whose part of 1e-3 was dropped, all but that part is learned"""
+    w, v = dense(tolerance=1e-2), fields(1, 1)
+    g = fields(1, 2)
+    w.backward(g)
+    odd = fields(1, 3)
+    odd -= dot(odd, g) / dot(g, g) * g
+    h, c = w.forward(v)
+    d = w.backward(g + 1e-3 * odd)[1]
+    assert len(w.f) == 1
+    w.update(d, c)
+    torch.testing.assert_close(w.forward(v)[0], h + dot(v, v) @ g, **EXACT)
+
+
+@pytest.mark.parametrize("known", [0, 1, 48, 49, 97, 200])
+@pytest.mark.parametrize("count", [0, 1, 24, 25, 128, 129])
+def test_combinations_are_products(known, count):
+    c, rows, onto = fields(known, 1, count), fields(known, 2, 50), fields(count, 3, 50)
+    torch.testing.assert_close(combination(c, rows), c.T @ rows, **EXACT)
+    expected = onto + c.T @ rows
+    assert combination(c, rows, onto) is onto
+    torch.testing.assert_close(onto, expected, **EXACT)
+
+
 def test_decay_scales_the_matrix_and_what_is_revealed_later():
     w, v, g = used()
-    w.update(fields(len(v), 5, len(g)) @ g, w.forward(v)[1])
+    w.update(w.backward(fields(len(v), 5, len(g)) @ g)[1], w.forward(v)[1])
     h, z = w.forward(v)[0], w.backward(g)[0]
     w.decay(0.5)
     torch.testing.assert_close(w.forward(v)[0], 0.5 * h, **EXACT)
