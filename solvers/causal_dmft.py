@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,8 @@ from meanfield.solution import Solution, Status
 from solvers.cost import Estimate, dmft_cost
 from solvers.evolve import evolve, settings, snapshot_steps
 from solvers.failures import conclude
+from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
+from solvers.limit_flow import norm
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
 from solvers.memory import kept
@@ -36,9 +39,10 @@ class CausalDMFT:
     tolerance: the part of the fields (relative, root mean square) that may be dropped as already known; None takes 1e-2, for features
     gamma0 / 10 times the targets' size where that is less, and 1e-12 for linear networks (equation 28b). max_rank: the most directions
     kept for one side of a matrix; None takes what samples and memory admit.
-    draws: "sobol" (scrambled quasi-Monte-Carlo) or "plain". substeps: Runge-Kutta steps between two records of gradient_flow; None
-    chooses by the tangent kernel. two_time: keep the first layer's G and the last layer's Phi at all pairs of steps, as the others
-    are; False keeps them at the snapshots. responses: record A^l and B^l. keep_neurons: keep preactivations at the snapshots.
+    draws: "sobol" (scrambled quasi-Monte-Carlo) or "plain". rtol: of gradient flow, in units of what training moves; None takes 1e-5,
+    1e-4 for activations with kinks, 1e-7 for linear networks. evaluations: the most of the velocity between two records of the flow.
+    two_time: keep the first layer's G and the last layer's Phi at all pairs of steps, as the others are; False keeps them at the
+    snapshots. responses: record A^l and B^l. keep_neurons: keep preactivations at the snapshots.
     keep_state: keep what `resume` needs, all bases (an interrupted run keeps it anyway).
     """
 
@@ -48,7 +52,8 @@ class CausalDMFT:
     tolerance: float | None = None
     max_rank: int | None = None
     draws: Draws = "sobol"
-    substeps: int | None = None
+    rtol: float | None = None
+    evaluations: int = EVALUATIONS
     dtype: str = "float32"
     device: str = "cpu"
     snapshots: Sequence[int] = (0, -1)
@@ -60,7 +65,7 @@ class CausalDMFT:
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self, samples=2, groups=1, max_rank=1, substeps=1)
+        checks.normalise(self, samples=2, groups=1, max_rank=1, evaluations=1)
         checks.lookup("draws", self.draws, dict.fromkeys(get_args(Draws)))
 
     def __call__(self, problem: Problem) -> Solution:
@@ -136,6 +141,11 @@ class CausalDMFT:
             )
         return conclude([self._run(earlier(self, solution, steps), solution)], self.raise_on_failure)[0]
 
+    def _flow(self, problem: Problem, network: LimitNetwork) -> Flow:
+        """Errors are allowed in units of what training moves, where that is less than the neurons' own size, which is one"""
+        rtol = tolerance(self.rtol, problem.network.nonlinearity, "float64" if _is_exact(problem) else self.dtype)
+        return Flow(rtol * min(1.0, learned(problem)), self.evaluations, partial(norm, network), floor=1.0)
+
     def _run(self, problem: Problem, previous: Solution | None = None) -> Solution:
         network, state = LimitNetwork(problem, self), {}
         captured, passed = restore(network, previous.state) if previous else ({}, None)
@@ -146,6 +156,7 @@ class CausalDMFT:
             previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=captured,
+            flow=self._flow(problem, network),
             progress=self.progress,
             label=f"DMFT, {self.samples} samples",
             advance=network.advance,
@@ -153,7 +164,8 @@ class CausalDMFT:
             before_extra=lambda run: state.update(state_of(network, run.captured, None)),
             agree=network.shard.ranks.any,
         )
-        keep = run.status is Status.INTERRUPTED or (self.keep_state and run.status is Status.FINISHED)
+        cut_short = run.status in (Status.INTERRUPTED, Status.OUT_OF_EVALUATIONS)
+        keep = cut_short or (self.keep_state and run.status is Status.FINISHED)
         if keep and not state:
             state = state_of(network, run.captured, run.passed)
         return network.solution(run, state if keep else {}, previous)

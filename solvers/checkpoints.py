@@ -62,9 +62,9 @@ def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solu
             done = stretch(problem.with_steps(end)) if done is None else stretch.resume(done, end - start)
         except (SolverError, Interrupted) as error:
             error.solutions = [_of_the_whole(solver, problem, s) for s in error.solutions]
-            if isinstance(error, Interrupted) and error.solution is not None:
-                if error.solution.state and current().first:
-                    _keep_or_warn(error.solution, path)
+            if error.solution is not None and error.solution.state and current().first:
+                _keep_or_warn(error.solution, path)
+            if isinstance(error, Interrupted):
                 conclude(error.solutions, True)  # says how many steps of all
             raise
         done = _of_the_whole(solver, problem, done)

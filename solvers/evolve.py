@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from meanfield.activations import Activation
 from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
 from solvers.failures import NonFiniteError, Watch
+from solvers.gradient_flow import Flow, Spent, Stopped
 from solvers.inputs import EVERYWHERE, Rows
+from solvers.integrator import State, Stuck
 from solvers.neurons import RankError
 
-State = tuple[Tensor, ...]
 _REHEARSAL = 10.0  # seconds after which a run can tell how long it will take
 _MANY_DAYS = 1.0  # beyond which it does
 
@@ -36,7 +36,13 @@ class Pass(Protocol):
         ...
 
 
-Advance = Callable[[State, Any], State]  # the state, and a pass at it over the training samples or the batch
+Velocity = Callable[[State], State]
+Integrate = Callable[
+    [Velocity, State, State], State
+]  # of the velocity, a state and the velocity there: the state a step later
+Advance = Callable[
+    [State, Any, Integrate], State
+]  # of the state, a pass at it over the training samples or the batch, and `integrate`
 
 
 class Recorded(Protocol):
@@ -131,16 +137,6 @@ def snapshot_steps(snapshots: Sequence[int], training: Training) -> tuple[int, .
     return tuple(resolved)
 
 
-def tolerance(asked: float | None, activation: Activation, dtype: str) -> float:
-    """The relative tolerance of gradient flow: as asked, else 1e-7.
-
-    At least 1e-5 in float32, and 1e-4 for activations with kinks, whose particles each cost the integrator a refined step.
-    """
-    if asked is not None:
-        return asked
-    return 1e-4 if activation.kinks else 1e-5 if dtype == "float32" else 1e-7
-
-
 def evolve(
     method: Recorded,
     state: State,
@@ -149,8 +145,7 @@ def evolve(
     previous: Solution | None = None,
     snapshots: Sequence[int] = (),
     captured: Mapping[int, Any] | None = None,
-    rtol: float = 1e-7,
-    norm: Callable[[State], Tensor] | None = None,
+    flow: Flow | None = None,
     progress: bool | None = None,
     label: str = "",
     momentum: State = (),
@@ -161,24 +156,38 @@ def evolve(
 ) -> Trajectory:
     """Advance `state` (in place) from the step where `previous` ended (0) to the problem's last, with a record at each that asks for one.
 
-    gradient_descent: state += eta velocity, exactly. gradient_flow: Dormand-Prince 5(4) with error control (rtol, norm) over each
-    interval. A solver with a way of its own gives `advance(state, passed)`. momentum, captured, passed: velocities, snapshots and the
-    pass over all points that a resumed run goes on with. before_extra: called before a record that a longer run would not make.
-    agree: for processes that share a run, whether any of them was interrupted, so that all end at the same step. Ends early, with a
-    status, at outputs or losses that are not finite, at a loss beyond recovery (`Watch`), and at Ctrl-C. progress=None shows a bar on
-    terminals after two seconds.
+    gradient_descent: state += eta velocity, exactly. gradient_flow: integrated over each step as `flow` says. A solver with a way of its
+    own gives `advance(state, passed, integrate)`. momentum, captured, passed: velocities, snapshots and the pass over all points that a
+    resumed run goes on with. before_extra: called before a record that a longer run would not make. agree: for processes that share a
+    run, whether any of them was interrupted, so that all end at the same step. Ends early, with a status, at outputs or losses that are
+    not finite, at a loss beyond recovery (`Watch`), where a step of the flow takes too many evaluations, and at Ctrl-C. progress=None
+    shows a bar on terminals after two seconds.
     """
     training, first, start = problem.training, previous.steps if previous else 0, time.perf_counter()
     run, watch, train = Trajectory(state=state, momentum=momentum), Watch(problem, previous), problem.data.samples
     run.captured = {step: kept for step, kept in (captured or {}).items() if step in snapshots}
-    by_passes = advance is not None or training.optimiser == "gradient_descent"  # the integrator makes its own
     if advance is None:
-        moved = cast(Method, method)
-        advance = _descent(moved, training, run) if by_passes else _flow(moved, train, training, rtol, norm)
+        descends, moved = training.optimiser == "gradient_descent", cast(Method, method)
+        advance = _descent(moved, training, run) if descends else _flow(moved, train)
     batches = training.batches(train, first)
     disable, told = None if progress is None else not progress, False
     bar = tqdm(total=training.steps, initial=first, desc=label, delay=2, leave=False, disable=disable)
     with torch.no_grad(), bar, postponed_interrupt() as interrupted:
+        integrate = _integrate(flow or Flow(), training.learning_rate, bar, lambda: agree(interrupted()))
+
+        def recorded(step: int, passed: Any, differentiated: bool) -> Any:
+            if step % training.record_every:
+                before_extra(run)
+            passed = passed or method.forward(run.state, EVERYWHERE, differentiated)
+            loss = watch.loss(passed.f[..., :train, :])
+            run.must_be_finite(passed.f, loss)
+            run.record(step, passed.f, train)
+            if step in snapshots:
+                run.captured[step] = method.capture(run.state, passed)
+            if bool((far := watch.beyond(loss)).any()):
+                run.status, run.bad = Status.DIVERGED, far
+            return passed
+
         try:
             for step in range(first, training.steps + 1):
                 run.last, ends = step, step == training.steps
@@ -186,32 +195,30 @@ def evolve(
                 asked = training.records(step)
                 stopped = not asked and agree(interrupted())
                 if stopped or asked:
-                    if step % training.record_every:
-                        before_extra(run)
-                    passed = passed or method.forward(run.state, EVERYWHERE, by_passes and batch is None and not ends)
-                    loss = watch.loss(passed.f[..., :train, :])
-                    run.must_be_finite(passed.f, loss)
-                    run.record(step, passed.f, train)
-                    if step in snapshots:
-                        run.captured[step] = method.capture(run.state, passed)
-                    if bool((far := watch.beyond(loss)).any()):
-                        run.status, run.bad = Status.DIVERGED, far
+                    passed = recorded(step, passed, batch is None and not ends)
+                    if run.status is Status.DIVERGED:
                         break
                     stopped = stopped or agree(interrupted())
                 if stopped or ends:
                     run.passed = passed
                     run.status = Status.INTERRUPTED if stopped else run.status
                     break
-                if by_passes and (batch is not None or passed is None):
+                if batch is not None or passed is None:
                     passed = None  # its memory serves the next one
                     passed = method.forward(run.state, slice(0, train) if batch is None else batch, True)
                     run.must_be_finite(passed.f, watch.loss(passed.f, batch))
-                run.state = advance(run.state, passed)
+                try:
+                    run.state = advance(run.state, passed, integrate)
+                except (Stopped, Spent) as cut:
+                    run.passed = passed if asked else recorded(step, None, False)
+                    run.status = Status.INTERRUPTED if isinstance(cut, Stopped) else Status.OUT_OF_EVALUATIONS
+                    run.stats["reason"] = str(cut)
+                    break
                 passed = None
-                bar.update()
+                bar.update(step + 1 - bar.n)
                 each = (time.perf_counter() - start) / (step + 1 - first)
                 told = told or _told_of_length(label, step + 1 - first, training.steps - step - 1, each)
-        except _BlewUp:
+        except (_BlewUp, Stuck):
             run.status = Status.NON_FINITE
         except RankError as error:
             if not run.f:
@@ -263,7 +270,8 @@ def postponed_interrupt() -> Iterator[Callable[[], bool]]:
 def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
     eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
 
-    def advance(state: State, passed: Any) -> State:
+    def advance(state: State, passed: Any, integrate: Integrate) -> State:
+        del integrate
         velocity = method.backward(passed)
         if training.momentum:
             run.momentum = run.momentum or tuple(torch.zeros_like(v) for v in velocity)
@@ -275,32 +283,28 @@ def _descent(method: Method, training: Training, run: Trajectory) -> Advance:
     return advance
 
 
-def _flow(
-    method: Method, train: int, training: Training, rtol: float, norm: Callable[[State], Tensor] | None
-) -> Advance:
-    def advance(state: State, passed: Any) -> State:
-        del passed  # the integrator makes those of its own stages
-        from torchdiffeq import odeint
-
-        def rhs(t: Tensor, now: State) -> State:
-            del t
-            return method.backward(method.forward(now, slice(0, train), True))
-
-        times = torch.tensor([0.0, training.learning_rate], dtype=torch.float64, device=state[0].device)
-        try:
-            path = odeint(
-                rhs, state, times, rtol=rtol, atol=rtol / 100, method="dopri5", options={"norm": norm} if norm else None
-            )
-        except AssertionError as error:  # "underflow in dt", "non-finite values in state"
-            raise _BlewUp from error
-        return tuple(tensor[-1].clone() for tensor in path)
+def _flow(method: Method, train: int) -> Advance:
+    def advance(state: State, passed: Any, integrate: Integrate) -> State:
+        return integrate(
+            lambda now: method.backward(method.forward(now, slice(0, train), True)), state, method.backward(passed)
+        )
 
     return advance
 
 
+def _integrate(flow: Flow, length: float, bar: tqdm, stopped: Callable[[], bool]) -> Integrate:
+    def integrate(velocity: Velocity, state: State, there: State) -> State:
+        done = bar.n
+        return flow.between(
+            velocity, state, there, length, stopped, lambda share: bar.update(round(done + share, 2) - bar.n)
+        )
+
+    return integrate
+
+
 def settings(solver: Any) -> dict[str, Any]:
     """Name and settings of a solver, as plain values; what does not change the numbers is left out."""
-    idle = {"progress", "raise_on_failure"}
+    idle = {"progress", "raise_on_failure", "evaluations"}
     values = {f.name: getattr(solver, f.name) for f in fields(solver) if f.name not in idle}
     plain = {
         k: v if isinstance(v, (int, float, str, tuple, type(None))) else f"given ({type(v).__name__})"

@@ -85,7 +85,7 @@ def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution
         return solutions
     if bad.status is Status.INTERRUPTED:
         raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
-    if raise_on_failure and bad.status is Status.OUT_OF_ROOM:
+    if raise_on_failure and bad.status in (Status.OUT_OF_ROOM, Status.OUT_OF_EVALUATIONS):
         raise SolverError(
             f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}). "
             "What was computed is in this error's .solutions",
@@ -111,6 +111,7 @@ def _culprit(solutions: Sequence[Solution]) -> Solution | None:
         Status.NON_FINITE,
         Status.DIVERGED,
         Status.OUT_OF_ROOM,
+        Status.OUT_OF_EVALUATIONS,
         Status.NOT_CONVERGED,
         Status.CONVERGED,
         Status.FINISHED,

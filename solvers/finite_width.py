@@ -16,8 +16,9 @@ from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.cost import Estimate, network_cost
-from solvers.evolve import evolve, snapshot_steps, tolerance
+from solvers.evolve import evolve, snapshot_steps
 from solvers.failures import conclude
+from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.memory import Parts, factors, kept
 from solvers.networks import POINTS_AT_ONCE, Networks
 from solvers.resuming import earlier, kept_momentum
@@ -32,6 +33,7 @@ class FiniteWidth:
     recorded; kernels are made of them when they are looked at, with keep_neurons=False at once, and the neurons are let go. batch: seeds
     per run; None takes as many as are faster together (on a GPU as many as fit), which round differently from one alone (1e-15 of f,
     1e-6 in float32) and under gradient flow share the integrator's steps (rtol); with 1 each has the bits of a network alone.
+    rtol, evaluations: see WassersteinFlow.
     """
 
     width: int = 512
@@ -42,11 +44,12 @@ class FiniteWidth:
     keep_neurons: bool = True
     batch: int | None = None
     rtol: float | None = None
+    evaluations: int = EVALUATIONS
     progress: bool | None = None
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self, width=1, batch=1)
+        checks.normalise(self, width=1, batch=1, evaluations=1)
 
     def __call__(self, problem: Problem) -> Solution:
         return self.ensemble(problem, (self.seed,))[0]
@@ -150,7 +153,7 @@ class FiniteWidth:
             problem,
             previous=previous,
             snapshots=steps,
-            rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
+            flow=Flow(tolerance(self.rtol, problem.network.nonlinearity, self.dtype), self.evaluations),
             progress=self.progress,
             label=f"{len(seeds)} networks of width {self.width}",
             momentum=tuple(v[None] for v in kept_momentum(previous, networks.names, networks.y)),

@@ -41,6 +41,10 @@ class Rows:
         self._buffer[self._count : total] = new
         self._count = total
 
+    def cut(self, count: int) -> None:
+        """Leave the first `count` rows"""
+        self._count = count
+
 
 class Basis:
     """Orthonormal fields, extended whenever the fields of a call stick out by more than the tolerance.

@@ -99,7 +99,7 @@ def _kept_in_part(error: SolverError | Interrupted, solver: Any, out: Path) -> S
     if error.solution is None:
         return error
     path = keep(error.solution, unused(out.with_suffix(".partial.nc")))
-    resumes = isinstance(error, Interrupted) and hasattr(solver, "resume")
+    resumes = bool(error.solution.state) and hasattr(solver, "resume")
     on = f"; go on with: meanfield resume {path}" if resumes else ""
     told = str(error).removesuffix(" What was computed is in this error's .solutions")
     return type(error)(f"{told}\nwhat was computed is kept in {path}{on}", error.solutions)

@@ -19,9 +19,10 @@ from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, tangent_kernel
 from meanfield.measure import principal_directions
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.evolve import State, Trajectory, settings
+from solvers.evolve import Integrate, State, Trajectory, settings
 from solvers.infinite_dense import Basis, InfiniteDense, orthonormal
 from solvers.inputs import EVERYWHERE, Rows
+from solvers.limit_flow import Here, flow
 from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
 from solvers.sharding import Shard, current
 
@@ -71,6 +72,8 @@ class LimitNetwork:
         self._draw()
         self.records: dict[str, list[Tensor]] = {}
         self.momentum: dict[str, Tensor] = {}
+        self.flows = problem.training.optimiser == "gradient_flow"
+        self.here: Here | None = None  # where a flow that is cut short goes back to
 
     @property
     def like(self) -> Tensor:
@@ -106,12 +109,15 @@ class LimitNetwork:
     def forward(self, state: State, rows: Rows, differentiated: bool = True) -> LimitPass:
         """A pass over some points; one over all points is recorded, with its gradients (equations 20, 24 and 25)"""
         del state, differentiated
-        passed = self._forward(rows)
+        self.here = (
+            Here(self) if self.flows and rows != EVERYWHERE else None
+        )  # a run that goes on there repeats the pass
+        passed = self.pass_over(rows)
         if rows == EVERYWHERE:
             self._record_pass(passed)
         return passed
 
-    def _forward(self, rows: Rows) -> LimitPass:
+    def pass_over(self, rows: Rows) -> LimitPass:
         p, x = self.parameters, self.x[rows]
         train = len(rows) if isinstance(rows, Tensor) else self.train
         h, phis, cs = [x @ p["w"]], [], []
@@ -179,9 +185,9 @@ class LimitNetwork:
         pulled = [(d.reshape(-1, p, self.c_out) * delta).sum(2) for d in passed.d]  # sum_c Delta_c d_c
         return Velocity(own, [(d, hidden * c[:, :p]) for d, c in zip(pulled, passed.c, strict=True)])
 
-    def advance(self, state: State, passed: LimitPass) -> State:
+    def advance(self, state: State, passed: LimitPass, integrate: Integrate) -> State:
         """A step of descent, or a stretch of the flow."""
-        self._descend(passed) if self.problem.training.optimiser == "gradient_descent" else self._flow(passed)
+        flow(self, passed, integrate) if self.flows else self._descend(passed)
         return state
 
     def _descend(self, passed: LimitPass) -> None:
@@ -198,38 +204,6 @@ class LimitNetwork:
             if keep != 1:
                 layer.decay(keep)
             layer.update(d, eta * c, training.momentum)
-
-    def _flow(self, passed: LimitPass) -> None:
-        """Runge-Kutta of fourth order in `substeps` equal steps; stages are undone by what they added (equation 33)."""
-        steps = self.solver.substeps or self._substeps(passed)
-        h = self.problem.training.learning_rate / steps
-        for step in range(steps):
-            v1 = self.backward(self._forward(slice(0, self.train)) if step else passed)
-            v2 = self._stage((h / 2, v1))
-            v3 = self._stage((-h / 2, v1), (h / 2, v2))
-            v4 = self._stage((-h / 2, v2), (h, v3))
-            self._shift((h / 6, v1), (h / 3, v2), (h / 3 - h, v3), (h / 6, v4))
-
-    def _stage(self, *terms: tuple[float, Velocity]) -> Velocity:
-        self._shift(*terms)
-        return self.backward(self._forward(slice(0, self.train)))
-
-    def _shift(self, *terms: tuple[float, Velocity]) -> None:
-        for step, velocity in terms:
-            for name, v in velocity.own.items():
-                self.parameters[name].add_(v, alpha=step)
-            for layer, (d, c) in zip(self.layers, velocity.matrices, strict=True):
-                layer.update(d, step * c)
-
-    def _substeps(self, passed: LimitPass) -> int:
-        """Steps so short that each times the largest eigenvalue of K/P stays below 0.3: errors of 1e-5 in the fastest mode"""
-        p, s = self.train, self.solver.samples
-        last, first = passed.phi[-1][:p], self.gradients(passed)[0].flatten(0, 1)
-        last, first = self.shard.sum(last @ last.T / s, first @ first.T / s)
-        phi = [*(c[:, :p].T @ c[:, :p] for c in passed.c), last]
-        kernel = self._tangent(phi, [first, *(d.T @ d for d in passed.d)]).double()
-        fastest = float(torch.linalg.eigvalsh(kernel.reshape(p * self.c_out, -1))[-1]) / p
-        return self.shard.ranks.least(max(1, math.ceil(fastest * self.problem.training.learning_rate / 0.3)))
 
     # -- records ---------------------------------------------------------------------------------------------------------
 

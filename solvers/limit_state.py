@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from solvers.infinite_dense import Rows
 from solvers.inputs import EVERYWHERE
+from solvers.limit_flow import known_draws, matrices
 from solvers.limit_network import LimitNetwork, LimitPass
 from solvers.neurons import Neurons
 
@@ -23,7 +23,7 @@ def state_of(
     """
     state = {f"parameter_{name}": p for name, p in network.parameters.items()}
     state |= {f"momentum_{name}": v for name, v in network.momentum.items()}
-    state |= {name: rows.rows for name, rows in _matrices(network)}
+    state |= {name: rows.rows for name, rows in matrices(network)}
     for l, layer in enumerate(network.layers, 1):
         state |= {f"learned{l}": layer.learned, f"learned_velocity{l}": layer.velocity}
     state["scales"] = torch.tensor([layer.scale for layer in network.layers], dtype=torch.float64)
@@ -31,7 +31,7 @@ def state_of(
         state[f"draws{l}_used"] = torch.tensor([neurons.used])
         if neurons.generator is not None:
             state[f"draws{l}_generator"] = neurons.generator.get_state()
-    for i, known in enumerate(_known(network)):
+    for i, known in enumerate(known_draws(network)):
         for k, waiting in enumerate(known.waiting):
             state[f"known{i}_waiting{k}"] = waiting
     state |= {f"record_{name}": network.padded(name) for name in network.records}
@@ -80,7 +80,7 @@ def restore(
     }
     network.parameters |= _with(here, "parameter_")
     network.momentum = _with(here, "momentum_")
-    for name, rows in _matrices(network):
+    for name, rows in matrices(network):
         if name in here:
             rows.append(here[name])
     for layer, scale in zip(network.layers, state.get("scales", torch.empty(0)).tolist(), strict=True):
@@ -96,7 +96,7 @@ def restore(
         neurons.used = int(state[f"draws{l}_used"])
         if neurons.generator is not None:
             neurons.generator.set_state(state[f"draws{l}_generator"])
-    for i, known in enumerate(_known(network)):
+    for i, known in enumerate(known_draws(network)):
         known.waiting = _listed(here, f"known{i}_waiting")
     network.records = {name: list(c.cpu()) for name, c in _with(here, "record_").items()}
     network.balanced = True
@@ -115,22 +115,6 @@ def restore(
 def _pass_of(network: LimitNetwork, state: Mapping[str, Tensor]) -> LimitPass:
     h, c, d, g = (_listed(state, f"pass_{name}") for name in "hcdg")
     return LimitPass(state["pass_f"], EVERYWHERE, network.train, h, [network.act.phi(field) for field in h], c, g, d)
-
-
-def _matrices(network: LimitNetwork) -> Iterator[tuple[str, Rows]]:
-    for l, layer in enumerate(network.layers, 1):
-        yield f"layer{l}_e", layer.e.fields
-        yield f"layer{l}_f", layer.f.fields
-        yield f"layer{l}_u", layer.u
-        yield f"layer{l}_r", layer.r
-    for i, known in enumerate(_known(network)):
-        yield f"known{i}", known.fields
-    yield "last_features", network.last_features.fields
-    yield "first_gradients", network.first_gradients.fields
-
-
-def _known(network: LimitNetwork):
-    return [known for layer in network.layers for known in (layer.known_below, layer.known_above)]
 
 
 def _distinct(network: LimitNetwork) -> list[Neurons]:

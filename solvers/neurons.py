@@ -38,6 +38,16 @@ class Neurons:
         self.used += count
         return e
 
+    def mark(self) -> tuple[int, Tensor | None]:
+        """Where the source is, for `back_to`"""
+        return self.used, None if self.generator is None else self.generator.get_state()
+
+    def back_to(self, mark: tuple[int, Tensor | None]) -> None:
+        """The Gaussians that were drawn since come again"""
+        self.used, state = mark
+        if self.generator is not None and state is not None:
+            self.generator.set_state(state)
+
 
 def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:
     """Each neuron's Gaussians are the coordinates of scrambled Sobol points (equation 29), in blocks of 32 dimensions.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ class Resume:
     """Go on with a kept run: to its end if it was interrupted, or for more steps.
 
     file: the run (.nc). out: file to write, NAME.nc for NAME.partial.nc if left out. steps: how many more, all that are missing if
-    left out. device: where to go on, as before if left out. overwrite: replace a file that holds another run.
+    left out. device: where to go on, as before if left out. evaluations: the most between two records of gradient flow, where it
+    ended for want of them. overwrite: replace a file that holds another run.
     threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 
@@ -82,6 +83,7 @@ class Resume:
     out: Path | None = None
     steps: int | None = None
     device: str | None = None
+    evaluations: int | None = None
     overwrite: bool = False
     threads: int | None = None
 
@@ -105,7 +107,9 @@ def _resume(asked: Resume) -> int:
             f"{asked.file} started from an object of Python's: go on from there, with solver.resume(solution, steps)"
         )
     kind: Any = checks.lookup("solver", earlier.solver.get("name"), {c.__name__: c for c in _RESUMABLE})
-    solver = kind(**values | ({"device": asked.device} if asked.device else {}))
+    values = {name: value for name, value in values.items() if name in {f.name for f in fields(kind)}}  # of now
+    changed = {"device": asked.device, "evaluations": asked.evaluations}
+    solver = kind(**values | {name: value for name, value in changed.items() if value is not None})
     missing = earlier.problem.training.steps - earlier.steps
     if asked.steps is None and missing == 0:
         raise ValueError(f"{asked.file} is finished after {earlier.steps} steps: give --steps N for N more")

@@ -15,8 +15,9 @@ from meanfield.problem import Problem
 from meanfield.solution import Solution
 from meanfield.spectrum import KernelSpectrum, unstable
 from solvers.cost import Estimate, lazy_cost
-from solvers.evolve import Advance, State, Trajectory, evolve, settings, snapshot_steps
+from solvers.evolve import Advance, Integrate, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
+from solvers.gradient_flow import EVALUATIONS, Flow
 from solvers.inputs import Rows
 from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draws, has_random_start, lazy_kernels
 from solvers.memory import kept
@@ -34,8 +35,8 @@ class TangentKernelLimit:
     above gamma0 = 0.1 stats["warning"] says so. kernel: "analytic", or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C).
     initial: "draw" (f0 of one network, GP(0, NNGP) by `seed`; zero in the mean-field scaling), "mean" (f0 = 0), or f0 (Q, C), e.g. a
     real network's. No step inverts the kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems
-    without such a limit, and for descent that must diverge; `raise_on_failure=False` lets it. rtol: of gradient flow, if the loss is not
-    squared; None takes 1e-9 (float32: 1e-6).
+    without such a limit, and for descent that must diverge; `raise_on_failure=False` lets it. rtol, evaluations: of gradient flow, if
+    the loss is not squared, as in WassersteinFlow, but None takes 1e-9 (float32: 1e-6).
     """
 
     kernel: Kernel | Tensor = "analytic"
@@ -45,11 +46,12 @@ class TangentKernelLimit:
     device: str = "cpu"
     snapshots: Sequence[int] = (0, -1)
     rtol: float | None = None
+    evaluations: int = EVALUATIONS
     progress: bool | None = None
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self)
+        checks.normalise(self, evaluations=1)
         if not isinstance(self.kernel, Tensor):
             checks.lookup("kernel", self.kernel, {"analytic": None})
         if not isinstance(self.initial, Tensor):
@@ -119,7 +121,7 @@ class TangentKernelLimit:
             previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=dict.fromkeys(previous.snapshots) if previous else None,
-            rtol=self.rtol or (1e-6 if self.dtype == "float32" else 1e-9),
+            flow=Flow(self.rtol or (1e-6 if self.dtype == "float32" else 1e-9), self.evaluations),
             progress=self.progress,
             label=f"lazy limit of {kernels.samples} samples",
             momentum=tuple(v[None] for v in kept_momentum(previous, ("f",), method.ntk)),
@@ -199,7 +201,8 @@ class _Linear:
         vectors = found.eigenvectors
         propagator = (self.ntk.double().cpu() @ (vectors * gain) @ vectors.T).to(self.ntk)  # (Q B, P B)
 
-        def advance(state: State, passed: _LinearPass) -> State:
+        def advance(state: State, passed: _LinearPass, integrate: Integrate) -> State:
+            del integrate
             return (state[0] + self._apply(propagator, self.y - passed.f[:, : self.train]).reshape(state[0].shape),)
 
         return advance

@@ -17,8 +17,9 @@ from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.cost import Estimate, flow_bytes, flow_cost
-from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps, tolerance
+from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
+from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.initial_outputs import initial_outputs
 from solvers.initial_particles import PER_POINT, Cloud, balance, random_part
 from solvers.inputs import Inputs
@@ -43,7 +44,8 @@ class WassersteinFlow:
     f0: the frozen outputs of ic_mean_field at training and test samples (P + P_test, C), or a solution (of a network, say) whose first
     outputs are taken; None draws them from their Gaussian process by `seed` (equation 69).
     snapshots: steps at which kernels and particles are recorded; -1 is the last. Memory O(N + P) per snapshot, plus the kernels.
-    rtol: tolerance of the adaptive integrator (gradient_flow only), see evolve.tolerance. ValueError for problems that it cannot solve.
+    rtol, evaluations: of the integrator (gradient_flow only), see gradient_flow.tolerance, and the most evaluations of the velocity
+    between two records. ValueError for problems that it cannot solve.
     """
 
     particles: int = 2**14
@@ -56,11 +58,12 @@ class WassersteinFlow:
     device: str = "cpu"
     snapshots: Sequence[int] = (0, -1)
     rtol: float | None = None
+    evaluations: int = EVALUATIONS
     progress: bool | None = None
     raise_on_failure: bool = True
 
     def __post_init__(self) -> None:
-        checks.normalise(self, particles=1)
+        checks.normalise(self, particles=1, evaluations=1)
         if not isinstance(self.initial, ParticleMeasure):
             checks.lookup("initial measure", self.initial, dict.fromkeys(get_args(Initial)))
         checks.lookup("engine", self.engine, dict.fromkeys(get_args(reductions.Engine)))
@@ -200,8 +203,7 @@ class WassersteinFlow:
             previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=known,
-            rtol=tolerance(self.rtol, problem.network.nonlinearity, self.dtype),
-            norm=method.norm,
+            flow=Flow(tolerance(self.rtol, problem.network.nonlinearity, self.dtype), self.evaluations, method.norm),
             progress=self.progress,
             label=f"flow of {shard.size} particles",
             momentum=tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m))),

@@ -1,0 +1,83 @@
+"""Gradient flow from one record to the next: integrated within a budget, ended early by Ctrl-C (equations 75 to 78)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from meanfield.activations import Activation
+from solvers.integrator import Integrator, State
+
+EVALUATIONS = 100_000  # between two records, unless a solver is told otherwise
+_MANY = 1e6  # eigenvalue times learning_rate for which some thousand evaluations do
+
+
+class Stopped(Exception):
+    """Ctrl-C between two records."""
+
+
+class Spent(Exception):
+    """The budget did not reach the next record; says how far it came and what would help."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How a solver integrates. rtol, norm, floor: see Integrator. evaluations: the most of the velocity between two records."""
+
+    rtol: float = 1e-7
+    evaluations: int = EVALUATIONS
+    norm: Callable[[State], Tensor] | None = None
+    floor: float = 0.0
+
+    def between(
+        self,
+        velocity: Callable[[State], State],
+        state: State,
+        first: State,
+        length: float,
+        stopped: Callable[[], bool],
+        told: Callable[[float], object],
+    ) -> State:
+        """The state a time `length` after `state`, at which the velocity is `first`.
+
+        Stopped if `stopped` says so before an evaluation, Spent when there may be no more, Stuck where none would do. told(share of the
+        length that is done).
+        """
+        count, reached, rate = 0, 0.0, 0.0
+
+        def counted(state: State) -> State:
+            nonlocal count
+            if stopped():
+                raise Stopped
+            if count == self.evaluations:
+                raise Spent(_told(count, reached, length, rate))
+            count += 1
+            return velocity(state)
+
+        def noted(time: float, fastest: float) -> None:
+            nonlocal reached, rate
+            reached, rate = time, fastest
+            told(time / length)
+
+        return Integrator(counted, self.rtol, self.norm, self.floor, noted)(state, length, first)
+
+
+def _told(count: int, reached: float, length: float, rate: float) -> str:
+    return (
+        f"gradient flow needs more than evaluations={count} from one record to the next, learning_rate={length:g} later; they reached "
+        f"{reached / length:.2g} of it. The largest eigenvalue of K/P, learning rates included, is about {rate:.2g}, where "
+        f"{_MANY / length:.2g} would do: scale the inputs down, take a smaller learning_rate (with more steps), a larger rtol, or more "
+        "evaluations"
+    )
+
+
+def tolerance(asked: float | None, activation: Activation, dtype: str) -> float:
+    """The relative tolerance of gradient flow: as asked, else 1e-7.
+
+    At least 1e-5 in float32, and 1e-4 for activations with kinks, whose particles each cost the integrator a refined step.
+    """
+    if asked is not None:
+        return asked
+    return 1e-4 if activation.kinks else 1e-5 if dtype == "float32" else 1e-7
