@@ -29,7 +29,7 @@ class Status(Enum):
     INTERRUPTED = "interrupted: go on from here with solver.resume(solution)"
     OUT_OF_ROOM = "out of room: the fields span more directions than the samples or the rank limit admit"
     OUT_OF_EVALUATIONS = (
-        "out of evaluations: gradient flow did not reach the next record; raise evaluations, or scale the inputs down"
+        "out of evaluations: gradient flow did not reach the end of a step; raise evaluations, or scale the inputs down"
     )
     NON_FINITE = "non-finite: the outputs or the loss blew up; lower learning_rate, or take optimiser='gradient_flow'"
     DIVERGED = (

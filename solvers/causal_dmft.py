@@ -40,7 +40,7 @@ class CausalDMFT:
     gamma0 / 10 times the targets' size where that is less, and 1e-12 for linear networks (equation 28b). max_rank: the most directions
     kept for one side of a matrix; None takes what samples and memory admit.
     draws: "sobol" (scrambled quasi-Monte-Carlo) or "plain". rtol: of gradient flow, in units of what training moves; None takes 1e-5,
-    1e-4 for activations with kinks, 1e-7 for linear networks. evaluations: the most of the velocity between two records of the flow.
+    1e-4 for activations with kinks, 1e-7 for linear networks. evaluations: the most of the velocity in a step of the flow.
     two_time: keep the first layer's G and the last layer's Phi at all pairs of steps, as the others are; False keeps them at the
     snapshots. responses: record A^l and B^l. keep_neurons: keep preactivations at the snapshots.
     keep_state: keep what `resume` needs, all bases (an interrupted run keeps it anyway).

@@ -77,6 +77,7 @@ _HELP = {  # where the docstrings are silent, or speak of what a shell cannot gi
     "keep_neurons": "record the neurons themselves at snapshots",
     "batch": "seeds trained at once; as many as are faster together if left out",
     "rtol": "relative tolerance of the adaptive integrator (gradient_flow only)",
+    "evaluations": "the most of the velocity in one step of gradient_flow, which ends the run there",
 }
 _OWN_HELP = {  # where one name means another thing
     (

@@ -35,7 +35,9 @@ class Estimate:
         return f"about {self.seconds:.2g} s and {self.bytes / 1e9:.2g} GB"
 
 
-_INTEGRATOR = 32  # copies of the state in torchdiffeq's dopri5, as seen: stages, interpolation, their joined forms
+_INTEGRATOR = (
+    15  # copies of the state in the integrator, as seen: stages, those that are combined, the states before and behind
+)
 
 
 def flow_cost(solver: WassersteinFlow, problem: Problem) -> Estimate:

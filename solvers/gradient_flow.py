@@ -1,4 +1,4 @@
-"""Gradient flow from one record to the next: integrated within a budget, ended early by Ctrl-C (equations 75 to 78)."""
+"""A step of gradient flow: integrated within a budget, ended early by Ctrl-C (equations 75 to 78)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from meanfield.activations import Activation
 from solvers.integrator import Integrator, State
 
-EVALUATIONS = 100_000  # between two records, unless a solver is told otherwise
+EVALUATIONS = 100_000  # in a step, unless a solver is told otherwise
 _MANY = 1e6  # eigenvalue times learning_rate for which some thousand evaluations do
 
 
 class Stopped(Exception):
-    """Ctrl-C between two records."""
+    """Ctrl-C within a step."""
 
 
 class Spent(Exception):
-    """The budget did not reach the next record; says how far it came and what would help."""
+    """The budget did not reach the end of a step; says how far it came and what would help."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """How a solver integrates. rtol, norm, floor: see Integrator. evaluations: the most of the velocity between two records."""
+    """How a solver integrates. rtol, norm, floor: see Integrator. evaluations: the most of the velocity in a step."""
 
     rtol: float = 1e-7
     evaluations: int = EVALUATIONS
@@ -66,7 +66,7 @@ class Flow:
 
 def _told(count: int, reached: float, length: float, rate: float) -> str:
     return (
-        f"gradient flow needs more than evaluations={count} from one record to the next, learning_rate={length:g} later; they reached "
+        f"gradient flow needs more than evaluations={count} from one step to the next, learning_rate={length:g} later; they reached "
         f"{reached / length:.2g} of it. The largest eigenvalue of K/P, learning rates included, is about {rate:.2g}, where "
         f"{_MANY / length:.2g} would do: scale the inputs down, take a smaller learning_rate (with more steps), a larger rtol, or more "
         "evaluations"

@@ -74,8 +74,8 @@ class Resume:
     """Go on with a kept run: to its end if it was interrupted, or for more steps.
 
     file: the run (.nc). out: file to write, NAME.nc for NAME.partial.nc if left out. steps: how many more, all that are missing if
-    left out. device: where to go on, as before if left out. evaluations: the most between two records of gradient flow, where it
-    ended for want of them. overwrite: replace a file that holds another run.
+    left out. device: where to go on, as before if left out. evaluations: the most in a step of gradient flow, where it ended for
+    want of them. overwrite: replace a file that holds another run.
     threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
     """
 

@@ -45,7 +45,7 @@ class WassersteinFlow:
     outputs are taken; None draws them from their Gaussian process by `seed` (equation 69).
     snapshots: steps at which kernels and particles are recorded; -1 is the last. Memory O(N + P) per snapshot, plus the kernels.
     rtol, evaluations: of the integrator (gradient_flow only), see gradient_flow.tolerance, and the most evaluations of the velocity
-    between two records. ValueError for problems that it cannot solve.
+    in a step. ValueError for problems that it cannot solve.
     """
 
     particles: int = 2**14

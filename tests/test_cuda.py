@@ -58,8 +58,6 @@ def test_the_numbers_of_the_cpu(case):
     solver, asked = CASES[case]
     if getattr(solver, "engine", "") == "keops" and not reductions._survives():
         pytest.skip("KeOps does not survive on this GPU")
-    if asked.training.optimiser == "gradient_flow":
-        pytest.importorskip("torchdiffeq")
     here, there = (replace(solver, device=device)(asked) for device in ("cpu", "cuda"))
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if asked.training.optimiser == "gradient_flow" else TO_ROUNDING
     for name in ("f", "f_test", "loss", "tangent_kernels"):

@@ -50,7 +50,7 @@ CASES = {
     "exact dmft": (CausalDMFT(512), mf.Problem(DATA, mf.Network(2, "linear"), training=BATCHES), 1e-9),
     "dmft": (CausalDMFT(2048, tolerance=1e-3), mf.Problem(DATA, mf.Network(2), training=FULL), None),
     "dmft, batches": (CausalDMFT(2048), mf.Problem(DATA, mf.Network(2), training=BATCHES), None),
-    "dmft, flow": (CausalDMFT(2048, substeps=1), mf.Problem(DATA, mf.Network(2), training=FLOW), None),
+    "dmft, flow": (CausalDMFT(2048), mf.Problem(DATA, mf.Network(2), training=FLOW), None),
     "fixed point": (
         FixedPointDMFT(1024),
         mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(2, "linear"), training=mf.Training(0.1, 23)),

@@ -20,9 +20,7 @@ QUIET = dict(snapshots=(0,), progress=False)
 
 def one_sample(x, eta, steps, activation="linear", depth=1):
     data = mf.Dataset(torch.tensor([[x]], dtype=torch.float64), torch.tensor([[1.0]], dtype=torch.float64))
-    return mf.Problem(
-        data, mf.Network(depth, activation), mf.mean_field(1.0), mf.Training(eta, steps, "gradient_flow")
-    )
+    return mf.Problem(data, mf.Network(depth, activation), mf.mean_field(1.0), mf.Training(eta, steps, "gradient_flow"))
 
 
 def of_moments(x, eta, steps, p, q):
@@ -131,13 +129,18 @@ RUNS = {
     "dmft": (CausalDMFT(128, keep_state=True, progress=False), digits(2.0, 4, depth=2), LimitNetwork),
     "dmft, plain": (CausalDMFT(128, keep_state=True, draws="plain", two_time=False), digits(2.0, 4, 3), LimitNetwork),
 }
+SELDOM = replace(digits(2.0, 4, 2), training=mf.Training(2.0, 4, "gradient_flow", record_every=4))
+RUNS |= {
+    "networks, seldom": (FiniteWidth(16, progress=False), SELDOM, Networks),
+    "dmft, seldom": (CausalDMFT(128, keep_state=True, progress=False), SELDOM, LimitNetwork),
+}
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_ctrl_c_ends_an_interval_at_once_and_the_run_goes_on_as_if_nothing_had_been(monkeypatch, name, tmp_path):
     """SIGINT at an evaluation within the third interval: none follows; bases that grew in it are forgotten."""
     solver, asked, method = RUNS[name]
-    usual, steps, count, at = method.velocity, [], [0], [None]
+    usual, steps, count, at = method.backward, [], [0], [None]
 
     def velocity(self, *arguments):
         count[0] += 1
@@ -145,7 +148,7 @@ def test_ctrl_c_ends_an_interval_at_once_and_the_run_goes_on_as_if_nothing_had_b
             signal.raise_signal(signal.SIGINT)
         return usual(self, *arguments)
 
-    monkeypatch.setattr(method, "velocity", velocity)
+    monkeypatch.setattr(method, "backward", velocity)
     for k in range(1, 5):
         count[0] = 0
         whole = solver(asked.with_steps(k))
@@ -168,7 +171,9 @@ def test_a_spent_budget_names_the_eigenvalue_and_keeps_the_part(name):
     """The first interval passes, the second is long: what was reached goes on with more evaluations as if it had had them at once."""
     solver, asked, _ = RUNS.get(name) or (TangentKernelLimit(progress=False), LAZY, None)
     whole = solver(asked)
-    with pytest.raises(SolverError, match="evaluations=10 .*largest eigenvalue of K/P.* or more evaluations") as caught:
+    with pytest.raises(
+        SolverError, match=r"evaluations=10 .*largest eigenvalue of K/P.* or more evaluations"
+    ) as caught:
         replace(solver, evaluations=10)(asked)
     part = caught.value.solution
     assert part.status is mf.Status.OUT_OF_EVALUATIONS

@@ -24,7 +24,7 @@ from tests.gpu import runs, sums
 from tests.gpu.card import MARK, Card, cell, row
 from tests.running import machine
 
-OPTIONAL = ("pytest", "pykeops", "h5netcdf", "h5py", "sklearn", "ot", "torchdiffeq", "tyro", "xarray", "distributed")
+OPTIONAL = ("pytest", "pykeops", "h5netcdf", "h5py", "sklearn", "ot", "tyro", "xarray", "distributed")
 
 
 def _present(name: str) -> bool:
