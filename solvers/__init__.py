@@ -3,7 +3,6 @@
 from solvers.causal_dmft import CausalDMFT
 from solvers.certificate import Certificate, residual
 from solvers.checkpoints import checkpointed
-from solvers.cost import Estimate
 from solvers.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
 from solvers.failures import DivergedError, Interrupted, NonFiniteError, SolverError
 from solvers.finite_width import FiniteWidth
@@ -13,6 +12,7 @@ from solvers.lazy_prediction import lazy_prediction
 from solvers.measured_exponents import measured_exponents
 from solvers.predicted_variance import PredictedVariance, predicted_variance
 from solvers.proxy_comparison import Proxy, proxy_comparison
+from solvers.rehearsal import Estimate
 from solvers.sharding import RankLost, over_ranks
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from meanfield import checks
@@ -14,14 +15,15 @@ from meanfield.arguments import checked
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.cost import Estimate, dmft_cost
+from solvers.clock import Beginning, Clock, begun
 from solvers.evolve import evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.limit_flow import norm
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
-from solvers.memory import kept
+from solvers.memory import Parts, bound, kept
+from solvers.rehearsal import SECONDS, Estimate, expected, fewer
 from solvers.resuming import earlier
 from solvers.rounding import learned, must_resolve
 from solvers.sharding import current
@@ -95,10 +97,13 @@ class CausalDMFT:
         if self.max_rank is not None and self.max_rank < min(least, self.samples):
             raise ValueError(f"max_rank={self.max_rank} is below the {least} directions that the data alone may span")
         must_resolve(problem, torch.float64 if _is_exact(problem) else checks.DTYPES[self.dtype])
+        checks.memory_in_all(self.parts(problem, least), checks.free_memory(self.device))
+
+    def parts(self, problem: Problem, rank: int) -> Parts:
+        """What a run holds in memory whose bases have `rank` directions each"""
         remedy = "take fewer samples (with more groups), fewer steps or data points, or dtype='float32'"
-        sweep = {f"a sweep with {self.samples} samples": (self.bytes_needed(problem, least), remedy)}
-        kernels = kept(problem, len(self.snapshots), 8 if self.dtype == "float64" else 4)
-        checks.memory_in_all(sweep | kernels, checks.free_memory(self.device))
+        sweep = {f"a sweep with {self.samples} samples": (self.bytes_needed(problem, rank), remedy)}
+        return sweep | kept(problem, len(self.snapshots), 8 if self.dtype == "float64" else 4)
 
     def rank_limit(self, problem: Problem) -> int:
         """The most directions of one side of a matrix: max_rank, or what fits in samples and memory, whichever is less"""
@@ -125,9 +130,56 @@ class CausalDMFT:
         records = training.record_count * depth * rank * (points + gradients)
         return (neurons + records) * (8 if _is_exact(problem) or self.dtype == "float64" else 4)
 
-    def estimate(self, problem: Problem) -> Estimate:
-        """Expected time and memory of a run, from rates that this machine shows."""
-        return dmft_cost(self, problem)
+    def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:
+        """Time and memory of a run, from its beginning, which is solved for so many `seconds`. ValueError or MemoryError as of the run.
+
+        The cost of a step grows with the directions of the bases. How they will grow is seen in a run of few samples and neurons, whose
+        bases grow alike.
+        """
+        self.check(problem)
+        one, ends = replace(self, groups=1), []
+
+        def growth(asked: Problem, beginning: Beginning) -> np.ndarray:
+            sizes = one._expected_sizes(asked, beginning, seconds / 2)
+            ends[:] = [sizes[-1] * problem.data.samples / asked.data.samples]
+            return sizes
+
+        found, how, last = expected(one, problem, seconds, growth=growth)
+        if last.whole and last.solution is not None:
+            ends = [one._sizes(last.solution)[-1]]
+        rank = max(_least_rank(problem), *(size / max(1, len(self._bases(problem))) for size in ends))
+        groups = 1 if _is_exact(problem) else self.groups
+        return Estimate(groups * found, bound(self.parts(problem, int(rank))), how + f", {groups} times" * (groups > 1))
+
+    def _expected_sizes(self, problem: Problem, beginning: Beginning, seconds: float) -> np.ndarray:
+        """(T+1,) directions of all bases together: those of the beginning, and then as those of a run of few samples go on"""
+        assert beginning.solution is not None
+        steps, known = np.arange(problem.training.steps + 1), self._sizes(beginning.solution)
+        few = min(problem.data.samples, max(problem.data.samples // 4, 4), 16)
+        small = fewer(problem, few)
+        neurons = max(min(self.samples // 4, self.samples * few // problem.data.samples), 4 * small.data.points, 64)
+        solver = replace(self, samples=neurons, snapshots=(), max_rank=None, progress=False, raise_on_failure=False)
+        alike = begun(solver, small, Clock(seconds)).solution
+        if alike is None or not known.any():
+            return np.full(len(steps), max(known[-1], 1.0))
+        shape = self._sizes(alike)
+        slope = (shape[-1] - shape[len(shape) // 2]) / max(1, len(shape) - 1 - len(shape) // 2)
+        shape = np.where(steps < len(shape), np.resize(shape, len(steps)), shape[-1] + slope * (steps - len(shape) + 1))
+        return np.concatenate([known, known[-1] * shape[len(known) :] / shape[len(known) - 1]])
+
+    def _bases(self, problem: Problem) -> list[str]:
+        """The kernels whose factors show how far a basis has grown"""
+        depth = problem.network.depth
+        inner = [f"Phi{l}" for l in range(1, depth)] + [f"G{l}" for l in range(2, depth + 1)]
+        return inner + [f"Phi{depth}", "G1"] * self.two_time
+
+    def _sizes(self, solution: Solution) -> np.ndarray:
+        """(T+1,) directions of all bases together at each step that was taken"""
+        count = np.zeros(solution.steps + 1)
+        for name in self._bases(solution.problem):
+            kernel = solution.kernels[name]
+            count += np.interp(np.arange(len(count)), kernel.steps, (kernel.factor != 0).any(2).sum(1).numpy())
+        return count
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution (of one group) continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from scipy.stats import t as student
 from tqdm import tqdm
@@ -15,11 +16,12 @@ from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.dmft_window import Kernels, Window, distance
-from solvers.fixed_point_cost import map_seconds
 from solvers.fixed_point_dmft import FixedPointDMFT
+from solvers.rehearsal import SECONDS, by_law
 
 LEVEL = 0.01  # of the whole certificate: how often noise alone makes a good solution fail
 _IMAGES, _MOST = 10, 50  # applications of the map that responses take, as seen and at most
+_ENOUGH = (1e-4, 1e-12)  # how little images move in the end, by samples and exactly
 _SECONDS = 10.0  # a certificate takes about as long as its run, and this where the run was shorter
 
 
@@ -95,27 +97,59 @@ class Planned:
 
 
 def planned(solution: Solution, samples: int | None = None, repeats: int = 8, steps: int | None = None) -> Planned:
-    """The certificate that `residual` would make with these arguments, and its cost. ValueError or MemoryError as there."""
+    """The certificate that `residual` would make with these arguments, and its cost, from draws of short windows.
+
+    ValueError or MemoryError as there.
+    """
+    count, draws, total = _sizes(solution, samples, repeats)
+    budget = max(float(solution.stats.get("seconds", 0.0)), _SECONDS)
+    if steps is None:
+        data = solution.problem.data
+        enough = total if draws == 1 else count // (2 * data.samples * (1 + data.outputs)) - 1
+        most = max(min(1, total), min(total, enough))
+        seconds = draws * _draw_seconds(solution, count, draws, most, budget / draws)
+        last = max(min(1, total), int((np.maximum.accumulate(seconds) <= budget).sum()) - 1)
+    else:
+        last = _must_fit(solution, count, draws, total, steps)
+        seconds = draws * _draw_seconds(solution, count, draws, last, SECONDS)
+    return Planned(_must_fit(solution, count, draws, total, last), total, count, draws, float(seconds[last]))
+
+
+def _sizes(solution: Solution, samples: int | None, repeats: int) -> tuple[int, int, int]:
+    """(samples, draws, the last step that can be tested)"""
     _must_have_a_map(solution.problem)
     exact = solution.problem.network.nonlinearity.name == "linear"
     own = solution.solver.get("samples") or solution.solver.get("width") or 4096
     count = checks.integer("samples", own if samples is None else samples, 2)
     draws = 1 if exact else checks.integer("repeats", repeats, 2)
-    total = _known(solution)
-    wanted = total if steps == -1 else steps
-    last = _affordable(solution, total, count, draws) if wanted is None else checks.integer("steps", wanted, 0)
+    return count, draws, _known(solution)
+
+
+def _must_fit(solution: Solution, samples: int, draws: int, total: int, steps: int) -> int:
+    """`steps`, or all for -1; ValueError or MemoryError for what the solution, the samples or the memory do not admit"""
+    last, data = total if steps == -1 else checks.integer("steps", steps, 0), solution.problem.data
     if last > total:
         raise ValueError(f"steps={last} is beyond the solution, which has {total}: give fewer, or -1 for all")
-    problem, solver = _window_problem(solution, last), FixedPointDMFT(count, snapshots=())
-    rows = problem.data.samples * (1 + problem.data.outputs) * (last + 1)
-    if not exact and count < 2 * rows:
+    rows = data.samples * (1 + data.outputs) * (last + 1)
+    if draws > 1 and samples < 2 * rows:
         raise ValueError(
-            f"a certificate of steps 0 to {last} needs at least {2 * rows} samples, two for each Gaussian of a neuron: received {count}; "
+            f"a certificate of steps 0 to {last} needs at least {2 * rows} samples, two for each Gaussian of a neuron: received {samples}; "
             "give more samples or fewer steps"
         )
-    size = 8 * (problem.network.depth + 3) * rows * count
+    size = 8 * (solution.problem.network.depth + 3) * rows * samples
     checks.memory(f"a certificate of steps 0 to {last}", size, "test fewer steps, or take fewer samples")
-    return Planned(last, total, count, draws, map_seconds(solver, problem, draws, _IMAGES))
+    return last
+
+
+def _draw_seconds(solution: Solution, samples: int, draws: int, most: int, seconds: float) -> np.ndarray:
+    """(most + 1,) seconds of one draw and its images on the window of so many steps"""
+    solver, enough = FixedPointDMFT(samples, snapshots=()), _ENOUGH[draws == 1]
+
+    def draw(steps: int) -> None:
+        window = Window(_window_problem(solution, steps), solver, steps)
+        _answer(window, _given(solution, steps), enough, tqdm(disable=True))
+
+    return by_law(draw, most, seconds)[0]
 
 
 @checked
@@ -137,14 +171,16 @@ def residual(
     of single draws, as the solution's own noise (scaled by 1/sqrt(samples)) and the mean's. Linear networks: 1e-10, for rounding.
     ValueError for a solution without those kernels, or of a problem without such a map (biases, residual branches, momentum, ..).
     """
-    test = planned(solution, samples, repeats, steps)
+    count, draws, total = _sizes(solution, samples, repeats)
+    last = planned(solution, samples, repeats).steps if steps is None else steps
+    last = _must_fit(solution, count, draws, total, last)
     first = 1000 * checks.integer("seed", seed, 0) + 501
-    problem, now = _window_problem(solution, test.steps), _given(solution, test.steps)
-    exact, images, quiet = test.draws == 1, [], None if progress is None else not progress
-    with tqdm(total=test.draws * _IMAGES, desc="certificate", delay=2, leave=False, disable=quiet) as bar:
-        for draw in range(test.draws):
-            solver = FixedPointDMFT(test.samples, seed=first + draw, snapshots=())
-            images.append(_answer(Window(problem, solver, test.steps), now, 1e-12 if exact else 1e-4, bar))
+    problem, now = _window_problem(solution, last), _given(solution, last)
+    exact, images, quiet = draws == 1, [], None if progress is None else not progress
+    with tqdm(total=draws * _IMAGES, desc="certificate", delay=2, leave=False, disable=quiet) as bar:
+        for draw in range(draws):
+            solver = FixedPointDMFT(count, seed=first + draw, snapshots=())
+            images.append(_answer(Window(problem, solver, last), now, _ENOUGH[exact], bar))
             bar.n = (draw + 1) * _IMAGES
     residuals, floors = {}, {}
     own = (solution.solver.get("samples") or solution.solver.get("width") or 4096) * (
@@ -154,8 +190,8 @@ def residual(
         stack, size = torch.stack([image[name] for image in images]), float(q.norm())
         residuals[name] = float((stack.mean(0) - q).norm()) / size
         spread = 0.0 if exact else float((stack - stack.mean(0)).square().sum() / (len(stack) - 1)) ** 0.5 / size
-        floors[name] = 1e-10 if exact else spread * math.sqrt(1 / len(stack) + test.samples / own)
-    return Certificate(residuals, floors, test.samples, test.draws, test.steps, test.total)
+        floors[name] = 1e-10 if exact else spread * math.sqrt(1 / len(stack) + count / own)
+    return Certificate(residuals, floors, count, draws, last, total)
 
 
 def _must_have_a_map(problem: Problem) -> None:
@@ -191,18 +227,6 @@ def _known(solution: Solution) -> int:
             "solve with CausalDMFT(two_time=True) and record_every=1"
         )
     return min(solution.steps, min(counts.values()) - 1)
-
-
-def _affordable(solution: Solution, total: int, samples: int, draws: int) -> int:
-    """The last step of a window that costs no more than the run did, or _SECONDS"""
-    budget = max(float(solution.stats.get("seconds", 0.0)), _SECONDS)
-    data, solver, best = solution.problem.data, FixedPointDMFT(samples, snapshots=()), min(1, total)
-    for last in range(2, total + 1):
-        enough = draws == 1 or samples >= 2 * data.samples * (1 + data.outputs) * (last + 1)
-        if not enough or map_seconds(solver, _window_problem(solution, last), draws, _IMAGES) > budget:
-            break
-        best = last
-    return best
 
 
 def _window_problem(solution: Solution, steps: int) -> Problem:

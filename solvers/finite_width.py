@@ -15,12 +15,12 @@ from meanfield import checks
 from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.cost import Estimate, network_cost
 from solvers.evolve import evolve, snapshot_steps
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
-from solvers.memory import Parts, factors, kept
+from solvers.memory import INTEGRATOR, Parts, bound, factors, kept
 from solvers.networks import POINTS_AT_ONCE, Networks
+from solvers.rehearsal import SECONDS, Estimate, expected
 from solvers.resuming import earlier, kept_momentum
 
 
@@ -83,7 +83,9 @@ class FiniteWidth:
         """What `ensemble` holds in memory"""
         at_once = min(seeds, self.seeds_at_once(problem))
         snapshots = len(self.snapshots)
-        own = at_once * self.bytes_per_seed(problem)
+        training, weights = problem.training, self._numbers(problem)[0]
+        copies = (INTEGRATOR - 3) * (training.optimiser == "gradient_flow") + bool(training.momentum)  # of the weights
+        own = at_once * (self.bytes_per_seed(problem) + copies * weights * self._itemsize)
         made = 0 if self.keep_neurons else snapshots  # kernels that are not made when somebody looks at them
         own += seeds * problem.network.depth * factors(problem, made, self.width)
         own += (seeds - at_once) * self._bytes_kept(problem)
@@ -91,9 +93,16 @@ class FiniteWidth:
         what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"
         return {what: (own, remedy)} | kept(problem, made, self._itemsize, seeds, at_once)
 
-    def estimate(self, problem: Problem, seeds: int = 1) -> Estimate:
-        """Expected time and memory of `ensemble(problem, seeds)`, from rates that this machine shows."""
-        return network_cost(self, problem, seeds)
+    def estimate(self, problem: Problem, seeds: int = 1, seconds: float = SECONDS) -> Estimate:
+        """Time and memory of `ensemble(problem, seeds)`, from the beginning of its first batch, which is trained for so many `seconds`.
+
+        ValueError or MemoryError as of the run.
+        """
+        self.check(problem, seeds)
+        batch = range(min(seeds, self.seeds_at_once(problem)))
+        found, how, _ = expected(self, problem, seconds, lambda solver, asked: solver.ensemble(asked, batch))
+        how += f" of {len(batch)} of {seeds} networks" if len(batch) < seeds else ""
+        return Estimate(found * seeds / len(batch), bound(self.parts(problem, seeds)), how)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the same device.

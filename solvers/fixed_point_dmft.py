@@ -18,11 +18,10 @@ from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.cost import Estimate
 from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
 from solvers.evolve import postponed_interrupt, settings, snapshot_steps
 from solvers.failures import NonFiniteError, SolverError, Watch, conclude
-from solvers.fixed_point_cost import WindowSizes, fixed_point_cost
+from solvers.rehearsal import SECONDS, Estimate, by_law
 from solvers.resuming import earlier
 
 # windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
@@ -66,11 +65,30 @@ class FixedPointDMFT:
     def __call__(self, problem: Problem) -> Solution:
         return self._run(problem, None)
 
-    def estimate(self, problem: Problem) -> Estimate:
-        """Expected time and memory, from rates that this machine shows. Not known before: with kinks, how many iterations noise costs
-        where samples are fewer than some thirty for each Gaussian of a neuron.
+    def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:
+        """Time and memory, from windows of 1, 2, 4, .. steps, which are solved as long as `seconds` last. Not known before: with kinks,
+        how many iterations noise will cost in longer windows. ValueError or MemoryError as of the run.
         """
-        return fixed_point_cost(self, problem)
+        self.check(problem)
+        quiet, total = replace(self, snapshots=(0, -1), progress=False, raise_on_failure=False), problem.training.steps
+        law, steps = by_law(lambda steps: quiet(problem.with_steps(steps)), total, seconds)
+        how = "the whole run" if steps == total else f"windows of up to {steps} of {total} steps"
+        return Estimate(float(law[-1]), self.bytes_needed(problem), how)
+
+    def bytes_needed(self, problem: Problem) -> float:
+        """A bound on the peak memory of the last window: kernels with what extrapolates them, noise and fields of all neurons"""
+        data, depth, times = problem.data, problem.network.depth, problem.training.steps + 1
+        points, p = data.points, data.samples
+        u, r = times * points, times * p * data.outputs
+        numbers = depth * (u**2 + r**2) + (depth - 1) * (u * r + r * times * p)
+        past = min(self.iterations, self.anderson + 1)  # each a point, a change, their differences
+        kernels = 8.0 * numbers * (10 + 5 * past)
+        if problem.network.nonlinearity.name == "linear":
+            return kernels + 8 * 14 * max(u, r) ** 2
+        size = checks.DTYPES[self.dtype].itemsize
+        rows = [(points if l == 0 else u) + (problem.data.outputs if l == depth - 1 else r) for l in range(depth)]
+        drawing = 8 * max(3.5 * max(rows), 3 * 128)  # in blocks, in float64
+        return self.samples * (size * sum(rows) + max(size * 3 * (u + r + times * p), drawing)) + kernels
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads.
@@ -122,9 +140,9 @@ class FixedPointDMFT:
             raise ValueError("FixedPointDMFT follows gradient_descent: for gradient_flow take a small learning_rate")
         if problem.training.momentum or problem.training.weight_decay:
             raise ValueError("FixedPointDMFT has no momentum or weight_decay: take CausalDMFT")
-        *_, limit = self.windows(problem)
-        needed = WindowSizes(self, problem, problem.training.steps + 1).bytes(limit[1])
-        checks.memory("the fixed point", needed, "take fewer samples or steps, dtype='float32', or CausalDMFT")
+        checks.memory(
+            "the fixed point", self.bytes_needed(problem), "take fewer samples or steps, dtype='float32', or CausalDMFT"
+        )
         if network.nonlinearity.name == "linear":
             return
         points = data.points + data.samples * data.outputs

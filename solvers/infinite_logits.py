@@ -17,12 +17,13 @@ from meanfield.problem import Problem
 from meanfield.scaling import Scaling
 from meanfield.scaling_plane import classify, exponents
 from meanfield.solution import Solution
-from solvers.cost import Estimate
 from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
 from solvers.inputs import Rows
 from solvers.measure_flow import MeasureFlow, MeasurePass
+from solvers.memory import bound
+from solvers.rehearsal import SECONDS, Estimate, expected
 from solvers.resuming import earlier, kept_momentum
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
@@ -79,9 +80,11 @@ class InfiniteLogitsLimit:
         a, w, b, m, f0 = (solution.state[key].to(**kind, copy=True) for key in ("a", "w", "b", "m", "f0"))
         return self._run(problem, m, (a, w, b), f0, solution)
 
-    def estimate(self, problem: Problem) -> Estimate:
-        """Expected time and memory of a run, from rates that this machine shows: those of the flow of its cloud."""
-        return self._flow.estimate(problem)
+    def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:
+        """Time and memory of a run, from its beginning, which is solved for so many `seconds`. ValueError or MemoryError as of the run."""
+        self.check(problem)
+        found, how, _ = expected(self, problem, seconds)
+        return Estimate(found, bound(self._flow.parts(problem)), how)
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""

@@ -16,6 +16,7 @@ from meanfield.solution import Solution
 from solvers.checkpoints import checkpointed
 from solvers.evolve import settings
 from solvers.failures import Interrupted, SolverError
+from solvers.rehearsal import Estimate
 from solvers.resuming import ended_well, stated
 
 DONE, ELSEWHERE = 0, 3  # exit status
@@ -87,6 +88,12 @@ def solve(
     if "warning" in solution.stats:
         print(f"warning: {solution.stats['warning']}")
     return exit_status(path, out)
+
+
+def told(estimate: Estimate) -> int:
+    """Of a dry run"""
+    print(estimate)
+    return DONE
 
 
 def exit_status(path: Path, asked: Path) -> int:

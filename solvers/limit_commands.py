@@ -11,7 +11,7 @@ from meanfield.problem import Problem
 from solvers.causal_dmft import CausalDMFT
 from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.infinite_logits import InfiniteLogitsLimit
-from solvers.keeping import solve
+from solvers.keeping import solve, told
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 
@@ -33,7 +33,8 @@ _LIMITS = {  # solver and what it is for
 }
 _FIELDS = (
     "out: file to write (.nc). overwrite: replace a file that holds another run. "
-    "threads: of the processor; those of OMP_NUM_THREADS, or all, if left out."
+    "threads: of the processor; those of OMP_NUM_THREADS, or all, if left out. "
+    "dry_run: print the time and memory that it would take, found in a few seconds, and keep nothing."
 )
 _CHECKPOINT = " checkpoint: keep the state every so many steps; the same command again goes on from there."
 
@@ -43,6 +44,7 @@ def _command(name: str, solver: type, about: str) -> type:
     resumes = hasattr(solver, "resume")
     shared = [("out", Path), ("problem", Problem), ("solver", solver), ("overwrite", bool, field(default=False))]
     shared.append(("threads", int | None, field(default=None)))
+    shared += [("dry_run", bool, field(default=False))]
     more = [("checkpoint", int | None, field(default=None))] if resumes else []
     made = make_dataclass(name, [*shared, *more], frozen=True)
     made.__doc__ = f"{about}\n\n{_FIELDS}{_CHECKPOINT if resumes else ''}"
@@ -50,6 +52,8 @@ def _command(name: str, solver: type, about: str) -> type:
 
 
 def _limit(asked: Any) -> int:
+    if asked.dry_run:
+        return told(asked.solver.estimate(asked.problem))
     checkpoint = getattr(asked, "checkpoint", None)
     return solve(
         asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite, checkpoint

@@ -20,6 +20,7 @@ from meanfield.statistics import gaussian_kl_floor, gaussian_kl_interval
 from solvers.finite_width import FiniteWidth
 from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
 from solvers.initial_outputs import initial_draws
+from solvers.rehearsal import Estimate, together
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 
@@ -95,8 +96,7 @@ def proxy_comparison(
     if not proxies:
         raise ValueError("limits is empty: give at least one, e.g. limits=['ntk']")
     reference_width = checks.integer("reference_width", reference_width, 1)
-    net_solver = FiniteWidth(reference_width, snapshots=(), keep_neurons=False)
-    nets = np.stack([_outputs(s) for s in net_solver.ensemble(problem, chosen)])
+    nets = np.stack([_outputs(s) for s in _networks(reference_width).ensemble(problem, chosen)])
     found = [proxy.outputs(problem, reference_width, of_limit) for proxy in proxies.values()]
     kl = [gaussian_kl_interval(f, nets) for f in found]
     estimate, low, high = (np.array(rows) for rows in zip(*kl, strict=True))
@@ -117,6 +117,25 @@ def proxy_comparison(
         settings={"data": data.name, "samples": which, "network": problem.network.nonlinearity.name,
                   "learning rate": f"{problem.training.learning_rate:g}"},
     )  # fmt: skip
+
+
+def proxy_cost(
+    problem: Problem, reference_width: int, limits: Sequence[str] | None, seeds: int, limit_seeds: int | None
+) -> Estimate:
+    """What `proxy_comparison` with these arguments takes, from the beginnings of its runs"""
+    found, runs = [_networks(reference_width).estimate(problem, seeds)], seeds if limit_seeds is None else limit_seeds
+    for proxy in _proxies(limits).values():
+        asked, solver = proxy.problem(problem, reference_width), proxy.solver
+        if isinstance(solver, TangentKernelLimit):
+            found.append(solver.estimate(asked, runs))
+        else:
+            one, flows = solver.estimate(asked), isinstance(solver, WassersteinFlow) and asked.scaling.is_mean_field
+            found.append(replace(one, seconds=(1 if flows else runs) * one.seconds))
+    return together(found)
+
+
+def _networks(width: int) -> FiniteWidth:
+    return FiniteWidth(width, snapshots=(), keep_neurons=False)
 
 
 def _proxies(asked: Mapping[str, Proxy] | Sequence[str] | None) -> dict[str, Proxy]:

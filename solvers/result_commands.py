@@ -57,6 +57,7 @@ class Certify:
     per draw, the solution's number if left out. steps: the last step that is tested, -1 for all; as many as cost about as much as
     the run (or ten seconds) if left out. seed: of the fresh draws.
     threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
+    dry_run: print which steps and how long, and do not test them.
     """
 
     file: Path = field(metadata={"positional": True})
@@ -64,12 +65,16 @@ class Certify:
     steps: int | None = None
     seed: int = 1
     threads: int | None = None
+    dry_run: bool = False
 
 
 def _certify(asked: Certify) -> int:
     (solution,) = _runs(_loaded((asked.file,)))
-    print(planned(solution, asked.samples, steps=asked.steps), flush=True)
-    certificate = residual(solution, asked.samples, asked.seed, steps=asked.steps)
+    plan = planned(solution, asked.samples, steps=asked.steps)
+    print(plan, flush=True)
+    if asked.dry_run:
+        return DONE
+    certificate = residual(solution, asked.samples, asked.seed, steps=plan.steps)
     print(certificate)
     if not certificate.consistent:
         raise SolverError(f"{asked.file} holds no solution of its equations, as its certificate shows")

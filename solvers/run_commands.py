@@ -24,7 +24,8 @@ from solvers.causal_dmft import CausalDMFT
 from solvers.finite_width import FiniteWidth
 from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.infinite_logits import InfiniteLogitsLimit
-from solvers.keeping import DONE, ELSEWHERE, readable, solve
+from solvers.keeping import DONE, ELSEWHERE, readable, solve, told
+from solvers.rehearsal import together
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 from solvers.width_sweep import end_with_parent, network_file, width_sweep
@@ -39,6 +40,7 @@ class Net:
     out: file to write (.nc). width: neurons in each hidden layer. seed: of the initial weights.
     overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same command again
     goes on from there. threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
+    dry_run: print the time and memory that it would take, found in a few seconds, and keep nothing.
     """
 
     out: Path
@@ -49,6 +51,7 @@ class Net:
     overwrite: bool = False
     checkpoint: int | None = None
     threads: int | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Sweep:
     out: folder of the networks. widths: neurons in each hidden layer. seeds: one number n means the seeds 0..n-1, several are the
     seeds themselves. workers: processes that share the work, at most one a core and one a network; 0 for this one alone.
     threads: of the processor, shared among the workers; those of OMP_NUM_THREADS, or all, if left out.
+    dry_run: print the time and memory that all of them would take, found in a few seconds for each width, and keep nothing.
     """
 
     out: Path
@@ -67,6 +71,7 @@ class Sweep:
     seeds: tuple[int, ...] = (16,)
     workers: int = 0
     threads: int | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Resume:
     left out. device: where to go on, as before if left out. evaluations: the most in a step of gradient flow, where it ended for
     want of them. overwrite: replace a file that holds another run.
     threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
+    dry_run: print the time and memory that these steps would take, found in a few seconds from the first ones of the run, and
+    keep nothing.
     """
 
     file: Path = field(metadata={"positional": True})
@@ -86,10 +93,13 @@ class Resume:
     evaluations: int | None = None
     overwrite: bool = False
     threads: int | None = None
+    dry_run: bool = False
 
 
 def _net(asked: Net) -> int:
     solver = replace(asked.solver, width=asked.width, seed=asked.seed)
+    if asked.dry_run:
+        return told(solver.estimate(asked.problem))
     return solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite, asked.checkpoint)
 
 
@@ -119,14 +129,21 @@ def _resume(asked: Resume) -> int:
             f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
         )
     problem = earlier.problem.with_steps(earlier.steps + checks.integer("steps", steps, 1))
+    if asked.dry_run:
+        whole = solver.estimate(problem)
+        return told(replace(whole, seconds=whole.seconds * steps / problem.training.steps))
     return solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
 
 
 def _sweep(asked: Sweep) -> int:
     start, workers = time.perf_counter(), checks.integer("workers", asked.workers, 0)
     seeds = asked.seeds[0] if len(asked.seeds) == 1 else asked.seeds
-    networks = len(set(asked.widths)) * len(checks.seeds(seeds))
-    with _executor(useful(workers, networks, os.cpu_count() or 1)) as executor:
+    count = len(checks.seeds(seeds))
+    at_once = useful(workers, len(set(asked.widths)) * count, os.cpu_count() or 1)
+    if asked.dry_run:
+        sized = [replace(asked.solver, width=width) for width in sorted(set(asked.widths))]
+        return told(together([solver.estimate(asked.problem, count) for solver in sized], max(1, at_once)))
+    with _executor(at_once) as executor:
         nets = width_sweep(asked.problem, asked.widths, seeds, asked.solver, executor, asked.out)
     for width in sorted(set(asked.widths)):
         losses = torch.stack([net.loss[-1] for net in nets if net.width == width])

@@ -9,10 +9,12 @@ from typing import Any
 
 from meanfield import storage
 from meanfield.problem import Problem
-from solvers.keeping import exit_status, keep
+from solvers.finite_width import FiniteWidth
+from solvers.keeping import exit_status, keep, told
 from solvers.lazy_prediction import lazy_prediction
 from solvers.measured_exponents import measured_exponents
-from solvers.proxy_comparison import proxy_comparison
+from solvers.proxy_comparison import proxy_comparison, proxy_cost
+from solvers.rehearsal import together
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Powers:
 
     out: file to write (.nc). widths: at least three. seeds: networks of each width. overwrite: replace an older file.
     threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
+    dry_run: print the time and memory that the networks would take, found in a few seconds for each width, and keep nothing.
     """
 
     out: Path
@@ -46,6 +49,7 @@ class Powers:
     seeds: int = 16
     overwrite: bool = False
     threads: int | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Proxy:
     out: file to write (.nc). width: the reference width, at which all scalings agree. limits: scalings, all if left out. seeds: networks.
     runs: of each limit, as many as seeds if left out. overwrite: replace an older file.
     threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
+    dry_run: print the time and memory that networks and limits would take, found in a few seconds for each, and keep nothing.
     """
 
     out: Path
@@ -65,6 +70,7 @@ class Proxy:
     runs: int | None = None
     overwrite: bool = False
     threads: int | None = None
+    dry_run: bool = False
 
 
 def _predict(asked: Predict) -> int:
@@ -78,6 +84,8 @@ def _predict(asked: Predict) -> int:
 
 
 def _powers(asked: Powers) -> int:
+    if asked.dry_run:
+        return told(together([FiniteWidth(n).estimate(asked.problem, asked.seeds) for n in asked.widths]))
     _free(asked)
     report = measured_exponents(asked.problem, asked.widths, asked.seeds)
     path = keep(report, asked.out)
@@ -86,6 +94,8 @@ def _powers(asked: Powers) -> int:
 
 
 def _proxy(asked: Proxy) -> int:
+    if asked.dry_run:
+        return told(proxy_cost(asked.problem, asked.width, asked.limits, asked.seeds, asked.runs))
     _free(asked)
     report = proxy_comparison(asked.problem, asked.width, asked.limits, asked.seeds, asked.runs)
     path = keep(report, asked.out)

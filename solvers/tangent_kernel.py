@@ -14,13 +14,13 @@ from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from meanfield.spectrum import KernelSpectrum, unstable
-from solvers.cost import Estimate, lazy_cost
 from solvers.evolve import Advance, Integrate, State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow
 from solvers.inputs import Rows
 from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draws, has_random_start, lazy_kernels
-from solvers.memory import kept
+from solvers.memory import Parts, bound, kept
+from solvers.rehearsal import SECONDS, Estimate, expected
 from solvers.resuming import earlier, kept_momentum
 
 _LAZY = 0.1  # gamma0 up to which mean-field networks are within about a per cent of their lazy limit
@@ -67,9 +67,14 @@ class TangentKernelLimit:
         kernels = lazy_kernels(problem, self.kernel, self._drawn)
         return self._run(problem, kernels, self._start(problem, kernels, chosen), chosen, None)
 
-    def estimate(self, problem: Problem, seeds: int = 1) -> Estimate:
-        """Expected time and memory of `ensemble(problem, seeds)`, from rates that this machine shows."""
-        return lazy_cost(self, problem, seeds, has_random_start(problem.scaling) and self._drawn)
+    def estimate(self, problem: Problem, seeds: int = 1, seconds: float = SECONDS) -> Estimate:
+        """Time and memory of `ensemble(problem, seeds)`, from its beginning, which is solved for so many `seconds`.
+
+        ValueError or MemoryError as of the run.
+        """
+        self.check(problem, seeds)
+        found, how, _ = expected(self, problem, seconds, lambda solver, asked: solver.ensemble(asked, range(seeds)))
+        return Estimate(found, bound(self.parts(problem, seeds)), how)
 
     @property
     def _drawn(self) -> bool:
@@ -85,17 +90,29 @@ class TangentKernelLimit:
     def check(self, problem: Problem, seeds: int = 1) -> None:
         """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
         check_lazy(problem)
-        several = problem.data.outputs > 1 and not isinstance(
-            self.kernel, Tensor
-        )  # one kernel stands for all snapshots
-        shown, size = int(several and len(self.snapshots) > 0), checks.DTYPES[self.dtype].itemsize
-        checks.memory_in_all(kept(problem, shown, size, seeds, seeds), checks.free_memory(self.device))
+        checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
         snapshot_steps(self.snapshots, problem.training)
         expected = (len(all_samples(problem)), problem.data.outputs)
         if isinstance(self.initial, Tensor) and tuple(checks.matrix("initial", self.initial).shape) != expected:
             raise ValueError(
                 f"initial must hold f0 at the training and test samples, shape {expected}: received {tuple(self.initial.shape)}"
             )
+
+    def parts(self, problem: Problem, seeds: int = 1) -> Parts:
+        """What `ensemble` holds in memory"""
+        data, flow = problem.data, problem.training.optimiser == "gradient_flow"
+        given = self.kernel.ndim if isinstance(self.kernel, Tensor) else 0
+        rows, columns = (n * (data.outputs if given == 4 else 1) for n in (data.points, data.samples))
+        kernels = 2 * rows**2 if self._drawn and has_random_start(problem.scaling) else rows * columns
+        work = 5 * columns**2 + flow * (columns**2 + 2 * rows * columns)
+        shown = int(data.outputs > 1 and not given and len(self.snapshots) > 0)  # one kernel stands for all snapshots
+        own = {
+            "kernels and their decomposition": (
+                8.0 * (kernels + work),
+                "take fewer samples; FiniteWidth needs no kernel",
+            )
+        }
+        return own | kept(problem, shown, checks.DTYPES[self.dtype].itemsize, seeds, seeds)
 
     def _start(self, problem: Problem, kernels: LazyKernels, seeds: Sequence[int]) -> Tensor:
         """(E, Q, C) f0 of each seed"""

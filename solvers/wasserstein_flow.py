@@ -10,13 +10,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from meanfield import array_input, checks, reductions
+from meanfield import array_input, checks, reductions, tiles
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.cost import Estimate, flow_bytes, flow_cost
 from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
@@ -24,7 +23,8 @@ from solvers.initial_outputs import initial_outputs
 from solvers.initial_particles import PER_POINT, Cloud, balance, random_part
 from solvers.inputs import Inputs
 from solvers.measure_flow import MeasureFlow
-from solvers.memory import Parts, kept
+from solvers.memory import INTEGRATOR, Parts, bound, kept
+from solvers.rehearsal import SECONDS, Estimate, expected
 from solvers.resuming import earlier, kept_momentum
 from solvers.rounding import must_resolve
 from solvers.sharding import Shard, current
@@ -74,9 +74,11 @@ class WassersteinFlow:
         b = cloud.a.new_zeros(problem.data.outputs)
         return self._run(problem, cloud.m, (cloud.a, cloud.w, b), self._frozen(problem, cloud.a), None, shard)
 
-    def estimate(self, problem: Problem) -> Estimate:
-        """Expected time and memory of a run, from rates that this machine shows."""
-        return flow_cost(self, problem)
+    def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:
+        """Time and memory of a run, from its beginning, which is solved for so many `seconds`. ValueError or MemoryError as of the run."""
+        self.check(problem)
+        found, how, _ = expected(self, problem, seconds)
+        return Estimate(found, bound(self.parts(problem)), how)
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads of the same device.
@@ -121,7 +123,7 @@ class WassersteinFlow:
         """What a run holds in memory, in each process that shares the particles"""
         given = isinstance(self.initial, ParticleMeasure)
         particles = (len(self.initial) if given else self.particles) / current().count
-        own = flow_bytes(problem, particles, len(self.snapshots), checks.DTYPES[self.dtype].itemsize)
+        own = self._numbers(problem, particles) * checks.DTYPES[self.dtype].itemsize
         remedy = "take fewer particles, dtype='float32', or fewer snapshots"
         parts = {f"the flow of {self.particles} particles": (own, remedy)}
         parts |= kept(problem, 0, checks.DTYPES[self.dtype].itemsize)  # kernels are made when they are looked at
@@ -132,6 +134,15 @@ class WassersteinFlow:
                 "give balanced=False, or take fewer samples",
             )
         return parts
+
+    def _numbers(self, problem: Problem, particles: float) -> float:
+        """State, velocity and a new state while running, and the states of the snapshots; h of as many points as a step keeps"""
+        training, outputs = problem.training, problem.data.outputs
+        inputs = problem.network.inputs(problem.data.x[:1]).shape[1]
+        running = INTEGRATOR if training.optimiser == "gradient_flow" else 3 + bool(training.momentum)
+        like, batch = torch.empty(0, dtype=checks.DTYPES[self.dtype]), training.batch_size or problem.data.samples
+        shown = tiles.kept_points(problem.network.nonlinearity, int(particles), inputs, like, batch)
+        return particles * ((inputs + outputs + 1) * (running + len(self.snapshots)) + shown)
 
     def initial_measure(self, problem: Problem) -> ParticleMeasure:
         """The measure at time 0, on the solver's device."""

@@ -1,6 +1,7 @@
 """The command `meanfield`: flags are the library's fields, files its results, and what fails says so in its words."""
 
 import inspect
+import re
 import shlex
 import subprocess
 import sys
@@ -616,3 +617,41 @@ def test_checkpoints_serve_until_the_run_is_kept(capsys, tmp_path, monkeypatch):
     _run(capsys, *command)
     assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
     assert load(tmp_path / "run.nc") == CausalDMFT(64)(mf.Problem(DATA, mf.Network(2), training=mf.Training(steps=4)))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flow --out kept.nc",
+        "dmft --out kept.nc --solver.samples 64",
+        "fixedpoint --out kept.nc --solver.samples 256",
+        "lazy --out kept.nc --scaling ntk",
+        "logits --out kept.nc --scaling default --loss logistic",
+        "net --out kept.nc --width 8",
+        "sweep --out nets --widths 8 16 --seeds 3",
+        "powers --out kept.nc --widths 8 16 32 --seeds 2",
+        "proxy --out kept.nc --width 8 --limits ntk mean_field default --seeds 4 --loss logistic",
+    ],
+)
+def test_a_dry_run_tells_its_cost_and_keeps_nothing(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    name, *flags = shlex.split(command)
+    data = ["--data", "mixture", "--data.n-train", "5", "--training.steps", "4"] if "logistic" in flags else TINY
+    out, err = _run(capsys, name, *flags, *data, "--dry-run")
+    assert re.fullmatch(r"about \S+ s, at most \S+ GB; the time is found from the whole run\n", out), out
+    assert err == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_what_goes_on_or_is_certified(capsys, tmp_path):
+    kept = tmp_path / "kept.nc"
+    _run(capsys, "dmft", "--out", kept, *TINY, "--network.depth", 2, "--solver.samples", 64, "--solver.keep-state")
+    before = kept.read_bytes()
+    out, _ = _run(capsys, "resume", kept, "--steps", 4, "--out", tmp_path / "longer.nc", "--dry-run")
+    assert out.startswith("about ")
+    out, _ = _run(capsys, "certify", kept, "--steps", 1, "--dry-run")
+    assert re.fullmatch(r"certificate of steps 0 to 1 of 4 \(8 draws of 64 samples\): about \S+ s\n", out), out
+    assert [*tmp_path.iterdir()] == [kept]
+    assert kept.read_bytes() == before
+    _, err = _run(capsys, "flow", "--out", kept, *TINY, "--solver.particles", 10**13, "--dry-run", code=2)
+    assert "GB are available" in err

@@ -263,7 +263,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
             solvers.Certificate,
             {"residuals": {"f": 0.1}, "floors": {"f": 0.1}, "samples": 4, "draws": 8, "steps": 1, "total": 2},
         ),
-        "Estimate": Call(solvers.Estimate, {"seconds": 1.0, "bytes": 1.0}),
+        "Estimate": Call(solvers.Estimate, {"seconds": 1.0, "bytes": 1.0, "how": "the whole run"}),
         "MonteCarloKernels": Call(
             solvers.MonteCarloKernels,
             {"nngp": data.x, "nngp_error": data.x, "ntk": data.x, "ntk_error": data.x, "width": 2, "seeds": (0, 1)},
@@ -347,7 +347,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
             },
         ),
     }
-    others = {"seeds": 2, "rank": 1, "passed": 0}
+    others = {"seeds": 2, "rank": 1, "passed": 0, "seconds": 0.01}
     for solver, asked, solution in cases:
         name = type(solver).__name__
         found[name] = Call(type(solver), _fields(solver))
