@@ -126,7 +126,7 @@ class CausalDMFT:
         per_rank = (depth - 1) * 8 + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
-        neurons = own * (fields + snapshots + 1.5 * per_rank * rank)  # buffers double as they grow
+        neurons = own * (fields + snapshots + 1.75 * per_rank * rank)  # buffers double as they grow, and are copied
         records = training.record_count * depth * rank * (points + gradients)
         return (neurons + records) * (8 if _is_exact(problem) or self.dtype == "float64" else 4)
 
