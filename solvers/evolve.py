@@ -298,11 +298,17 @@ def _flow(method: Method, train: int) -> Advance:
 
 
 def _integrate(flow: Flow, length: float, bar: tqdm, stopped: Callable[[], bool]) -> Integrate:
+    rehearsing = clock.current()
+
     def integrate(velocity: Velocity, state: State, there: State) -> State:
         done = bar.n
-        return flow.between(
-            velocity, state, there, length, stopped, lambda share: bar.update(round(done + share, 2) - bar.n)
-        )
+
+        def told(share: float) -> None:
+            bar.update(round(done + share, 2) - bar.n)
+            if rehearsing is not None:
+                rehearsing.within(share)
+
+        return flow.between(velocity, state, there, length, stopped if rehearsing is None else lambda: False, told)
 
     return integrate
 
