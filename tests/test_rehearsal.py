@@ -358,5 +358,5 @@ def test_snapshots_momentum_and_the_integrator_take_memory():
         return sum(size for size, _ in parts.values())
 
     for solver in (flow, net):
-        assert size(solver) < size(solver, momentum=0.9) < size(solver, optimiser="gradient_flow") / 3
+        assert size(solver) < size(solver, momentum=0.9) < size(solver, optimiser="gradient_flow") / 2
     assert size(flow) < size(replace(flow, snapshots=(0, -1))) < size(replace(flow, snapshots=range(0, 100, 10))) / 2
