@@ -90,7 +90,7 @@ class _Averages:
         field = self.name.replace("Phi", "h").replace("G", "g")
         fields = [self.of._field(field, i) for i in snapshots]
         n, columns = fields[0].shape
-        m = torch.full((n,), 1 / n).to(fields[0])
+        m = fields[0].new_full((n,), 1 / n)
         return NeuronAverages(
             m, fields, columns, self.of.problem.network.nonlinearity.phi if field[0] == "h" else _same
         )

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pytest
 
 import meanfield as mf
@@ -217,3 +218,4 @@ def test_a_terminal_without_our_signs_costs_no_result(tmp_path, monkeypatch):
     terminal.flush()
     assert b"?" in terminal.buffer.getvalue()  # where a sign of ours stood
     assert "±" in load(tmp_path / "report.nc").table()
+    plt.close("all")
