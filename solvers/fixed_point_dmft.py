@@ -88,7 +88,7 @@ class FixedPointDMFT:
         size = checks.DTYPES[self.dtype].itemsize
         rows = [(points if l == 0 else u) + (problem.data.outputs if l == depth - 1 else r) for l in range(depth)]
         drawing = 8 * max(3.5 * max(rows), 3 * 128)  # in blocks, in float64
-        return self.samples * (size * sum(rows) + max(size * 3 * (u + r + times * p), drawing)) + kernels
+        return self.samples * (size * sum(rows) + max(size * 4 * (u + r + times * p), drawing)) + kernels
 
     def resume(self, solution: Solution, steps: int) -> Solution:
         """The solution continued for `steps` more steps: the bits of an uninterrupted run on as many threads.

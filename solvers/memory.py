@@ -7,7 +7,7 @@ from meanfield.problem import Problem
 Parts = dict[str, tuple[float, str]]  # what, with its bytes and what to change
 
 INTEGRATOR = 15  # copies of the state in gradient flow: stages, errors and what is tried
-_OBJECT = 700.0  # bytes that Python and torch spend on one recorded tensor, as seen
+_OBJECT = 1000.0  # bytes that Python and torch spend on one recorded tensor, as seen
 
 
 def kept(problem: Problem, snapshots: int, size: int, runs: int = 1, at_once: int = 1) -> Parts:

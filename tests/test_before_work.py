@@ -70,7 +70,7 @@ def test_resuming_for_too_many_steps_is_refused():
 
 
 def test_many_seeds_count_together(monkeypatch):
-    """What fits for one seed need not for many: the record of one is here about 4.5 kB, and 700 bytes a step for the objects."""
+    """What fits for one seed need not for many: the record of one is here about 4.5 kB, and 1000 bytes a step for the objects."""
     asked = PROBLEM.with_steps(99)
     monkeypatch.setattr(checks, "free_memory", lambda device="cpu": 1e6)
     FiniteWidth(4, snapshots=()).check(asked)

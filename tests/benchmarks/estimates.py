@@ -197,4 +197,4 @@ def bounds(rounds: int = 1) -> dict[str, Any]:
     return found
 
 
-BENCHMARKS = {"estimates": estimates}
+BENCHMARKS = {"estimates": estimates, "bounds": bounds}
