@@ -54,12 +54,11 @@ class Clock:
         self.laps.append((float(done), self.time()))
         return done > 0 and self._over(done)
 
-    def within(self, part: float) -> None:
-        """A part of the next step was taken; Enough if that is enough"""
+    def within(self, part: float) -> bool:
+        """A part of the next step was taken; whether that is enough"""
         done = int(self.laps[-1][0])
         self.laps.append((done + min(part, 0.999), self.time()))
-        if self._over(done):
-            raise Enough
+        return self._over(done)
 
     def _over(self, done: int) -> bool:
         passed, stepped = (self.laps[-1][1] - since for since in (self.start, self.begun))

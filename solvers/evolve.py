@@ -174,7 +174,7 @@ def evolve(
     disable, told = None if progress is None else not progress, False
     bar = tqdm(total=training.steps, initial=first, desc=label, delay=2, leave=False, disable=disable)
     with torch.no_grad(), bar, postponed_interrupt() as interrupted:
-        integrate = _integrate(flow or Flow(), training.learning_rate, bar, lambda: agree(interrupted()))
+        integrate = _integrate(flow or Flow(), training.learning_rate, bar, interrupted, agree)
 
         def recorded(step: int, passed: Any, differentiated: bool) -> Any:
             if step % training.record_every:
@@ -297,7 +297,9 @@ def _flow(method: Method, train: int) -> Advance:
     return advance
 
 
-def _integrate(flow: Flow, length: float, bar: tqdm, stopped: Callable[[], bool]) -> Integrate:
+def _integrate(
+    flow: Flow, length: float, bar: tqdm, interrupted: Callable[[], bool], agree: Callable[[bool], bool]
+) -> Integrate:
     rehearsing = clock.current()
 
     def integrate(velocity: Velocity, state: State, there: State) -> State:
@@ -305,10 +307,13 @@ def _integrate(flow: Flow, length: float, bar: tqdm, stopped: Callable[[], bool]
 
         def told(share: float) -> None:
             bar.update(round(done + share, 2) - bar.n)
-            if rehearsing is not None:
-                rehearsing.within(share)
+            if rehearsing is not None and agree(rehearsing.within(share)):
+                raise clock.Enough
 
-        return flow.between(velocity, state, there, length, stopped if rehearsing is None else lambda: False, told)
+        def stopped() -> bool:
+            return rehearsing is None and agree(interrupted())
+
+        return flow.between(velocity, state, there, length, stopped, told)
 
     return integrate
 

@@ -78,9 +78,8 @@ class Integrator:
                 before = rate
                 if not good or age % _FRESH == 0:
                     rate, fast = self.fastest(state, flow, fast)
-                if (
-                    not good
-                ):  # h was too long for the rate, or for the error, of which fast modes leave a part that no h lessens
+                # h was too long for the rate, or for the error, of which fast modes leave a part that no h lessens
+                if not good:
                     step = h if rate > _MARGIN * before else min(step, 0.3 * h)
                 if step * rate < _WORTH:
                     stiff, held, step = False, 0, _CALM / rate
@@ -152,9 +151,8 @@ class Integrator:
         rate = self.size(change) / (by * speed)
         if not (0 < rate < math.inf):
             return (length if rate == 0 else by), 0.0, flow
-        fit = (1e3 * self.rtol * (size or by * speed) * rate / speed) ** (
-            1 / 6
-        ) / rate  # an error (h rate)^5 h speed / 1000
+        # an error of (h rate)^5 h speed / 1000
+        fit = (1e3 * self.rtol * (size or by * speed) * rate / speed) ** (1 / 6) / rate
         return min(length, fit), rate, change
 
     def _judged(self, state: State, trial: Trial, order: int) -> tuple[float, float]:

@@ -115,9 +115,8 @@ def _left(
 ) -> float:
     """Seconds of the steps that were not taken"""
     costs, steps = found.costs(), training.steps
-    if not len(
-        costs
-    ):  # within the first: by the power of the time reached that the second half of what was spent shows
+    # within the first: by the power of the time reached that the second half of what was spent shows
+    if not len(costs):
         half = max(float(np.interp(found.spent / 2, found.laps[:, 1], found.laps[:, 0])), 1e-9)
         power = 1.0 / max(1.0, float(np.log2(found.steps / half)))
         return found.spent * ((steps / found.steps) ** power - 1)
