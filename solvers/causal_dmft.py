@@ -123,7 +123,8 @@ class CausalDMFT:
         data, depth, training = problem.data, problem.network.depth, problem.training
         points, gradients = problem.data.points, data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
-        per_rank = (depth - 1) * 8 + 2 * self.two_time
+        matrices = 4 if _is_exact(problem) else 8  # whose draws need not be orthogonal to what is known
+        per_rank = (depth - 1) * matrices + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
         neurons = own * (fields + snapshots + 1.75 * per_rank * rank)  # buffers double as they grow, and are copied

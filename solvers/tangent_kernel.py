@@ -104,7 +104,7 @@ class TangentKernelLimit:
         given = self.kernel.ndim if isinstance(self.kernel, Tensor) else 0
         rows, columns = (n * (data.outputs if given == 4 else 1) for n in (data.points, data.samples))
         kernels = 2 * rows**2 if self._drawn and has_random_start(problem.scaling) else rows * columns
-        work = 5 * columns**2 + flow * (columns**2 + 2 * rows * columns)
+        work = 7 * columns**2 + flow * (columns**2 + 2 * rows * columns)
         shown = int(data.outputs > 1 and not given and len(self.snapshots) > 0)  # one kernel stands for all snapshots
         own = {
             "kernels and their decomposition": (

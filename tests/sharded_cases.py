@@ -114,11 +114,11 @@ def _in_third_step(ranks: Ranks, act: Callable[[], Any]) -> Any:
     """While it is entered, the last rank does `act` before its third step."""
     advance, seen = LimitNetwork.advance, []
 
-    def then_act(self, state, passed):
+    def then_act(self, *arguments):
         seen.append(1)
         if len(seen) == 3 and ranks.rank == ranks.count - 1:
             act()
-        return advance(self, state, passed)
+        return advance(self, *arguments)
 
     return mock.patch.object(LimitNetwork, "advance", then_act)
 

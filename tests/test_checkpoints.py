@@ -25,6 +25,7 @@ from solvers import (
     checkpoints,
 )
 from solvers.dmft_window import Window
+from solvers.networks import Networks
 from tests.running import environment
 
 pytestmark = pytest.mark.processes  # equality is asked of any number of threads
@@ -112,18 +113,15 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
 
 def test_ctrl_c_keeps_the_stretch(tmp_path, monkeypatch):
     solver, asked = CASES["net"]
-    path, velocity, calls = tmp_path / "run.nc", None, []
-    from solvers.networks import Networks
-
-    velocity = Networks.velocity
+    path, backward, calls = tmp_path / "run.nc", Networks.backward, []
 
     def interrupt(self, *args):
         calls.append(1)
         if len(calls) == 5:
             signal.raise_signal(signal.SIGINT)
-        return velocity(self, *args)
+        return backward(self, *args)
 
-    monkeypatch.setattr(Networks, "velocity", interrupt)
+    monkeypatch.setattr(Networks, "backward", interrupt)
     with pytest.raises(Interrupted):
         checkpointed(solver, asked, path, every=9)
     assert storage.load(path).steps == 5
