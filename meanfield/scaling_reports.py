@@ -64,12 +64,12 @@ class PowersReport:
 @checked
 @dataclass(frozen=True, eq=False)
 class ProxyReport:
-    """How far each limit is from networks of the reference width, per step (equation 73).
+    """How far each limit is from networks of the reference width, at each of the R recorded times (equation 73).
 
-    kl, low, high (limits, T+1): E_x KL( N(mean f_inf, var f_inf) || N(mean f_N*, var f_N*) ), corrected for the finite number of seeds,
+    kl, low, high (limits, R): E_x KL( N(mean f_inf, var f_inf) || N(mean f_N*, var f_N*) ), corrected for the finite number of seeds,
     and its 95 % interval, nan with fewer than three runs of a limit; infinite for a limit without randomness.
-    distance (limits, T+1): the 2-Wasserstein distance of the same Gaussians, relative to the root mean square output of the networks.
-    floor (T+1,): the KL that as many networks of the reference width themselves would show, uncorrected. seeds: networks;
+    distance (limits, R): the 2-Wasserstein distance of the same Gaussians, relative to the root mean square output of the networks.
+    floor (R,): the KL that as many networks of the reference width themselves would show, uncorrected. seeds: networks;
     limit_seeds: runs of each limit.
     """
 
@@ -86,7 +86,8 @@ class ProxyReport:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def mean_kl(self, first: int = 1) -> dict[str, float]:
-        """The KL averaged over the steps from `first` on"""
+        """The KL averaged over the records from number `first` on, the only one where there are no later ones"""
+        first = min(first, len(self.times) - 1)
         return {name: float(row[first:].mean()) for name, row in zip(self.names, self.kl, strict=True)}
 
     @property
@@ -96,9 +97,10 @@ class ProxyReport:
         return min(found, key=lambda name: found[name])
 
     def __str__(self) -> str:
-        steps = sorted({0, 1, len(self.times) // 4, len(self.times) // 2, len(self.times) - 1})
+        last = len(self.times) - 1
+        steps = sorted({0, min(1, last), (last + 1) // 4, (last + 1) // 2, last})
         told = ", ".join(f"{key} {value}" for key, value in self.settings.items())
-        head = "".join(f"{f'step {k}':>22}" for k in steps)
+        head = "".join(f"{f'time {self.times[k]:.4g}':>22}" for k in steps)
         lines = [
             f"E_x KL(limit || network of width {self.reference_width}), {self.seeds} networks; {told}",
             f"{'limit':<26}{head}",

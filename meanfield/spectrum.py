@@ -74,7 +74,7 @@ class KernelSpectrum:
             left = torch.exp(-at * values / self.samples)
         else:
             left = (1 - learning_rate * values / self.samples) ** (at / learning_rate).round()
-        return torch.where(at.isinf() & self.singular, 1.0, left)
+        return torch.where((at.isinf() & self.singular) | self._never_learned, 1.0, left)
 
     def gain(self, times: Times, learning_rate: float | None = None, jitter: float = 0.0) -> Tensor:
         """(T, n) (1 - decay) / lambda without a division by a small lambda; at t = inf its inverse (equation 52).
@@ -93,6 +93,7 @@ class KernelSpectrum:
         else:
             gain[finite] = _geometric(learning_rate * values / self.samples, (steps / learning_rate).round())
             gain[finite] *= learning_rate / self.samples
+        gain[:, self._never_learned] = 0.0  # K v = 0, of which rounding would leave some 1e-16 times the time
         if not bool(finite.all()):
             if learning_rate is not None and learning_rate >= self.largest_learning_rate():
                 raise ValueError(unstable(self, learning_rate))
@@ -133,6 +134,13 @@ class KernelSpectrum:
         trace, p = float(self.eigenvalues.clamp(min=0).sum()), self.samples
         norm = self.squared_norm(time, learning_rate, jitter)
         return 2 * math.sqrt(norm * trace) / p + 3 * math.sqrt(math.log(2 / delta) / (2 * p))
+
+    @property
+    def _never_learned(self) -> Tensor:
+        """(n,) the directions along which the samples that the kernel cannot tell apart differ, if these are all that it has of size 0"""
+        explained = sum(max(1, len(rows) - 1) for rows in self.indistinct)
+        null = self.singular
+        return null if int(null.sum()) <= explained else torch.zeros_like(null)
 
     def _inverse(self, jitter: float) -> Tensor:
         """(n,) 1 / (lambda + jitter mean(lambda)), or 0 where samples explain a lambda of 0; ValueError if they do not"""

@@ -65,11 +65,12 @@ class Flow:
 
 
 def _told(count: int, reached: float, length: float, rate: float) -> str:
+    stiff = "scale the inputs down, take a smaller learning_rate (with more steps), a larger rtol, or more evaluations"
     return (
         f"gradient flow needs more than evaluations={count} from one step to the next, learning_rate={length:g} later; they reached "
-        f"{reached / length:.2g} of it. The largest eigenvalue of K/P, learning rates included, is about {rate:.2g}, where "
-        f"{_MANY / length:.2g} would do: scale the inputs down, take a smaller learning_rate (with more steps), a larger rtol, or more "
-        "evaluations"
+        f"{reached / length:.2g} of it. The velocity changes at rates of up to about {rate:.2g} there, where it is stiff the largest "
+        "eigenvalue of K/P, learning rates included: "
+        + (stiff if rate * length > _MANY else "take more evaluations, or a larger rtol")
     )
 
 

@@ -17,7 +17,7 @@ from meanfield import checks
 from meanfield.arguments import checked
 from meanfield.data import Dataset
 from meanfield.problem import Problem, Training
-from meanfield.solution import Solution
+from meanfield.solution import Solution, Status
 from solvers.clock import LONGEST, Beginning, Clock, Now, begun, under
 
 SECONDS = 3.0  # that a rehearsal takes, but for what cannot be shorter
@@ -92,9 +92,17 @@ def expected(
     found, whole, _ = parts(problem, seconds)
     return (
         float(whole.sum()),
-        "the whole run" if found.whole else f"the first {found.steps:.3g} of {steps} steps",
+        f"the whole run{_ending(found)}" if found.whole else f"the first {found.steps:.3g} of {steps} steps",
         found,
     )
+
+
+def _ending(found: Beginning) -> str:
+    """Said of a run that does not come to its end"""
+    ends = found.solution if isinstance(found.solution, Solution) else None
+    if ends is None or ends.status in (Status.FINISHED, Status.CONVERGED, Status.NOT_CONVERGED):
+        return ""
+    return f", which ends after step {ends.steps}: {ends.status.value}"
 
 
 def _parts(

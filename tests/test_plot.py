@@ -323,7 +323,7 @@ def test_two_times_draws_kernels_and_responses_over_pairs_of_steps():
     problem = mf.Problem(data, mf.Network(2, "tanh"), mf.mean_field(1.0), mf.Training(0.2, 6))
     run = CausalDMFT(256, responses=True)(problem)
     axes = mf.plot.two_times(run, ("Phi1", "G2", "A1", "B1"))
-    pictures = [ax.images[0].get_array() for ax in axes]
+    pictures = [ax.collections[0].get_array() for ax in axes]
     expected = [[float(run.kernels["Phi1"].at(t, s).diagonal().mean()) for s in range(7)] for t in range(7)]
     np.testing.assert_allclose(pictures[0], expected, rtol=1e-5)
     np.testing.assert_allclose(

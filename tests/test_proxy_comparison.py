@@ -171,3 +171,14 @@ def test_the_picture_leaves_out_an_infinite_kl_but_not_its_distance():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["ntk", "mean-field (no KL: deterministic)"]
     np.testing.assert_array_equal(right.lines[1].get_ydata(), report.distance[1])
     matplotlib.pyplot.close("all")
+
+
+def test_a_report_names_the_times_of_its_records():
+    """Also where there are few of them, or one"""
+    asked = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 10, record_every=4), loss="logistic")
+    report = proxy_comparison(asked, 4, seeds=4, limits=["ntk"])
+    head = str(report).splitlines()[1].split()
+    assert head == ["limit", "time", "0", "time", "0.8", "time", "1.6", "time", "2"]
+    only = proxy_comparison(asked.with_steps(0), 4, seeds=4, limits=["ntk"])
+    assert "time 0" in str(only)
+    assert only.nearest == "ntk"

@@ -168,7 +168,15 @@ def test_pictures_and_comparisons_follow():
     assert {len(line.get_xdata()) for line in lines} == {len(STEPS)}
     assert max(max(line.get_xdata()) for line in lines) == pytest.approx(2.3)
     deep = CausalDMFT(512)(replace(asked, network=mf.Network(2)))
-    assert [ax.get_title() for ax in plot.two_times(deep, ["Phi1", "G2"])]
+    mesh = plot.two_times(deep, ["Phi1", "G2"])[0].collections[0]
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [
+        -3.5,
+        3.5,
+        10.5,
+        17.5,
+        22.0,
+        24.0,
+    ]  # each record around its step
     plt.close("all")
 
 

@@ -1,5 +1,6 @@
 """Estimates before a run: exact on a made-up clock, from the true beginning of the run, quiet; bounds on memory against measured peaks."""
 
+import re
 import signal
 import warnings
 from collections.abc import Callable
@@ -283,7 +284,7 @@ def test_what_does_not_fit_is_refused_before_it_is_rehearsed(solver, asked, monk
 def test_a_run_that_blows_up_is_estimated_to_its_end():
     asked = replace(problem(steps=1000), training=mf.Training(1e9, 10**6))
     found = WassersteinFlow(64).estimate(asked)
-    assert found.how == "the whole run"
+    assert re.fullmatch(r"the whole run, which ends after step \d+: (diverged|non-finite).*", found.how)
     assert found.seconds < 100
 
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+import meanfield as mf
 from meanfield.spectrum import spectrum
+from solvers import lazy_prediction
 
 
 def gram(n, rank=None, seed=0, dtype=torch.float64):
@@ -201,3 +203,16 @@ def test_descent_has_outputs_at_multiples_of_its_rate_only():
         spectrum(gram(3), targets(3), f0=targets(3, 2))
     with pytest.raises(ValueError, match="delta must lie"):
         spectrum(gram(3), targets(3)).bound(delta=1.0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_equal_samples_stay_at_the_mean_of_their_targets_for_ever(activation):
+    """Their difference is never learned: rounding of K would learn some 1e-16 t of it."""
+    x = torch.tensor([[1.0, 2.0], [1.0, 2.0], [0.3, -1.0]], dtype=torch.float64)
+    y = torch.tensor([[1.0], [-1.0], [1.0]], dtype=torch.float64)
+    data = mf.Dataset(x, y, x_test=x[:1] + 0.1)
+    asked = mf.Problem(data, mf.Network(2, activation), mf.ntk(), mf.Training(0.2, 2))
+    found = lazy_prediction(asked, times=[1e4, 1e12, 1e15, 1e18, math.inf])
+    for mean in (found.mean, found.mean_test):
+        torch.testing.assert_close(mean, mean[-1:].expand_as(mean), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.mean[0, :, 0], torch.tensor([0.0, 0.0, 1.0]).double(), rtol=0, atol=1e-9)

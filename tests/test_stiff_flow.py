@@ -171,9 +171,7 @@ def test_a_spent_budget_names_the_eigenvalue_and_keeps_the_part(name):
     """The first interval passes, the second is long: what was reached goes on with more evaluations as if it had had them at once."""
     solver, asked, _ = RUNS.get(name) or (TangentKernelLimit(progress=False), LAZY, None)
     whole = solver(asked)
-    with pytest.raises(
-        SolverError, match=r"evaluations=10 .*largest eigenvalue of K/P.* or more evaluations"
-    ) as caught:
+    with pytest.raises(SolverError, match=r"evaluations=10 .*largest eigenvalue of K/P.*more evaluations") as caught:
         replace(solver, evaluations=10)(asked)
     part = caught.value.solution
     assert part.status is mf.Status.OUT_OF_EVALUATIONS
@@ -185,6 +183,6 @@ def test_the_eigenvalue_that_is_named_is_that_of_k():
     asked = one_sample(1e3, 10.0, 1)
     with pytest.raises(SolverError) as caught:
         WassersteinFlow(64, evaluations=500, progress=False)(asked)
-    told = float(str(caught.value).split("is about ")[1].split(",")[0])
+    told = float(str(caught.value).split("up to about ")[1].split(" ")[0])
     assert told == pytest.approx(2e6, rel=0.15)
     assert caught.value.solution.steps == 0

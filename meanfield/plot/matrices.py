@@ -53,9 +53,13 @@ def two_times(solution: Solution, names: Sequence[str] = ("Phi1", "G1"), ax: Any
         signed = bool(matrix.min() < 0) or name[0] in "AB"
         largest = max(float(np.abs(matrix).max()), 1e-30)
         norm = CenteredNorm(0, largest) if signed else Normalize(float(matrix.min()), float(matrix.max()))
-        extent = (-0.5, steps[-1] + 0.5, steps[-1] + 0.5, -0.5)
         colours = "RdBu_r" if signed else "viridis"
-        picture = panel.imshow(matrix, norm=norm, cmap=colours, extent=extent, interpolation="nearest")
+        middles = (steps[1:] + steps[:-1]) / 2  # records need not be evenly spaced
+        first, last = (0.5, 0.5) if len(steps) == 1 else (middles[0] - steps[0], steps[-1] - middles[-1])
+        edges = np.array([steps[0] - first, *middles, steps[-1] + last])
+        picture = panel.pcolormesh(edges, edges, matrix, norm=norm, cmap=colours)
+        panel.set_aspect("equal")
+        panel.invert_yaxis()
         kind, layer = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
         symbol = rf"${chr(92) + kind if kind == 'Phi' else kind}^{{{layer}}}(t, s)$"
         panel.set(xlabel="step $s$", ylabel="step $t$", title=symbol)
