@@ -6,17 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from meanfield import checks
 from meanfield.kernels import NeuronAverages, TwoTimeKernel
+from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-
-if TYPE_CHECKING:
-    from meanfield.solution import Solution
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,12 @@ class FieldKernels:
         names = [f"{kind}{l}" for l in layers for kind in ("Phi", "G")]
         return {name: TwoTimeKernel(self.steps, _Averages(self, name)) for name in names}
 
-    def told_by(self, solution: Solution) -> bool:
-        """Whether the solution holds what these kernels are made from"""
-        kept = solution.fields.keys() >= self.fields.keys()
-        return kept and list(self.steps) == list(solution.snapshots)
+    def told_by(
+        self, particles: Mapping[int, ParticleMeasure], fields: Mapping[str, Tensor], snapshots: Sequence[int]
+    ) -> bool:
+        """Whether a solution that keeps these holds what the kernels are made from"""
+        del particles
+        return fields.keys() >= self.fields.keys() and list(self.steps) == list(snapshots)
 
     def __call__(self) -> Tensor:
         found = [self._tangent(i) for i in range(len(self.steps))]

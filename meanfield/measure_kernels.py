@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +12,6 @@ from torch import Tensor
 from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_kernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-
-if TYPE_CHECKING:
-    from meanfield.solution import Solution
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,12 @@ class MeasureKernels:
     def steps(self) -> list[int]:
         return sorted(self.particles)
 
-    def told_by(self, solution: Solution) -> bool:
-        """Whether the solution holds what these kernels are made from"""
-        return self.steps == sorted(solution.particles)
+    def told_by(
+        self, particles: Mapping[int, ParticleMeasure], fields: Mapping[str, Tensor], snapshots: Sequence[int]
+    ) -> bool:
+        """Whether a solution that keeps these holds what the kernels are made from"""
+        del fields, snapshots
+        return self.steps == sorted(particles)
 
     def __call__(self) -> Tensor:
         network, data, (gain, rate_a, rate_w) = self.problem.network, self.problem.data, self.limit

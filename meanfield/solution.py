@@ -143,7 +143,9 @@ class Solution:
     @property
     def kernels_told(self) -> bool:
         """Whether particles or fields that are kept here tell the kernels, so that a file need not hold them"""
-        return isinstance(self.tangent, (MeasureKernels, FieldKernels)) and self.tangent.told_by(self)
+        return isinstance(self.tangent, (MeasureKernels, FieldKernels)) and self.tangent.told_by(
+            self.particles, self.fields, self.snapshots
+        )
 
     @property
     def tangent_deferred(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -130,3 +132,27 @@ def begun(run: Callable[[Problem], Any], problem: Problem, clock: Clock) -> Begi
     last = clock.laps[-1][1] if clock.laps else clock.begun
     laps = np.array(clock.laps).reshape(-1, 2) - [0.0, clock.begun]
     return Beginning(clock.begun - clock.start, laps, clock.time() - last, solution, whole)
+
+
+@contextmanager
+def postponed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C sets a flag, so that no step is left half done; a second one acts at once. A rehearsal's clock stands in for it."""
+    if (rehearsing := current()) is not None:
+        rehearsing.begin()
+        yield rehearsing.lap
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,7 +171,7 @@ def evolve(
     batches = training.batches(train, first)
     disable, told = None if progress is None else not progress, False
     bar = tqdm(total=training.steps, initial=first, desc=label, delay=2, leave=False, disable=disable)
-    with torch.no_grad(), bar, postponed_interrupt() as interrupted:
+    with torch.no_grad(), bar, clock.postponed_interrupt() as interrupted, _named_end(run):
         integrate = _integrate(flow or Flow(), training.learning_rate, bar, interrupted, agree)
 
         def recorded(step: int, passed: Any, differentiated: bool) -> Any:
@@ -189,44 +187,50 @@ def evolve(
                 run.status, run.bad = Status.DIVERGED, far
             return passed
 
-        try:
-            for step in range(first, training.steps + 1):
-                run.last, ends = step, step == training.steps
-                batch = None if ends else next(batches)
-                asked = training.records(step)
-                stopped = not asked and agree(interrupted())
-                if stopped or asked:
-                    passed = recorded(step, passed, batch is None and not ends)
-                    if run.status is Status.DIVERGED:
-                        break
-                    stopped = stopped or agree(interrupted())
-                if stopped or ends:
-                    run.passed = passed
-                    run.status = Status.INTERRUPTED if stopped else run.status
+        for step in range(first, training.steps + 1):
+            run.last, ends = step, step == training.steps
+            batch = None if ends else next(batches)
+            asked = training.records(step)
+            stopped = not asked and agree(interrupted())
+            if stopped or asked:
+                passed = recorded(step, passed, batch is None and not ends)
+                if run.status is Status.DIVERGED:
                     break
-                if batch is not None or passed is None:
-                    passed = None  # its memory serves the next one
-                    passed = method.forward(run.state, slice(0, train) if batch is None else batch, True)
-                    run.must_be_finite(passed.f, watch.loss(passed.f, batch))
-                try:
-                    run.state = advance(run.state, passed, integrate)
-                except (Stopped, Spent) as cut:
-                    run.passed = passed if asked else recorded(step, None, False)
-                    run.status = Status.INTERRUPTED if isinstance(cut, Stopped) else Status.OUT_OF_EVALUATIONS
-                    run.stats["reason"] = str(cut)
-                    break
-                passed = None
-                bar.update(step + 1 - bar.n)
-                each = (time.perf_counter() - start) / (step + 1 - first)
-                told = told or _told_of_length(label, step + 1 - first, training.steps - step - 1, each)
-        except (_BlewUp, Stuck):
-            run.status = Status.NON_FINITE
-        except RankError as error:
-            if not run.f:
-                raise
-            run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
+                stopped = stopped or agree(interrupted())
+            if stopped or ends:
+                run.passed = passed
+                run.status = Status.INTERRUPTED if stopped else run.status
+                break
+            if batch is not None or passed is None:
+                passed = None  # its memory serves the next one
+                passed = method.forward(run.state, slice(0, train) if batch is None else batch, True)
+                run.must_be_finite(passed.f, watch.loss(passed.f, batch))
+            try:
+                run.state = advance(run.state, passed, integrate)
+            except (Stopped, Spent) as cut:
+                run.passed = passed if asked else recorded(step, None, False)
+                run.status = Status.INTERRUPTED if isinstance(cut, Stopped) else Status.OUT_OF_EVALUATIONS
+                run.stats["reason"] = str(cut)
+                break
+            passed = None
+            bar.update(step + 1 - bar.n)
+            each = (time.perf_counter() - start) / (step + 1 - first)
+            told = told or _told_of_length(label, step + 1 - first, training.steps - step - 1, each)
     run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads(), "reached": run.last}
     return run
+
+
+@contextmanager
+def _named_end(run: Trajectory) -> Iterator[None]:
+    """A run that ends by an exception within has a status instead, and what was recorded until then"""
+    try:
+        yield
+    except (_BlewUp, Stuck):
+        run.status = Status.NON_FINITE
+    except RankError as error:
+        if not run.f:
+            raise
+        run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
 
 
 def _told_of_length(label: str, done: int, left: int, each: float) -> bool:
@@ -246,30 +250,6 @@ def _told_of_length(label: str, done: int, left: int, each: float) -> bool:
 
 class _BlewUp(Exception):
     """Values that are not finite."""
-
-
-@contextmanager
-def postponed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag, so that no step is left half done; a second one acts at once. A rehearsal's clock stands in for it."""
-    if (rehearsing := clock.current()) is not None:
-        rehearsing.begin()
-        yield rehearsing.lap
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        if len(seen) > 1:
-            raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _descent(method: Method, training: Training, run: Trajectory) -> Advance:

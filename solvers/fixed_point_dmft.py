@@ -18,8 +18,9 @@ from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+from solvers.clock import postponed_interrupt
 from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
-from solvers.evolve import postponed_interrupt, settings, snapshot_steps
+from solvers.evolve import settings, snapshot_steps
 from solvers.failures import NonFiniteError, SolverError, Watch, conclude
 from solvers.rehearsal import SECONDS, Estimate, by_law
 from solvers.resuming import earlier

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from meanfield.problem import Problem
 
-Rows = (
-    slice | Tensor
-)  # of the points, training samples first: all of them, the training samples, or the indices of a batch
+# of the points, training samples first: all of them, the training samples, or the indices of a batch
+Rows = slice | Tensor
 EVERYWHERE = slice(None)
 _BLOCK = 2**20  # numbers that are formed at a time, where batches need few of them
 

@@ -46,10 +46,8 @@ class Here:
 
     def __init__(self, network: LimitNetwork) -> None:
         self.network, self.parameters = network, dict(network.parameters)
-        self.names = [
-            *(name for name in self.parameters if name != "b"),
-            "b",
-        ]  # the readout bias, which no process shares, last
+        # the readout bias, which no process shares, last
+        self.names = [*(name for name in self.parameters if name != "b"), "b"]
         self.learned = [layer.learned for layer in network.layers]
         self.lengths = {rows: len(rows) for _, rows in matrices(network)}
         self.waiting = {known: list(known.waiting) for known in known_draws(network)}

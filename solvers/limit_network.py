@@ -109,9 +109,8 @@ class LimitNetwork:
     def forward(self, state: State, rows: Rows, differentiated: bool = True) -> LimitPass:
         """A pass over some points; one over all points is recorded, with its gradients (equations 20, 24 and 25)"""
         del state, differentiated
-        self.here = (
-            Here(self) if self.flows and rows != EVERYWHERE else None
-        )  # a run that goes on there repeats the pass
+        # a run that goes on there repeats the pass
+        self.here = Here(self) if self.flows and rows != EVERYWHERE else None
         passed = self.pass_over(rows)
         if rows == EVERYWHERE:
             self._record_pass(passed)

@@ -25,8 +25,7 @@ from solvers import (
     finite_width,
     rehearsal,
 )
-from solvers.clock import Clock, begun
-from solvers.evolve import postponed_interrupt
+from solvers.clock import Clock, begun, postponed_interrupt
 from solvers.failures import Interrupted
 from solvers.rehearsal import by_law, expected, fewer, together
 from tests import memory
