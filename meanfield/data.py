@@ -56,7 +56,7 @@ class Dataset:
             raise ValueError(f"name must be text: received {self.name!r}; give e.g. name='data'")
 
     def __repr__(self) -> str:
-        test = 0 if self.x_test is None else len(self.x_test)
+        test = self.points - self.samples
         return (
             f"Dataset({self.name!r}, samples={self.samples}, inputs={self.inputs}, outputs={self.outputs}, test={test})"
         )
@@ -78,6 +78,11 @@ class Dataset:
     def points(self) -> int:
         """P + P_test, the training and the test samples"""
         return self.samples + (0 if self.x_test is None else len(self.x_test))
+
+    @property
+    def all_x(self) -> Tensor:
+        """(P + P_test, D) the training samples, then the test samples"""
+        return self.x if self.x_test is None else torch.cat([self.x, self.x_test])
 
     @property
     def inputs(self) -> int:

@@ -48,6 +48,11 @@ class Network:
     def nonlinearity(self) -> Activation:
         return activation(self.activation)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether its limit closes in matrices, without sampling"""
+        return self.nonlinearity.name == "linear"
+
     def inputs(self, x: Tensor) -> Tensor:
         """What the first layer's weights multiply: weight_std x / sqrt(D), and a column of bias_std if there are biases."""
         if x.ndim != 2 or x.shape[1] == 0:

@@ -72,7 +72,7 @@ class CausalDMFT:
 
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)
-        groups = 1 if _is_exact(problem) else self.groups  # linear networks have no sampling error to estimate
+        groups = 1 if problem.network.is_linear else self.groups  # linear networks have no sampling error to estimate
         solutions = []
         for group in range(groups):
             solutions.append(replace(self, groups=1, seed=self.seed + group)._run(problem))
@@ -89,21 +89,21 @@ class CausalDMFT:
             raise ValueError(
                 f"responses are functions of every step: received record_every={problem.training.record_every}; take 1"
             )
-        if not _is_exact(problem) and self.samples <= 2 * points:
+        if not problem.network.is_linear and self.samples <= 2 * points:
             raise ValueError(
                 f"samples={self.samples} are too few for {points} data points, whose features alone may span as many directions: "
                 f"take at least {4 * points}"
             )
         if self.max_rank is not None and self.max_rank < min(least, self.samples):
             raise ValueError(f"max_rank={self.max_rank} is below the {least} directions that the data alone may span")
-        must_resolve(problem, torch.float64 if _is_exact(problem) else checks.DTYPES[self.dtype])
+        must_resolve(problem, self._kind(problem))
         checks.memory_in_all(self.parts(problem, least), checks.free_memory(self.device))
 
     def parts(self, problem: Problem, rank: int) -> Parts:
         """What a run holds in memory whose bases have `rank` directions each"""
         remedy = "take fewer samples (with more groups), fewer steps or data points, or dtype='float32'"
         sweep = {f"a sweep with {self.samples} samples": (self.bytes_needed(problem, rank), remedy)}
-        return sweep | kept(problem, len(self.snapshots), 8 if self.dtype == "float64" else 4)
+        return sweep | kept(problem, len(self.snapshots), self._kind(problem).itemsize)
 
     def rank_limit(self, problem: Problem) -> int:
         """The most directions of one side of a matrix: max_rank, or what fits in samples and memory, whichever is less"""
@@ -115,7 +115,7 @@ class CausalDMFT:
 
     def tolerances(self, problem: Problem) -> tuple[float, float]:
         """(of features, of gradients), equation 28b: features that were dropped return as noise Gamma tolerance / sqrt(samples) in f"""
-        default = (1e-12, 1e-12) if _is_exact(problem) else (min(1e-2, 0.1 * learned(problem)), 1e-2)
+        default = (1e-12, 1e-12) if problem.network.is_linear else (min(1e-2, 0.1 * learned(problem)), 1e-2)
         return (self.tolerance, self.tolerance) if self.tolerance else default
 
     def bytes_needed(self, problem: Problem, rank: int) -> float:
@@ -123,13 +123,17 @@ class CausalDMFT:
         data, depth, training = problem.data, problem.network.depth, problem.training
         points, gradients = problem.data.points, data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
-        matrices = 4 if _is_exact(problem) else 8  # whose draws need not be orthogonal to what is known
+        matrices = 4 if problem.network.is_linear else 8  # whose draws need not be orthogonal to what is known
         per_rank = (depth - 1) * matrices + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
         neurons = own * (fields + snapshots + 1.75 * per_rank * rank)  # buffers double as they grow, and are copied
         records = training.record_count * depth * rank * (points + gradients)
-        return (neurons + records) * (8 if _is_exact(problem) or self.dtype == "float64" else 4)
+        return (neurons + records) * self._kind(problem).itemsize
+
+    def _kind(self, problem: Problem) -> torch.dtype:
+        """Of all numbers: linear networks are solved in float64"""
+        return torch.float64 if problem.network.is_linear else checks.DTYPES[self.dtype]
 
     def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:
         """Time and memory of a run, from its beginning, which is solved for so many `seconds`. ValueError or MemoryError as of the run.
@@ -149,7 +153,7 @@ class CausalDMFT:
         if last.whole and last.solution is not None:
             ends = [one._sizes(last.solution)[-1]]
         rank = max(_least_rank(problem), *(size / max(1, len(self._bases(problem))) for size in ends))
-        groups = 1 if _is_exact(problem) else self.groups
+        groups = 1 if problem.network.is_linear else self.groups
         return Estimate(groups * found, bound(self.parts(problem, int(rank))), how + f", {groups} times" * (groups > 1))
 
     def _expected_sizes(self, problem: Problem, beginning: Beginning, seconds: float) -> np.ndarray:
@@ -196,7 +200,7 @@ class CausalDMFT:
 
     def _flow(self, problem: Problem, network: LimitNetwork) -> Flow:
         """Errors are allowed in units of what training moves, where that is less than the neurons' own size, which is one"""
-        rtol = tolerance(self.rtol, problem.network.nonlinearity, "float64" if _is_exact(problem) else self.dtype)
+        rtol = tolerance(self.rtol, problem.network.nonlinearity, checks.dtype(self._kind(problem)))
         return Flow(rtol * min(1.0, learned(problem)), self.evaluations, partial(norm, network), floor=1.0)
 
     def _run(self, problem: Problem, previous: Solution | None = None) -> Solution:
@@ -222,10 +226,6 @@ class CausalDMFT:
         if keep and not state:
             state = state_of(network, run.captured, run.passed)
         return network.solution(run, state if keep else {}, previous)
-
-
-def _is_exact(problem: Problem) -> bool:
-    return problem.network.nonlinearity.name == "linear"
 
 
 def _least_rank(problem: Problem) -> int:

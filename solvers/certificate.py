@@ -118,7 +118,7 @@ def planned(solution: Solution, samples: int | None = None, repeats: int = 8, st
 def _sizes(solution: Solution, samples: int | None, repeats: int) -> tuple[int, int, int]:
     """(samples, draws, the last step that can be tested)"""
     _must_have_a_map(solution.problem)
-    exact = solution.problem.network.nonlinearity.name == "linear"
+    exact = solution.problem.network.is_linear
     own = solution.solver.get("samples") or solution.solver.get("width") or 4096
     count = checks.integer("samples", own if samples is None else samples, 2)
     draws = 1 if exact else checks.integer("repeats", repeats, 2)

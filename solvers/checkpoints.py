@@ -41,7 +41,7 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
             f"{type(solver).__name__} has no steps to go on from: take a solver with `resume`, e.g. CausalDMFT"
         )
     groups = getattr(solver, "groups", 1)
-    if groups > 1 and problem.network.nonlinearity.name == "linear":  # exact: there is one group only
+    if groups > 1 and problem.network.is_linear:  # exact: there is one group only
         solver, groups = replace(solver, groups=1), 1
     if groups > 1:
         alone = [replace(solver, groups=1, seed=solver.seed + k) for k in range(groups)]

@@ -38,14 +38,14 @@ class Window:
     def __init__(self, problem: Problem, solver: FixedPointDMFT, steps: int) -> None:
         self.problem, self.solver, network, data = problem, solver, problem.network, problem.data
         self.act, self.depth = network.nonlinearity, network.depth
-        self.exact = self.act.name == "linear"
+        self.exact = network.is_linear
         self.kind = torch.float64 if self.exact else checks.DTYPES[solver.dtype]
         self.times = 1 + steps
         self.gain, rate_a, rate_w = problem.scaling.measure_limit()
         self.p, self.c, self.power = data.samples, data.outputs, network.weight_std**2
         per_sample = problem.training.learning_rate * self.power / self.p
         self.step_w, self.step_a = per_sample * rate_w, per_sample * rate_a
-        x = (data.x if data.x_test is None else torch.cat([data.x, data.x_test])) / math.sqrt(data.inputs)
+        x = data.all_x / math.sqrt(data.inputs)
         self.points, self.k_x = len(x), x @ x.T
         self.phi0 = self._constant(self.k_x)
         self.g_last = self._constant(torch.eye(self.c, dtype=torch.float64).repeat(self.p, self.p))

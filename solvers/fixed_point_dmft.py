@@ -84,7 +84,7 @@ class FixedPointDMFT:
         numbers = depth * (u**2 + r**2) + (depth - 1) * (u * r + r * times * p)
         past = min(self.iterations, self.anderson + 1)  # each a point, a change, their differences
         kernels = 8.0 * numbers * (10 + 5 * past)
-        if problem.network.nonlinearity.name == "linear":
+        if problem.network.is_linear:
             return kernels + 8 * 14 * max(u, r) ** 2
         size = checks.DTYPES[self.dtype].itemsize
         rows = [(points if l == 0 else u) + (problem.data.outputs if l == depth - 1 else r) for l in range(depth)]
@@ -144,7 +144,7 @@ class FixedPointDMFT:
         checks.memory(
             "the fixed point", self.bytes_needed(problem), "take fewer samples or steps, dtype='float32', or CausalDMFT"
         )
-        if network.nonlinearity.name == "linear":
+        if network.is_linear:
             return
         points = data.points + data.samples * data.outputs
         rows = points * (problem.training.steps + 1)
@@ -173,8 +173,8 @@ class FixedPointDMFT:
 
     def windows(self, problem: Problem, passed: int = 0) -> Iterator[tuple[int, float]]:
         """(steps, tolerance) of each window, after one of `passed` steps"""
-        act, steps = problem.network.nonlinearity, problem.training.steps
-        limit = self.tolerance or (1e-10 if act.name == "linear" else 5e-3 if act.kinks else 1e-3)
+        network, steps = problem.network, problem.training.steps
+        limit = self.tolerance or (1e-10 if network.is_linear else 5e-3 if network.nonlinearity.kinks else 1e-3)
         while (passed := math.ceil(_GROWTH * passed) + 1) < steps:
             yield passed, max(limit, _ROUGH)
         yield steps, limit

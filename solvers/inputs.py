@@ -42,12 +42,9 @@ class Inputs:
 
     def _formed(self, rows: Rows) -> Tensor:
         data = self.problem.data
-        if isinstance(rows, Tensor):
-            x = data.x[rows]
-        else:
+        x = data.x[rows]
+        if isinstance(rows, slice) and data.x_test is not None:
             start, stop, _ = rows.indices(self.points)
-            parts = [data.x[start:stop]]
-            if data.x_test is not None and stop > data.samples:
-                parts.append(data.x_test[max(0, start - data.samples) : stop - data.samples])
-            x = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if stop > data.samples:
+                x = torch.cat([x, data.x_test[max(0, start - data.samples) : stop - data.samples]])
         return self.problem.network.inputs(x).to(self.like)

@@ -47,7 +47,7 @@ def lazy_kernels(problem: Problem, kernel: Kernel | Tensor, random: bool) -> Laz
     covariance of f0 is needed; it is None in scalings in which f0 vanishes.
     """
     check_lazy(problem)
-    x, p = all_samples(problem), problem.data.samples
+    x, p = problem.data.all_x, problem.data.samples
     random = random and has_random_start(problem.scaling)
     checks.memory(
         "the kernels", 8.0 * len(x) * (4 * p + random * 4 * len(x)), "take fewer samples; FiniteWidth needs no kernel"
@@ -83,12 +83,6 @@ def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
     first.scatter_reduce_(0, group, torch.arange(len(x)), "amin")
     order = first.argsort()
     return x[first[order]], order.argsort()[group]
-
-
-def all_samples(problem: Problem) -> Tensor:
-    """(Q, D) the training samples, then the test samples"""
-    data = problem.data
-    return data.x if data.x_test is None else torch.cat([data.x, data.x_test])
 
 
 def has_random_start(scaling: Scaling) -> bool:

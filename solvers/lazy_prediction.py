@@ -13,7 +13,7 @@ from meanfield.gram_checks import gram_matrix
 from meanfield.prediction import LazyPrediction
 from meanfield.problem import Problem
 from meanfield.spectrum import training_times, unstable
-from solvers.lazy_kernels import Kernel, all_samples, lazy_kernels
+from solvers.lazy_kernels import Kernel, lazy_kernels
 from solvers.tangent_kernel import statistics
 
 
@@ -34,7 +34,7 @@ def lazy_prediction(
     singular at t = inf for any other reason without a jitter, and for descent that diverges.
     """
     _check(problem, jitter)
-    q, p = len(all_samples(problem)), problem.data.samples
+    q, p = problem.data.points, problem.data.samples
     at = problem.training.times if times is None else training_times(times)
     checks.memory("the covariances", 8.0 * len(at) * q * q, "give fewer times, e.g. times=[problem.training.times[-1]]")
     kernels = lazy_kernels(problem, kernel, covariance is None)

@@ -18,7 +18,7 @@ from solvers.evolve import Advance, Integrate, State, Trajectory, evolve, settin
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow
 from solvers.inputs import Rows
-from solvers.lazy_kernels import Kernel, LazyKernels, all_samples, check_lazy, draws, has_random_start, lazy_kernels
+from solvers.lazy_kernels import Kernel, LazyKernels, check_lazy, draws, has_random_start, lazy_kernels
 from solvers.memory import Parts, bound, kept
 from solvers.rehearsal import SECONDS, Estimate, expected
 from solvers.resuming import earlier, kept_momentum
@@ -92,7 +92,7 @@ class TangentKernelLimit:
         check_lazy(problem)
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
         snapshot_steps(self.snapshots, problem.training)
-        expected = (len(all_samples(problem)), problem.data.outputs)
+        expected = (problem.data.points, problem.data.outputs)
         if isinstance(self.initial, Tensor) and tuple(checks.matrix("initial", self.initial).shape) != expected:
             raise ValueError(
                 f"initial must hold f0 at the training and test samples, shape {expected}: received {tuple(self.initial.shape)}"
@@ -116,7 +116,7 @@ class TangentKernelLimit:
 
     def _start(self, problem: Problem, kernels: LazyKernels, seeds: Sequence[int]) -> Tensor:
         """(E, Q, C) f0 of each seed"""
-        samples, outputs = len(all_samples(problem)), problem.data.outputs
+        samples, outputs = problem.data.points, problem.data.outputs
         if isinstance(self.initial, Tensor):
             return checks.matrix("initial", self.initial).repeat(len(seeds), 1, 1)
         if self.initial == "mean" or not has_random_start(problem.scaling):

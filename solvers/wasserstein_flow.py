@@ -167,7 +167,7 @@ class WassersteinFlow:
         dims = problem.data.outputs + int(torch.linalg.matrix_rank(_directions(problem)))
         nodes, least = (
             int(self.particles ** (1 / dims) + 1e-9),
-            2 if problem.network.nonlinearity.name == "linear" else 3,
+            2 if problem.network.is_linear else 3,
         )
         if nodes < least:
             more = f", or at least {least}^{dims} = {least**dims} particles" if dims * math.log2(least) <= 22 else ""

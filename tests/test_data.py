@@ -59,6 +59,11 @@ def test_datasets_are_equal_by_value():
     assert data != mf.Dataset([[1.0]], [1.0], [[2.0]], [[1.0]])
 
 
+def test_all_points_are_the_training_samples_and_then_the_test_samples():
+    assert mf.Dataset([[1.0], [3.0]], [1.0, 2.0], [[2.0]]).all_x.tolist() == [[1.0], [3.0], [2.0]]
+    assert mf.Dataset([[1.0]], [1.0]).all_x.tolist() == [[1.0]]
+
+
 # ---- digits ----------------------------------------------------------------------------------------------------------
 
 

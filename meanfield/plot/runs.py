@@ -32,7 +32,7 @@ def loss(nets: Solutions, limit: Solutions | None = None, ax: Axes | None = None
         panel.set_ylim(0.6 * lowest, 1.6 * highest)
     plain_log(panel)
     data = _any(groups, limits).problem.data
-    samples = len(data.x_test) if test and data.x_test is not None else data.samples
+    samples = data.points - data.samples if test else data.samples
     panel.set(xlabel=TIME, ylabel=f"{'test' if test else 'training'} loss, mean of {samples} samples")
     panel.legend(title=plot_data.seeds(groups), **SMALL)
     return panel
