@@ -16,7 +16,6 @@ from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.dmft_window import Kernels, Window, distance
-from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.rehearsal import SECONDS, by_law
 
 LEVEL = 0.01  # of the whole certificate: how often noise alone makes a good solution fail
@@ -143,10 +142,10 @@ def _must_fit(solution: Solution, samples: int, draws: int, total: int, steps: i
 
 def _draw_seconds(solution: Solution, samples: int, draws: int, most: int, seconds: float) -> np.ndarray:
     """(most + 1,) seconds of one draw and its images on the window of so many steps"""
-    solver, enough = FixedPointDMFT(samples, snapshots=()), _ENOUGH[draws == 1]
+    enough = _ENOUGH[draws == 1]
 
     def draw(steps: int) -> None:
-        window = Window(_window_problem(solution, steps), solver, steps)
+        window = Window(_window_problem(solution, steps), steps, samples, seed=0)
         _answer(window, _given(solution, steps), enough, tqdm(disable=True))
 
     return by_law(draw, most, seconds)[0]
@@ -179,8 +178,8 @@ def residual(
     exact, images, quiet = draws == 1, [], None if progress is None else not progress
     with tqdm(total=draws * _IMAGES, desc="certificate", delay=2, leave=False, disable=quiet) as bar:
         for draw in range(draws):
-            solver = FixedPointDMFT(count, seed=first + draw, snapshots=())
-            images.append(_answer(Window(problem, solver, last), now, _ENOUGH[exact], bar))
+            window = Window(problem, last, count, first + draw)
+            images.append(_answer(window, now, _ENOUGH[exact], bar))
             bar.n = (draw + 1) * _IMAGES
     residuals, floors = {}, {}
     own = (solution.solver.get("samples") or solution.solver.get("width") or 4096) * (

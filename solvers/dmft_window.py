@@ -14,7 +14,6 @@ Its averages are the new kernels Phi = <phi phi>, G = <g g>, A = omega^2 <d phi 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,9 +24,6 @@ from meanfield.problem import Problem, Training
 from solvers.infinite_dense import orthonormal
 from solvers.neurons import sobol_neurons
 
-if TYPE_CHECKING:
-    from solvers.fixed_point_dmft import FixedPointDMFT
-
 Kernels = dict[str, Tensor]  # "Phi1".., "G1".., "A1".., "B1" (of the matrix between layers 1 and 2).., "f"
 _CUT = 1e-4  # directions of a covariance below this fraction of its largest variance have no measurable response
 
@@ -35,11 +31,12 @@ _CUT = 1e-4  # directions of a covariance below this fraction of its largest var
 class Window:
     """One application of the map over the times 0..T, with the same random numbers each time; training points first."""
 
-    def __init__(self, problem: Problem, solver: FixedPointDMFT, steps: int) -> None:
-        self.problem, self.solver, network, data = problem, solver, problem.network, problem.data
+    def __init__(self, problem: Problem, steps: int, samples: int, seed: int, dtype: str = "float64") -> None:
+        self.problem = problem
+        network, data = problem.network, problem.data
         self.act, self.depth = network.nonlinearity, network.depth
         self.exact = network.is_linear
-        self.kind = torch.float64 if self.exact else checks.DTYPES[solver.dtype]
+        self.kind = torch.float64 if self.exact else checks.DTYPES[dtype]
         self.times = 1 + steps
         self.gain, rate_a, rate_w = problem.scaling.measure_limit()
         self.p, self.c, self.power = data.samples, data.outputs, network.weight_std**2
@@ -56,7 +53,7 @@ class Window:
         self.train = (torch.arange(self.points) < self.p).repeat(self.times)  # among the rows of h
         self.weights = 1.0 if problem.training.batch_size is None else self._weights(problem.training)
         if not self.exact:
-            self.draws = [self._draw(l) for l in range(self.depth)]
+            self.draws = [self._draw(l, samples, 1000 * seed + l) for l in range(self.depth)]
 
     def _weights(self, training: Training) -> Tensor:
         """(T P, 1) of each sample in the mean of each step: P / batch_size in its batch; nothing comes after the last step"""
@@ -70,7 +67,7 @@ class Window:
         """The two-time kernel that is `kernel` at all pairs of times"""
         return kernel.repeat(self.times, self.times)
 
-    def _draw(self, l: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, l: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
         """White noise (rows of u, S) and (rows of r, S) of layer l, exactly white also together.
 
         Sobol's first coordinates become the slowest modes in time (cosines), along the principal directions of the inputs: there the
@@ -82,7 +79,7 @@ class Window:
             for k in range(t)
         ]
         total = sum(sum(pair) for pair in rows)
-        e = sobol_neurons(self.solver.samples, 1000 * self.solver.seed + l, torch.float64, "cpu").fresh(total)
+        e = sobol_neurons(samples, seed, torch.float64, "cpu").fresh(total)
         pieces = orthonormal(e, e[:0]).split([n for pair in rows for n in pair])
         u, r = torch.cat(pieces[::2]), torch.cat(pieces[1::2])
         directions = torch.linalg.eigh(self.k_x)[1].flip(1)
@@ -149,9 +146,9 @@ class Window:
             c = self.step_w * (phi[:, self.train, None] * delta).flatten(1) * self.late_c
             d = (g.reshape(len(g), -1, self.c) * delta).sum(2) * self.late_d
             d = d * (self.step_a if l == self.depth else self.step_w)
-            if l > 1 and self.solver._responses:
+            if l > 1:
                 c = c + source[f"A{l - 1}"]
-            if l < self.depth and self.solver._responses:
+            if l < self.depth:
                 d = d + source[f"B{l}"]
             site = self._matrices if self.exact else self._sampled
             new = site(l, self.power * phi, self.power * g, c, d)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,8 +53,6 @@ class FixedPointDMFT:
     keep_state: bool = False
     progress: bool | None = None
     raise_on_failure: bool = True
-
-    _responses: ClassVar[bool] = True  # without A and B the answer is wrong: tests show that they see it
 
     def __post_init__(self) -> None:
         checks.normalise(self, samples=2, iterations=1, anderson=0)
@@ -159,17 +157,20 @@ class FixedPointDMFT:
 
         Each window starts from the shorter one before; all but the last are those of any longer run.
         """
-        known = now = before or Window(problem, self, 0).beginning()
+        known = now = before or self._window(problem, 0).beginning()
         status, changes = Status.NOT_CONVERGED, []
         with postponed_interrupt() as interrupted:
             for steps, enough in self.windows(problem, passed=len(now["f"]) - 1):
                 known = now  # a window is gone before the next one draws its noise
-                now, status, changes = self._iterate(Window(problem, self, steps), known, enough, interrupted)
+                now, status, changes = self._iterate(self._window(problem, steps), known, enough, interrupted)
                 if status is Status.INTERRUPTED:
                     return known, status, changes, known
                 if status is Status.NON_FINITE:
                     break
         return now, status, changes, known
+
+    def _window(self, problem: Problem, steps: int) -> Window:
+        return Window(problem, steps, self.samples, self.seed, self.dtype)
 
     def windows(self, problem: Problem, passed: int = 0) -> Iterator[tuple[int, float]]:
         """(steps, tolerance) of each window, after one of `passed` steps"""

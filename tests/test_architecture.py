@@ -81,6 +81,33 @@ def uses(tree):
     return found
 
 
+def imported_files(tree, modules):
+    """The modules among `modules` that the file imports, for the type checker's eyes or within functions as well."""
+    found = set()
+    for name in imports(tree):
+        found.add(name if name in modules else name.rpartition(".")[0])
+    return found & modules
+
+
+def circles(graph):
+    """Groups of modules that reach each other"""
+
+    def reached(module):
+        seen, ahead = set(), [module]
+        while ahead:
+            fresh = graph[ahead.pop()] - seen
+            seen |= fresh
+            ahead += fresh
+        return seen
+
+    reach = {module: reached(module) for module in graph}
+    return {frozenset(m for m in reach[module] if module in reach[m]) for module in graph} - {frozenset()}
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 USES = {path.relative_to(ROOT).as_posix(): uses(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES}
 
 
@@ -88,6 +115,32 @@ def test_both_packages_are_looked_at():
     """What is known to be there is found."""
     assert "pykeops" in USES["meanfield/reductions.py"]
     assert "meanfield.problem" in {name.rpartition(".")[0] for name in USES["solvers/wasserstein_flow.py"]}
+
+
+LEFT = {
+    frozenset({"solvers.causal_dmft", "solvers.limit_flow", "solvers.limit_network", "solvers.limit_state"}),
+    frozenset({"solvers.finite_width", "solvers.networks"}),
+}
+
+
+def test_no_file_imports_itself_through_others():
+    modules = {module_of(path) for path in FILES}
+    graph = {module_of(path): imported_files(ast.parse(path.read_text(encoding="utf-8")), modules) for path in FILES}
+    assert "solvers.dmft_window" in graph["solvers.fixed_point_dmft"]
+    assert "meanfield.checks" in graph["solvers.dmft_window"]  # from meanfield import checks
+    assert circles(graph) <= LEFT
+
+
+def test_circles_are_found_by_type_checking_and_local_imports_too():
+    sources = {
+        "a": "if TYPE_CHECKING:\n    from b import B",
+        "b": "def f():\n    import c.d",
+        "c": "",
+        "c.d": "from a import A",
+        "e": "import a",
+    }
+    graph = {name: imported_files(ast.parse(code), set(sources)) for name, code in sources.items()}
+    assert circles(graph) == {frozenset({"a", "b", "c.d"})}
 
 
 def test_meanfield_never_imports_solvers():

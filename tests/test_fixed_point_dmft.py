@@ -12,6 +12,7 @@ from meanfield.solution import Status
 from solvers import CausalDMFT, NonFiniteError, SolverError, WassersteinFlow, certificate
 from solvers.certificate import Certificate, residual
 from solvers.fixed_point_dmft import FixedPointDMFT
+from tests.accuracy.certificates import WithoutResponses
 
 STEPS, SAMPLES, SEEDS = 10, 2048, 4
 
@@ -53,10 +54,6 @@ def two_layers():
     """The tanh problem of depth 2 and its marched solutions"""
     asked = problem()
     return asked, marched(asked)
-
-
-class WithoutResponses(FixedPointDMFT):
-    _responses = False
 
 
 @pytest.mark.parametrize(
