@@ -18,6 +18,13 @@ def differentiated(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
+def by_tiles(which: str, activation: Activation, *tensors: Tensor) -> Any:
+    """Those of tiles.py where no gradient is asked for"""
+    if not differentiated(*tensors):
+        return {"outputs": tiles.outputs, "velocity": tiles.velocity}[which](activation, *tensors)
+    return {"outputs": outputs, "velocity": velocity}[which](activation, *tensors)
+
+
 def outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """f (P, C) by tiles"""
 

@@ -11,7 +11,7 @@ from tests.running import ROOT, environment
 FILES = [path for package in ("meanfield", "solvers") for path in sorted((ROOT / package).rglob("*.py"))]
 
 HOMES = {
-    "pykeops": {"meanfield/reductions.py"},
+    "pykeops": {"meanfield/keops.py"},
     "matplotlib": {f"meanfield/plot/{name}.py" for name in ("frame", "runs", "matrices", "reports", "plane", "lazy")},
     "xarray": set(),  # it reads the files; it is not needed to write them
     "h5netcdf": {"meanfield/storage.py"},
@@ -113,7 +113,7 @@ USES = {path.relative_to(ROOT).as_posix(): uses(ast.parse(path.read_text(encodin
 
 def test_both_packages_are_looked_at():
     """What is known to be there is found."""
-    assert "pykeops" in USES["meanfield/reductions.py"]
+    assert "pykeops" in USES["meanfield/keops.py"]
     assert "meanfield.problem" in {name.rpartition(".")[0] for name in USES["solvers/wasserstein_flow.py"]}
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import activations, reductions, tiles
+from meanfield import activations, keops, reductions, tiles
 from solvers import WassersteinFlow
 from tests import memory
 from tests.running import environment
@@ -29,10 +29,10 @@ def _fresh_caches():
     """No test sees the warnings and failures of another one."""
 
     def forget():
-        for cached in vars(reductions).values():
+        for cached in vars(keops).values():
             if hasattr(cached, "cache_clear"):
                 cached.cache_clear()
-        reductions._state["broken"] = False
+        keops._state["broken"] = False
 
     forget()
     yield
@@ -131,7 +131,7 @@ def test_float32_is_float64_to_its_precision(engine):
 @pytest.mark.parametrize("engine", ["dense", "chunked", "keops"])
 @pytest.mark.parametrize("name", ["tanh", "gelu", "relu"])
 def test_cuda_gives_the_numbers_of_the_cpu(monkeypatch, name, engine):
-    if engine == "keops" and not reductions._survives():
+    if engine == "keops" and not keops.survives():
         pytest.skip("KeOps does not survive on this GPU")
     monkeypatch.setattr(tiles, "_CUDA_TILE", 2**17)  # several tiles
     act = mf.activation(name)
@@ -373,7 +373,7 @@ def test_an_unknown_engine_is_answered_with_the_known_ones(engine):
 
 
 @pytest.mark.parametrize(
-    ("device", "n", "inputs", "keops", "chosen"),
+    ("device", "n", "inputs", "works", "chosen"),
     [
         ("cpu", 100, 5, True, "dense"),
         ("cpu", 10**6, 5, True, "chunked"),
@@ -383,8 +383,8 @@ def test_an_unknown_engine_is_answered_with_the_known_ones(engine):
         ("cuda", 10**6, 5, False, "chunked"),
     ],
 )
-def test_auto_chooses_by_shape_and_device(monkeypatch, device, n, inputs, keops, chosen):
-    monkeypatch.setattr(reductions, "keops_works", lambda _: keops)
+def test_auto_chooses_by_shape_and_device(monkeypatch, device, n, inputs, works, chosen):
+    monkeypatch.setattr(keops, "works", lambda _: works)
     assert reductions.choose(n, 1000, inputs, torch.device(device), GELU) == chosen
     without = mf.Activation("mine", torch.sin, torch.cos)
     assert reductions.choose(n, 1000, inputs, torch.device(device), without) == chosen.replace("keops", "chunked")
@@ -425,11 +425,11 @@ def test_keops_formulas_are_the_activations():
     acts = [act for act in map(mf.activation, activations.names()) if act.keops]
     constants = max((act.keops_constants() for act in acts), key=len)
     assert all(act.keops_constants() in ((), constants) for act in acts)  # one parameter k serves all
-    *head, text = [reductions.formula(act, which, "h") for act in acts for which in ("phi", "dphi")]
+    *head, text = [keops.formula(act, which, "h") for act in acts for which in ("phi", "dphi")]
     for part in reversed(head):
         text = f"Concat({part},{text})"
     aliases = ["h=Vi(1)", "one=Vj(1)", f"k=Pm({len(constants)})"]
-    reduction = reductions._genred()(f"{text}*one", aliases, reduction_op="Sum", axis=1)
+    reduction = keops._genred()(f"{text}*one", aliases, reduction_op="Sum", axis=1)
     found = reduction(h, h.new_ones(1, 1), h.new_tensor(constants), backend="CPU")
     exact = torch.cat([part(h) for act in acts for part in (act.phi, act.dphi)], 1)
     assert ((found - exact).abs() <= 5e-14 * (1 + h.abs())).all()
@@ -439,11 +439,11 @@ def test_keops_formulas_are_the_activations():
 @pytest.mark.parametrize("name", ["gelu", "sigmoid"])
 def test_a_sum_of_keops_in_parts_is_the_whole(monkeypatch, name):
     """As on a GPU: 200 particles in 7 parts of 29, the last filled up by 3; phi(0) = 1/2 for the sigmoid."""
-    monkeypatch.setattr(reductions, "_parts", lambda particles, samples, device: 7)
+    monkeypatch.setattr(keops, "_parts", lambda particles, samples, device: 7)
     problem, act = _problem(), mf.activation(name)
     found = reductions.outputs(*problem[:4], act, "keops")
     torch.testing.assert_close(found, _by_the_formula(*problem, act)[0], rtol=0, atol=1e-12)
-    assert reductions.keops_works(CPU)
+    assert keops.works(CPU)
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,7 @@ def test_a_sum_of_keops_in_parts_is_the_whole(monkeypatch, name):
     [(10**7, 1000, "cpu", 1), (10**7, 1000, "cuda", 262), (2000, 1000, "cuda", 1), (10**5, 10**6, "cuda", 1)],
 )
 def test_a_sum_of_keops_is_split_only_on_gpus_and_where_rows_are_few(particles, samples, device, parts):
-    assert reductions._parts(particles, samples, torch.device(device)) == parts
+    assert keops._parts(particles, samples, torch.device(device)) == parts
 
 
 @pytest.mark.keops
@@ -472,7 +472,7 @@ def test_concurrent_calls_of_keops_give_each_its_own_sums():
         thread.start()
     for thread in threads:
         thread.join()
-    assert reductions.keops_works(CPU)
+    assert keops.works(CPU)
     assert wrong == []
 
 
@@ -488,8 +488,8 @@ def test_one_thread_at_a_time_is_in_keops(monkeypatch):
         inside.pop()
         return torch.zeros(P, C, dtype=torch.float64)
 
-    monkeypatch.setattr(reductions, "_genred", lambda: object())
-    monkeypatch.setattr(reductions, "_reduction", lambda *key: reduction)
+    monkeypatch.setattr(keops, "_genred", lambda: object())
+    monkeypatch.setattr(keops, "_reduction", lambda *key: reduction)
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(reductions.outputs(*_problem()[:4], GELU, "keops")))
@@ -523,8 +523,8 @@ def _does_not_compile(monkeypatch):
     def reduction(*key):
         raise RuntimeError("g++: not found")
 
-    monkeypatch.setattr(reductions, "_genred", lambda: object())
-    monkeypatch.setattr(reductions, "_reduction", reduction)
+    monkeypatch.setattr(keops, "_genred", lambda: object())
+    monkeypatch.setattr(keops, "_reduction", reduction)
 
 
 @pytest.mark.parametrize("breakage", [_absent, _raises_type_error, _does_not_compile])
@@ -537,7 +537,7 @@ def test_tiles_serve_where_keops_is_broken_and_say_so_once(monkeypatch, breakage
     assert [w.category for w in seen] == [RuntimeWarning]
     assert "KeOps failed here" in str(seen[0].message)
     assert "chunked engine serves" in str(seen[0].message)
-    assert not reductions.keops_works(CPU)
+    assert not keops.works(CPU)
     for results in found:
         for f, e in zip(results, _by_the_formula(*problem, GELU), strict=True):
             torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
@@ -552,11 +552,11 @@ def test_keops_on_a_gpu_is_tried_in_a_process_of_its_own(monkeypatch, status):
         tries.append(command)
         return subprocess.CompletedProcess(command, status)
 
-    monkeypatch.setattr(reductions.subprocess, "run", run)
-    monkeypatch.setattr(reductions, "_genred", lambda: object())
+    monkeypatch.setattr(keops.subprocess, "run", run)
+    monkeypatch.setattr(keops, "_genred", lambda: object())
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        found = [reductions.keops_works(torch.device("cuda")) for _ in range(2)]
+        found = [keops.works(torch.device("cuda")) for _ in range(2)]
     assert found == [status == 0] * 2
     assert len(tries) == 1
     assert [str(w.message)[:40] for w in seen] == ([] if status == 0 else ["KeOps failed here (RuntimeError: a proce"])
@@ -569,7 +569,7 @@ def test_tiles_serve_an_activation_without_a_formula_and_say_so_once():
     assert len(seen) == 1
     for f, e in zip(found, _by_the_formula(*problem, GELU), strict=True):
         torch.testing.assert_close(f, e, rtol=0, atol=1e-12)
-    assert not reductions._state["broken"]  # KeOps itself is in order
+    assert not keops._state["broken"]  # KeOps itself is in order
 
 
 @pytest.mark.parametrize("breakage", [_absent, _raises_type_error, _does_not_compile])
@@ -588,7 +588,7 @@ def test_stats_name_the_engine_that_served_after_keops_failed(monkeypatch, break
 
 
 def test_tiles_serve_what_keops_cannot(monkeypatch):
-    monkeypatch.setattr(reductions, "keops_works", lambda _: True)
+    monkeypatch.setattr(keops, "works", lambda _: True)
     x = torch.ones(P, D)
     assert reductions.serving("keops", N, x, GELU) == "keops"
     assert reductions.serving("keops", N, x.half(), GELU) == "chunked"
@@ -617,8 +617,8 @@ def pretended_pykeops(tmp_path, monkeypatch):
 def test_unsafe_compiler_flags_are_not_passed_on_and_stay_in_place(monkeypatch, flags, passed_on):
     """-ffast-math would turn on flush-to-zero in the whole process."""
     monkeypatch.setenv("CXXFLAGS", flags)
-    assert reductions._genred().environment.get("CXXFLAGS") == passed_on
-    assert reductions.os.environ["CXXFLAGS"] == flags
+    assert keops._genred().environment.get("CXXFLAGS") == passed_on
+    assert keops.os.environ["CXXFLAGS"] == flags
 
 
 @pytest.mark.usefixtures("pretended_pykeops")
@@ -626,14 +626,14 @@ def test_keops_is_imported_quietly_and_leaves_no_flags(monkeypatch):
     """pykeops 2.3 imports keopscore before it passes PYKEOPS_VERBOSE on: KEOPS_VERBOSE is needed too."""
     for name in ("CXXFLAGS", "PYKEOPS_VERBOSE", "KEOPS_VERBOSE"):
         monkeypatch.delenv(name, raising=False)
-    environment = reductions._genred().environment
+    environment = keops._genred().environment
     assert (environment.get("PYKEOPS_VERBOSE"), environment.get("KEOPS_VERBOSE")) == ("0", "0")
-    assert "CXXFLAGS" not in reductions.os.environ
+    assert "CXXFLAGS" not in keops.os.environ
 
 
 def test_two_activations_of_one_name_keep_their_own_formulas(monkeypatch):
     """Activations are equal by name; compiled formulas may not be looked up by it."""
-    monkeypatch.setattr(reductions, "_genred", lambda: lambda text, aliases, **options: text)
+    monkeypatch.setattr(keops, "_genred", lambda: lambda text, aliases, **options: text)
     for which in ("outputs", "velocity"):
         first, second = (mf.Activation("mine", torch.sin, torch.cos, (f, f)) for f in ("Sin({h})", "Cos({h})"))
-        assert reductions._reduction(which, first, D, C) != reductions._reduction(which, second, D, C)
+        assert keops._reduction(which, first, D, C) != keops._reduction(which, second, D, C)

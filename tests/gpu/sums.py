@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import meanfield as mf
-from meanfield import checks, reductions, tiles
+from meanfield import checks, keops, reductions, tiles
 from tests.benchmarks.two_layer import by_step, cloud
 from tests.gpu.card import Card, row
 
@@ -62,7 +62,7 @@ def keops_compilers(card: Card) -> None:
         "exclude-libs": "-Wl,--exclude-libs,ALL",
         "shared": "-shared-libgcc",
     }
-    compiler, code = shutil.which(os.environ.get("CXX", "g++")), "from meanfield import reductions; reductions.probe()"
+    compiler, code = shutil.which(os.environ.get("CXX", "g++")), "from meanfield import keops; keops.probe()"
     if compiler is None or not card.device.startswith("cuda"):
         row(why="no C++ compiler" if compiler is None else "needs a GPU")
         return
@@ -146,10 +146,10 @@ def parts(card: Card) -> None:
         if reductions.serving("keops", n, x, act) != "keops":
             row(N=n, P=p, why="no KeOps")
             return
-        before, seconds = reductions._CUDA_ROWS, {}
+        before, seconds = keops._CUDA_ROWS, {}
         for rows in (1, 2**14, 2**16, 2**17, 2**18, 2**19, 2**20, 2**22)[: 2 if card.tiny else None]:
-            reductions._CUDA_ROWS = rows
+            keops._CUDA_ROWS = rows
             call = partial(reductions.outputs, a, w, m, x, act, "keops")
             seconds[f"rows {rows}"] = card.seconds(call, least=0.05)["median"]
-        reductions._CUDA_ROWS = before
+        keops._CUDA_ROWS = before
         row(N=n, P=p, D=d, best=min(seconds, key=seconds.__getitem__), **seconds)
