@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
-from meanfield.kernels import NeuronAverages, TwoTimeKernel
+from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_of
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 
@@ -49,23 +49,17 @@ class FieldKernels:
 
     def _tangent(self, i: int) -> Tensor:
         """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
-        network, data = self.problem.network, self.problem.data
-        h, g = ([self._field(f"{name}{l}", i) for l in range(1, network.depth + 1)] for name in ("h", "g"))
-        (n, p), c = h[0].shape, data.outputs
-        checks.memory(f"a tangent kernel of {p * c} outputs", 24.0 * (p * c) ** 2, "take fewer samples")
-        sigma = self.problem.scaling.output_multiplier(n)
-        rate_a, rate_w = self.problem.scaling.learning_rate_multipliers(n)
-        std2, bias2, phi = network.weight_std**2, network.bias_std**2, network.nonlinearity.phi
-        branch = 1.0 if network.residual is None else network.residual**2 / network.depth
-        total = h[0].new_zeros(p, c, p, c)
-        for l in range(network.depth):
-            below = data.x.to(h[0]).T / math.sqrt(data.inputs) if l == 0 else phi(h[l - 1]) / math.sqrt(n)
-            gram = (std2 * below.T @ below + bias2) * (1.0 if l == 0 else branch)  # (P, P)
-            slopes = sigma * g[l]
-            total += rate_w * (slopes.T @ slopes).reshape(p, c, p, c) * gram[:, None, :, None]
-        last = phi(h[-1])
-        gram = rate_a * sigma**2 * (std2 * last.T @ last + n * bias2)
-        return total + gram[:, None, :, None] * torch.eye(c).to(total)[None, :, None, :]
+        network, layers = self.problem.network, range(1, self.problem.network.depth + 1)
+        n, outputs = self.fields["h1"].shape[1], self.problem.data.y.numel()
+        checks.memory(f"a tangent kernel of {outputs} outputs", 24.0 * outputs**2, "take fewer samples")
+
+        def gram(q: Tensor) -> Tensor:
+            scaled = q / math.sqrt(n)
+            return scaled.T @ scaled
+
+        phi = [gram(network.nonlinearity.phi(self._field(f"h{l}", i))) for l in layers]
+        g = (gram(self._field(f"g{l}", i)) for l in layers)  # one at a time
+        return tangent_of(self.problem, self.problem.scaling.products(n), phi, g)
 
     def _field(self, name: str, i: int) -> Tensor:
         return self.fields[name][i].to(self.device)

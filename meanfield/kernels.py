@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from meanfield import checks, reductions
 from meanfield.arguments import checked
+from meanfield.problem import Problem
+from meanfield.scaling import MeasureLimit
 
 
 @runtime_checkable
@@ -180,6 +183,21 @@ def recorded(step: int, steps: Sequence[int], name: str = "t") -> int:
         more = f"{tuple(steps)}: ask the solver for more with snapshots=(...)"
         raise ValueError(f"step {step} was not recorded; recorded are {shown if every else more}")
     return list(steps).index(step)
+
+
+def tangent_of(problem: Problem, limit: MeasureLimit, phi: Sequence[Tensor], g: Iterable[Tensor]) -> Tensor:
+    """K (P, C, P, C) from Phi^1..Phi^L (P, P) and G^1..G^L (P C, P C) of one time (equation 11)."""
+    network, (p, c) = problem.network, problem.data.y.shape
+    x = problem.data.x.to(phi[0]) / math.sqrt(problem.data.inputs)
+    branch2 = 1.0 if network.residual is None else network.residual**2 / network.depth
+
+    def trained(below: Tensor, rate: float) -> Tensor:
+        return (rate * limit.gamma * (network.weight_std**2 * below + network.bias_std**2))[:, None, :, None]
+
+    total = trained(phi[-1], limit.kappa_a) * torch.eye(c).to(x)[:, None, :]
+    for l, (below, gradients) in enumerate(zip([x @ x.T, *phi[:-1]], g, strict=True)):
+        total += trained(below, limit.kappa_w * (branch2 if l else 1.0)) * gradients.reshape(p, c, p, c)
+    return total
 
 
 def tangent_kernel(

@@ -21,7 +21,7 @@ from meanfield.kernels import TwoTimeKernel, TwoTimeResponse
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Network, Problem, Training
-from meanfield.scaling import Scaling
+from meanfield.scaling import MeasureLimit, Scaling
 from meanfield.solution import Solution, Status
 
 _DATA = {  # dimensions and meaning
@@ -182,7 +182,7 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
     snapshots, fields = tuple(stored["snapshot"].tolist()), dict(_prefixed(stored, "field_"))
     source = None
     if "measure_limit" in settings:  # the particles tell the rest
-        source = MeasureKernels(problem, particles, settings["measure_limit"])
+        source = MeasureKernels(problem, particles, MeasureLimit(*settings["measure_limit"]))
     elif settings.get("fields_tell"):
         source = FieldKernels(problem, snapshots, fields)
     if source is not None:

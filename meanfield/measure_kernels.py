@@ -9,23 +9,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_kernel
+from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_of
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
+from meanfield.scaling import MeasureLimit
 
 
 @dataclass(frozen=True)
 class MeasureKernels:
     """Phi1 and G1 of the particles at each snapshot, and, called, their tangent kernels (snapshots, P, C, P, C).
 
-    limit: (Gamma, kappa_a, kappa_w) of equation 7. device: where they are made. A sum over P^2 pairs of samples and all particles takes
+    device: where they are made. A sum over P^2 pairs of samples and all particles takes
     as long as many steps, so nothing is made before it is looked at. total: completes sums of which other processes hold the
     rest; then all is made at once, since all must take part.
     """
 
     problem: Problem
     particles: Mapping[int, ParticleMeasure]
-    limit: tuple[float, float, float]
+    limit: MeasureLimit
     device: str = "cpu"
     total: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
@@ -51,15 +52,8 @@ class MeasureKernels:
         return self.steps == sorted(particles)
 
     def __call__(self) -> Tensor:
-        network, data, (gain, rate_a, rate_w) = self.problem.network, self.problem.data, self.limit
-        scaled, found = data.x.double() / data.inputs**0.5, []
-        for t in self.steps:
-            phi, g = (self.kernels[name].at(t).double() for name in ("Phi1", "G1"))
-            k_x = scaled @ scaled.T
-            readouts = tangent_kernel([(phi, None)], data.outputs, network.weight_std, network.bias_std)
-            inputs = tangent_kernel([(k_x, g)], data.outputs, network.weight_std, network.bias_std)
-            found.append(gain * rate_a * readouts + gain * rate_w * inputs)
-        return torch.stack(found)
+        pairs = ([self.kernels[name].at(t).double() for name in ("Phi1", "G1")] for t in self.steps)
+        return torch.stack([tangent_of(self.problem, self.limit, [phi], [g]) for phi, g in pairs])
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from meanfield import checks
 from meanfield.arguments import checked
 
 Frozen = Literal["none", "matched", "added"]
 TOLERANCE = 1e-9  # of exponents, and the only one: lines of the plane are met in spite of rounding
+
+
+class MeasureLimit(NamedTuple):
+    """Gamma = sigma N, kappa_a = eta_a sigma and kappa_w = eta_w sigma, which the flow of a measure knows of its scaling (equation 7)"""
+
+    gamma: float
+    kappa_a: float
+    kappa_w: float
 
 
 @checked
@@ -80,8 +88,13 @@ class Scaling:
         """Whether the width limit is the deterministic flow of a measure: f0 -> 0, weights move by O(1)."""
         return (self.q_sigma, self.q_a, self.q_w) == (-1.0, 1.0, 1.0) and self.frozen == "none"
 
-    def measure_limit(self) -> tuple[float, float, float]:
-        """(sigma N, eta_a sigma, eta_w sigma), which do not depend on N in the mean-field scaling (equation 7)."""
+    def products(self, width: int) -> MeasureLimit:
+        """Gamma, kappa_a and kappa_w of a network of finite width"""
+        sigma, (eta_a, eta_w) = self.output_multiplier(width), self.learning_rate_multipliers(width)
+        return MeasureLimit(sigma * width, eta_a * sigma, eta_w * sigma)
+
+    def measure_limit(self) -> MeasureLimit:
+        """Gamma, kappa_a and kappa_w where they do not depend on N, in the mean-field scaling; ValueError in others (equation 7)."""
         if self.frozen != "none" and self.trained.is_mean_field:
             raise ValueError(
                 f"the frozen part of the scaling {self.name!r} is random in the limit, which this solver does not know: "
@@ -92,8 +105,7 @@ class Scaling:
                 f"the scaling {self.name!r} (q_sigma={self.q_sigma:g}, q_a={self.q_a:g}, q_w={self.q_w:g}) has no limit as a flow of "
                 "measures: take mean_field(gamma0), or the solver that mf.classify(scaling) names, or FiniteWidth for a finite network"
             )
-        width = self.reference_width
-        return self.sigma * width, self.eta_a * self.sigma, self.eta_w * self.sigma
+        return self.products(self.reference_width)
 
     def _ratio(self, width: int) -> float:
         return checks.integer("width", width, 1) / self.reference_width

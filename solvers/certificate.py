@@ -15,6 +15,7 @@ from meanfield import checks
 from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution
+from solvers.clock import progress_bar
 from solvers.dmft_window import Kernels, Window, distance
 from solvers.rehearsal import SECONDS, by_law
 
@@ -146,7 +147,7 @@ def _draw_seconds(solution: Solution, samples: int, draws: int, most: int, secon
 
     def draw(steps: int) -> None:
         window = Window(_window_problem(solution, steps), steps, samples, seed=0)
-        _answer(window, _given(solution, steps), enough, tqdm(disable=True))
+        _answer(window, _given(solution, steps), enough, progress_bar("", False))
 
     return by_law(draw, most, seconds)[0]
 
@@ -175,8 +176,8 @@ def residual(
     last = _must_fit(solution, count, draws, total, last)
     first = 1000 * checks.integer("seed", seed, 0) + 501
     problem, now = _window_problem(solution, last), _given(solution, last)
-    exact, images, quiet = draws == 1, [], None if progress is None else not progress
-    with tqdm(total=draws * _IMAGES, desc="certificate", delay=2, leave=False, disable=quiet) as bar:
+    exact, images = draws == 1, []
+    with progress_bar("certificate", progress, total=draws * _IMAGES) as bar:
         for draw in range(draws):
             window = Window(problem, last, count, first + draw)
             images.append(_answer(window, now, _ENOUGH[exact], bar))

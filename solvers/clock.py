@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from meanfield.problem import Problem
 from meanfield.solution import Solution
@@ -132,6 +133,11 @@ def begun(run: Callable[[Problem], Any], problem: Problem, clock: Clock) -> Begi
     last = clock.laps[-1][1] if clock.laps else clock.begun
     laps = np.array(clock.laps).reshape(-1, 2) - [0.0, clock.begun]
     return Beginning(clock.begun - clock.start, laps, clock.time() - last, solution, whole)
+
+
+def progress_bar(label: str, shown: bool | None, **extent: Any) -> tqdm:
+    """A bar over `extent`, an iterable or total and initial; None shows it on terminals after two seconds."""
+    return tqdm(desc=label, delay=2, leave=False, disable=None if shown is None else not shown, **extent)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from meanfield import checks
-from meanfield.kernels import tangent_kernel
+from meanfield.kernels import tangent_of
 from meanfield.problem import Problem, Training
 from solvers.infinite_dense import orthonormal
 from solvers.neurons import sobol_neurons
@@ -125,7 +125,8 @@ class Window:
         phi = [now[f"Phi{l}"][end, end] for l in range(1, depth + 1)]
         g = [now[f"G{l}"][end_g, end_g] for l in range(1, depth + 1)]
         rate, loss, y = self.problem.training.learning_rate / p, self.problem.loss_function, self.problem.data.y
-        k, path = tangent_of(self.problem, phi, g).reshape(p * self.c, -1), list(now["f"])
+        k = tangent_of(self.problem, self.problem.scaling.measure_limit(), phi, g).reshape(p * self.c, -1)
+        path = list(now["f"])
         while len(path) < self.times:
             f = path[-1].clone()
             f[:p] += rate * (k @ loss.delta(f[:p], y).flatten()).reshape(p, -1)
@@ -248,12 +249,3 @@ def _balanced(a: Tensor, phi: Tensor, white: Tensor) -> Tensor:
 
 def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-30))
-
-
-def tangent_of(problem: Problem, phi: list[Tensor], g: list[Tensor]) -> Tensor:
-    """K = sum_l G^{l+1} * omega^2 Phi^l (P, C, P, C) from the kernels of layers 1..L at one time (equation 11)"""
-    gain, rate_a, rate_w = problem.scaling.measure_limit()
-    x, c, std = problem.data.x / math.sqrt(problem.data.inputs), problem.data.outputs, problem.network.weight_std
-    pairs = list(zip([x @ x.T, *phi], [*g, None], strict=True))
-    below, readout = (tangent_kernel(part, c, std, 0.0) for part in (pairs[:-1], pairs[-1:]))
-    return gain * rate_w * below + gain * rate_a * readout

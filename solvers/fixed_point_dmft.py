@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from meanfield import checks
 from meanfield.arguments import checked
-from meanfield.kernels import TwoTimeKernel
+from meanfield.kernels import TwoTimeKernel, tangent_of
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.clock import postponed_interrupt
-from solvers.dmft_window import Kernels, Window, distance, square_root, tangent_of
+from solvers.clock import postponed_interrupt, progress_bar
+from solvers.dmft_window import Kernels, Window, distance, square_root
 from solvers.evolve import settings, snapshot_steps
 from solvers.failures import NonFiniteError, SolverError, Watch, conclude
 from solvers.rehearsal import SECONDS, Estimate, by_law
@@ -187,8 +186,7 @@ class FixedPointDMFT:
         image = now = window.extended(known)
         scale, changes, past = None, [], []
         label = f"fixed point, {window.times - 1} steps"
-        quiet = None if self.progress is None else not self.progress
-        for _ in tqdm(range(self.iterations), label, delay=2, leave=False, disable=quiet):
+        for _ in progress_bar(label, self.progress, iterable=range(self.iterations)):
             if interrupted():
                 return image, Status.INTERRUPTED, changes
             try:
@@ -225,6 +223,7 @@ def _solution(
         kernels[name] = TwoTimeKernel(recorded, factor[list(recorded)].contiguous())
     steps = tuple(t for t in snapshot_steps(solver.snapshots, problem.training) if t < times)
     at = {t: [[kernels[f"{kind}{l}"].at(t, t) for l in range(1, depth + 1)] for kind in ("Phi", "G")] for t in steps}
+    limit = problem.scaling.measure_limit()
     return Solution(
         problem=problem,
         solver=settings(solver),
@@ -235,7 +234,7 @@ def _solution(
         status=status,
         snapshots=steps,
         kernels=kernels,
-        tangent=torch.stack([tangent_of(problem, *at[t]) for t in steps]) if steps else None,
+        tangent=torch.stack([tangent_of(problem, limit, *at[t]) for t in steps]) if steps else None,
         stats=stats,
     )
 

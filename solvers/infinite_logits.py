@@ -14,7 +14,7 @@ from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
-from meanfield.scaling import Scaling
+from meanfield.scaling import MeasureLimit, Scaling
 from meanfield.scaling_plane import classify, exponents
 from meanfield.solution import Solution
 from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps
@@ -135,9 +135,8 @@ class InfiniteLogitsLimit:
     def _solution(self, method: _AtInfinity, run: Trajectory, previous: Solution | None) -> Solution:
         flow, particles = method.after, run.captured
         problem, e = flow.problem, exponents(flow.problem.scaling)
-        limit = (flow.gain, flow.rate_a, flow.rate_w)
         measures = {step: measure.to("cpu") for step, measure in particles.items()}
-        source = MeasureKernels(problem, measures, limit, self.device)
+        source = MeasureKernels(problem, measures, rescaled_limit(problem.scaling), self.device)
         f, f_test = run.history(previous)
         kept = dict(zip(_STATE, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
         kept |= {f"momentum_{name}": v for name, v in zip(_STATE, run.momentum, strict=False)}
@@ -167,7 +166,7 @@ class _AtInfinity:
 
     def __init__(self, problem: Problem, m: Tensor, solver: InfiniteLogitsLimit, f0: Tensor, started: bool) -> None:
         asked = problem.loss_function
-        limit = rates(problem.scaling)
+        limit = rescaled_limit(problem.scaling)
         finite = asked.at_finite_logits() if exponents(problem.scaling).f0 <= 0 else asked.at_infinite_logits()
         self.before = MeasureFlow(replace(problem, loss=finite), m, solver.engine, limit)
         self.after = MeasureFlow(solver.stated(problem), m, solver.engine, limit)
@@ -195,15 +194,10 @@ def readout_exponent(scaling: Scaling) -> float:
     return max(0.0, exponents(scaling).readouts)
 
 
-def rates(scaling: Scaling) -> tuple[float, float, float]:
-    """(Gamma, kappa_a, kappa_w) of the rescaled measure; a part that stands still in the limit has the rate 0 (equation 70)."""
-    e = exponents(scaling)
-    moves = {"a": e.readouts >= 0, "w": e.weights >= 0}
-    return (
-        scaling.sigma * scaling.reference_width,
-        scaling.eta_a * scaling.sigma * moves["a"],
-        scaling.eta_w * scaling.sigma * moves["w"],
-    )
+def rescaled_limit(scaling: Scaling) -> MeasureLimit:
+    """Of the rescaled measure; a part that stands still in the limit has the rate 0 (equation 70)."""
+    e, (gamma, kappa_a, kappa_w) = exponents(scaling), scaling.products(scaling.reference_width)
+    return MeasureLimit(gamma, kappa_a * (e.readouts >= 0), kappa_w * (e.weights >= 0))
 
 
 def _as_mean_field(scaling: Scaling) -> Scaling:

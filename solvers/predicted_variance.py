@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from meanfield import checks, reductions
 from meanfield.activations import Activation
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
+from solvers.clock import progress_bar
 from solvers.inputs import EVERYWHERE, Inputs
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
@@ -65,8 +65,9 @@ def predicted_variance(
     measure = flow.initial_measure(problem)
     a, w, m = (t.clone() for t in measure.tensors)  # a cloud that was given stays as it is
     m, b = m.requires_grad_(), torch.zeros(c, dtype=torch.float64, requires_grad=True)
-    gain = problem.scaling.measure_limit()[0]
-    own = (gain * problem.network.bias_std) ** 2  # N times the variance of a network's readout bias
+    own = (
+        problem.scaling.measure_limit().gamma * problem.network.bias_std
+    ) ** 2  # N times the variance of a network's readout bias
     activation = _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width))
     f, stride = _final_outputs(problem, a, w, m, b, x, activation)
     if problem.network.nonlinearity.kinks and stride > kink_width:
@@ -77,9 +78,7 @@ def predicted_variance(
             stacklevel=2,
         )
     variance = torch.full((len(x), c), math.nan, dtype=torch.float64)
-    bar = tqdm([(row, k) for row in rows for k in range(c)], desc="predicted variance", delay=2, leave=False,
-               disable=None if progress is None else not progress)  # fmt: skip
-    for row, k in bar:
+    for row, k in progress_bar("predicted variance", progress, iterable=[(row, k) for row in rows for k in range(c)]):
         influence, through_bias = torch.autograd.grad(f[row, k], (m, b), retain_graph=True)
         mean = measure.m @ influence
         variance[row, k] = measure.m @ (influence - mean).square() + own * through_bias.square().sum()

@@ -15,13 +15,12 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from meanfield import checks, storage
 from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
+from solvers.clock import progress_bar
 from solvers.evolve import settings
 from solvers.failures import Interrupted, SolverError
 from solvers.finite_width import FiniteWidth
@@ -61,8 +60,7 @@ def width_sweep(
     done = store.load(widths, chosen) if store else {}
     tasks = _tasks(problem, solver, widths, chosen, done, many=executor is not None)
     failures: list[str] = []
-    bar = tqdm(total=len(widths) * len(chosen), initial=len(done), desc="networks", delay=2, leave=False,
-               disable=None if progress is None else not progress)  # fmt: skip
+    bar = progress_bar("networks", progress, total=len(widths) * len(chosen), initial=len(done))
 
     def finished(solutions: Sequence[Solution]) -> None:
         for solution in solutions:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+import meanfield as mf
 from meanfield import TwoTimeKernel, activation
-from meanfield.kernels import recorded, tangent_kernel
+from meanfield.kernels import recorded, tangent_of
+from meanfield.scaling import MeasureLimit
 
 STEPS = (0, 3, 10)
 
@@ -82,5 +84,6 @@ def test_tangent_kernel_is_the_gram_matrix_of_the_jacobian(weight_std, bias_std)
 
     h = fields(w, b0).T  # (N, P)
     gradients = (weight_std * act.dphi(h)[:, :, None] * a[:, None, :]).flatten(1)  # N df/dh, (N, P C)
-    layers = [(x @ x.T / d, gradients.T @ gradients / n), (act(h).T @ act(h) / n, None)]
-    torch.testing.assert_close(tangent_kernel(layers, c, weight_std, bias_std), exact, rtol=1e-13, atol=1e-13)
+    asked = mf.Problem(mf.Dataset(x, x[:, :c]), mf.Network(1, act, weight_std, bias_std))
+    found = tangent_of(asked, MeasureLimit(1, 1, 1), [act(h).T @ act(h) / n], [gradients.T @ gradients / n])
+    torch.testing.assert_close(found, exact, rtol=1e-13, atol=1e-13)

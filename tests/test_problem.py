@@ -143,6 +143,7 @@ def test_scalings_agree_at_the_reference_width_and_there_only(exponents):
     q_sigma, q_a, q_w = exponents
     assert s.output_multiplier(256) == pytest.approx(0.3 * 4**q_sigma, rel=1e-14)
     assert s.learning_rate_multipliers(256) == pytest.approx((2.0 * 4**q_a, 5.0 * 4**q_w), rel=1e-14)
+    assert s.products(64)._asdict() == pytest.approx({"gamma": 19.2, "kappa_a": 0.6, "kappa_w": 1.5}, rel=1e-14)
 
 
 def test_the_measure_limit_does_not_depend_on_the_reference_width():

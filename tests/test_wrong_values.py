@@ -139,6 +139,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "Scaling.matching": Call(mf.ntk().matching, {"other": mf.mean_field(), "width": 4}),
         "Scaling.output_multiplier": Call(mf.ntk().output_multiplier, {"width": 4}),
         "Scaling.learning_rate_multipliers": Call(mf.ntk().learning_rate_multipliers, {"width": 4}),
+        "Scaling.products": Call(mf.ntk().products, {"width": 4}),
         "Scaling.frozen_multiplier": Call(mf.ic_mean_field().frozen_multiplier, {"width": 4}),
         "Solution": Call(mf.Solution, _fields(flow)),
         "Solution.tangent_kernel": Call(flow.tangent_kernel, {"t": 0}, said={"t": "step"}),
