@@ -22,7 +22,7 @@ from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Network, Problem, Training
 from meanfield.scaling import MeasureLimit, Scaling
-from meanfield.solution import Solution, Status
+from meanfield.solution import Given, Solution, Status
 
 _DATA = {  # dimensions and meaning
     "x": ("sample input", "training inputs"),
@@ -42,6 +42,7 @@ _MEASURE = {
     "w": ("particle weight", "input weights"),
     "m": ("particle", "masses"),
 }
+_GIVEN = re.compile(r"given \((\w+)\)")  # how a file names a setting that it does not hold
 Stored = Mapping[str, np.ndarray]
 
 
@@ -131,7 +132,10 @@ def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:
     _pack_records(solution, arrays)
     asked = {
         "problem": problem,
-        "solver": {k: plain(v, f"the solver's setting {k}") for k, v in solution.solver.items()},
+        "solver": {
+            k: str(v) if isinstance(v, Given) else plain(v, f"the solver's setting {k}")
+            for k, v in solution.solver.items()
+        },
         "stats": {k: plain(v) for k, v in solution.stats.items()},
         "status": solution.status.name,
     }
@@ -189,7 +193,7 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
         tangent, kernels = source if tangent is None else tangent, source.kernels | kernels
     return Solution(
         problem=problem,
-        solver=settings["solver"],
+        solver={k: Given(m[1]) if (m := _GIVEN.fullmatch(str(v))) else v for k, v in settings["solver"].items()},
         f=tensor(stored, "f"),
         f_test=some(stored, "f_test").get("f_test"),
         state=dict(_prefixed(stored, "state_")),

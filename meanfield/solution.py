@@ -42,6 +42,19 @@ class Status(Enum):
         return self in (Status.NON_FINITE, Status.DIVERGED)
 
 
+@dataclass(frozen=True)
+class Given:
+    """A setting of a solver that was an object of Python's: solutions and files keep the name of its type alone."""
+
+    type: str
+
+    def __repr__(self) -> str:
+        return f"'given ({self.type})'"
+
+    def __str__(self) -> str:
+        return f"given ({self.type})"
+
+
 @checked
 @dataclass(frozen=True, eq=False)
 class Solution:

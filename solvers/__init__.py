@@ -12,8 +12,8 @@ from solvers.lazy_prediction import lazy_prediction
 from solvers.measured_exponents import measured_exponents
 from solvers.predicted_variance import PredictedVariance, predicted_variance
 from solvers.proxy_comparison import Proxy, proxy_comparison
-from solvers.rehearsal import Estimate
 from solvers.sharding import RankLost, over_ranks
+from solvers.solver import Estimate
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 from solvers.width_sweep import width_sweep

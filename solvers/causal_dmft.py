@@ -16,17 +16,18 @@ from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.clock import Beginning, Clock, begun
-from solvers.evolve import evolve, settings, snapshot_steps
+from solvers.evolve import evolve, snapshot_steps
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.limit_flow import norm
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
 from solvers.memory import Parts, bound, kept
-from solvers.rehearsal import SECONDS, Estimate, expected, fewer
+from solvers.rehearsal import SECONDS, expected, fewer
 from solvers.resuming import earlier
 from solvers.rounding import learned, must_resolve
 from solvers.sharding import current
+from solvers.solver import Estimate, settings
 
 Draws = Literal["sobol", "plain"]
 
@@ -72,13 +73,17 @@ class CausalDMFT:
 
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)
-        groups = 1 if problem.network.is_linear else self.groups  # linear networks have no sampling error to estimate
         solutions = []
-        for group in range(groups):
-            solutions.append(replace(self, groups=1, seed=self.seed + group)._run(problem))
+        for one in self.alone(problem):
+            solutions.append(one._run(problem))
             if solutions[-1].status is not Status.FINISHED:
                 return conclude(solutions, self.raise_on_failure)[-1]
         return solutions[0] if len(solutions) == 1 else pooled(solutions, settings(self))
+
+    def alone(self, problem: Problem) -> list[CausalDMFT]:
+        """The solver of each group; linear networks have no sampling error to estimate, and so one group only"""
+        groups = 1 if problem.network.is_linear else self.groups
+        return [replace(self, groups=1, seed=self.seed + group) for group in range(groups)]
 
     def check(self, problem: Problem) -> None:
         """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
@@ -153,7 +158,7 @@ class CausalDMFT:
         if last.whole and last.solution is not None:
             ends = [one._sizes(last.solution)[-1]]
         rank = max(_least_rank(problem), *(size / max(1, len(self._bases(problem))) for size in ends))
-        groups = 1 if problem.network.is_linear else self.groups
+        groups = len(self.alone(problem))
         return Estimate(groups * found, bound(self.parts(problem, int(rank))), how + f", {groups} times" * (groups > 1))
 
     def _expected_sizes(self, problem: Problem, beginning: Beginning, seconds: float) -> np.ndarray:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from meanfield import checks, storage
 from meanfield.arguments import checked
@@ -16,14 +15,15 @@ from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
-from solvers.evolve import settings, snapshot_steps
+from solvers.evolve import snapshot_steps
 from solvers.failures import Interrupted, SolverError, conclude
-from solvers.resuming import FREE, ended_well, recorded_before, stated
+from solvers.resuming import FREE, ended_well, recorded_before
 from solvers.sharding import RankLost, current
+from solvers.solver import Grouped, KeepsState, Solver, settings, stated
 
 
 @checked
-def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 100) -> Solution:
+def checkpointed(solver: Solver, problem: Problem, path: str | Path, every: int = 100) -> Solution:
     """`solver(problem)`, with the state kept in `path` (.nc) every `every` steps; called again, it goes on from there.
 
     The result equals that of an uninterrupted run bit for bit on the same device with the same number of threads; with another one
@@ -31,27 +31,20 @@ def checkpointed(solver: Any, problem: Problem, path: str | Path, every: int = 1
     file before the last is NAME.previous.nc: a damaged file is passed over for it, with a warning. Groups of CausalDMFT have a file
     each. On success the files stay: a finished run is returned at once, or goes on if more steps are asked for. A file that cannot be
     written (a full disk, say) is a warning, and the run goes on. Under `over_ranks` the first process writes and all read, so `path`
-    must lie where all see it; where a process is lost, the others' RankLost says which file and step to go on from. For solvers with
-    `resume`; ValueError for others, and for a file of another run.
+    must lie where all see it; where a process is lost, the others' RankLost says which file and step to go on from. ValueError for a
+    file of another run.
     """
     path = storage.writable(path)
     every = checks.integer("every", every, 1)
-    if not hasattr(solver, "resume"):
-        raise ValueError(
-            f"{type(solver).__name__} has no steps to go on from: take a solver with `resume`, e.g. CausalDMFT"
-        )
-    groups = getattr(solver, "groups", 1)
-    if groups > 1 and problem.network.is_linear:  # exact: there is one group only
-        solver, groups = replace(solver, groups=1), 1
-    if groups > 1:
-        alone = [replace(solver, groups=1, seed=solver.seed + k) for k in range(groups)]
+    alone = solver.alone(problem) if isinstance(solver, Grouped) else [solver]
+    if len(alone) > 1:
         parts = [checkpointed(one, problem, path.with_stem(f"{path.stem}-{one.seed}"), every) for one in alone]
         return pooled(parts, settings(solver))
     with _kept_where(path):
-        return _in_stretches(solver, problem, path, every)
+        return _in_stretches(alone[0], problem, path, every)
 
 
-def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solution:
+def _in_stretches(solver: Solver, problem: Problem, path: Path, every: int) -> Solution:
     done = _found(solver, problem, path)
     total, wanted = problem.training.steps, snapshot_steps(solver.snapshots, problem.training)
     while done is None or done.steps < total:
@@ -76,14 +69,15 @@ def _in_stretches(solver: Any, problem: Problem, path: Path, every: int) -> Solu
         ranks.any(False)  # all wait until the file is written
         if ranks.count > 1 and done.steps < total:
             done = storage.load(path)  # the first process alone has the whole of it
-    return done if getattr(solver, "keep_state", True) else replace(done, state={})
+    return replace(done, state={}) if isinstance(solver, KeepsState) and not solver.keep_state else done
 
 
-def _of_the_whole(solver: Any, problem: Problem, stretch: Solution) -> Solution:
+def _of_the_whole(solver: Solver, problem: Problem, stretch: Solution) -> Solution:
     """A stretch as the run that it belongs to would be if it had been interrupted there"""
     before_its_end = ended_well(stretch) and stretch.steps < problem.training.steps
     status = Status.INTERRUPTED if before_its_end else stretch.status
-    return replace(stretch, problem=stated(solver, problem), solver=settings(solver), status=status)
+    whole = stretch.problem.with_steps(problem.training.steps)
+    return replace(stretch, problem=whole, solver=settings(solver), status=status)
 
 
 @contextmanager
@@ -101,10 +95,10 @@ def _kept_where(path: Path) -> Iterator[None]:
         raise
 
 
-def _part(solver: Any, snapshots: tuple[int, ...]) -> Any:
+def _part(solver: Solver, snapshots: tuple[int, ...]) -> Solver:
     """The solver for a stretch, which keeps the state: also the last one, since more steps may be asked for later"""
-    state = {"keep_state": True} if hasattr(solver, "keep_state") else {}
-    return replace(solver, snapshots=snapshots, **state)
+    part = replace(solver, snapshots=snapshots)
+    return replace(part, keep_state=True) if isinstance(part, KeepsState) else part
 
 
 def _keep_or_warn(solution: Solution, path: Path) -> None:
@@ -125,7 +119,7 @@ def _keep(solution: Solution, path: Path) -> None:
     os.replace(fresh, path)
 
 
-def _found(solver: Any, problem: Problem, path: Path) -> Solution | None:
+def _found(solver: Solver, problem: Problem, path: Path) -> Solution | None:
     """The last good checkpoint, if there is one. ValueError for that of another run."""
     for candidate in (path, _previous(path)):
         if not candidate.exists():
@@ -141,7 +135,7 @@ def _found(solver: Any, problem: Problem, path: Path) -> Solution | None:
     return None
 
 
-def _check(solver: Any, problem: Problem, found: Any, path: Path) -> None:
+def _check(solver: Solver, problem: Problem, found: object, path: Path) -> None:
     remedy = "give another file, or remove this one to start anew"
     if not isinstance(found, Solution):
         raise ValueError(f"{path} holds a {type(found).__name__}, no checkpoint: {remedy}")

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
@@ -296,14 +296,3 @@ def _integrate(
         return flow.between(velocity, state, there, length, stopped, told)
 
     return integrate
-
-
-def settings(solver: Any) -> dict[str, Any]:
-    """Name and settings of a solver, as plain values; what does not change the numbers is left out."""
-    idle = {"progress", "raise_on_failure", "evaluations"}
-    values = {f.name: getattr(solver, f.name) for f in fields(solver) if f.name not in idle}
-    plain = {
-        k: v if isinstance(v, (int, float, str, tuple, type(None))) else f"given ({type(v).__name__})"
-        for k, v in values.items()
-    }
-    return {"name": type(solver).__name__, **plain}

@@ -10,15 +10,19 @@ from torch import Tensor
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 
+WHERE = " What was computed is in this error's .solutions"
 _FAR = 1e12  # outputs a million times their scale; a catapult peaks near 0.2 / gamma0^2, and 4e7 at gamma0 = 1e-4
 
 
 class _Carrier(BaseException):
-    """An exception that carries what was computed: `solutions`, and the one that it is about as `solution`."""
+    """An exception that carries what was computed: `solutions`, and the one that it is about as `solution`.
 
-    def __init__(self, message: str, solutions: Sequence[Solution] = ()) -> None:
-        super().__init__(message)
-        self.solutions = list(solutions)
+    reason: its message but for `where`, which says to a program where the solutions are.
+    """
+
+    def __init__(self, reason: str, solutions: Sequence[Solution] = (), where: str = "") -> None:
+        super().__init__(reason + where)
+        self.reason, self.solutions = reason, list(solutions)
 
     @property
     def solution(self) -> Solution | None:
@@ -87,9 +91,7 @@ def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution
         raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
     if raise_on_failure and bad.status in (Status.OUT_OF_ROOM, Status.OUT_OF_EVALUATIONS):
         raise SolverError(
-            f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}). "
-            "What was computed is in this error's .solutions",
-            solutions,
+            f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}).", solutions, WHERE
         )
     if raise_on_failure:
         late, end = bad.status is Status.DIVERGED, float(bad.loss[-1])
@@ -99,8 +101,9 @@ def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution
             f"{bad.status.value}. It happened at step {step} of {bad.problem.training.steps} with "
             f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; "
             + (f"loss {float(bad.loss[0]):.4g} -> {end:.4g}" if late else f"last finite loss {end:.4g}")
-            + "). What was computed is in this error's .solutions",
+            + ").",
             solutions,
+            WHERE,
         )
     return solutions
 

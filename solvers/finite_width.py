@@ -20,8 +20,9 @@ from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.memory import INTEGRATOR, Parts, bound, factors, kept
 from solvers.networks import POINTS_AT_ONCE, Networks
-from solvers.rehearsal import SECONDS, Estimate, expected
+from solvers.rehearsal import SECONDS, expected
 from solvers.resuming import earlier, kept_momentum
+from solvers.solver import Estimate
 
 
 @checked

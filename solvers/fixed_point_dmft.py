@@ -19,10 +19,11 @@ from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.clock import postponed_interrupt, progress_bar
 from solvers.dmft_window import Kernels, Window, distance, square_root
-from solvers.evolve import settings, snapshot_steps
-from solvers.failures import NonFiniteError, SolverError, Watch, conclude
-from solvers.rehearsal import SECONDS, Estimate, by_law
+from solvers.evolve import snapshot_steps
+from solvers.failures import WHERE, NonFiniteError, SolverError, Watch, conclude
+from solvers.rehearsal import SECONDS, by_law
 from solvers.resuming import earlier
+from solvers.solver import Estimate, settings
 
 # windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
 _GROWTH, _ROUGH = 1.15, 1e-2
@@ -119,12 +120,11 @@ class FixedPointDMFT:
         done = f"After {len(changes)} iterations on the window of {solution.steps} steps"
         if status is Status.NON_FINITE:
             remedy = "lower damping or learning_rate, or take CausalDMFT, which needs no iteration"
-            raise NonFiniteError(
-                f"non-finite: the iteration blew up; {remedy}. {done}; see this error's .solutions", [solution]
-            )
+            raise NonFiniteError(f"non-finite: the iteration blew up; {remedy}. {done}.", [solution], WHERE)
         raise SolverError(
-            f"{status.value}. {done} the kernels still moved by {changes[-1]:.2g} (relative); see this error's .solutions",
+            f"{status.value}. {done} the kernels still moved by {changes[-1]:.2g} (relative).",
             [solution],
+            WHERE,
         )
 
     def check(self, problem: Problem) -> None:

@@ -17,14 +17,15 @@ from meanfield.problem import Problem
 from meanfield.scaling import MeasureLimit, Scaling
 from meanfield.scaling_plane import classify, exponents
 from meanfield.solution import Solution
-from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps
+from solvers.evolve import State, Trajectory, evolve, snapshot_steps
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
 from solvers.inputs import Rows
 from solvers.measure_flow import MeasureFlow, MeasurePass
 from solvers.memory import bound
-from solvers.rehearsal import SECONDS, Estimate, expected
+from solvers.rehearsal import SECONDS, expected
 from solvers.resuming import earlier, kept_momentum
+from solvers.solver import Estimate, settings
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
 

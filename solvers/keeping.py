@@ -14,10 +14,9 @@ from meanfield import storage
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from solvers.checkpoints import checkpointed
-from solvers.evolve import settings
 from solvers.failures import Interrupted, SolverError
-from solvers.rehearsal import Estimate
-from solvers.resuming import ended_well, stated
+from solvers.resuming import ended_well
+from solvers.solver import Estimate, Solver, settings, stated
 
 DONE, ELSEWHERE = 0, 3  # exit status
 
@@ -49,7 +48,7 @@ def unused(path: Path) -> Path:
 
 def solve(
     problem: Problem,
-    solver: Any,
+    solver: Solver,
     run: Callable[[], Solution],
     out: Path,
     overwrite: bool,
@@ -62,7 +61,7 @@ def solve(
     storage.writable(out)
     if out.exists() and not overwrite:
         kept = readable(out)
-        if not (_of_this_run(kept, problem, solver) and dict(kept.solver) == settings(solver) and ended_well(kept)):
+        if not (_of_this_run(kept, problem, solver) and ended_well(kept)):
             what = str(kept).splitlines()[0]
             raise ValueError(f"{out} holds another run, {what}: give another --out, or --overwrite to replace it")
         print(f"{kept}\nalready kept in {out}; --overwrite solves it again")
@@ -75,9 +74,9 @@ def solve(
             raise KeyboardInterrupt(f"{str(error) or 'interrupted'}\n{told}") from error
         if not isinstance(error, Interrupted):
             raise
-        raise _kept_in_part(error, solver, out) from error
+        raise _kept_in_part(error, out) from error
     except SolverError as error:
-        raise _kept_in_part(error, solver, out) from error
+        raise _kept_in_part(error, out) from error
     path = keep(solution, out)
     for left in _beside(out, "checkpoint") if checkpoint else ():
         left.unlink()
@@ -101,15 +100,13 @@ def exit_status(path: Path, asked: Path) -> int:
     return DONE if path == asked else ELSEWHERE
 
 
-def _kept_in_part(error: SolverError | Interrupted, solver: Any, out: Path) -> SolverError | Interrupted:
+def _kept_in_part(error: SolverError | Interrupted, out: Path) -> SolverError | Interrupted:
     """The error, with what was computed kept in a file beside `out` that its message names"""
     if error.solution is None:
         return error
     path = keep(error.solution, unused(out.with_suffix(".partial.nc")))
-    resumes = bool(error.solution.state) and hasattr(solver, "resume")
-    on = f"; go on with: meanfield resume {path}" if resumes else ""
-    told = str(error).removesuffix(" What was computed is in this error's .solutions")
-    return type(error)(f"{told}\nwhat was computed is kept in {path}{on}", error.solutions)
+    on = f"; go on with: meanfield resume {path}" if error.solution.state else ""
+    return type(error)(f"{error.reason}\nwhat was computed is kept in {path}{on}", error.solutions)
 
 
 def _in_checkpoints(out: Path, reached: Solution | None) -> str | None:
@@ -130,8 +127,9 @@ def _beside(out: Path, what: str) -> list[Path]:
     return sorted(out.parent.glob(f"{glob.escape(out.stem)}.{what}*.nc"))
 
 
-def _of_this_run(kept: Any, problem: Problem, solver: Any) -> bool:
-    return isinstance(kept, Solution) and kept.problem == stated(solver, problem)
+def _of_this_run(kept: object, problem: Problem, solver: Solver) -> bool:
+    asked = stated(solver, problem), settings(solver)
+    return isinstance(kept, Solution) and (kept.problem, dict(kept.solver)) == asked
 
 
 def _superseded(path: Path, solution: Solution) -> bool:

@@ -34,29 +34,27 @@ _LIMITS = {  # solver and what it is for
 _FIELDS = (
     "out: file to write (.nc). overwrite: replace a file that holds another run. "
     "threads: of the processor; those of OMP_NUM_THREADS, or all, if left out. "
-    "dry_run: print the time and memory that it would take, found in a few seconds, and keep nothing."
+    "dry_run: print the time and memory that it would take, found in a few seconds, and keep nothing. "
+    "checkpoint: keep the state every so many steps; the same command again goes on from there."
 )
-_CHECKPOINT = " checkpoint: keep the state every so many steps; the same command again goes on from there."
 
 
 def _command(name: str, solver: type, about: str) -> type:
-    """The dataclass of one command; only solvers that can go on from a state have checkpoints"""
-    resumes = hasattr(solver, "resume")
+    """The dataclass of one command"""
     shared = [("out", Path), ("problem", Problem), ("solver", solver), ("overwrite", bool, field(default=False))]
     shared.append(("threads", int | None, field(default=None)))
     shared += [("dry_run", bool, field(default=False))]
-    more = [("checkpoint", int | None, field(default=None))] if resumes else []
-    made = make_dataclass(name, [*shared, *more], frozen=True)
-    made.__doc__ = f"{about}\n\n{_FIELDS}{_CHECKPOINT if resumes else ''}"
+    shared.append(("checkpoint", int | None, field(default=None)))
+    made = make_dataclass(name, shared, frozen=True)
+    made.__doc__ = f"{about}\n\n{_FIELDS}"
     return made
 
 
 def _limit(asked: Any) -> int:
     if asked.dry_run:
         return told(asked.solver.estimate(asked.problem))
-    checkpoint = getattr(asked, "checkpoint", None)
     return solve(
-        asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite, checkpoint
+        asked.problem, asked.solver, lambda: asked.solver(asked.problem), asked.out, asked.overwrite, asked.checkpoint
     )
 
 

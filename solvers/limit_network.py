@@ -19,12 +19,13 @@ from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, tangent_kernel
 from meanfield.measure import principal_directions
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.evolve import Integrate, State, Trajectory, settings
+from solvers.evolve import Integrate, State, Trajectory
 from solvers.infinite_dense import Basis, InfiniteDense, orthonormal
 from solvers.inputs import EVERYWHERE, Rows
 from solvers.limit_flow import Here, flow
 from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
 from solvers.sharding import Shard, current
+from solvers.solver import settings
 
 if TYPE_CHECKING:
     from solvers.causal_dmft import CausalDMFT

@@ -18,8 +18,9 @@ from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.evolve import State, Trajectory, settings, snapshot_steps
+from solvers.evolve import State, Trajectory, snapshot_steps
 from solvers.inputs import EVERYWHERE, Rows
+from solvers.solver import settings
 
 if TYPE_CHECKING:
     from solvers.finite_width import FiniteWidth

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from meanfield import checks
-from meanfield.arguments import checked
 from meanfield.data import Dataset
 from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
 from solvers.clock import LONGEST, Beginning, Clock, Now, begun, under
+from solvers.solver import Estimate, Solver
 
 SECONDS = 3.0  # that a rehearsal takes, but for what cannot be shorter
 _FEWER = [2**k for k in range(3, 40, 2)]  # samples with which a problem of many is rehearsed first
@@ -26,23 +26,7 @@ _PART = 20  # each of these rehearsals takes so small a part of the time
 _STEEPEST = np.array([3.0, 2.0, 3.0])  # powers of the samples with which set-up, steps and end can grow
 
 Growth = Callable[[Problem, Beginning], np.ndarray]
-
-
-@checked
-@dataclass(frozen=True)
-class Estimate:
-    """Expected wall time of a run, and a bound on its memory beyond what Python and the libraries take.
-
-    how: what the time was found from.
-    """
-
-    seconds: float
-    bytes: float
-    how: str = ""
-
-    def __str__(self) -> str:
-        how = f"; the time is found from {self.how}" if self.how else ""
-        return f"about {self.seconds:.2g} s, at most {self.bytes / 1e9:.2g} GB{how}"
+S = TypeVar("S", bound=Solver)
 
 
 def together(parts: Sequence[Estimate], at_once: int = 1) -> Estimate:
@@ -52,10 +36,10 @@ def together(parts: Sequence[Estimate], at_once: int = 1) -> Estimate:
 
 
 def expected(
-    solver: Any,
+    solver: S,
     problem: Problem,
     seconds: float,
-    run: Callable[[Any, Problem], Any] = lambda solver, problem: solver(problem),
+    run: Callable[[S, Problem], object] = lambda solver, problem: solver(problem),
     growth: Growth | None = None,
     now: Now = time.perf_counter,
 ) -> tuple[float, str, Beginning]:
@@ -164,13 +148,13 @@ def fewer(problem: Problem, samples: int) -> Problem:
     )
 
 
-def _is_tied(solver: Any) -> bool:
+def _is_tied(solver: Solver) -> bool:
     """Whether a setting belongs to the samples, such as given outputs or a given kernel"""
     return any(isinstance(value, (Tensor, Solution)) for value in vars(solver).values())
 
 
 def by_law(
-    run: Callable[[int], Any], most: int, seconds: float, now: Now = time.perf_counter
+    run: Callable[[int], object], most: int, seconds: float, now: Now = time.perf_counter
 ) -> tuple[np.ndarray, int]:
     """(seconds of run(n) for n = 0..most, the last n that was run), from runs of 1, 2, 4, .. as far as `seconds` last.
 

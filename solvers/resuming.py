@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +11,14 @@ from torch import Tensor
 from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.evolve import State, settings, snapshot_steps
+from solvers.evolve import State, snapshot_steps
 from solvers.sharding import current
+from solvers.solver import Solver, settings
 
 FREE = {"snapshots", "engine", "device", "batch", "keep_state"}  # may change when a run goes on
 
 
-def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
+def earlier(solver: Solver, solution: Solution, steps: int) -> Problem:
     """The problem that continues `solution` by `steps`; ValueError if this solver cannot go on from it.
 
     UserWarning if it was made with another number of threads.
@@ -42,18 +42,13 @@ def earlier(solver: Any, solution: Solution, steps: int) -> Problem:
     return problem
 
 
-def recorded_before(solver: Any, problem: Problem, solution: Solution) -> None:
+def recorded_before(solver: Solver, problem: Problem, solution: Solution) -> None:
     """ValueError if the solver asks for a snapshot at a step that `solution` has passed without one."""
     for step in snapshot_steps(solver.snapshots, problem.training):
         if step <= solution.steps and step not in solution.snapshots:
             raise ValueError(
                 f"snapshot {step} lies in the past and was not recorded; recorded are {solution.snapshots}"
             )
-
-
-def stated(solver: Any, problem: Problem) -> Problem:
-    """`problem` as the solver's solutions have it"""
-    return solver.stated(problem) if hasattr(solver, "stated") else problem
 
 
 def ended_well(solution: Solution) -> bool:

@@ -19,18 +19,26 @@ import torch
 
 from meanfield import checks, storage
 from meanfield.problem import Problem
-from meanfield.solution import Solution
+from meanfield.solution import Given, Solution
 from solvers.causal_dmft import CausalDMFT
 from solvers.finite_width import FiniteWidth
 from solvers.fixed_point_dmft import FixedPointDMFT
 from solvers.infinite_logits import InfiniteLogitsLimit
 from solvers.keeping import DONE, ELSEWHERE, readable, solve, told
 from solvers.rehearsal import together
+from solvers.solver import Solver
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 from solvers.width_sweep import end_with_parent, network_file, width_sweep
 
-_RESUMABLE = (WassersteinFlow, CausalDMFT, FixedPointDMFT, TangentKernelLimit, InfiniteLogitsLimit, FiniteWidth)
+_SOLVERS: tuple[type[Solver], ...] = (
+    WassersteinFlow,
+    CausalDMFT,
+    FixedPointDMFT,
+    TangentKernelLimit,
+    InfiniteLogitsLimit,
+    FiniteWidth,
+)
 
 
 @dataclass(frozen=True)
@@ -112,11 +120,11 @@ def _resume(asked: Resume) -> int:
     if not isinstance(earlier, Solution):
         raise ValueError(f"{asked.file} holds a {type(earlier).__name__}: a run is needed here")
     values = {name: value for name, value in earlier.solver.items() if name != "name"}
-    if any(str(value).startswith("given (") for value in values.values()):
+    if any(isinstance(value, Given) for value in values.values()):
         raise ValueError(
             f"{asked.file} started from an object of Python's: go on from there, with solver.resume(solution, steps)"
         )
-    kind: Any = checks.lookup("solver", earlier.solver.get("name"), {c.__name__: c for c in _RESUMABLE})
+    kind = checks.lookup("solver", earlier.solver.get("name"), {c.__name__: c for c in _SOLVERS})
     values = {name: value for name, value in values.items() if name in {f.name for f in fields(kind)}}  # of now
     changed = {"device": asked.device, "evaluations": asked.evaluations}
     solver = kind(**values | {name: value for name, value in changed.items() if value is not None})

@@ -14,14 +14,15 @@ from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from meanfield.spectrum import KernelSpectrum, unstable
-from solvers.evolve import Advance, Integrate, State, Trajectory, evolve, settings, snapshot_steps
+from solvers.evolve import Advance, Integrate, State, Trajectory, evolve, snapshot_steps
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow
 from solvers.inputs import Rows
 from solvers.lazy_kernels import Kernel, LazyKernels, check_lazy, draws, has_random_start, lazy_kernels
 from solvers.memory import Parts, bound, kept
-from solvers.rehearsal import SECONDS, Estimate, expected
+from solvers.rehearsal import SECONDS, expected
 from solvers.resuming import earlier, kept_momentum
+from solvers.solver import Estimate, settings
 
 _LAZY = 0.1  # gamma0 up to which mean-field networks are within about a per cent of their lazy limit
 

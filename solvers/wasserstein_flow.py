@@ -16,7 +16,7 @@ from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.evolve import State, Trajectory, evolve, settings, snapshot_steps
+from solvers.evolve import State, Trajectory, evolve, snapshot_steps
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.initial_outputs import initial_outputs
@@ -24,10 +24,11 @@ from solvers.initial_particles import PER_POINT, Cloud, balance, random_part
 from solvers.inputs import Inputs
 from solvers.measure_flow import MeasureFlow
 from solvers.memory import INTEGRATOR, Parts, bound, kept
-from solvers.rehearsal import SECONDS, Estimate, expected
+from solvers.rehearsal import SECONDS, expected
 from solvers.resuming import earlier, kept_momentum
 from solvers.rounding import must_resolve
 from solvers.sharding import Shard, current
+from solvers.solver import Estimate, settings
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 

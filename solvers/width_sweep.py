@@ -21,10 +21,10 @@ from meanfield.problem import Problem
 from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
 from solvers.clock import progress_bar
-from solvers.evolve import settings
 from solvers.failures import Interrupted, SolverError
 from solvers.finite_width import FiniteWidth
 from solvers.keeping import keep
+from solvers.solver import settings
 
 
 @dataclass(frozen=True)

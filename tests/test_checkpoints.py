@@ -104,7 +104,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
         checkpointed(solver, replace(asked, scaling=mf.mean_field(2.0)), path)
     with pytest.raises(ValueError, match=r"other settings \(seed=0 there, 1 here\)"):
         checkpointed(replace(solver, seed=1), asked, path)
-    with pytest.raises(ValueError, match="object has no steps to go on from"):
+    with pytest.raises(ValueError, match="solver must be a Solver: received"):
         checkpointed(object(), asked, tmp_path / "other.nc")
     with pytest.raises(ValueError, match="every must be at least 1"):
         checkpointed(solver, asked, path, every=0)

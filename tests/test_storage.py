@@ -14,6 +14,7 @@ import xarray as xr
 import meanfield as mf
 from meanfield import activations, sealed, storage
 from meanfield.report import Deviation, DeviationReport
+from meanfield.solution import Given
 from meanfield.statistics import Exponent
 from meanfield.storage import load, save
 from solvers import FiniteWidth, WassersteinFlow, lazy_prediction, measured_exponents, proxy_comparison
@@ -357,3 +358,13 @@ def test_what_studies_find_survives_storage(tmp_path):
     for name, law in powers.quantities.items():
         assert law.measured == load(tmp_path / "powers.nc")[name].measured
         np.testing.assert_array_equal(law.values, load(tmp_path / "powers.nc")[name].values)
+
+
+def test_a_setting_that_was_an_object_is_kept_by_the_name_of_its_type(tmp_path, tiny_problem):
+    """In files as the text that they always held"""
+    run = WassersteinFlow(initial=mf.ParticleMeasure.iid(4, tiny_problem.data.inputs))(tiny_problem)
+    assert run.solver["initial"] == Given("ParticleMeasure")
+    assert str(Given("Tensor")) == "given (Tensor)"
+    path = mf.save(run, tmp_path / "run.nc")
+    assert b'"initial": "given (ParticleMeasure)"' in path.read_bytes()
+    assert mf.load(path) == run
