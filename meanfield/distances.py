@@ -13,6 +13,7 @@ from meanfield import array_input, checks
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.solution import Solution
+from meanfield.warning import warn
 
 _EXACT = (
     2**26
@@ -165,11 +166,10 @@ def _sinkhorn(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], epsilon: float
             most = most if rate < 1 else (1 + omega) / 2
             omega, changes = min(_relaxed(omega, min(rate, 1.0)), most), []
     else:
-        warnings.warn(
+        warn(
             f"Sinkhorn's iteration did not converge in {_ITERATIONS} steps: the distance may be too small; raise the regularisation, or "
             f"take clouds of at most {_EXACT} pairs without one",
             RuntimeWarning,
-            stacklevel=3,
         )
     v = _soft_min(y, x, m.log() + u / epsilon, epsilon)
     return float(m @ (u - own_u) + n @ (v - own_v))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from meanfield.activations import Activation
 from meanfield.differentiable_sums import by_tiles
+from meanfield.warning import warn
 
 # rows that fill a GPU, least terms of each (not measured: KeOps did not run there)
 _CUDA_ROWS = 2**18
@@ -79,7 +80,7 @@ def probe() -> None:
 @cache
 def _warn_once(reason: str) -> None:
     message = f"{reason}: the chunked engine serves instead, with the same numbers to rounding"
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    warn(message, RuntimeWarning)
 
 
 @cache

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import subprocess
-import warnings
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -28,6 +27,7 @@ from meanfield.layout import Arrays
 from meanfield.report_layout import KINDS, Result
 from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution
+from meanfield.warning import warn
 
 FORMAT = 2  # to be raised when an older `load` would misread the file; from 2 on files have a digest
 _HDF5_END = {0: 40, 2: 28, 3: 28}  # by the version of the superblock: where the length of the file stands in it
@@ -84,9 +84,8 @@ def load(path: str | Path) -> Any:
             raise DamagedFile(
                 f"{path} has lost its digest: it was cut, or written to by another program; save it again"
             )
-        warnings.warn(
+        warn(
             f"files in {path.parent} were saved by an earlier version, without a digest: damage to them may go unseen; save them again",
-            stacklevel=2,
         )
     try:
         return kind.unpack(arrays, _tuples(json.loads(attributes["settings"])))

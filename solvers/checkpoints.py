@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
+from meanfield.warning import warn
 from solvers.evolve import snapshot_steps
 from solvers.failures import Interrupted, SolverError, conclude
 from solvers.resuming import FREE, ended_well, recorded_before
@@ -108,7 +108,7 @@ def _keep_or_warn(solution: Solution, path: Path) -> None:
     except OSError as error:
         if current().count > 1:
             raise
-        warnings.warn(f"the run goes on, but its checkpoint could not be written: {error}", stacklevel=4)
+        warn(f"the run goes on, but its checkpoint could not be written: {error}")
 
 
 def _keep(solution: Solution, path: Path) -> None:
@@ -128,7 +128,7 @@ def _found(solver: Solver, problem: Problem, path: Path) -> Solution | None:
             found = storage.load(candidate)
         except (DamagedFile, OSError) as error:
             why = " ".join(str(error).split())
-            warnings.warn(f"the checkpoint {candidate} cannot be read and is passed over: {why}", stacklevel=3)
+            warn(f"the checkpoint {candidate} cannot be read and is passed over: {why}")
             continue
         _check(solver, problem, found, candidate)
         return found

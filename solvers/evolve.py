@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from meanfield.problem import Problem, Training
 from meanfield.solution import Solution, Status
+from meanfield.warning import warn
 from solvers import clock
 from solvers.failures import NonFiniteError, Watch
 from solvers.gradient_flow import Flow, Spent, Stopped
@@ -239,11 +239,10 @@ def _told_of_length(label: str, done: int, left: int, each: float) -> bool:
         return False
     days = each * left / 86_400
     if days > _MANY_DAYS:
-        warnings.warn(
+        warn(
             f"{label}: {left} steps are left and will take about {days:.2g} days at {each:.2g} s a step; "
             "Ctrl-C ends the run and keeps what was computed, solvers.checkpointed keeps it in a file on the way",
             RuntimeWarning,
-            stacklevel=3,
         )
     return True
 

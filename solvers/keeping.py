@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import tempfile
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from meanfield import storage
 from meanfield.problem import Problem
 from meanfield.solution import Solution
+from meanfield.warning import warn
 from solvers.checkpoints import checkpointed
 from solvers.failures import Interrupted, SolverError
 from solvers.resuming import ended_well
@@ -35,7 +35,7 @@ def keep(result: Any, path: Path) -> Path:
             kept = storage.save(result, unused(folder / path.name))
         except OSError:
             continue
-        warnings.warn(f"{path} could not be written ({failed}); kept in {kept}", stacklevel=2)
+        warn(f"{path} could not be written ({failed}); kept in {kept}")
         return kept
     raise OSError(f"{path} could not be written ({failed}), nor could any other folder: free some space") from failed
 

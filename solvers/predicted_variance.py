@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from meanfield.activations import Activation
 from meanfield.arguments import checked
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
+from meanfield.warning import warn
 from solvers.clock import progress_bar
 from solvers.inputs import EVERYWHERE, Inputs
 from solvers.wasserstein_flow import Initial, WassersteinFlow
@@ -71,11 +71,10 @@ def predicted_variance(
     activation = _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width))
     f, stride = _final_outputs(problem, a, w, m, b, x, activation)
     if problem.network.nonlinearity.kinks and stride > kink_width:
-        warnings.warn(
+        warn(
             f"a step moves preactivations by up to {stride:.2g} (root mean square), more than kink_width={kink_width:g}: the "
             f"prediction for {problem.network.nonlinearity.name} is unreliable; take a smaller learning_rate",
             RuntimeWarning,
-            stacklevel=2,
         )
     variance = torch.full((len(x), c), math.nan, dtype=torch.float64)
     for row, k in progress_bar("predicted variance", progress, iterable=[(row, k) for row in rows for k in range(c)]):

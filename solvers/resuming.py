@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+from meanfield.warning import warn
 from solvers.evolve import State, snapshot_steps
 from solvers.sharding import current
 from solvers.solver import Solver, settings
@@ -60,10 +60,9 @@ def _tell_of_threads(solution: Solution) -> None:
     """Said once for a run in stretches: the next one goes on from a stretch with the threads of now."""
     before, now = solution.stats.get("threads"), torch.get_num_threads()
     if before not in (None, now) and current().first:
-        warnings.warn(
+        warn(
             f"the run was made with {before} thread{'s' if before > 1 else ''} and goes on with {now}, which round differently: it will "
             f"equal an uninterrupted run to rounding, not bit for bit; OMP_NUM_THREADS={before} (or torch.set_num_threads) keeps the bits",
-            stacklevel=4,
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meanfield.arguments import checked
+from meanfield.warning import warn
 
 
 class RankLost(RuntimeError):
@@ -197,10 +197,9 @@ def _warn_of_old_addresses() -> None:
         os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     ):
-        warnings.warn(
+        warn(
             "torchrun started these ranks again; if they wait for each other until the timeout, start torchrun with "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
-            stacklevel=4,
         )
 
 

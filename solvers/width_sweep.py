@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
+from meanfield.warning import warn
 from solvers.clock import progress_bar
 from solvers.failures import Interrupted, SolverError
 from solvers.finite_width import FiniteWidth
@@ -187,7 +187,7 @@ class _Store:
         try:
             keep(solution, self.folder / network_file(solution.solver["width"], solution.solver["seed"]))
         except OSError as error:
-            warnings.warn(f"the sweep goes on, but a network could not be kept: {error}", stacklevel=2)
+            warn(f"the sweep goes on, but a network could not be kept: {error}")
 
     def load(self, widths: Sequence[int], seeds: Sequence[int]) -> dict[tuple[int, int], Solution]:
         found = {}
@@ -203,7 +203,7 @@ class _Store:
         try:
             return storage.load(path)
         except DamagedFile as error:
-            warnings.warn(f"{error}: where this network is asked for, it is trained again", stacklevel=2)
+            warn(f"{error}: where this network is asked for, it is trained again")
             return None
 
     def _check(self, path: Path, solution: Any) -> Solution:

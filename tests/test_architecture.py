@@ -17,6 +17,7 @@ HOMES = {
     "h5netcdf": {"meanfield/storage.py"},
     "h5py": {"meanfield/storage.py"},
     "tyro": {"solvers/cli.py"},
+    "warnings.warn": {"meanfield/warning.py"},  # elsewhere it would point at a line of ours
     "torch.set_float32_matmul_precision": {"meanfield/own_numerics.py"},  # set for the time of a call
     "torch.autocast": {"meanfield/own_numerics.py"},
 }
