@@ -31,13 +31,6 @@ class PowerLaw:
     predicted: float
     measured: Exponent
 
-    @property
-    def confirmed(self) -> bool:
-        """Whether the prediction lies in the measured interval, or within 0.1 of the slope"""
-        return self.measured.low <= self.predicted <= self.measured.high or abs(
-            self.measured.slope - self.predicted
-        ) < 0.1  # fmt: skip
-
 
 @checked
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """FiniteWidth: real networks of any depth, trained by autograd, all seeds of a width in one batched run (equations 1 and 62).
 
-Nothing here knows a limit: derivatives come from autograd, and no formula is shared with the solvers of the limits.
+Nothing here knows a limit: training and gradients come from autograd, without a formula of the limits' solvers. K alone is put
+together as theirs is, from kernels of features and gradients (equation 11).
 """
 
 from __future__ import annotations

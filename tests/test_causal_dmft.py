@@ -96,7 +96,7 @@ def test_linear_networks_do_not_depend_on_samples_and_seed(depth):
 
 @pytest.mark.parametrize("network", [dict(), dict(bias_std=0.4, residual=0.7, weight_std=1.1)], ids=["plain", "all"])
 def test_small_gamma0_is_the_network_linearised_at_its_start(network):
-    """f <- f + eta K Delta / P with its own tangent kernel at step 0; the remainder falls like gamma0^2.
+    """f <- f + eta K Delta / P with its own tangent kernel at step 0; the remainder falls like gamma0^2 (equation 59).
 
     Sampled neurons add a part of order gamma0 / sqrt(S); opposite targets cancel most of it, f(-gamma0, y) = -f(gamma0, -y).
     """

@@ -272,7 +272,7 @@ def test_networks_and_limit_in_one_report():
 
 @pytest.mark.parametrize("c", [1, 2])
 def test_small_gamma0_is_the_lazy_limit_of_the_clouds_own_kernel(c):
-    """A cloud that is symmetric in the readouts has f0 = 0 exactly; what remains is of order gamma0^2."""
+    """A cloud that is symmetric in the readouts has f0 = 0 exactly; what remains is of order gamma0^2 (equation 59)."""
     asked = replace(problem(c=c, test=0), network=mf.Network(1, "tanh", bias_std=0.3))
     half = mf.ParticleMeasure.sobol(256, 4, c, seed=0)
     cloud = mf.ParticleMeasure(torch.cat([half.a, -half.a]), half.w.repeat(2, 1), half.m.repeat(2) / 2)
