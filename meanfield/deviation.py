@@ -14,8 +14,9 @@ from torch import Tensor
 from meanfield import array_input, checks
 from meanfield.arguments import checked
 from meanfield.distances import marginal_distance, measure_distance, sample_of
+from meanfield.keys import Key
 from meanfield.measure import ParticleMeasure
-from meanfield.observables import observables, observe, recorded_observables
+from meanfield.observables import has_preactivations, observables, observe, recorded_observables
 from meanfield.report import Deviation, DeviationReport
 from meanfield.scaling_plane import exponents as powers
 from meanfield.solution import Solution
@@ -45,9 +46,10 @@ def deviation(
     by_width = _grouped(nets, limits)
     expected = math.nan if predicted is None else _mean_prediction(predicted, limits[0])
     names = tuple(names) if names is not None else _default_names(nets, limits)
-    distances = {f"h{l}" for l in range(1, limits[0].problem.network.depth + 1)} | {"measure"}
+    network = limits[0].problem.network
+    distances = {*network.keys("h"), "measure"}
     for name in names:
-        checks.lookup("observable", name, {**observables(limits[0].problem.network.depth), **dict.fromkeys(distances)})
+        checks.lookup("observable", name, {**observables(network), **dict.fromkeys(distances)})
     rng = np.random.default_rng(checks.seed("seed", seed))
     found = {
         name: _distance(name, by_width, limits, rng) if name in distances else _decompose(name, by_width, limits)
@@ -63,7 +65,7 @@ def deviation(
         n_var_se=np.array([e for _, e in scaled]),
         predicted_n_var=expected,
         settings={
-            "networks": f"{len(nets)} of depth {first.problem.network.depth}, {first.problem.network.nonlinearity.name}",
+            "networks": f"{len(nets)} of depth {network.depth}, {network.nonlinearity.name}",
             "limit": f"{first.solver['name']} x {len(limits)}",
             "data": f"{first.problem.data.name}, P = {first.problem.data.samples}",
             "steps": str(first.steps),
@@ -151,10 +153,8 @@ def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, 
 def _default_names(nets: Sequence[Solution], limits: Sequence[Solution]) -> tuple[str, ...]:
     everyone = [*nets, *limits]
     names = [name for name in recorded_observables(limits[0]) if all(name in recorded_observables(s) for s in everyone)]
-    depth = limits[0].problem.network.depth
-    names += [
-        f"h{l}" for l in range(1, depth + 1) if all(f"h{l}" in s.fields or (l == 1 and s.particles) for s in everyone)
-    ]
+    fields = limits[0].problem.network.keys("h")
+    names += [key for key in fields if all(has_preactivations(s, key.layer) for s in everyone)]
     if all(s.particles for s in everyone) and limits[0].measure().points.shape[1] <= 10:
         names.append("measure")
     return tuple(names)
@@ -262,7 +262,7 @@ def _distance(
 def _pair(name: str, net: Solution, limit: Solution, width: int, seed: int) -> tuple[float, float]:
     """(distance of the net from the limit, distance of `width` neurons drawn from the limit)"""
     if name != "measure":
-        layer = int(name[1:])
+        layer = Key.of(name).layer
         h, m = limit.preactivations(layer=layer)
         index, equal = sample_of(limit, width, seed)
         drawn = (h[torch.from_numpy(index)].to(h), equal.to(m))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_of
+from meanfield.keys import Key
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 
@@ -32,9 +33,7 @@ class FieldKernels:
     @cached_property
     def kernels(self) -> dict[str, TwoTimeKernel]:
         """Phi1, G1, .. at every pair of snapshots"""
-        layers = range(1, self.problem.network.depth + 1)
-        names = [f"{kind}{l}" for l in layers for kind in ("Phi", "G")]
-        return {name: TwoTimeKernel(self.steps, _Averages(self, name)) for name in names}
+        return {key: TwoTimeKernel(self.steps, _Averages(self, key)) for key in self.problem.network.keys("Phi", "G")}
 
     def told_by(
         self, particles: Mapping[int, ParticleMeasure], fields: Mapping[str, Tensor], snapshots: Sequence[int]
@@ -49,16 +48,16 @@ class FieldKernels:
 
     def _tangent(self, i: int) -> Tensor:
         """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
-        network, layers = self.problem.network, range(1, self.problem.network.depth + 1)
-        n, outputs = self.fields["h1"].shape[1], self.problem.data.y.numel()
+        network, outputs = self.problem.network, self.problem.data.y.numel()
+        n = next(iter(self.fields.values())).shape[1]
         checks.memory(f"a tangent kernel of {outputs} outputs", 24.0 * outputs**2, "take fewer samples")
 
         def gram(q: Tensor) -> Tensor:
             scaled = q / math.sqrt(n)
             return scaled.T @ scaled
 
-        phi = [gram(network.nonlinearity.phi(self._field(f"h{l}", i))) for l in layers]
-        g = (gram(self._field(f"g{l}", i)) for l in layers)  # one at a time
+        phi = [gram(network.nonlinearity.phi(self._field(key, i))) for key in network.keys("h")]
+        g = (gram(self._field(key, i)) for key in network.keys("g"))  # one at a time
         return tangent_of(self.problem, self.problem.scaling.products(n), phi, g)
 
     def _field(self, name: str, i: int) -> Tensor:
@@ -70,7 +69,7 @@ class _Averages:
     """Of phi(h) (P columns), or of g (P C columns), in one layer"""
 
     of: FieldKernels
-    name: str
+    key: Key
 
     def factor(self) -> Tensor:
         return self._neurons(*range(len(self.of.steps))).factor()
@@ -80,13 +79,11 @@ class _Averages:
         return self._neurons(*chosen).block(0, len(chosen) - 1)
 
     def _neurons(self, *snapshots: int) -> NeuronAverages:
-        field = self.name.replace("Phi", "h").replace("G", "g")
-        fields = [self.of._field(field, i) for i in snapshots]
+        features = self.key.kind == "Phi"
+        fields = [self.of._field(Key("h" if features else "g", self.key.layer), i) for i in snapshots]
         n, columns = fields[0].shape
         m = fields[0].new_full((n,), 1 / n)
-        return NeuronAverages(
-            m, fields, columns, self.of.problem.network.nonlinearity.phi if field[0] == "h" else _same
-        )
+        return NeuronAverages(m, fields, columns, self.of.problem.network.nonlinearity.phi if features else _same)
 
 
 def _same(g: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from meanfield import activations, losses
 from meanfield.data import Dataset
 from meanfield.field_kernels import FieldKernels
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse
+from meanfield.keys import Key, parts
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Network, Problem, Training
@@ -43,6 +44,7 @@ _MEASURE = {
     "m": ("particle", "masses"),
 }
 _GIVEN = re.compile(r"given \((\w+)\)")  # how a file names a setting that it does not hold
+_COLUMNS = {"Phi": "sample", "G": "sample_output", "h": "sample", "g": "sample_output"}  # by the kind of a key
 Stored = Mapping[str, np.ndarray]
 
 
@@ -56,8 +58,8 @@ class Arrays:
 
     def put(self, name: str, value: Any, dims: str = "", meaning: str = "", coordinate: bool = False) -> None:
         """Add an array; a dimension without a name, or of another size than its name stands for, is named after its size."""
-        if not re.fullmatch(r"[\w.+-]+", name):
-            raise ValueError(f"{name!r} cannot name an array of a file: letters, digits and _ . + - only")
+        if not re.fullmatch(r"[\w.+\[\]-]+", name):
+            raise ValueError(f"{name!r} cannot name an array of a file: letters, digits and _ . + - [ ] only")
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         wanted = dims.split() if len(dims.split()) == array.ndim else [""] * array.ndim
         named: list[str] = []
@@ -154,18 +156,18 @@ def _pack_records(solution: Solution, arrays: Arrays) -> None:
     for name, kernel in solution.kernels.items():
         if not kernel.made and solution.kernels_told:
             continue  # nobody looked at it yet, and particles or fields tell it
-        dims = f"{axis(name, kernel.steps)} rank_{name} {'sample_output' if name.startswith('G') else 'sample'}"
+        dims = f"{axis(name, kernel.steps)} rank_{name} {_COLUMNS[Key.of(name).kind]}"
         arrays.put(f"kernel_{name}", kernel.factor, dims, f"factor c of {name}(t, s) = c(t)^T c(s)")
     for name, response in solution.responses.items():
         for side in ("left", "right"):
             meaning = f"{side} factor of the response {name}" + ", equal times included" * response.instant
             arrays.put(f"response_{name}_{side}", getattr(response, side), meaning=meaning)
     for name, value in solution.standard_errors.items():
-        dims = "snapshot sample_output sample_output_2" if name[0] == "G" else "snapshot sample sample_2"
-        arrays.put(f"error_{name}", value, _SOLUTION.get(name, (dims, ""))[0], f"standard error of {name}")
+        columns = _COLUMNS.get(parts(name)[0])
+        dims = f"snapshot {columns} {columns}_2" if columns else _SOLUTION.get(name, ("", ""))[0]
+        arrays.put(f"error_{name}", value, dims, f"standard error of {name}")
     for name, value in solution.fields.items():
-        dims = f"snapshot neuron {'sample_output' if name.startswith('g') else 'sample'}"
-        arrays.put(f"field_{name}", value, dims, f"{name} of each neuron")
+        arrays.put(f"field_{name}", value, f"snapshot neuron {_COLUMNS[Key.of(name).kind]}", f"{name} of each neuron")
     steps = sorted(solution.particles)
     if len({tuple(t.shape for t in solution.particles[step].tensors) for step in steps}) > 1:
         raise ValueError("the number of particles differs between snapshots: a file keeps one number")
@@ -212,8 +214,8 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
 
 def _responses(stored: Stored) -> dict[str, TwoTimeResponse]:
     factors = dict(_prefixed(stored, "response_"))
-    names = dict.fromkeys(key.split("_")[0] for key in factors)
-    return {n: TwoTimeResponse(factors[f"{n}_left"], factors[f"{n}_right"], instant=n[0] == "B") for n in names}
+    keys = dict.fromkeys(Key.of(name.rpartition("_")[0]) for name in factors)
+    return {k: TwoTimeResponse(factors[f"{k}_left"], factors[f"{k}_right"], instant=k.kind == "B") for k in keys}
 
 
 SOLUTION = Kind("meanfield solution", Solution, _pack_solution, _unpack_solution)

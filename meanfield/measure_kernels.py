@@ -33,9 +33,8 @@ class MeasureKernels:
     @cached_property
     def kernels(self) -> dict[str, TwoTimeKernel]:
         """Phi1 and G1 at every pair of snapshots; nothing without snapshots"""
-        averages = (
-            {"Phi1": _Averages(self, gradients=False), "G1": _Averages(self, gradients=True)} if self.steps else {}
-        )
+        keys = self.problem.network.keys("Phi", "G") if self.steps else []
+        averages = {key: _Averages(self, gradients=key.kind == "G") for key in keys}
         if self.total is None:
             return {name: TwoTimeKernel(self.steps, source) for name, source in averages.items()}
         return {name: TwoTimeKernel(self.steps, source.factor()) for name, source in averages.items()}
@@ -52,7 +51,7 @@ class MeasureKernels:
         return self.steps == sorted(particles)
 
     def __call__(self) -> Tensor:
-        pairs = ([self.kernels[name].at(t).double() for name in ("Phi1", "G1")] for t in self.steps)
+        pairs = ([kernel.at(t).double() for kernel in self.kernels.values()] for t in self.steps)
         return torch.stack([tangent_of(self.problem, self.limit, [phi], [g]) for phi, g in pairs])
 
 

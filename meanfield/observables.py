@@ -9,48 +9,49 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.arguments import checked
-from meanfield.kernels import TwoTimeKernel, recorded
+from meanfield.kernels import recorded
+from meanfield.keys import Key
+from meanfield.problem import Network
 from meanfield.solution import Solution
 
 
-def observables(depth: int) -> dict[str, Callable[[Solution], Tensor]]:
-    """The known observables of a network with `depth` hidden layers; each gives a flat float64 tensor.
+def observables(network: Network) -> dict[str, Callable[[Solution], Tensor]]:
+    """The known observables of a network; each gives a flat float64 tensor.
 
     Outputs and losses over the whole run; kernels at the last snapshot.
     """
-    known: dict[str, Callable[[Solution], Tensor]] = {
+    kernels = {key: lambda s, key=key: _flat(s.kernels[key].at()) for key in network.keys("Phi", "G")}
+    return {
         "loss": lambda s: _flat(s.loss),
         "test_loss": lambda s: _flat(s.test_loss),
         "f": lambda s: _flat(s.f),
         "f_test": lambda s: _flat(_present(s.f_test)),
         "tangent_kernel": lambda s: _flat(s.tangent_kernel()),
-    }
-    for l in range(1, depth + 1):
-        known[f"Phi{l}"] = lambda s, l=l: _flat(_kernel(s, f"Phi{l}").at())
-        known[f"G{l}"] = lambda s, l=l: _flat(_kernel(s, f"G{l}").at())
-    return known
+    } | kernels
 
 
 @checked
 def observe(solution: Solution, name: str) -> Tensor:
     """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
-    return checks.lookup("observable", name, observables(solution.problem.network.depth))(solution)
+    return checks.lookup("observable", name, observables(solution.problem.network))(solution)
 
 
 def recorded_observables(solution: Solution) -> tuple[str, ...]:
     """The names that this solution can answer."""
-    data, depth = solution.problem.data, solution.problem.network.depth
-    lacking = set()
+    data, network = solution.problem.data, solution.problem.network
+    lacking: set[str] = {*network.keys("Phi", "G")} - solution.kernels.keys()
     if data.x_test is None:
         lacking.add("f_test")
     if data.y_test is None:
         lacking.add("test_loss")
     if not solution.has_tangent:
         lacking.add("tangent_kernel")
-    lacking |= {
-        f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, depth + 1) if f"{kind}{l}" not in solution.kernels
-    }
-    return tuple(name for name in observables(depth) if name not in lacking)
+    return tuple(name for name in observables(network) if name not in lacking)
+
+
+def has_preactivations(solution: Solution, layer: int | str) -> bool:
+    """Whether the preactivations of a layer were kept, or particles that tell them"""
+    return Key("h", layer) in solution.fields or (layer == 1 and bool(solution.particles))
 
 
 @checked
@@ -68,7 +69,7 @@ def alignment(kernel: Tensor, y: Tensor) -> Tensor:
 @checked
 def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = -1) -> Tensor:
     """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots."""
-    kernel = None if name == "tangent_kernel" else _kernel(solution, name)
+    kernel = None if name == "tangent_kernel" else solution.kernels[name]
     for key, step in (("start", start), ("end", end)):
         recorded(step, solution.snapshots if kernel is None else kernel.steps, key)
     at = solution.tangent_kernel if kernel is None else kernel.at
@@ -83,9 +84,3 @@ def _present(tensor: Tensor | None) -> Tensor:
     if tensor is None:
         raise ValueError("the problem has no test samples: give the Dataset x_test")
     return tensor
-
-
-def _kernel(solution: Solution, name: str) -> TwoTimeKernel:
-    if name not in solution.kernels:
-        raise ValueError(f"the kernel {name} was not recorded: give the solver snapshots, e.g. snapshots=(0, -1)")
-    return solution.kernels[name]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield.kernels import TwoTimeKernel, recorded
+from meanfield.keys import parts
 from meanfield.solution import Solution
 
 Solutions = Solution | Sequence[Solution]
@@ -59,13 +60,7 @@ def by_class(y: Tensor) -> tuple[np.ndarray, list[int]]:
 def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
     """(P, P) the kernel at a step; with several outputs the mean over pairs of equal outputs. ValueError if not recorded."""
     p, c = solution.problem.data.y.shape
-    if name == "tangent_kernel":
-        kernel = solution.tangent_kernel(step)
-    elif name in solution.kernels:
-        kernel = solution.kernels[name].at(step)
-    else:
-        there = ", ".join([*solution.kernels, "tangent_kernel"]) if solution.snapshots else "none"
-        raise ValueError(f"no kernel {name!r}: recorded are {there}; kernels need snapshots, e.g. snapshots=(0, -1)")
+    kernel = solution.tangent_kernel(step) if name == "tangent_kernel" else solution.kernels[name].at(step)
     if kernel.numel() > p * p:
         kernel = kernel.reshape(p, c, p, c).diagonal(dim1=1, dim2=3).mean(-1)
     return kernel.double().numpy()
@@ -81,7 +76,7 @@ def two_times(solution: Solution, name: str, most: int = 60) -> tuple[np.ndarray
     chosen = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))
     steps = every[chosen]
     if found is None or (isinstance(found, TwoTimeKernel) and not set(steps.tolist()) <= set(found.steps)):
-        hint = "responses=True" if name[:1] in "AB" else "two_time=True"
+        hint = "responses=True" if parts(name)[0] in ("A", "B") else "two_time=True"
         raise ValueError(f"{name} was not recorded at all pairs of steps: solve with CausalDMFT({hint})")
     if isinstance(found, TwoTimeKernel):
         factor = found.factor[[recorded(int(step), found.steps) for step in steps]]
@@ -90,13 +85,13 @@ def two_times(solution: Solution, name: str, most: int = 60) -> tuple[np.ndarray
     outputs = solution.problem.data.outputs
     for i, t in enumerate(steps):
         rows = found.to_earlier(int(t))[steps[steps < t + found.instant]]  # (s, Q, Q')
-        a = rows if name[0] == "A" else rows.transpose(1, 2)  # (s, P, P C)
+        a = rows if parts(name)[0] == "A" else rows.transpose(1, 2)  # (s, P, P C)
         same = a.reshape(len(rows), a.shape[1], a.shape[1], outputs).diagonal(dim1=1, dim2=2)
         matrix[i, : len(rows)] = same.double().mean((1, 2)).numpy()
     return steps, matrix
 
 
-def pooled(group: Sequence[Solution], step: int, layer: int, sample: int) -> tuple[np.ndarray, np.ndarray]:
+def pooled(group: Sequence[Solution], step: int, layer: int | str, sample: int) -> tuple[np.ndarray, np.ndarray]:
     """Preactivations at one sample of the neurons of all solutions, and their weights, which sum to 1"""
     pairs = [s.preactivations(step, layer) for s in group]
     h = torch.cat([row(h.T, sample) for h, _ in pairs]).double().numpy()
@@ -166,8 +161,8 @@ _NAMES = {
 
 def described(name: str) -> str:
     """An observable in words."""
-    stem = name.rstrip("0123456789")
-    return _NAMES.get(stem, name).format(name.removeprefix(stem))
+    kind, layer = parts(name)
+    return _NAMES.get(kind, name).format(layer)
 
 
 def seeds(groups: dict[int, list[Solution]]) -> str | None:

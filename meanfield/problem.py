@@ -15,6 +15,7 @@ from meanfield import checks
 from meanfield.activations import Activation, activation
 from meanfield.arguments import checked
 from meanfield.data import Dataset
+from meanfield.keys import Key
 from meanfield.losses import Loss, loss
 from meanfield.scaling import Scaling, mean_field
 
@@ -52,6 +53,10 @@ class Network:
     def is_linear(self) -> bool:
         """Whether its limit closes in matrices, without sampling"""
         return self.nonlinearity.name == "linear"
+
+    def keys(self, *kinds: str) -> list[Key]:
+        """Of each kind one for each hidden layer"""
+        return [Key(kind, l) for kind in kinds for l in range(1, self.depth + 1)]
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the first layer's weights multiply: weight_std x / sqrt(D), and a column of bias_std if there are biases."""

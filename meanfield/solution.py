@@ -15,9 +15,16 @@ from torch import Tensor
 from meanfield.arguments import checked
 from meanfield.field_kernels import FieldKernels
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, recorded
+from meanfield.keys import ByKey, Key
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
+
+_BY_KEY = {  # what an entry is, and how to have one
+    "kernels": ("kernel", "kernels need snapshots, e.g. snapshots=(0, -1)"),
+    "responses": ("response", "solve with CausalDMFT(responses=True)"),
+    "fields": ("field", "fields need snapshots and keep_neurons=True"),
+}
 
 
 class Status(Enum):
@@ -100,6 +107,8 @@ class Solution:
         object.__setattr__(self, "recorded_steps", every)
         if (self.f_test is None) != (data.x_test is None):
             raise ValueError("f_test belongs to a problem with test samples, and to such a problem only")
+        for name, (what, remedy) in _BY_KEY.items():
+            object.__setattr__(self, name, ByKey(what, getattr(self, name), remedy))
 
     def __repr__(self) -> str:
         end = f", loss {float(self.loss[0]):.4g} -> {float(self.loss[-1]):.4g}" if len(self.f) else ""
@@ -186,10 +195,10 @@ class Solution:
             )
         return self.particles[sorted(self.particles)[recorded(t, sorted(self.particles))]]
 
-    def preactivations(self, t: int = -1, layer: int = 1) -> tuple[Tensor, Tensor]:
+    def preactivations(self, t: int = -1, layer: int | str = 1) -> tuple[Tensor, Tensor]:
         """(h (N, P), weights (N,)): the neurons' preactivations at step t on the training samples"""
-        if f"h{layer}" in self.fields:
-            h = self.fields[f"h{layer}"][recorded(t, self.snapshots)]
+        if (key := Key("h", layer)) in self.fields:
+            h = self.fields[key][recorded(t, self.snapshots)]
             return h, h.new_full((len(h),), 1 / len(h))
         if layer != 1 or not self.particles:
             raise ValueError(

@@ -12,6 +12,7 @@ import torch
 
 from meanfield import checks
 from meanfield.arguments import checked
+from meanfield.keys import Key
 from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
@@ -177,11 +178,10 @@ class CausalDMFT:
         shape = np.where(steps < len(shape), np.resize(shape, len(steps)), shape[-1] + slope * (steps - len(shape) + 1))
         return np.concatenate([known, known[-1] * shape[len(known) :] / shape[len(known) - 1]])
 
-    def _bases(self, problem: Problem) -> list[str]:
+    def _bases(self, problem: Problem) -> list[Key]:
         """The kernels whose factors show how far a basis has grown"""
-        depth = problem.network.depth
-        inner = [f"Phi{l}" for l in range(1, depth)] + [f"G{l}" for l in range(2, depth + 1)]
-        return inner + [f"Phi{depth}", "G1"] * self.two_time
+        (*features, last), (first, *gradients) = (problem.network.keys(kind) for kind in ("Phi", "G"))
+        return features + gradients + [last, first] * self.two_time
 
     def _sizes(self, solution: Solution) -> np.ndarray:
         """(T+1,) directions of all bases together at each step that was taken"""

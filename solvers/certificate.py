@@ -219,7 +219,9 @@ def _must_have_a_map(problem: Problem) -> None:
 def _known(solution: Solution) -> int:
     """The last step up to which all kernels are known at all pairs of steps; ValueError if there is none"""
     kernels = solution.kernels
-    counts = {name: len(kernels[name].steps) if name in kernels else 0 for name in _names(solution.problem)}
+    counts = {
+        name: len(kernels[name].steps) if name in kernels else 0 for name in solution.problem.network.keys("Phi", "G")
+    }
     short = [name for name, count in counts.items() if not count or kernels[name].steps != tuple(range(count))]
     if short:
         raise ValueError(
@@ -236,22 +238,19 @@ def _window_problem(solution: Solution, steps: int) -> Problem:
     return replace(problem, training=training, data=replace(problem.data, x_test=None, y_test=None))
 
 
-def _names(problem: Problem) -> list[str]:
-    return [f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, problem.network.depth + 1)]
-
-
 def _given(solution: Solution, steps: int) -> Kernels:
     """Joint kernels and f of a solution at the steps 0..`steps`"""
     joint = {
         name: solution.kernels[name].factor[: steps + 1].double().transpose(0, 1).flatten(1)
-        for name in _names(solution.problem)
+        for name in solution.problem.network.keys("Phi", "G")
     }
     return {name: c.T @ c for name, c in joint.items()} | {"f": solution.f[: steps + 1].double()}
 
 
 def _answer(window: Window, now: Kernels, limit: float, bar: tqdm) -> Kernels:
     """The image of the kernels `now`, with the responses that belong to them"""
-    responses = {name: q for name, q in window.zeros().items() if name[0] in "AB"}
+    zeros = window.zeros()
+    responses = {key: zeros[key] for key in window.responses}
     image = window.image(now | responses)
     for done in range(_MOST):
         bar.update(done < _IMAGES - 1)

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from meanfield import checks
 from meanfield.kernels import tangent_of
+from meanfield.keys import Key
 from meanfield.problem import Problem, Training
 from solvers.infinite_dense import orthonormal
 from solvers.neurons import sobol_neurons
 
-Kernels = dict[str, Tensor]  # "Phi1".., "G1".., "A1".., "B1" (of the matrix between layers 1 and 2).., "f"
+Kernels = dict[str, Tensor]  # by key, A and B by the layer below; and "f"
 _CUT = 1e-4  # directions of a covariance below this fraction of its largest variance have no measurable response
 
 
@@ -37,7 +38,7 @@ class Window:
         self.act, self.depth = network.nonlinearity, network.depth
         self.exact = network.is_linear
         self.kind = torch.float64 if self.exact else checks.DTYPES[dtype]
-        self.times = 1 + steps
+        self.times, self.responses = 1 + steps, [Key(kind, l) for kind in "AB" for l in range(1, self.depth)]
         self.gain, rate_a, rate_w = problem.scaling.measure_limit()
         self.p, self.c, self.power = data.samples, data.outputs, network.weight_std**2
         per_sample = problem.training.learning_rate * self.power / self.p
@@ -93,11 +94,10 @@ class Window:
     def zeros(self) -> Kernels:
         sizes = {"Phi": (self.points, self.points), "G": (self.p * self.c,) * 2}
         sizes |= {"A": (self.points, self.p * self.c), "B": (self.p * self.c, self.p)}
-        now = {
-            f"{name}{l}": torch.zeros(self.times * size[0], self.times * size[1], dtype=torch.float64)
-            for name, size in sizes.items()
-            for l in range(1, self.depth + (name in ("Phi", "G")))
-        }
+        now: Kernels = {}
+        for key in (*self.problem.network.keys("Phi", "G"), *self.responses):
+            rows, columns = sizes[key.kind]
+            now[key] = torch.zeros(self.times * rows, self.times * columns, dtype=torch.float64)
         return now | {"f": torch.zeros(self.times, self.points, self.c, dtype=torch.float64)}
 
     def beginning(self) -> Kernels:
@@ -109,21 +109,21 @@ class Window:
 
     def extended(self, now: Kernels) -> Kernels:
         """Kernels of a shorter window, held constant from its end on, with f as of that constant tangent kernel."""
-        old, depth, p = len(now["f"]), self.depth, self.p
+        old, p = len(now["f"]), self.p
         at = torch.arange(self.times).clamp(max=old - 1)
         known = (torch.arange(self.times) < old)[:, None].double()
         out = {}
         for name, q in now.items():
             if name != "f":
                 rows, columns = len(q) // old, q.shape[1] // old
-                wide = q.reshape(old, rows, old, columns)[at][:, :, at] * (known if name[0] in "AB" else 1)
+                wide = q.reshape(old, rows, old, columns)[at][:, :, at] * (known if name in self.responses else 1)
                 out[name] = wide.reshape(self.times * rows, -1)
         end, end_g = (
             slice(-self.points, p - self.points or None),
             slice(-p * self.c, None),
         )  # training rows of the last step
-        phi = [now[f"Phi{l}"][end, end] for l in range(1, depth + 1)]
-        g = [now[f"G{l}"][end_g, end_g] for l in range(1, depth + 1)]
+        phi = [now[key][end, end] for key in self.problem.network.keys("Phi")]
+        g = [now[key][end_g, end_g] for key in self.problem.network.keys("G")]
         rate, loss, y = self.problem.training.learning_rate / p, self.problem.loss_function, self.problem.data.y
         k = tangent_of(self.problem, self.problem.scaling.measure_limit(), phi, g).reshape(p * self.c, -1)
         path = list(now["f"])
@@ -142,22 +142,22 @@ class Window:
         delta = delta * self.weights  # (T P, C)
         source, found = dict(now), dict(now)
         for l in [*range(1, self.depth + 1), *(range(self.depth - 1, 0, -1) if fresh else ())]:
-            phi = source[f"Phi{l - 1}"] if l > 1 else self.phi0
-            g = source[f"G{l + 1}"] if l < self.depth else self.g_last
+            phi = source[Key("Phi", l - 1)] if l > 1 else self.phi0
+            g = source[Key("G", l + 1)] if l < self.depth else self.g_last
             c = self.step_w * (phi[:, self.train, None] * delta).flatten(1) * self.late_c
             d = (g.reshape(len(g), -1, self.c) * delta).sum(2) * self.late_d
             d = d * (self.step_a if l == self.depth else self.step_w)
             if l > 1:
-                c = c + source[f"A{l - 1}"]
+                c = c + source[Key("A", l - 1)]
             if l < self.depth:
-                d = d + source[f"B{l}"]
+                d = d + source[Key("B", l)]
             site = self._matrices if self.exact else self._sampled
             new = site(l, self.power * phi, self.power * g, c, d)
-            found |= dict(zip((f"Phi{l}", f"G{l}"), new[:2], strict=True))
+            found |= dict(zip((Key("Phi", l), Key("G", l)), new[:2], strict=True))
             if l < self.depth:
-                found[f"A{l}"] = new[2]
+                found[Key("A", l)] = new[2]
             if l > 1:
-                found[f"B{l - 1}"] = new[3]
+                found[Key("B", l - 1)] = new[3]
             if l == self.depth:
                 found["f"] = self.gain * new[4]
             source = found if fresh else now

@@ -198,7 +198,7 @@ class FixedPointDMFT:
             if not all(math.isfinite(float(q.norm())) for q in new.values()):
                 return image, Status.NON_FINITE, changes
             image = new
-            changes.append(max(distance(image[name], now[name]) for name in image if name[0] not in "AB"))
+            changes.append(max(distance(image[name], now[name]) for name in image if name not in window.responses))
             if len(changes) > 1 and max(changes[-2:]) < limit:  # twice: responses lag by one iteration
                 return image, Status.CONVERGED, changes
             if scale is None:
@@ -212,17 +212,17 @@ class FixedPointDMFT:
 def _solution(
     problem: Problem, solver: FixedPointDMFT, now: Kernels, status: Status, stats: dict[str, Any]
 ) -> Solution:
-    p, times, depth = problem.data.samples, len(now["f"]), problem.network.depth
-    points = now["f"].shape[1]
+    network, p = problem.network, problem.data.samples
+    times, points = now["f"].shape[:2]
     train = (torch.arange(points) < p).repeat(times)
     kernels = {}
     recorded = (*(step for step in problem.training.recorded_steps if step < times - 1), times - 1)
-    for name in (f"{kind}{l}" for kind in ("Phi", "G") for l in range(1, depth + 1)):
-        joint = now[name][train][:, train] if name[0] == "P" else now[name]
+    for key in network.keys("Phi", "G"):
+        joint = now[key][train][:, train] if key.kind == "Phi" else now[key]
         factor = square_root(joint, sorted_modes=True).T.reshape(len(joint), times, -1).transpose(0, 1)
-        kernels[name] = TwoTimeKernel(recorded, factor[list(recorded)].contiguous())
+        kernels[key] = TwoTimeKernel(recorded, factor[list(recorded)].contiguous())
     steps = tuple(t for t in snapshot_steps(solver.snapshots, problem.training) if t < times)
-    at = {t: [[kernels[f"{kind}{l}"].at(t, t) for l in range(1, depth + 1)] for kind in ("Phi", "G")] for t in steps}
+    at = {t: [[kernels[key].at(t, t) for key in network.keys(kind)] for kind in ("Phi", "G")] for t in steps}
     limit = problem.scaling.measure_limit()
     return Solution(
         problem=problem,

@@ -11,6 +11,7 @@ from torch import Tensor
 from meanfield import checks, reductions
 from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel
+from meanfield.keys import parts
 from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
@@ -228,7 +229,9 @@ def rescaled(solution: Solution) -> Solution:
 
     f = outputs(solution.f)
     assert f is not None
-    gradients = {k: TwoTimeKernel(v.steps, v.factor / ratio**a) for k, v in solution.kernels.items() if k[0] == "G"}
+    gradients = {
+        k: TwoTimeKernel(v.steps, v.factor / ratio**a) for k, v in solution.kernels.items() if parts(k)[0] == "G"
+    }
     return replace(
         solution,
         problem=replace(solution.problem, loss=solution.problem.loss_function.at_infinite_logits()),
@@ -239,5 +242,5 @@ def rescaled(solution: Solution) -> Solution:
         kernels=dict(solution.kernels) | gradients,
         tangent=None if solution.tangent_kernels is None else solution.tangent_kernels / ratio**e.f,
         particles={k: ParticleMeasure(p.a / ratio**a, p.w, p.m) for k, p in solution.particles.items()},
-        fields={k: v / ratio**a if k[0] == "g" else v for k, v in solution.fields.items()},
+        fields={k: v / ratio**a if parts(k)[0] == "g" else v for k, v in solution.fields.items()},
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from meanfield import storage
 from meanfield.deviation import deviation
+from meanfield.observables import has_preactivations
 from meanfield.prediction import LazyPrediction
 from meanfield.report import DeviationReport
 from meanfield.scaling_reports import PowersReport, ProxyReport
@@ -135,10 +136,10 @@ def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any
         pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
     if one.particles:
         pictures["particles"] = lambda: plot.particles(one, steps)
-    for l in range(1, one.problem.network.depth + 1):
-        kept = all(f"h{l}" in run.fields or (l == 1 and run.particles) for run in runs)
+    for key in one.problem.network.keys("h"):
+        kept = all(has_preactivations(run, key.layer) for run in runs)
         if steps and kept and all(set(steps) <= set(run.snapshots) for run in runs):
-            pictures[f"h{l}"] = lambda l=l: plot.preactivations(runs, steps=steps, layer=l)
+            pictures[key] = lambda layer=key.layer: plot.preactivations(runs, steps=steps, layer=layer)
     return pictures
 
 

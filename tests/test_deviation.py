@@ -180,7 +180,7 @@ def test_distances_of_distributions_sit_at_their_floor_for_the_limit_itself(solv
             r"width 8 needs at least two networks with different seeds: received the seeds \[0\]",
         ),
         (made_nets((8,), 2), made(REFERENCE), ("g",), "unknown observable: received 'g'; known: G1, Phi1, f"),
-        (made_nets((8,), 2), made(REFERENCE), ("Phi1",), "Phi1 was not recorded"),
+        (made_nets((8,), 2), made(REFERENCE), ("Phi1",), "no kernel 'Phi1': recorded are none"),
         (made_nets((8,), 2), made(REFERENCE[:-1]), None, "must share samples and time grid"),
         (
             [made(REFERENCE), made(REFERENCE)],

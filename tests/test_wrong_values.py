@@ -401,6 +401,7 @@ def _pictures(folder: Path) -> dict[str, Call]:
 # exceptions, records of what a solver found, and names of ways to end; plot has calls of its own
 WITHOUT = {
     "TwoTimeKernel.from_fields",
+    "Network.keys",  # of kinds that the library knows
     "Loss.fits",  # Problem asks it of its own targets
     "DivergedError",
     "Interrupted",

@@ -10,6 +10,7 @@ from matplotlib.colors import CenteredNorm, Normalize
 
 from meanfield import plot_data
 from meanfield.arguments import checked
+from meanfield.keys import parts
 from meanfield.plot.frame import panels
 from meanfield.plot_data import Solutions
 from meanfield.solution import Solution
@@ -50,7 +51,8 @@ def two_times(solution: Solution, names: Sequence[str] = ("Phi1", "G1"), ax: Any
     maps = [plot_data.two_times(solution, name) for name in names]
     axes = panels(ax, 1, len(names), size=(3.6, 3.0))
     for panel, name, (steps, matrix) in zip(axes, names, maps, strict=True):
-        signed = bool(matrix.min() < 0) or name[0] in "AB"
+        kind, layer = parts(name)
+        signed = bool(matrix.min() < 0) or kind in ("A", "B")
         largest = max(float(np.abs(matrix).max()), 1e-30)
         norm = CenteredNorm(0, largest) if signed else Normalize(float(matrix.min()), float(matrix.max()))
         colours = "RdBu_r" if signed else "viridis"
@@ -60,7 +62,6 @@ def two_times(solution: Solution, names: Sequence[str] = ("Phi1", "G1"), ax: Any
         picture = panel.pcolormesh(edges, edges, matrix, norm=norm, cmap=colours)
         panel.set_aspect("equal")
         panel.invert_yaxis()
-        kind, layer = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
         symbol = rf"${chr(92) + kind if kind == 'Phi' else kind}^{{{layer}}}(t, s)$"
         panel.set(xlabel="step $s$", ylabel="step $t$", title=symbol)
         panel.figure.colorbar(picture, ax=panel, shrink=0.85)

@@ -78,7 +78,7 @@ def preactivations(
     limit: Solutions | None = None,
     sample: int = 0,
     steps: Sequence[int] = (0, -1),
-    layer: int = 1,
+    layer: int | str = 1,
     ax: Any = None,
     bins: int = 40,
 ) -> np.ndarray:
