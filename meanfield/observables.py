@@ -39,7 +39,7 @@ def observe(solution: Solution, name: str) -> Tensor:
 def recorded_observables(solution: Solution) -> tuple[str, ...]:
     """The names that this solution can answer."""
     data, network = solution.problem.data, solution.problem.network
-    lacking: set[str] = {*network.keys("Phi", "G")} - solution.kernels.keys()
+    lacking = {*map(str, network.keys("Phi", "G"))} - solution.kernels.keys()
     if data.x_test is None:
         lacking.add("f_test")
     if data.y_test is None:
