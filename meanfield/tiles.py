@@ -1,9 +1,8 @@
-"""The two sums of a two-layer network in tiles that stay in cache (equations 8 and 9), with memory O(N + P).
+"""The two sums of a two-layer network in tiles that stay in cache (equations 8, 9 and 9b), with memory O(N + P).
 
-Each tile h = x w^T is formed in one buffer and overwritten: by phi, then by phi' where that follows from phi
-(tanh: 1 - phi^2, relu: phi > 0). Delta, and for few outputs a, are taken out of the elementwise work: with R = Delta x,
-
-    v_w[r] = sum_c a_rc (phi'_r @ R_c),   and v_a[r] = w_r . (phi'_r @ R) where phi(h) = h phi'(h), as for relu.
+Letters are those of the equations: a (N, C), w (N, D) and m (N,) of the particles, x (P, D), f and Delta (P, C) of the data, h = x w^T.
+A tile is h of some points and some particles, formed in a buffer and overwritten: by phi, then by phi' where that follows from phi
+(tanh: 1 - phi^2, relu: phi > 0). Equation 9b takes Delta, and for few outputs a, out of the elementwise work.
 
 `outputs` and `velocity` form h twice in a step, 6 N P D operations; at large D, and for costly phi at small, `step` goes over blocks of
 data, keeps phi of one block and takes 4; so it does where all pairs fit one tile. Sums over tiles of particles are kept in float64.
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -44,7 +42,8 @@ class Room:
 
     def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """Not filled; what an earlier call was given under this name is overwritten"""
-        size, old = math.prod(shape), self.taken.get(name)
+        size = math.prod(shape)
+        old = self.taken.get(name)
         if old is None or len(old) < size or (old.dtype, old.device) != (like.dtype, like.device):
             old = self.taken[name] = like.new_empty(size)
         return old[:size].view(shape)
@@ -67,21 +66,22 @@ def over(columns: int, like: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor,
 
 def outputs(activation: Activation, a: Tensor, w: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """f (P, C) (equation 8)"""
-    work, f = _Work(activation, a, w, len(x)), torch.empty(len(x), a.shape[1], dtype=a.dtype, device=a.device)
+    tiles = _Tiles(activation, a, w)
+    f = torch.empty(len(x), a.shape[1], dtype=a.dtype, device=a.device)
     ma = m[:, None] * a
     columns = points_per_tile(w)
-    for xt, ft in zip(x.split(columns), f.split(columns), strict=True):
-        ft.copy_(work.outputs(ma, xt, work.scratch(len(xt))))
+    for some_x, some_f in zip(x.split(columns), f.split(columns), strict=True):
+        some_f.copy_(tiles.outputs(ma, some_x, tiles.scratch(len(some_x))))
     return f
 
 
 def velocity(activation: Activation, a: Tensor, w: Tensor, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Means over the data of (Delta phi, (a . Delta) phi' x), shapes (N, C) and (N, D) (equation 9)"""
-    work = _Work(activation, a, w, len(x))
+    sums = _Velocity(_Tiles(activation, a, w), len(x), Room())
     columns = points_per_tile(w)
-    for xt, dt in zip(x.split(columns), delta.split(columns), strict=True):
-        work.add_velocity(xt, dt, work.scratch(len(xt)), formed=False)
-    return work.means()
+    for some_x, some_delta in zip(x.split(columns), delta.split(columns), strict=True):
+        sums.add(some_x, some_delta, sums.tiles.scratch(len(some_x)), formed=False)
+    return sums.means()
 
 
 def step(
@@ -97,22 +97,27 @@ def step(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """f, v_a, v_w in one pass over data, phi of one block of points kept; None where two passes are faster.
 
-    delta(f_block, rows) gives Delta of those data points; only the first `train` points move the particles. total completes a block of
+    delta(f_block, points) gives Delta of those data points; only the first `train` points move the particles. total completes a block of
     outputs whose other terms are elsewhere. room: memory of earlier steps, in which the velocities are, too. No gradients.
     """
     block = kept_points(activation, len(w), w.shape[1], w, train, shared=total is not None)
     if not block:
         return None
-    room, whole = room or Room(), total or (lambda f: f)
-    work, blocks = _Work(activation, a, w, train, room), []
-    ma, kept = m[:, None] * a, room("phi", w, len(w) * block)
+    room = room or Room()
+    tiles = _Tiles(activation, a, w)
+    sums = _Velocity(tiles, train, room)
+    kept = room("phi", w, len(w) * block)
+    ma = m[:, None] * a
+    blocks = []
     for start in range(0, train, block):
-        rows = slice(start, min(start + block, train))
-        blocks.append(whole(work.outputs(ma, x[rows], kept)))
-        work.add_velocity(x[rows], delta(blocks[-1], rows), kept, formed=True)
+        points = slice(start, min(start + block, train))
+        f = tiles.outputs(ma, x[points], kept)
+        blocks.append(f if total is None else total(f))
+        sums.add(x[points], delta(blocks[-1], points), kept, formed=True)
     if train < len(x):
-        blocks.append(whole(outputs(activation, a, w, m, x[train:])))
-    return torch.cat(blocks), *work.means()
+        f = outputs(activation, a, w, m, x[train:])
+        blocks.append(f if total is None else total(f))
+    return torch.cat(blocks), *sums.means()
 
 
 def kept_points(
@@ -143,49 +148,35 @@ def _rule(activation: Activation) -> _Rule:
     return _RULES.get((activation.phi, activation.dphi), "any")
 
 
-@dataclass
-class _Work:
-    """Sums over tiles (points, particles) of the particles a (N, C), w (N, D), and means over so many points.
+class _Tiles:
+    """Tiles (points, particles) of h = x w^T, or of phi.
 
     A `store` holds the tiles one after the other; one with room for a single tile is used again and again, and h formed anew.
     """
 
-    activation: Activation
-    a: Tensor
-    w: Tensor
-    points: int
-    room: Room = field(default_factory=Room)
-
-    def __post_init__(self) -> None:
-        self.rule = _rule(self.activation)
-        self.c, self.d = self.a.shape[1], self.w.shape[1]
-        self.folded = (self.c - 1) * self.d <= _FOLDED and self.points > self.d
-        self.narrow = self.d <= _NARROW and self.points > _FEW
-        # v_a from w, not by a product of its own
-        self.through_w = self.folded and self.rule == "relu" and self.narrow
-        self.va = self.vw = self.constant = None
+    def __init__(self, activation: Activation, a: Tensor, w: Tensor) -> None:
+        self.activation = activation
+        self.a = a
+        self.w = w
+        self.rule = _rule(activation)
         self.phis: dict[int, Tensor] = {}  # of tiles whose store keeps h, by first particle
-
-    def sums(self, name: str, columns: int) -> Tensor:
-        """(N, columns), not filled"""
-        n = len(self.w)
-        return self.room(name, self.w, columns, n).T if self.narrow else self.room(name, self.w, n, columns)
 
     def scratch(self, points: int) -> Tensor:
         """Room for one tile"""
         return self.w.new_empty(min(len(self.w), max(1, elements(self.w) // points)) * points)
 
-    def tiles(self, points: int, store: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def places(self, points: int, store: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Particles and their place (points, particles) in the store"""
-        rows, all_fit = max(1, elements(self.w) // points), len(store) >= points * len(self.w)
-        for start in range(0, len(self.w), rows):
-            stop = min(start + rows, len(self.w))
+        count = max(1, elements(self.w) // points)
+        all_fit = len(store) >= points * len(self.w)
+        for start in range(0, len(self.w), count):
+            stop = min(start + count, len(self.w))
             first = start * points if all_fit else 0
             yield slice(start, stop), store[first : first + (stop - start) * points].view(points, stop - start)
 
-    def form(self, x: Tensor, rows: slice, h: Tensor, slope_only: bool = False) -> None:
+    def form(self, x: Tensor, particles: slice, h: Tensor, slope_only: bool = False) -> None:
         """h, and phi in its place where phi' follows from phi"""
-        torch.mm(x, self.w[rows].T, out=h)
+        torch.mm(x, self.w[particles].T, out=h)
         if self.rule == "tanh":
             h.tanh_()
         elif self.rule == "relu" and not slope_only:
@@ -195,68 +186,90 @@ class _Work:
         return self.activation.phi(h) if self.rule == "any" else h
 
     def outputs(self, ma: Tensor, x: Tensor, store: Tensor) -> Tensor:
-        """sum_r m_r a_r phi(w_r . x) (points, C); leaves h or phi in the store if all of it fits there"""
-        total = torch.zeros(len(x), self.c, dtype=torch.float64, device=x.device)
-        for rows, h in self.tiles(len(x), store):
-            self.form(x, rows, h)
+        """f = sum_r m_r a_r phi(w_r . x) (points, C) (equation 8); leaves h or phi in the store if all of it fits there"""
+        f = torch.zeros(len(x), ma.shape[1], dtype=torch.float64, device=x.device)
+        for particles, h in self.places(len(x), store):
+            self.form(x, particles, h)
             phi = self.phi(h)
-            total += phi @ ma[rows]  # sums of many tiles keep float32's last digits
+            f += phi @ ma[particles]  # sums of many tiles keep float32's last digits
             if self.rule == "any" and len(store) >= len(x) * len(self.w):
-                self.phis[rows.start] = phi
-        return total.to(x.dtype)
+                self.phis[particles.start] = phi
+        return f.to(x.dtype)
 
-    def add_velocity(self, x: Tensor, delta: Tensor, store: Tensor, formed: bool) -> None:
+
+class _Velocity:
+    """v_a and v_w, means over so many points: sums over tiles (equation 9), or products with R first (equation 9b), `folded`."""
+
+    def __init__(self, tiles: _Tiles, points: int, room: Room) -> None:
+        self.tiles = tiles
+        self.points = points
+        self.room = room
+        particles, inputs = tiles.w.shape
+        outputs = tiles.a.shape[1]
+        narrow = inputs <= _NARROW and points > _FEW
+        self.folded = (outputs - 1) * inputs <= _FOLDED and points > inputs
+        self.through_w = self.folded and tiles.rule == "relu" and narrow  # v_a from w, not by a product of its own
+
+        def empty(name: str, columns: int) -> Tensor:
+            """(N, columns)"""
+            return room(name, tiles.w, columns, particles).T if narrow else room(name, tiles.w, particles, columns)
+
+        self.va = empty("va", outputs)
+        self.vw = empty("vw", outputs * inputs if self.folded else inputs)  # phi'^T R (N, C D) where folded
+        self.sum_r: Tensor | int = 0  # of R over the points, (C D,)
+        self.first = True
+
+    def add(self, x: Tensor, delta: Tensor, store: Tensor, formed: bool) -> None:
         """Adds these points to the sums; formed: the store holds what `outputs` left there. Overwrites it."""
+        tiles = self.tiles
         delta = delta / self.points
-        products = (delta[:, :, None] * x[:, None, :]).flatten(1) if self.folded else x  # (points, C D): R
-        first = self.va is None
-        if first:
-            self.va, self.vw = self.sums("va", self.c), self.sums("vw", products.shape[1])
-        va, vw = self.va, self.vw
-        assert va is not None
-        assert vw is not None
-        for rows, h in self.tiles(len(x), store):
+        r = (delta[:, :, None] * x[:, None, :]).flatten(1) if self.folded else x  # (points, C D)
+        for particles, h in tiles.places(len(x), store):
             if not formed:
-                self.form(x, rows, h, self.through_w)
+                tiles.form(x, particles, h, self.through_w)
             if not self.through_w:
-                phi = self.phis.pop(rows.start) if formed and self.rule == "any" else self.phi(h)
-                _add_product(va[rows], phi.T, delta, first)
-            _add_product(vw[rows], self._factor(h, rows, delta).T, products, first)
-        if self.folded and self.rule == "tanh":
-            self.constant = products.sum(0) + (0 if self.constant is None else self.constant)
+                phi = tiles.phis.pop(particles.start) if formed and tiles.rule == "any" else tiles.phi(h)
+                _add_product(self.va[particles], phi.T, delta, self.first)
+            _add_product(self.vw[particles], self._factor(h, particles, delta).T, r, self.first)
+        if self.folded and tiles.rule == "tanh":
+            self.sum_r = r.sum(0) + self.sum_r
+        self.first = False
 
-    def _factor(self, h: Tensor, rows: slice, delta: Tensor) -> Tensor:
-        """What multiplies R, or x: phi' (of tanh, phi^2 while folded), or phi' (a . Delta)"""
-        if self.rule == "any":
-            slope = self.activation.dphi(h)
-            return slope if self.folded else slope * (delta @ self.a[rows].T)
-        slope = h.gt_(0) if self.rule == "relu" else h.mul_(h)
+    def _factor(self, h: Tensor, particles: slice, delta: Tensor) -> Tensor:
+        """What multiplies R: phi' (of tanh phi^2, see `means`); what multiplies x: phi' (a . Delta)"""
+        tiles = self.tiles
+        if tiles.rule == "any":
+            slope = tiles.activation.dphi(h)
+            return slope if self.folded else slope * (delta @ tiles.a[particles].T)
+        slope = h.gt_(0) if tiles.rule == "relu" else h.mul_(h)
         if self.folded:
             return slope
-        pull = delta @ self.a[rows].T
-        return pull.mul_(slope) if self.rule == "relu" else pull.addcmul_(pull, slope, value=-1)
+        pull = delta @ tiles.a[particles].T
+        if tiles.rule == "relu":
+            return pull.mul_(slope)
+        return pull.addcmul_(pull, slope, value=-1)  # (1 - phi^2) (a . Delta)
 
     def means(self) -> tuple[Tensor, Tensor]:
         """v_a (N, C) and v_w (N, D)"""
-        va, vw = self.va, self.vw
-        assert va is not None
-        assert vw is not None
         if not self.folded:
-            return va.contiguous(), vw.contiguous()
-        sums, vw = vw, vw if vw.shape == self.w.shape and vw.is_contiguous() else self.room("v", self.w, *self.w.shape)
-        rows = max(1, elements(self.w) // (16 * self.c * self.d))  # some such parts in cache at once
-        for at, wt, va_t, g, vw_t in zip(*(t.split(rows) for t in (self.a, self.w, va, sums, vw)), strict=True):
-            g = g.unflatten(1, (self.c, self.d))
+            return self.va.contiguous(), self.vw.contiguous()
+        a, w = self.tiles.a, self.tiles.w
+        shape = (a.shape[1], w.shape[1])
+        in_place = self.vw.shape == w.shape and self.vw.is_contiguous()
+        vw = self.vw if in_place else self.room("v", w, *w.shape)
+        count = max(1, elements(w) // (16 * math.prod(shape)))  # of particles, whose parts lie in cache at once
+        for at, wt, va_t, vw_t, sums in zip(*(t.split(count) for t in (a, w, self.va, vw, self.vw)), strict=True):
+            slope_r = sums.unflatten(1, shape)  # phi'^T R
             if self.through_w:
-                torch.sum(g * wt[:, None, :], -1, out=va_t)
-            elif self.rule == "tanh":
-                assert self.constant is not None
-                torch.sub(self.constant.view(self.c, self.d), g, out=g)
-            if self.c == 1:
-                torch.mul(g[:, 0], at, out=vw_t)
+                torch.sum(slope_r * wt[:, None, :], -1, out=va_t)
+            elif self.tiles.rule == "tanh":  # of phi' = 1 - phi^2 the second term was summed
+                assert isinstance(self.sum_r, Tensor)
+                torch.sub(self.sum_r.view(shape), slope_r, out=slope_r)
+            if len(at.T) == 1:
+                torch.mul(slope_r[:, 0], at, out=vw_t)
             else:
-                torch.sum(g.mul_(at[:, :, None]), 1, out=vw_t)
-        return va.contiguous(), vw
+                torch.sum(slope_r.mul_(at[:, :, None]), 1, out=vw_t)
+        return self.va.contiguous(), vw
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
