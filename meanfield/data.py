@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,18 +25,22 @@ _ALIKE = (  # what must agree along which axis
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training samples x (P, D) with targets y (P, C), and optionally test samples; copies, float64 on the CPU.
+    """Training samples with their targets, and optionally test samples; copies, float64 on the CPU.
 
-    Lists, numpy arrays, torch tensors and data frames will do; a y of shape (P,) is taken as (P, 1). ValueError, with row and column, for
-    entries that are masked, missing, infinite or no numbers, for whole numbers beyond 2^53 that float64 cannot hold, and for empty or
-    mismatched arrays.
+    Lists, numpy arrays, torch tensors and data frames will do. ValueError, with row and column, for entries that are masked, missing,
+    infinite or no numbers, for whole numbers beyond 2^53 that float64 cannot hold, and for empty or mismatched arrays.
     """
 
     x: Tensor
+    """(P, D) training samples"""
     y: Tensor
+    """(P, C) their targets; (P,) is taken as (P, 1)"""
     x_test: Tensor | None = None
+    """(P_test, D) samples that are watched, not trained on"""
     y_test: Tensor | None = None
-    name: str = field(default="data")
+    """(P_test, C) their targets, for the test loss"""
+    name: str = "data"
+    """Of the data, in reports and pictures"""
 
     def __post_init__(self) -> None:
         given = {key: getattr(self, key) for key in ("x", "y", "x_test", "y_test")}
@@ -99,10 +103,16 @@ class Dataset:
 def digits(
     classes: Sequence[int] = (0, 1), n_train: int = 32, n_test: int = 64, seed: int = 0, one_hot: bool | None = None
 ) -> Dataset:
-    """Scikit-learn's 8 x 8 digits of the given classes, D = 64, each row scaled to norm sqrt(D).
+    """Scikit-learn's 8 x 8 digits, D = 64, each row scaled to norm sqrt(D); training and test samples are disjoint.
 
-    Two classes give y = +1 (the first class) and -1, shape (P, 1); more classes, or `one_hot=True`, give one-hot rows.
-    Train and test samples are disjoint, drawn without replacement with `seed`.
+    Two classes give y = +1 (the first class) and -1, shape (P, 1); more give one-hot rows.
+
+    Args:
+        classes: Which digits
+        n_train: Training samples
+        n_test: Test samples
+        seed: Of the draw
+        one_hot: One-hot targets for two classes as well
     """
     from sklearn.datasets import load_digits
 
@@ -135,9 +145,17 @@ def digits(
 def gaussian_mixture(
     n_train: int = 32, n_test: int = 64, inputs: int = 10, classes: int = 2, separation: float = 2.0, seed: int = 0
 ) -> Dataset:
-    """Equally likely Gaussian clusters of unit variance with random means of norm `separation`.
+    """Equally likely Gaussian clusters of unit variance with random means.
 
     Two classes have opposite means and y = +-1, shape (P, 1); more give one-hot rows.
+
+    Args:
+        n_train: Training samples
+        n_test: Test samples
+        inputs: Dimensions D of the inputs
+        classes: How many clusters
+        separation: Norm of the clusters' means
+        seed: Of the draw
     """
     classes, separation = checks.integer("classes", classes, 2), checks.positive("separation", separation, zero=True)
     n_train, n_test, inputs = _sizes(n_train, n_test, inputs, classes, "classes")
@@ -162,9 +180,18 @@ def multi_index_teacher(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """Gaussian inputs x ~ N(0, I_D), y = link(x . u_1) + ... + link(x . u_k), orthonormal u, noise added to the training targets.
+    """Gaussian inputs x ~ N(0, I_D), y = link(x . u_1) + ... + link(x . u_k) with orthonormal u.
 
-    `link` is an activation's name or a function of the projections (P, k) -> (P, k) that is summed over k; ValueError for another shape.
+    A `link` of your own is a function of the projections (P, k) -> (P, k) that is summed over k; ValueError for another shape.
+
+    Args:
+        n_train: Training samples
+        n_test: Test samples
+        inputs: Dimensions D of the inputs
+        directions: How many directions k the teacher looks at
+        link: The teacher's nonlinearity
+        noise: Standard deviation of noise on the training targets
+        seed: Of the draw
     """
     directions, noise = checks.integer("directions", directions, 1), checks.positive("noise", noise, zero=True)
     n_train, n_test, inputs = _sizes(n_train, n_test, inputs, directions, "directions")
@@ -193,7 +220,7 @@ def single_index_teacher(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """y = link(x . u) with x ~ N(0, I_D) and one random unit direction u: see `multi_index_teacher`."""
+    """y = link(x . u) with x ~ N(0, I_D) and one random unit direction u: `multi_index_teacher` explains the arguments."""
     return multi_index_teacher(n_train, n_test, inputs, 1, link, noise, seed)
 
 

@@ -24,9 +24,13 @@ from meanfield.data import Dataset, split
 def from_file(path: str | Path, targets: int | str | Sequence[str] = 1, n_test: int = 0) -> Dataset:
     """A dataset from .npz (arrays x, y and optionally x_test, y_test) or .csv (a header that names the columns, then numbers).
 
-    For .csv, `targets` names the target columns, or counts them from the right; columns are separated by commas, or by semicolons or tabs
-    if the header has no comma. The last `n_test` rows become test samples (.npz files without x_test likewise). Nothing is unpickled.
+    Columns are separated by commas, or by semicolons or tabs if the header has no comma. Nothing is unpickled.
     ValueError for other kinds and broken files, with line and column where a number is missing or none.
+
+    Args:
+        path: A .npz file (arrays x, y), or a .csv file whose first line names its columns
+        targets: Target columns of a .csv file: their names, or how many at the right
+        n_test: The last rows become as many test samples
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"path must be the name of a file: received {path!r}; give e.g. 'data.csv'")

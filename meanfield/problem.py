@@ -25,17 +25,18 @@ Optimiser = Literal["gradient_descent", "gradient_flow"]
 @checked
 @dataclass(frozen=True)
 class Network:
-    """A fully connected network with `depth` hidden layers (a two-layer network has depth 1), equation 1.
-
-    All weights start as N(0, 1) and are multiplied by weight_std, the readout included. bias_std > 0 adds trained biases, drawn
-    N(0, 1) and multiplied by bias_std; 0 means no biases. residual=beta: h^{l+1} = h^l + (beta / sqrt(depth)) W^l phi(h^l) / sqrt(N).
-    """
+    """A fully connected network (equation 1)."""
 
     depth: int = 1
+    """Hidden layers; a two-layer network has one"""
     activation: Activation | str = "tanh"
+    """The nonlinearity of the hidden layers"""
     weight_std: float = 1.0
+    """Multiplies all weights, the readout's too, which start as N(0, 1)"""
     bias_std: float = 0.0
+    """Multiplies trained biases, which start as N(0, 1); 0 means no biases"""
     residual: float | None = None
+    """beta of h^{l+1} = h^l + (beta / sqrt(depth)) W^l phi(h^l) / sqrt(N); plain layers if left out"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", checks.integer("depth", self.depth, 1))
@@ -69,22 +70,24 @@ class Network:
 @checked
 @dataclass(frozen=True)
 class Training:
-    """Training on the mean loss, recorded at the times k * learning_rate for k = 0, record_every, 2 record_every, .. and k = steps.
-
-    gradient_descent takes steps of size learning_rate; gradient_flow follows dtheta/dt = -grad exactly.
-    Descent may have heavy-ball momentum, weight decay (theta <- (1 - learning_rate weight_decay) theta - ..) and mini-batches: batch_size
-    samples a step in a sequence fixed by batch_seed, the same for every solver (equation 2). record_every: steps between two records of
-    the outputs on all samples; in between a step costs its batch alone.
-    """
+    """Gradient descent or flow on the mean loss (equation 2)."""
 
     learning_rate: float = 0.1
+    """Training time a step"""
     steps: int = 100
+    """How many steps; outputs are recorded before the first one, too"""
     optimiser: Optimiser = "gradient_descent"
+    """gradient_descent takes discrete steps; gradient_flow follows d theta/dt = -grad in continuous time"""
     momentum: float = 0.0
+    """Of heavy-ball descent, below 1"""
     weight_decay: float = 0.0
+    """Parameters shrink by the learning rate times this in each step"""
     batch_size: int | None = None
+    """Training samples a step, in a new order each epoch, a shorter rest left out; all of them if left out"""
     batch_seed: int = 0
+    """Of the order of samples, which is the same for every solver"""
     record_every: int = 1
+    """Steps between two records of the outputs on all samples (the last step is one); in between a step costs its batch alone"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learning_rate", checks.positive("learning_rate", self.learning_rate))
@@ -168,10 +171,15 @@ class Problem:
     """One learning problem; every solver takes it and answers with a Solution on its time grid."""
 
     data: Dataset
+    """Samples to train on, and others to watch"""
     network: Network = field(default_factory=Network)
+    """Fully connected layers, whose width goes to infinity (equation 1)"""
     scaling: Scaling = field(default_factory=mean_field)
+    """How the output and the learning rates depend on the width"""
     training: Training = field(default_factory=Training)
+    """On the mean loss, recorded at times that are the same for every solver (equation 2)"""
     loss: Loss | str = "squared"
+    """Averaged over the training samples"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss(self.loss))

@@ -34,19 +34,26 @@ class Scaling:
     """A point of the scaling plane with its values at the reference width N*.
 
     Exponents within 1e-9 of a fraction with a denominator of at most 100 are that fraction: -1 + 1e-12 is -1.
-    `eta_a` and `eta_w` multiply Training.learning_rate for the readout and for all weights below it. frozen: a part of the output
-    that stays as it was at step 0 (equation 62): "none", "matched" (zero at the reference width), "added" (never zero).
     """
 
     q_sigma: float
+    """Power of the width in the output multiplier (equation 3)"""
     q_a: float
+    """Power of the width in the readout's learning rate (equation 4)"""
     q_w: float
+    """Power of the width in the learning rate of all weights below the readout"""
     sigma: float = 1.0
+    """sigma*, the output multiplier at the reference width"""
     eta_a: float = 1.0
+    """eta_a*, which multiplies Training.learning_rate for the readout there"""
     eta_w: float = 1.0
+    """eta_w*, likewise for all weights below it"""
     reference_width: int = 1
+    """N*, at which scalings with the same starred values are the same"""
     name: str = "custom"
+    """Of the scaling, in messages and reports"""
     frozen: Frozen = "none"
+    """A part of the output that stays as it was at step 0 (equation 62): none, matched (zero at N*) or added (never zero)"""
 
     def __post_init__(self) -> None:
         for key in ("q_sigma", "q_a", "q_w"):
@@ -123,7 +130,11 @@ def _exponent(given: float) -> float:
 
 @checked
 def mean_field(gamma0: float = 1.0) -> Scaling:
-    """Mean field (muP) with richness gamma0: sigma = 1/(gamma0 N), eta_a = eta_w = gamma0^2 N; lazy as gamma0 -> 0, rich at O(1)."""
+    """Mean field (muP): sigma = 1/(gamma0 N), eta_a = eta_w = gamma0^2 N.
+
+    Args:
+        gamma0: Richness: lazy towards 0, rich at 1
+    """
     gamma0 = checks.positive("gamma0", gamma0)
     if not 1e-150 < gamma0 < 1e150:
         raise ValueError(f"gamma0 must lie between 1e-150 and 1e150, for its square: received {gamma0!r}")
@@ -136,6 +147,11 @@ def ic_mean_field(gamma0: float = 1.0, reference_width: int = 1, frozen: Frozen 
 
     The frozen part has the multiplier sigma* [(N/N*)^-1/2 - (N/N*)^-1], so that at N* this is mean field; frozen="added" leaves out
     the subtrahend, as the model is often written: the same limit, and twice the initial output at N*.
+
+    Args:
+        gamma0: Richness: lazy towards 0, rich at 1
+        reference_width: Width N* at which the scalings agree
+        frozen: The part that stays: matched (agrees at N*) or added
     """
     moving = Scaling(-1.0, 1.0, 1.0, name="ic_mean_field", frozen=frozen)
     return moving.matching(mean_field(gamma0), _width(reference_width))
@@ -151,13 +167,20 @@ def default(reference_width: int = 1) -> Scaling:
     """What a network in standard parameterization does at a constant learning rate: sigma = 1/sqrt(N), eta_a = N/N*, eta_w = 1.
 
     Readouts drawn N(0, 1/N) and trained at a rate independent of N are readouts N(0, 1) trained at a rate ~ N. Outputs grow like N.
+
+    Args:
+        reference_width: Width N* at which the scalings agree
     """
     return Scaling(-0.5, 1.0, 0.0, name="default").matching(ntk(), _width(reference_width))
 
 
 @checked
 def sym_default(reference_width: int = 1) -> Scaling:
-    """The default scaling with equal learning rates: sigma = 1/sqrt(N), eta_a = eta_w = sqrt(N/N*). Outputs grow like sqrt(N)."""
+    """The default scaling with equal learning rates: sigma = 1/sqrt(N), eta_a = eta_w = sqrt(N/N*). Outputs grow like sqrt(N).
+
+    Args:
+        reference_width: Width N* at which the scalings agree
+    """
     return Scaling(-0.5, 0.5, 0.5, name="sym_default").matching(ntk(), _width(reference_width))
 
 

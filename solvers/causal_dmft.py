@@ -38,35 +38,44 @@ Draws = Literal["sobol", "plain"]
 class CausalDMFT:
     """Solves networks of any depth in the mean-field scaling: `CausalDMFT(samples=8192)(problem) -> Solution`.
 
-    Each hidden layer is represented by `samples` neurons; linear networks are solved exactly, without sampling.
-    groups: independent runs with the seeds seed, seed + 1, ..; the solution is their mean and carries its standard errors.
-    tolerance: the part of the fields (relative, root mean square) that may be dropped as already known; None takes 1e-2, for features
-    gamma0 / 10 times the targets' size where that is less, and 1e-12 for linear networks (equation 28b). max_rank: the most directions
-    kept for one side of a matrix; None takes what samples and memory admit.
-    draws: "sobol" (scrambled quasi-Monte-Carlo) or "plain". rtol: of gradient flow, in units of what training moves; None takes 1e-5,
-    1e-4 for activations with kinks, 1e-7 for linear networks. evaluations: the most of the velocity in a step of the flow.
-    two_time: keep the first layer's G and the last layer's Phi at all pairs of steps, as the others are; False keeps them at the
-    snapshots. responses: record A^l and B^l. keep_neurons: keep preactivations at the snapshots.
-    keep_state: keep what `resume` needs, all bases (an interrupted run keeps it anyway).
+    Linear networks are solved exactly, without sampling. ValueError for problems that it cannot solve.
     """
 
     samples: int = 8192
+    """Neurons that stand for each hidden layer; a power of 2 is best"""
     seed: int = 0
+    """Of all random draws"""
     groups: int = 1
+    """Independent runs with this and the next seeds; the solution is their mean and carries its standard errors"""
     tolerance: float | None = None
+    """The part of the fields (relative, root mean square) that may be dropped as already known (equation 28b); if left out 1e-2, for
+    features gamma0 / 10 times the targets' size where that is less, and 1e-12 for linear networks"""
     max_rank: int | None = None
+    """The most directions kept for one side of a matrix; what samples and memory admit if left out"""
     draws: Draws = "sobol"
+    """sobol: scrambled quasi-Monte-Carlo; plain: independent"""
     rtol: float | None = None
+    """Tolerance of gradient flow, in units of what training moves; 1e-5 if left out, 1e-4 for kinks, 1e-7 for linear networks"""
     evaluations: int = EVALUATIONS
+    """The most evaluations of the velocity in a step of gradient flow; one that needs more ends the run"""
     dtype: str = "float32"
+    """Precision of all numbers"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1, .."""
     snapshots: Sequence[int] = (0, -1)
+    """Steps at which neurons and the tangent kernel are recorded; -1 is the last"""
     two_time: bool = True
+    """Keep the first layer's G and the last layer's Phi at all pairs of steps, as the others are, instead of at snapshots"""
     responses: bool = False
+    """Record A^l and B^l at all pairs of steps"""
     keep_neurons: bool = True
+    """Record preactivations at snapshots"""
     keep_state: bool = False
+    """Keep what resuming needs, all bases (an interrupted run keeps it anyway)"""
     progress: bool | None = None
+    """Show a bar; in a terminal only if left out"""
     raise_on_failure: bool = True
+    """Raise where a run fails; otherwise its solution is returned, with a status that says why"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, samples=2, groups=1, max_rank=1, evaluations=1)

@@ -1,20 +1,20 @@
-"""The command `meanfield`. Its flags are the fields of the library's own dataclasses; this is the only file that imports tyro."""
+"""The command `meanfield`. Its flags are the fields of the library's own dataclasses, and their help what stands under those fields."""
 
 from __future__ import annotations
 
 import inspect
 import io
-import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, fields
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
+from docstring_parser import DocstringStyle, parse_from_object
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from meanfield import activations, checks, data, losses, scaling
@@ -23,68 +23,19 @@ from meanfield.data import Dataset
 from meanfield.data_files import from_file
 from meanfield.losses import Loss
 from meanfield.own_numerics import on_threads
-from meanfield.problem import Network, Problem, Training
+from meanfield.problem import Problem
 from meanfield.scaling import Scaling
 from solvers import limit_commands, result_commands, run_commands, study_commands
-from solvers.causal_dmft import CausalDMFT
 from solvers.failures import SolverError
 from solvers.finite_width import FiniteWidth
-from solvers.fixed_point_dmft import FixedPointDMFT
-from solvers.infinite_logits import InfiniteLogitsLimit
-from solvers.tangent_kernel import TangentKernelLimit
-from solvers.wasserstein_flow import WassersteinFlow
 
 COMMANDS = limit_commands.COMMANDS | run_commands.COMMANDS | study_commands.COMMANDS | result_commands.COMMANDS
 
 _registry = ConstructorRegistry()
 
-_WITHOUT = {  # dataclasses whose fields become flags, and the fields that do not
-    **dict.fromkeys(COMMANDS, ()),
-    Problem: (),
-    Network: (),
-    Training: (),
-    WassersteinFlow: ("f0", "progress", "raise_on_failure"),
-    CausalDMFT: ("progress", "raise_on_failure"),
-    FixedPointDMFT: ("progress", "raise_on_failure"),
-    TangentKernelLimit: ("kernel", "progress", "raise_on_failure"),
-    InfiniteLogitsLimit: ("f0", "progress", "raise_on_failure"),
-    FiniteWidth: ("width", "seed", "progress", "raise_on_failure"),
-}
-_HELP = {  # where the docstrings are silent, or speak of what a shell cannot give
-    "depth": "hidden layers",
-    "activation": "the nonlinearity of the hidden layers",
-    "weight_std": "multiplies all weights",
-    "bias_std": "multiplies the biases; 0 means no biases",
-    "residual": "beta of h^{l+1} = h^l + (beta / sqrt(depth)) W^l phi(h^l) / sqrt(N); plain layers if left out",
-    "learning_rate": "training time per step",
-    "steps": "steps of size learning_rate",
-    "record_every": "steps between two records of the outputs on all samples",
-    "optimiser": "exact steps, or the flow in continuous time",
-    "loss": "averaged over the training samples",
-    "samples": "neurons that stand for each layer; a power of 2 is best",
-    "two_time": "keep every kernel at all pairs of steps; otherwise some at the snapshots only",
-    "momentum": "of heavy-ball descent",
-    "weight_decay": "parameters shrink by learning_rate * weight_decay at each step",
-    "batch_size": "samples a step; all of them if left out",
-    "batch_seed": "of the sequence of mini-batches",
-    "particles": "points of the measure; a power of 2 is best",
-    "seed": "of all draws",
-    "initial": "sobol: quasi-Monte-Carlo, error about 1/N; iid: equal in law to a width-N network; gauss_hermite: quadrature, up to "
-    "about four dimensions (particles is then an upper bound)",
-    "engine": "how sums over particles are taken; the numbers are the same",
-    "dtype": "of all numbers",
-    "device": "cpu, cuda, cuda:1, ..",
-    "keep_neurons": "record the neurons themselves at snapshots",
-    "batch": "seeds trained at once; as many as are faster together if left out",
-    "rtol": "relative tolerance of the adaptive integrator (gradient_flow only)",
-    "evaluations": "the most of the velocity in one step of gradient_flow, which ends the run there",
-}
-_OWN_HELP = {  # where one name means another thing
-    (
-        TangentKernelLimit,
-        "initial",
-    ): "draw: f0 of one network, by the seed (zero in the mean-field scaling); mean: f0 = 0",
-}
+_HIDDEN = {"f0", "kernel", "progress", "raise_on_failure"}  # fields that a shell cannot give, or has no use for
+_IN_COMMANDS = {FiniteWidth: {"width", "seed"}}  # fields that are given as the command's own
+
 _DATA: dict[str, Callable[..., Dataset]] = {
     "digits": data.digits,
     "file": from_file,
@@ -92,27 +43,16 @@ _DATA: dict[str, Callable[..., Dataset]] = {
     "single-index": data.single_index_teacher,
     "multi-index": data.multi_index_teacher,
 }
-_DATA_FLAGS: dict[str, tuple[Any, str]] = {
-    "path": (Path, "a .npz file (arrays x, y), or a .csv file whose first line names its columns"),
-    "targets": (tuple[str, ...], "target columns of a .csv file: their names, or how many at the right"),
-    "classes": (tuple[int, ...], "which digits, or how many clusters"),
-    "n_train": (int, "training samples"),
-    "n_test": (int, "test samples"),
-    "inputs": (int, "input dimensions"),
-    "separation": (float, "norm of the clusters' means"),
-    "directions": (int, "directions that the teacher looks at"),
-    "link": (Activation, "the teacher's nonlinearity"),
-    "noise": (float, "standard deviation of noise on the training targets"),
-    "seed": (int, "of the draw"),
-    "one_hot": (bool, "one-hot targets for two classes as well"),
-}
+# Arguments of which a shell cannot give all kinds
+_SIMPLER = {"path": Path, "targets": tuple[str, ...], "classes": tuple[int, ...]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status, which `--help` explains."""
     for stream in (s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)):
         stream.reconfigure(errors="replace")  # a terminal without "±" shows "?"
-    named = [Annotated[c, tyro.conf.subcommand(c.__name__.lower(), description=_about(c))] for c in COMMANDS]
+    told = {c: " ".join((c.__doc__ or "").split()) for c in COMMANDS}
+    named = [Annotated[c, tyro.conf.subcommand(c.__name__.lower(), description=told[c])] for c in COMMANDS]
     about = "Infinite-width neural networks, and how far finite ones are from them. Exit status: 0 done; 1 a solver or a file failed; "
     about += "2 bad input; 3 done, but kept elsewhere than in --out, which could not be written; 130 interrupted."
     try:
@@ -137,62 +77,75 @@ class _BadValue(Exception):
     """What the library said against the flags' values; not a ValueError, which tyro would frame and wrap."""
 
 
-def _about(kind: type) -> str:
-    """What the docstring says of `kind` as a whole, without examples of code."""
-    sentences = re.split(r"(?<=\.)\s+", _documented(kind)[0])
-    return " ".join(s for s in sentences if not re.search(r"`[^`]*\([^`]*`", s))
-
-
 @_registry.struct_rule
 def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
-    if info.type not in _WITHOUT:
+    ours = is_dataclass(info.type) and info.type.__module__.startswith(("meanfield.", "solvers."))
+    if not ours or info.type in (Dataset, Scaling):
         return None
-    hints, told = get_type_hints(info.type), _documented(info.type)[1]
-    flags = []
+    hints, texts, flags = get_type_hints(info.type), _texts(info.type), []
     for f in fields(info.type):
         kind, default = hints[f.name], tyro.MISSING_NONPROP if f.default is MISSING else f.default
-        if kind in _WITHOUT or kind in (Dataset, Scaling):
-            shown = tyro.conf.arg(name="" if kind is Problem else None, help=_about(kind) if kind in _WITHOUT else "")
-            nested: Any = Annotated[kind, shown]
+        if is_dataclass(kind):
+            titled = "" if kind in (Problem, Dataset, Scaling) else texts[f.name]
+            nested: Any = Annotated[kind, tyro.conf.arg(name="" if kind is Problem else None, help=titled)]
             flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
-        elif f.name not in _WITHOUT[info.type]:
-            ours = "" if info.type in COMMANDS else _OWN_HELP.get((info.type, f.name)) or _HELP.get(f.name)
-            text = ours or told.get(f.name, "")
-            flags.append(_flag(f.name, kind, default, text, f.metadata.get("positional", False)))
+        elif f.name not in _HIDDEN | _IN_COMMANDS.get(info.type, set()):
+            flags.append(_flag(f.name, kind, default, texts[f.name], f.metadata.get("positional", False)))
     return StructConstructorSpec(_refusing(info.type), tuple(flags))
 
 
 @_registry.struct_rule
 def _from_dataset(info: StructTypeInfo) -> StructConstructorSpec | None:
-    if info.type is not Dataset:
-        return None
-    which = {"name": "data", "prefix_name": False, "metavar": _either(_DATA)}
-    flags = [_flag("kind", str, "digits", "where the samples come from", **which)]
-    for name, (kind, text) in _DATA_FLAGS.items():
-        flags.append(_flag(name, kind | None, None, text, help_behavior_hint=_defaults(name)))
-    return StructConstructorSpec(_refusing(_dataset), tuple(flags))
+    return _one_of("data", _DATA, "digits", "data.") if info.type is Dataset else None
 
 
 @_registry.struct_rule
 def _from_scaling(info: StructTypeInfo) -> StructConstructorSpec | None:
-    if info.type is not Scaling:
-        return None
-    which = {"name": "scaling", "prefix_name": False, "metavar": _either(scaling.NAMED)}
-    richness = {"name": "gamma0", "prefix_name": False, "help_behavior_hint": "(mean_field, ic_mean_field: 1.0)"}
-    reference = {"name": "reference-width", "prefix_name": False, "help_behavior_hint": _takers("reference_width")}
-    frozen = {"name": "frozen", "prefix_name": False, "help_behavior_hint": _takers("frozen")}
-    flags = (
-        _flag("name", str, "mean_field", "how the output and the learning rates depend on the width", **which),
-        _flag("gamma0", float | None, None, "richness: lazy towards 0, rich at 1", **richness),
-        _flag("reference_width", int | None, None, "width N* at which the scalings agree", **reference),
-        _flag("frozen", str | None, None, "the part that stays: matched (agrees at N*) or added", **frozen),
-    )
-    return StructConstructorSpec(_refusing(_scaling), flags)
+    return _one_of("scaling", scaling.NAMED, "mean_field", "") if info.type is Scaling else None
+
+
+def _one_of(what: str, makers: Mapping[str, Callable[..., Any]], first: str, prefix: str) -> StructConstructorSpec:
+    """A flag that names one of the functions `makers`, and a flag for each of their arguments."""
+    shown = {"name": what, "prefix_name": False, "metavar": _either(makers)}
+    flags = [_flag("which", str, first, _texts(Problem)[what], **shown)]
+    takes = {name: inspect.signature(make).parameters for name, make in makers.items()}
+    texts = {name: _texts(make) for name, make in makers.items()}
+    for key, kind in reduce(or_, map(get_type_hints, makers.values())).items():
+        if key != "return":
+            default = _by_value({name: _default(of[key].default) for name, of in takes.items() if key in of})
+            told = {name: of[key] for name, of in texts.items() if key in of}
+            text = _by_value(told) if len(set(told.values())) > 1 else next(iter(told.values()))
+            shown = {"prefix_name": bool(prefix), "help_behavior_hint": f"({default})"}
+            flags.append(_flag(key, _SIMPLER.get(key, kind) | None, None, text, **shown))
+
+    return StructConstructorSpec(_refusing(partial(_called, what, makers, prefix)), tuple(flags))
+
+
+def _called(what: str, makers: Mapping[str, Callable[..., Any]], prefix: str, which: str, **options: Any) -> Any:
+    """What `which` of the functions makes of the options that were given; ValueError for those that it does not take."""
+    make = checks.lookup(what, which, makers)
+    takes, hints = inspect.signature(make).parameters, get_type_hints(make)
+    values = {key: value for key, value in options.items() if value is not None}
+    for key, value in values.items():
+        flag = f"--{prefix}{_dashed(key)}"
+        if key not in takes:
+            others = ", ".join(name for name, other in makers.items() if key in inspect.signature(other).parameters)
+            raise ValueError(f"{flag} does not belong to --{what} {which}: leave it out, or take --{what} {others}")
+        kinds = _parts(hints[key])
+        if isinstance(value, tuple) and int in kinds:  # a number, unless it may be several names
+            if len(value) == 1 and str(value[0]).isdecimal():
+                values[key] = int(value[0])
+            elif len(kinds) == 1:
+                raise ValueError(f"{flag} is one number for --{what} {which}: received {value}")
+    for key, argument in takes.items():
+        if argument.default is argument.empty and key not in values:
+            raise ValueError(f"--{what} {which} needs --{prefix}{_dashed(key)}: give it, too")
+    return make(**values)
 
 
 def _flag(name: str, kind: Any, default: Any, text: str, first: bool = False, /, **shown: Any) -> StructFieldSpec:
     """One flag. What the library looks up by name stays text here: the library lists what it knows."""
-    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    parts = _parts(kind)
     literals = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
     known = {Activation: activations.names, Loss: losses.names}
     names = next((known[part]() for part in parts if part in known), literals)
@@ -212,49 +165,6 @@ def _flag(name: str, kind: Any, default: Any, text: str, first: bool = False, /,
     return StructFieldSpec(name, annotated, default, text)
 
 
-def _dataset(kind: str, **options: Any) -> Dataset:
-    make = checks.lookup("data", kind, _DATA)
-    takes = inspect.signature(make).parameters
-    values = {name: value for name, value in options.items() if value is not None}
-    for name in values:
-        if name not in takes:
-            known = ", ".join(f"--data.{_dashed(n)}" for n in takes)
-            raise ValueError(f"--data.{_dashed(name)} does not belong to --data {kind}, which takes {known}")
-    if "path" in takes and "path" not in values:
-        raise ValueError(f"--data {kind} needs a file: give --data.path FILE")
-    if "classes" in values and takes["classes"].annotation == "int":
-        if len(values["classes"]) != 1:
-            raise ValueError(f"--data.classes is one number for --data {kind}: received {values['classes']}")
-        (values["classes"],) = values["classes"]
-    if "targets" in values and len(values["targets"]) == 1 and values["targets"][0].isdecimal():
-        values["targets"] = int(values["targets"][0])
-    return make(**values)
-
-
-def _scaling(name: str, **options: Any) -> Scaling:
-    factory = checks.lookup("scaling", name, scaling.NAMED)
-    takes, values = inspect.signature(factory).parameters, {k: v for k, v in options.items() if v is not None}
-    for key in values:
-        if key not in takes:
-            others = ", ".join(
-                other for other, make in scaling.NAMED.items() if key in inspect.signature(make).parameters
-            )
-            raise ValueError(
-                f"--{_dashed(key)} does not belong to --scaling {name}: leave it out, or take --scaling {others}"
-            )
-    return factory(**values)
-
-
-def _takers(option: str) -> str:
-    """What each scaling takes for `option` if it is left out, e.g. "(default, sym_default: 1)\""""
-    kinds: dict[str, list[str]] = {}
-    for name, make in scaling.NAMED.items():
-        if option in (takes := inspect.signature(make).parameters):
-            default = takes[option].default
-            kinds.setdefault("required" if default is inspect.Parameter.empty else str(default), []).append(name)
-    return "(" + "; ".join(f"{', '.join(names)}: {value}" for value, names in kinds.items()) + ")"
-
-
 def _refusing(build: Callable[..., Any]) -> Callable[..., Any]:
     def built(**values: Any) -> Any:
         try:
@@ -265,32 +175,32 @@ def _refusing(build: Callable[..., Any]) -> Callable[..., Any]:
     return built
 
 
+def _parts(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
 def _either(names: Iterable[str]) -> str:
     return f"{{{','.join(names)}}}"
 
 
-def _documented(kind: type) -> tuple[str, dict[str, str]]:
-    """The docstring as what it says of the whole and of each field, which it explains as "name: text." or "name=x: text."."""
-    text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
-    names = "|".join(f.name for f in fields(kind))
-    whole, *parts = re.split(rf"(?:(?<=\.)|^) ?\b({names})(?:=\w+)?: ", text)
-    told = {
-        name: re.sub(r" ValueError.*", "", part).strip().rstrip(".")
-        for name, part in zip(parts[::2], parts[1::2], strict=True)
-    }
-    return whole.strip(), told
+def _texts(documented: Any) -> dict[str, str]:
+    """What stands under each field of a dataclass, or about each argument in the docstring of a function"""
+    kinds = documented.__mro__[-2::-1] if inspect.isclass(documented) else (documented,)
+    params = [param for kind in kinds for param in parse_from_object(kind, DocstringStyle.GOOGLE).params]
+    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
-def _defaults(name: str) -> str:
-    """What each kind of data takes for `name` if it is left out, e.g. "(digits: 0 1; mixture: 2)"."""
-    kinds: dict[str, list[str]] = {}
-    for kind, make in _DATA.items():
-        if name in (takes := inspect.signature(make).parameters):
-            value = takes[name].default
-            shown = {inspect.Parameter.empty: "required", None: "automatic"}.get(value, value)
-            shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
-            kinds.setdefault(shown, []).append(kind)
-    return "(" + "; ".join(f"{', '.join(which)}: {value}" for value, which in kinds.items()) + ")"
+def _default(value: Any) -> str:
+    shown = {inspect.Parameter.empty: "required", None: "automatic"}.get(value, value)
+    return " ".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
+
+
+def _by_value(of: Mapping[str, str]) -> str:
+    """Which names have each value, e.g. "digits: 0 1; file, mixture: 2\""""
+    named: dict[str, list[str]] = {}
+    for name, value in of.items():
+        named.setdefault(value, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {value}" for value, names in named.items())
 
 
 def _dashed(name: str) -> str:

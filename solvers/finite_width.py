@@ -31,24 +31,32 @@ from solvers.solver import Estimate
 class FiniteWidth:
     """Trains networks of one width: `FiniteWidth(512, seed=0)(problem)`, or many at once: `.ensemble(problem, seeds=range(16))`.
 
-    Each seed's initial weights depend on (seed, width) alone, not on the company it runs in. snapshots: steps at which neurons are
-    recorded; kernels are made of them when they are looked at, with keep_neurons=False at once, and the neurons are let go. batch: seeds
-    per run; None takes as many as are faster together (on a GPU as many as fit), which round differently from one alone (1e-15 of f,
-    1e-6 in float32) and under gradient flow share the integrator's steps (rtol); with 1 each has the bits of a network alone.
-    rtol, evaluations: see WassersteinFlow.
+    Each seed's initial weights depend on (seed, width) alone, not on the company it runs in.
     """
 
     width: int = 512
+    """Neurons in each hidden layer"""
     seed: int = 0
+    """Of the initial weights"""
     dtype: str = "float64"
+    """Precision of all numbers"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1, .."""
     snapshots: Sequence[int] = (0, -1)
+    """Steps at which neurons and kernels are recorded; -1 is the last"""
     keep_neurons: bool = True
+    """Record neurons at snapshots, of which kernels are made when they are looked at; otherwise kernels are made at once"""
     batch: int | None = None
+    """Seeds trained at once; if left out as many as are faster together (on a GPU as many as fit), which round differently from one alone
+    (1e-15 of f, 1e-6 in float32) and share the steps of gradient flow's integrator. With 1 each has the bits of a network alone"""
     rtol: float | None = None
+    """Relative tolerance of gradient flow; 1e-7 if left out, 1e-5 in float32, 1e-4 for activations with kinks"""
     evaluations: int = EVALUATIONS
+    """The most evaluations of the velocity in a step of gradient flow; one that needs more ends the run"""
     progress: bool | None = None
+    """Show a bar; in a terminal only if left out"""
     raise_on_failure: bool = True
+    """Raise where a run fails; otherwise its solution is returned, with a status that says why"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, width=1, batch=1, evaluations=1)

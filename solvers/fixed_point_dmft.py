@@ -35,24 +35,32 @@ class FixedPointDMFT:
     """Solves deep networks in the mean-field scaling by iteration: `FixedPointDMFT(samples=4096)(problem) -> Solution`.
 
     For cross-checks and comparisons: CausalDMFT solves the same equations without iterating, and more problems. Linear networks
-    close in matrices, without sampling. damping: the fraction of each change that is taken. anderson: how many earlier iterates
-    extrapolate the next one; 0 switches it off. tolerance: stop when no kernel, nor f, moves by more under the map (relative,
-    Frobenius); None takes 1e-3, 1e-10 for linear networks, and 5e-3 for activations with kinks, where the sampled map is no
-    smoother. keep_state: keep what `resume` needs, all kernels (an interrupted run keeps it anyway). Memory
-    O(depth T P samples + (T P)^2).
+    close in matrices, without sampling. Memory O(depth T P samples + (T P)^2).
     """
 
     samples: int = 4096
+    """Neurons that stand for each hidden layer; a power of 2 is best"""
     seed: int = 0
+    """Of all random draws"""
     iterations: int = 100
+    """The most for each window of steps"""
     damping: float = 0.5
+    """The fraction of each change that is taken"""
     anderson: int = 5
+    """How many earlier iterates extrapolate the next one; 0 switches it off"""
     tolerance: float | None = None
+    """Stop when no kernel, nor f, moves by more under the map (relative, Frobenius); if left out 1e-3, 1e-10 for linear networks, and
+    5e-3 for activations with kinks, where the sampled map is no smoother"""
     dtype: str = "float64"
+    """Precision of all numbers"""
     snapshots: Sequence[int] = (0, -1)
+    """Steps at which the tangent kernel is recorded; -1 is the last"""
     keep_state: bool = False
+    """Keep what resuming needs, all kernels (an interrupted run keeps it anyway)"""
     progress: bool | None = None
+    """Show a bar; in a terminal only if left out"""
     raise_on_failure: bool = True
+    """Raise where a run fails; otherwise its solution is returned, with a status that says why"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, samples=2, iterations=1, anderson=0)

@@ -39,20 +39,30 @@ class InfiniteLogitsLimit:
     as can be. The solution's f is the limit of f_k (N/N*)^-e_k, with the exponents e_0 = stats["initial_exponent"] and, for k >= 1,
     e = stats["output_exponent"]; its problem has the loss at infinite logits, so that `loss` is the limit of loss (N/N*)^-e. Readouts
     are in units of (N/N*)^stats["readout_exponent"], tangent kernels of (N/N*)^e. `rescaled(network)` brings a network to these units.
-    f0: as in WassersteinFlow. particles, initial, engine, snapshots: likewise; where readouts forget their start they begin at zero.
+    Where readouts forget their start they begin at zero.
     ValueError for problems without such a limit: other scalings, the squared loss, gradient flow (Delta jumps), depth above 1.
     """
 
     particles: int = 2**14
+    """Points of the measure; a power of 2 is best"""
     seed: int = 0
+    """Of all random draws"""
     initial: Initial | ParticleMeasure = "sobol"
+    """Of the particles: scrambled quasi-Monte-Carlo (sobol), independent draws (iid) or quadrature (gauss_hermite)"""
     f0: Tensor | Solution | None = None
+    """Outputs at step 0 (Q, C), or a solution (of a network, say) whose first outputs are taken; a draw by `seed` if left out"""
     engine: reductions.Engine = "auto"
+    """How sums over particles are taken; the numbers are the same"""
     dtype: str = "float64"
+    """Precision of all numbers"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1, .."""
     snapshots: Sequence[int] = (0, -1)
+    """Steps at which particles are recorded; -1 is the last"""
     progress: bool | None = None
+    """Show a bar; in a terminal only if left out"""
     raise_on_failure: bool = True
+    """Raise where a run fails; otherwise its solution is returned, with a status that says why"""
 
     def __post_init__(self) -> None:
         flow = self._flow

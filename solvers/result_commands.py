@@ -1,4 +1,4 @@
-"""Commands on what was solved: compare and draw. cli.py makes flags of the fields and help of the docstrings."""
+"""Commands on what was solved: compare and draw. cli.py makes flags of the fields, help of the texts under them."""
 
 from __future__ import annotations
 
@@ -23,50 +23,51 @@ from solvers.predicted_variance import predicted_variance
 
 @dataclass(frozen=True)
 class Compare:
-    """Deviation of networks from their limit: print the table, keep the report and a picture of it.
-
-    nets: networks, as files or folders of a sweep. limits: the limit; with two or more (other seeds) its own error is known too.
-    out: file to write (.nc), the picture is put beside it (.png). names: what to compare (f, loss, Phi1, tangent_kernel, h1,
-    measure, ..), all that was recorded if left out. predict: compute N Var f(T) from the limit as well (two-layer networks, gradient
-    descent). overwrite: replace an older file.
-    """
+    """Deviation of networks from their limit: print the table, keep the report and a picture of it."""
 
     limits: tuple[Path, ...]
+    """The limit; with two or more (other seeds) its own error is known too"""
     out: Path
+    """File to write (.nc); the picture is put beside it (.png)"""
     nets: tuple[Path, ...] = field(metadata={"positional": True})
+    """Networks, as files or folders of a sweep"""
     names: tuple[str, ...] | None = None
+    """What to compare (f, loss, Phi1, tangent_kernel, h1, measure, ..); all that was recorded if left out"""
     predict: bool = False
+    """Compute N Var f(T) from the limit as well (two-layer networks, gradient descent)"""
     overwrite: bool = False
+    """Replace an older file"""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw kept runs or a kept report as .png pictures; a limit and its networks are drawn together.
-
-    files: runs, as files or folders of a sweep, or one report. out: folder of the pictures, that of the first file if left out.
-    """
+    """Draw kept runs or a kept report as .png pictures; a limit and its networks are drawn together."""
 
     files: tuple[Path, ...] = field(metadata={"positional": True})
+    """Runs, as files or folders of a sweep, or one report"""
     out: Path | None = None
+    """Folder of the pictures; that of the first file if left out"""
 
 
 @dataclass(frozen=True)
 class Certify:
     """Print the certificate of a kept DMFT solution: what one application of the self-consistent map changes, beside its noise.
 
-    Ends with 1 if the solution is not consistent. file: a solution that kept its kernels at all pairs of steps. samples: fresh neurons
-    per draw, the solution's number if left out. steps: the last step that is tested, -1 for all; as many as cost about as much as
-    the run (or ten seconds) if left out. seed: of the fresh draws.
-    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
-    dry_run: print which steps and how long, and do not test them.
+    Ends with 1 if the solution is not consistent.
     """
 
     file: Path = field(metadata={"positional": True})
+    """A solution that kept its kernels at all pairs of steps"""
     samples: int | None = None
+    """Fresh neurons per draw; the solution's number if left out"""
     steps: int | None = None
+    """The last step that is tested, -1 for all; as many as cost about as much as the run (or ten seconds) if left out"""
     seed: int = 1
+    """Of the fresh draws"""
     threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
     dry_run: bool = False
+    """Print which steps and how long, and do not test them"""
 
 
 def _certify(asked: Certify) -> int:

@@ -1,4 +1,4 @@
-"""Commands that train networks or go on with a run. cli.py makes flags of the fields and help of the docstrings."""
+"""Commands that train networks or go on with a run. cli.py makes flags of the fields, help of the texts under them."""
 
 from __future__ import annotations
 
@@ -43,65 +43,70 @@ _SOLVERS: tuple[type[Solver], ...] = (
 
 @dataclass(frozen=True)
 class Net:
-    """Train one network of finite width, of any depth.
-
-    out: file to write (.nc). width: neurons in each hidden layer. seed: of the initial weights.
-    overwrite: replace a file that holds another run. checkpoint: keep the state every so many steps; the same command again
-    goes on from there. threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
-    dry_run: print the time and memory that it would take, found in a few seconds, and keep nothing.
-    """
+    """Train one network of finite width, of any depth."""
 
     out: Path
+    """File to write (.nc)"""
     problem: Problem
+    """What is asked"""
     solver: FiniteWidth
+    """Numerical settings; initial weights depend on the seed and the width alone"""
     width: int = 512
+    """Neurons in each hidden layer"""
     seed: int = 0
+    """Of the initial weights"""
     overwrite: bool = False
+    """Replace a file that holds another run"""
     checkpoint: int | None = None
+    """Keep the state every so many steps; the same command again goes on from there"""
     threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
     dry_run: bool = False
+    """Print the time and memory that it would take, found in a few seconds, and keep nothing"""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train networks of many widths and seeds, one file each; the same command again goes on with what is missing.
-
-    out: folder of the networks. widths: neurons in each hidden layer. seeds: one number n means the seeds 0..n-1, several are the
-    seeds themselves. workers: processes that share the work, at most one a core and one a network; 0 for this one alone.
-    threads: of the processor, shared among the workers; those of OMP_NUM_THREADS, or all, if left out.
-    dry_run: print the time and memory that all of them would take, found in a few seconds for each width, and keep nothing.
-    """
+    """Train networks of many widths and seeds, one file each; the same command again goes on with what is missing."""
 
     out: Path
+    """Folder of the networks"""
     problem: Problem
+    """What is asked"""
     solver: FiniteWidth
+    """Numerical settings; initial weights depend on the seed and the width alone"""
     widths: tuple[int, ...] = (64, 128, 256, 512)
+    """Neurons in each hidden layer"""
     seeds: tuple[int, ...] = (16,)
+    """One number n means the seeds 0..n-1, several are the seeds themselves"""
     workers: int = 0
+    """Processes that share the work, at most one a core and one a network; 0 for this one alone"""
     threads: int | None = None
+    """Threads of the processor, shared among the workers; those of OMP_NUM_THREADS, or all, if left out"""
     dry_run: bool = False
+    """Print the time and memory that all of them would take, found in a few seconds for each width, and keep nothing"""
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with a kept run: to its end if it was interrupted, or for more steps.
-
-    file: the run (.nc). out: file to write, NAME.nc for NAME.partial.nc if left out. steps: how many more, all that are missing if
-    left out. device: where to go on, as before if left out. evaluations: the most in a step of gradient flow, where it ended for
-    want of them. overwrite: replace a file that holds another run.
-    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
-    dry_run: print the time and memory that these steps would take, found in a few seconds from the first ones of the run, and
-    keep nothing.
-    """
+    """Go on with a kept run: to its end if it was interrupted, or for more steps."""
 
     file: Path = field(metadata={"positional": True})
+    """The run (.nc)"""
     out: Path | None = None
+    """File to write; NAME.nc for NAME.partial.nc if left out"""
     steps: int | None = None
+    """How many more; all that are missing if left out"""
     device: str | None = None
+    """Where to go on; as before if left out"""
     evaluations: int | None = None
+    """The most in a step of gradient flow, for a run that ended for want of them"""
     overwrite: bool = False
+    """Replace a file that holds another run"""
     threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
     dry_run: bool = False
+    """Print the time and memory that these steps would take, found in a few seconds from the run's first ones, and keep nothing"""
 
 
 def _net(asked: Net) -> int:

@@ -19,58 +19,64 @@ from solvers.rehearsal import together
 
 @dataclass(frozen=True)
 class Predict:
-    """Mean and spread of infinitely wide lazy networks over their random start, in closed form (squared loss).
-
-    out: file to write (.nc). times: training times, the problem's grid if left out, inf for the end. jitter: added to the kernel where it
-    is inverted (at inf only), in units of its mean eigenvalue. overwrite: replace an older file.
-    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
-    """
+    """Mean and spread of infinitely wide lazy networks over their random start, in closed form (squared loss)."""
 
     out: Path
+    """File to write (.nc)"""
     problem: Problem
+    """What is asked"""
     times: tuple[float, ...] | None = None
+    """Training times, inf for the end; the problem's grid if left out"""
     jitter: float = 0.0
+    """Added to the kernel where it is inverted (at inf only), in units of its mean eigenvalue"""
     overwrite: bool = False
+    """Replace an older file"""
     threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
 
 
 @dataclass(frozen=True)
 class Powers:
-    """Measure how outputs, tangent kernel and weights of two-layer networks go with the width, beside the predicted powers.
-
-    out: file to write (.nc). widths: at least three. seeds: networks of each width. overwrite: replace an older file.
-    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
-    dry_run: print the time and memory that the networks would take, found in a few seconds for each width, and keep nothing.
-    """
+    """Measure how outputs, tangent kernel and weights of two-layer networks go with the width, beside the predicted powers."""
 
     out: Path
+    """File to write (.nc)"""
     problem: Problem
+    """What is asked"""
     widths: tuple[int, ...] = (64, 256, 1024, 4096)
+    """At least three"""
     seeds: int = 16
+    """Networks of each width"""
     overwrite: bool = False
+    """Replace an older file"""
     threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
     dry_run: bool = False
+    """Print the time and memory that the networks would take, found in a few seconds for each width, and keep nothing"""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """Which infinite-width limit is nearest to networks of one width, step by step (two layers).
-
-    out: file to write (.nc). width: the reference width, at which all scalings agree. limits: scalings, all if left out. seeds: networks.
-    runs: of each limit, as many as seeds if left out. overwrite: replace an older file.
-    threads: of the processor; those of OMP_NUM_THREADS, or all, if left out.
-    dry_run: print the time and memory that networks and limits would take, found in a few seconds for each, and keep nothing.
-    """
+    """Which infinite-width limit is nearest to networks of one width, step by step (two layers)."""
 
     out: Path
+    """File to write (.nc)"""
     problem: Problem
+    """What is asked"""
     width: int = 64
+    """The reference width, at which all scalings agree"""
     limits: tuple[str, ...] | None = None
+    """Scalings; all if left out"""
     seeds: int = 256
+    """Networks of the reference width"""
     runs: int | None = None
+    """Of each limit; as many as seeds if left out"""
     overwrite: bool = False
+    """Replace an older file"""
     threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
     dry_run: bool = False
+    """Print the time and memory that networks and limits would take, found in a few seconds for each, and keep nothing"""
 
 
 def _predict(asked: Predict) -> int:

@@ -33,23 +33,31 @@ class TangentKernelLimit:
     """Solves lazy problems of any depth and loss: `TangentKernelLimit()(problem) -> Solution`, df/dt = K Delta / P with K constant.
 
     In the NTK scaling this is the limit of infinite width, in mean_field(gamma0) that of gamma0 -> 0 after it, with remainder gamma0^2:
-    above gamma0 = 0.1 stats["warning"] says so. kernel: "analytic", or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C).
-    initial: "draw" (f0 of one network, GP(0, NNGP) by `seed`; zero in the mean-field scaling), "mean" (f0 = 0), or f0 (Q, C), e.g. a
-    real network's. No step inverts the kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems
-    without such a limit, and for descent that must diverge; `raise_on_failure=False` lets it. rtol, evaluations: of gradient flow, if
-    the loss is not squared, as in WassersteinFlow, but None takes 1e-9 (float32: 1e-6).
+    above gamma0 = 0.1 stats["warning"] says so. `initial` may also be f0 (Q, C) itself, e.g. a real network's. No step inverts the
+    kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems without such a limit, and for
+    descent that must diverge; `raise_on_failure=False` lets it.
     """
 
     kernel: Kernel | Tensor = "analytic"
+    """analytic is that of the network; or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C)"""
     initial: Literal["draw", "mean"] | Tensor = "draw"
+    """draw: f0 of one network, GP(0, NNGP) by the seed (zero in the mean-field scaling); mean: f0 = 0"""
     seed: int = 0
+    """Of all random draws"""
     dtype: str = "float64"
+    """Precision of all numbers"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1, .."""
     snapshots: Sequence[int] = (0, -1)
+    """Steps that show the kernel, which is the same at all; -1 is the last"""
     rtol: float | None = None
+    """Relative tolerance of gradient flow where the loss is not squared; 1e-9 if left out, 1e-6 in float32"""
     evaluations: int = EVALUATIONS
+    """The most evaluations of the velocity in a step of gradient flow; one that needs more ends the run"""
     progress: bool | None = None
+    """Show a bar; in a terminal only if left out"""
     raise_on_failure: bool = True
+    """Raise where a run fails; otherwise its solution is returned, with a status that says why"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, evaluations=1)

@@ -38,30 +38,38 @@ Initial = Literal["sobol", "iid", "gauss_hermite"]
 class WassersteinFlow:
     """Solves two-layer problems in the mean-field scalings: `WassersteinFlow(particles=2**14)(problem) -> Solution`.
 
-    initial: "sobol" (scrambled quasi-Monte-Carlo, error about 1/N at few samples), "iid" (equal in law to a width-N network),
-    "gauss_hermite" (quadrature, up to about four dimensions; `particles` is then an upper bound), or a ParticleMeasure.
-    balanced: shift the readouts a, by as little as possible, so that f(0) = 0 exactly, as in the limit ("sobol" only; equation 12). Fewer
-    than four particles a point are left as drawn: they would lose most of their readouts.
-    f0: the frozen outputs of ic_mean_field at training and test samples (P + P_test, C), or a solution (of a network, say) whose first
-    outputs are taken; None draws them from their Gaussian process by `seed` (equation 69).
-    snapshots: steps at which kernels and particles are recorded; -1 is the last. Memory O(N + P) per snapshot, plus the kernels.
-    rtol, evaluations: of the integrator (gradient_flow only), see gradient_flow.tolerance, and the most evaluations of the velocity
-    in a step. ValueError for problems that it cannot solve.
+    ValueError for problems that it cannot solve.
     """
 
     particles: int = 2**14
+    """Points of the measure; a power of 2 is best"""
     seed: int = 0
+    """Of all random draws"""
     initial: Initial | ParticleMeasure = "sobol"
+    """sobol: scrambled quasi-Monte-Carlo, error about 1/N at few samples; iid: equal in law to a width-N network; gauss_hermite:
+    quadrature, up to about four dimensions, with at most so many particles"""
     balanced: bool = True
+    """Shift sobol's readouts a, by as little as possible, so that f(0) = 0 exactly, as in the limit (equation 12). Fewer than four
+    particles a point are left as drawn: they would lose most of their readouts"""
     f0: Tensor | Solution | None = None
+    """Frozen outputs of ic_mean_field (Q, C) at training and test samples, or a solution (of a network, say) whose first outputs are
+    taken; drawn from their Gaussian process by `seed` if left out (equation 69)"""
     engine: reductions.Engine = "auto"
+    """How sums over particles are taken; the numbers are the same"""
     dtype: str = "float64"
+    """Precision of all numbers"""
     device: str = "cpu"
+    """cpu, cuda, cuda:1, .."""
     snapshots: Sequence[int] = (0, -1)
+    """Steps at which particles are recorded, memory O(N + P) each; kernels are made of them when they are looked at. -1 is the last"""
     rtol: float | None = None
+    """Relative tolerance of gradient flow; 1e-7 if left out, 1e-5 in float32, 1e-4 for activations with kinks"""
     evaluations: int = EVALUATIONS
+    """The most evaluations of the velocity in a step of gradient flow; one that needs more ends the run"""
     progress: bool | None = None
+    """Show a bar; in a terminal only if left out"""
     raise_on_failure: bool = True
+    """Raise where a run fails; otherwise its solution is returned, with a status that says why"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, particles=1, evaluations=1)

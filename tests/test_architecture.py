@@ -18,6 +18,7 @@ HOMES = {
     "h5py": {"meanfield/storage.py"},
     "tyro": {"solvers/cli.py"},
     "warnings.warn": {"meanfield/warning.py"},  # elsewhere it would point at a line of ours
+    "docstring_parser": {"solvers/cli.py"},
     "torch.set_float32_matmul_precision": {"meanfield/own_numerics.py"},  # set for the time of a call
     "torch.autocast": {"meanfield/own_numerics.py"},
 }

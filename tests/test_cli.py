@@ -49,47 +49,6 @@ def _run(capsys, *arguments, code=0):
     return out, err
 
 
-def _help(capsys, *command):
-    with pytest.raises(SystemExit) as end:
-        main([*command, "--help"])
-    assert end.value.code == 0
-    return capsys.readouterr().out
-
-
-def test_help_shows_every_field(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    top = _help(capsys)
-    assert all(name in top for name in ("flow", "net", "sweep", "resume", "compare", "plot"))
-    flow, net, sweep = (_help(capsys, command) for command in ("flow", "net", "sweep"))
-    hidden = {"progress", "raise_on_failure"}
-    for text, kind, prefix, without in (
-        (flow, mf.Network, "network", set()),
-        (flow, mf.Training, "training", set()),
-        (flow, WassersteinFlow, "solver", hidden | {"f0"}),
-        (_help(capsys, "dmft"), CausalDMFT, "solver", hidden),
-        (_help(capsys, "fixedpoint"), FixedPointDMFT, "solver", hidden),
-        (_help(capsys, "lazy"), TangentKernelLimit, "solver", hidden | {"kernel"}),
-        (_help(capsys, "logits"), InfiniteLogitsLimit, "solver", hidden | {"f0"}),
-        (net, FiniteWidth, "solver", hidden | {"width", "seed"}),
-        (sweep, FiniteWidth, "solver", hidden | {"width", "seed"}),
-    ):
-        for f in fields(kind):
-            flag = f"--{prefix}.{f.name.replace('_', '-')}"
-            assert (flag in text or f"--{prefix}.no-{f.name.replace('_', '-')}" in text) == (f.name not in without), (
-                flag
-            )
-    assert "shift the readouts a, by as little as possible" in flow  # from the docstring
-    assert "{erf,gelu,linear,relu,sigmoid,sin,softplus,tanh}" in flow
-    assert "--widths" in sweep
-    assert "--seed INT" in net
-    assert "{None}" not in top + flow + net + sweep + "".join(_help(capsys, c) for c in ("resume", "compare", "plot"))
-
-
-def test_every_parameter_of_a_dataset_has_a_flag():
-    taken = {name for make in cli._DATA.values() for name in inspect.signature(make).parameters}
-    assert taken == set(cli._DATA_FLAGS)
-
-
 def test_flow_is_the_library_s_run(capsys, tmp_path):
     path = tmp_path / "run.nc"
     out, _ = _run(capsys, "flow", "--out", path, *TINY, "--solver.particles", 16)
@@ -189,8 +148,13 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
         ("--solver.snapshots 9", r"snapshots must lie in 0..4"),
         ("--solver.particles 1000000000000", "take fewer particles"),
         ("--data images", "unknown data: received 'images'; known: digits, file"),
-        ("--data.separation 2", "--data.separation does not belong to --data single-index, which takes --data.n-train"),
+        (
+            "--data.separation 2",
+            "--data.separation does not belong to --data single-index: leave it out, or take --data mixture",
+        ),
         ("--data file --data.path no.csv", "does not belong to --data file"),
+        ("--data file", "--data.n-train does not belong to --data file"),
+        ("--data mixture --frozen matched", "--frozen does not belong to --scaling mean_field: leave it out, or take"),
         ("--data mixture --data.classes 2 3", "--data.classes is one number for --data mixture: received (2, 3)"),
     ],
 )
@@ -238,6 +202,7 @@ def test_folders_are_no_data_files(capsys, tmp_path):
     asked = ["flow", "--out", tmp_path / "run.nc", "--data", "file", "--data.path"]
     assert f"{tmp_path} is a folder: give the .npz or .csv file itself" in _run(capsys, *asked, tmp_path, code=2)[1]
     assert "no such file" in _run(capsys, *asked, tmp_path / "no.csv", code=2)[1]
+    assert "--data file needs --data.path" in _run(capsys, *asked[:-1], code=2)[1]
 
 
 def test_every_command_that_solves_runs_on_the_threads_it_is_given(capsys, tmp_path, monkeypatch):
