@@ -123,7 +123,7 @@ class InfiniteLogitsLimit:
                 "at infinite logits Delta jumps where an output changes sign, so there is no gradient flow: take "
                 "optimiser='gradient_descent', whose steps are the limit's"
             )
-        self._flow.check(replace(problem, scaling=_as_mean_field(scaling)))
+        self._flow.check_particles(problem)
 
     def stated(self, problem: Problem) -> Problem:
         """`problem` as its solutions have it: with the loss at infinite logits"""
@@ -210,10 +210,6 @@ def rescaled_limit(scaling: Scaling) -> MeasureLimit:
     """Of the rescaled measure; a part that stands still in the limit has the rate 0 (equation 70)."""
     e, (gamma, kappa_a, kappa_w) = exponents(scaling), scaling.products(scaling.reference_width)
     return MeasureLimit(gamma, kappa_a * (e.readouts >= 0), kappa_w * (e.weights >= 0))
-
-
-def _as_mean_field(scaling: Scaling) -> Scaling:
-    return replace(scaling, q_sigma=-1.0, q_a=1.0, q_w=1.0, frozen="none")
 
 
 @checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,10 +40,9 @@ def measured_exponents(
     ):
         if wrong:
             raise ValueError(message)
-    settings = {} if solver is None else {k: getattr(solver, k) for k in ("dtype", "device", "batch", "progress")}
-    squares = np.array(
-        [[_squares(s) for s in FiniteWidth(n, **settings).ensemble(problem, chosen)] for n in widths]
-    )  # (widths, seeds, quantities)
+    solver = replace(solver or FiniteWidth(), snapshots=(0, -1), keep_neurons=True, raise_on_failure=True)
+    nets = (replace(solver, width=n).ensemble(problem, chosen) for n in widths)
+    squares = np.array([[_squares(net) for net in same] for same in nets])  # (widths, seeds, quantities)
     predicted = exponents(problem.scaling)
     laws = {
         name: _law(name, np.array(widths, dtype=float), squares[..., i], predicted) for i, name in enumerate(POWERS)

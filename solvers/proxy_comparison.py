@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,9 @@ from meanfield.statistics import gaussian_kl_floor, gaussian_kl_interval
 from solvers.finite_width import FiniteWidth
 from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
 from solvers.initial_outputs import initial_draws
-from solvers.rehearsal import Estimate, together
+from solvers.lazy_kernels import has_random_start
+from solvers.rehearsal import together
+from solvers.solver import Ensemble, Estimate, Solver, Started
 from solvers.tangent_kernel import TangentKernelLimit
 from solvers.wasserstein_flow import WassersteinFlow
 
@@ -31,7 +32,7 @@ class Proxy:
     """A limit that may stand for a network: a scaling's name (or a Scaling) and what solves it, e.g. a very wide FiniteWidth."""
 
     scaling: str | Scaling
-    solver: Any
+    solver: Solver
 
     def problem(self, problem: Problem, reference_width: int) -> Problem:
         """The problem with this scaling, equal to the asked one at the reference width"""
@@ -44,15 +45,13 @@ class Proxy:
     def outputs(self, problem: Problem, reference_width: int, seeds: Sequence[int]) -> np.ndarray:
         """(seeds, T+1, Q) outputs, those that grow with the width at the scale of the reference width; one run if nothing is random"""
         asked = self.problem(problem, reference_width)
-        if isinstance(self.solver, WassersteinFlow) and asked.scaling.is_mean_field:
-            found = [self.solver(asked)]
-        elif isinstance(self.solver, (FiniteWidth, TangentKernelLimit)):
-            found = self.solver.ensemble(asked, seeds)
-        else:  # the same as without f0, but that the covariance is computed once
-            starts = zip(seeds, initial_draws(asked, seeds), strict=True)
-            found = [replace(self.solver, seed=seed, f0=f0)(asked) for seed, f0 in starts]
-        grows = isinstance(self.solver, FiniteWidth) and exponents(asked.scaling).f > 0
-        return np.stack([_outputs(rescaled(s) if grows else s) for s in found])
+        found = _runs(self.solver, asked, seeds[: self._draws(asked, len(seeds))])
+        grows = exponents(asked.scaling).f > 0
+        return np.stack([_outputs(rescaled(s) if grows and s.width is not None else s) for s in found])
+
+    def _draws(self, asked: Problem, most: int) -> int:
+        """How many runs differ in more than their sampling error: of a limit without a random start one alone"""
+        return most if isinstance(self.solver, FiniteWidth) or has_random_start(asked.scaling) else 1
 
 
 def five_limits(particles: int = 2**9) -> dict[str, Proxy]:
@@ -125,13 +124,32 @@ def proxy_cost(
     """What `proxy_comparison` with these arguments takes, from the beginnings of its runs"""
     found, runs = [_networks(reference_width).estimate(problem, seeds)], seeds if limit_seeds is None else limit_seeds
     for proxy in _proxies(limits).values():
-        asked, solver = proxy.problem(problem, reference_width), proxy.solver
-        if isinstance(solver, TangentKernelLimit):
-            found.append(solver.estimate(asked, runs))
-        else:
-            one, flows = solver.estimate(asked), isinstance(solver, WassersteinFlow) and asked.scaling.is_mean_field
-            found.append(replace(one, seconds=(1 if flows else runs) * one.seconds))
+        asked = proxy.problem(problem, reference_width)
+        found.append(_cost(proxy.solver, asked, proxy._draws(asked, runs)))
     return together(found)
+
+
+def _runs(solver: Solver, problem: Problem, seeds: Sequence[int]) -> list[Solution]:
+    """One solution for each seed; the covariance of f0 is found once"""
+    if isinstance(solver, Ensemble):
+        return solver.ensemble(problem, seeds)
+    one_each = [replace(solver, seed=seed) for seed in seeds]
+    if isinstance(solver, Started) and len(seeds) > 1:
+        one_each = [replace(one, f0=f0) for one, f0 in zip(one_each, initial_draws(problem, seeds), strict=True)]
+    return [one(problem) for one in one_each]
+
+
+def _cost(solver: Solver, problem: Problem, runs: int) -> Estimate:
+    """Of `_runs`"""
+    if isinstance(solver, Ensemble):
+        return solver.estimate(problem, runs)
+    if not isinstance(solver, Started) or runs == 1:
+        one = solver.estimate(problem)
+        return replace(one, seconds=runs * one.seconds)
+    drawn = replace(solver, snapshots=()).estimate(problem.with_steps(0))
+    data = problem.data
+    one = replace(solver, f0=torch.zeros(data.points, data.outputs, dtype=data.y.dtype)).estimate(problem)
+    return replace(one, seconds=drawn.seconds + runs * one.seconds)
 
 
 def _networks(width: int) -> FiniteWidth:

@@ -9,9 +9,9 @@ from meanfield.problem import Problem
 
 def learned(problem: Problem) -> float:
     """How far training moves the neurons, of their own size: |Delta| at f = 0, root mean square over samples, over Gamma"""
-    y = problem.data.y
+    y, scaling = problem.data.y, problem.scaling
     delta = problem.loss_function.delta(torch.zeros_like(y), y)
-    return (float(delta.square().sum(1).mean().sqrt()) or 1.0) / problem.scaling.trained.measure_limit().gamma
+    return (float(delta.square().sum(1).mean().sqrt()) or 1.0) / scaling.products(scaling.reference_width).gamma
 
 
 def must_resolve(problem: Problem, kind: torch.dtype) -> None:

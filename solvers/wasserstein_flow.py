@@ -109,11 +109,15 @@ class WassersteinFlow:
                 f"WassersteinFlow solves networks of depth 1: received depth {problem.network.depth}; CausalDMFT takes any depth"
             )
         problem.scaling.trained.measure_limit()
-        must_resolve(problem, checks.DTYPES[self.dtype])
         if self.f0 is not None and problem.scaling.frozen == "none":
             raise ValueError(
                 f"f0 was given, but the scaling {problem.scaling.name!r} has no frozen part: leave it out, or take ic_mean_field"
             )
+        self.check_particles(problem)
+
+    def check_particles(self, problem: Problem) -> None:
+        """ValueError or MemoryError, before any work, for particles or snapshots that do not fit the problem, whatever its scaling."""
+        must_resolve(problem, checks.DTYPES[self.dtype])
         snapshot_steps(self.snapshots, problem.training)
         inputs, outputs = problem.data.inputs + bool(problem.network.bias_std), problem.data.outputs
         if isinstance(self.initial, ParticleMeasure):

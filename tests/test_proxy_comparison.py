@@ -12,8 +12,8 @@ from scipy.stats import t as student_t
 import meanfield as mf
 from meanfield.scaling import ic_mean_field
 from meanfield.statistics import gaussian_kl, gaussian_kl_floor, gaussian_kl_interval
-from solvers import FiniteWidth, WassersteinFlow
-from solvers.proxy_comparison import Proxy, five_limits, proxy_comparison
+from solvers import Estimate, FiniteWidth, WassersteinFlow
+from solvers.proxy_comparison import Proxy, five_limits, proxy_comparison, proxy_cost
 from tests.accuracy.intervals import kl_of, runs_and_networks
 
 REPETITIONS = 400
@@ -133,6 +133,18 @@ def test_all_five_limits_and_what_the_report_says():
     assert report.distance[rows["mean_field"], 0] == pytest.approx(1, abs=0.02)
     assert "ic_mean_field" in str(report)
     assert np.all(report.low <= report.high)
+
+
+def test_what_the_runs_of_a_limit_share_is_estimated_once(monkeypatch):
+    """The covariance of f0, without which one is drawn; limits without randomness run once."""
+    monkeypatch.setattr(FiniteWidth, "estimate", lambda self, asked, seeds: Estimate(0.5 * seeds, 1.0))
+
+    def estimate(self, asked):
+        return Estimate(100.0 * (self.f0 is None) + asked.training.steps, 1.0)
+
+    monkeypatch.setattr(WassersteinFlow, "estimate", estimate)
+    assert proxy_cost(problem(steps=4), 8, ["ic_mean_field"], 6, 256).seconds == 0.5 * 6 + 100 + 256 * 4
+    assert proxy_cost(problem(steps=4), 8, ["mean_field"], 6, 256).seconds == 0.5 * 6 + 100 + 4
 
 
 def test_a_wide_network_may_stand_for_its_limit():

@@ -274,7 +274,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
         "Proxy.outputs": Call(
             solvers.Proxy("ntk", FiniteWidth(4)).outputs, {"problem": problem, "reference_width": 2, "seeds": (0, 1)}
         ),
-        "Proxy": Call(solvers.Proxy, {"scaling": "ntk", "solver": FiniteWidth(4)}, but=("solver",)),
+        "Proxy": Call(solvers.Proxy, {"scaling": "ntk", "solver": FiniteWidth(4)}),
         "checkpointed": Call(
             solvers.checkpointed,
             {"solver": FiniteWidth(2), "problem": problem, "path": folder / "kept.nc", "every": 1},
