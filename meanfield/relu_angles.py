@@ -1,6 +1,7 @@
 """The recursion of ReLU networks in terms of angles, which keeps all digits where points nearly coincide (equation 42b).
 
-A correlation near 1 has lost the angle: 1 - rho = 1e-16 is an angle of 1e-8. What is carried instead is h = sin^2(angle / 2).
+A correlation near 1 has lost the angle: 1 - rho = 1e-16 is an angle of 1e-8. What is carried instead is h = sin^2(angle / 2), beside
+it the tangent kernel in units of the layer's standard deviations. `h` is that of preactivations, `h_phi` that of their features.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ NEAR = 0.022  # half chords below this are taken from differences: there a corre
 AT_ONCE = 2**22  # numbers in memory
 
 Sides = tuple[Tensor, Tensor]  # a number for each row and for each column
+At = tuple[slice, slice]  # rows and columns of a tile
 
 
 class ReluLayers:
-    """Equation 43 on tiles of first-layer correlations, in place; Theta is kept in units of the layer's standard deviations."""
+    """Equations 42b and 43 on tiles of first-layer correlations, in place."""
 
     def __init__(self, network: Network, weights: KernelWeights, z: Tensor, z2: Tensor) -> None:
-        self.network, self.weights, self.same = network, weights, z is z2
+        self.network = network
+        self.weights = weights
+        self.same = z is z2
         self.branch = 1.0 if network.residual is None else network.residual**2 / network.depth
         self.z, norm = _directions(z)
         self.z2, norm2 = (self.z, norm) if self.same else _directions(z2)
-        p = self._variances(norm.square())
-        q = p if self.same else self._variances(norm2.square())
-        self.p = p
-        self.sizes: list[Sides] = [(a.sqrt(), b.sqrt()) for a, b in zip(p, q, strict=True)]
-        self.parts = [list(zip(*sides, strict=True)) for sides in zip(self._parts(p), self._parts(q), strict=True)]
+        self.p = self._variances(norm.square())
+        q = self.p if self.same else self._variances(norm2.square())
+        self.sizes: list[Sides] = [(a.sqrt(), b.sqrt()) for a, b in zip(self.p, q, strict=True)]
+        both = zip(self._parts(self.p), self._parts(q), strict=True)
+        self.parts = [list(zip(*sides, strict=True)) for sides in both]
         self.buffers: dict[torch.Size, list[Tensor]] = {}
 
     def panel(self, rows: slice, columns: slice) -> Tensor:
@@ -42,49 +46,61 @@ class ReluLayers:
 
     def __call__(self, rows: slice, columns: slice, rho: Tensor) -> Sides:
         """nngp and ntk of a tile, which the next call overwrites."""
-        std2, bias2, at = self.network.weight_std**2, self.network.bias_std**2, (rows, columns)
-        h, theta, half, new, work = self._buffers(rho)
+        at = (rows, columns)
+        h, ntk, half, h_phi, work = self._buffers(rho)
         self._first_angle(rho, at, h, half, work)
-        feature, bias = self.weights.layers[0]
-        torch.mul(h, -2 * feature / std2, out=theta).add_(feature / std2)
-        self._add_constant(theta, bias - bias2 * (feature / std2), self.sizes[0], at)
+        self._first_ntk(h, at, ntk)
         for l in range(self.network.depth):
-            feature, bias = self.weights.layers[l + 1]
-            last = l == self.network.depth - 1
-            add, through = (self.weights.readout, self.weights.hidden) if last else (self.branch, self.branch)
             if l:
                 self._angle(h, half, work)
-            self._features(h, half, new, work)
-            scale = 1.0 if last or bias2 else float((self.p[l][:1] / self.p[l + 1][:1]).item())
-            stay = 0.0 if last or self.network.residual is None else scale
-            theta.mul_(half.mul_(-std2 / math.pi * through * scale).add_(std2 / 2 * through * scale + stay))
-            theta.add_(new, alpha=-feature * add * scale).add_(feature / 2 * add * scale)
-            if not last:
-                if bias2:
-                    _times(theta, self.parts[l][-1], at)
-                    self._add_constant(theta, bias * add, self.sizes[l + 1], at)
-                self._joined(l, at, h, new, work)
-        sides = self.sizes[-1]
-        _times(theta, sides, at)
-        _times(torch.mul(new, -std2 * self.weights.prior, out=work).add_(std2 / 2 * self.weights.prior), sides, at)
-        return (
-            (work.add_(self.weights.prior * bias2), theta.add_(self.weights.readout * bias)) if bias2 else (work, theta)
-        )
+            self._features(h, half, h_phi, work)
+            self._next_ntk(l, at, half, h_phi, ntk)
+            if l < self.network.depth - 1:
+                self._joined(l, at, h, h_phi, work)
+        std2, bias2, prior = self.network.weight_std**2, self.network.bias_std**2, self.weights.prior
+        nngp = torch.mul(h_phi, -std2 * prior, out=work).add_(std2 / 2 * prior)
+        _times(nngp, self.sizes[-1], at)
+        _times(ntk, self.sizes[-1], at)
+        if bias2:
+            nngp.add_(prior * bias2)
+            ntk.add_(self.weights.readout * self.weights.layers[-1][1])
+        return nngp, ntk
+
+    def _first_ntk(self, h: Tensor, at: At, ntk: Tensor) -> None:
+        """Theta^1 from Sigma^1 = 1 - 2 h, of which the biases' part has a weight of its own"""
+        std2, bias2 = self.network.weight_std**2, self.network.bias_std**2
+        feature, bias = self.weights.layers[0]
+        torch.mul(h, -2 * feature / std2, out=ntk).add_(feature / std2)
+        self._add_constant(ntk, bias - bias2 * (feature / std2), 0, at)
+
+    def _next_ntk(self, l: int, at: At, half: Tensor, h_phi: Tensor, ntk: Tensor) -> None:
+        """From Theta of a layer the next, or at last K, by <phi phi> = 1/2 - h_phi and <phi' phi'> = 1/2 - half / pi; overwrites half"""
+        std2, bias2, last = self.network.weight_std**2, self.network.bias_std**2, l == self.network.depth - 1
+        feature, bias = self.weights.layers[l + 1]
+        add, through = (self.weights.readout, self.weights.hidden) if last else (self.branch, self.branch)
+        # of the two layers' variances; without biases it is the same for all points
+        ratio = 1.0 if last or bias2 else float((self.p[l][:1] / self.p[l + 1][:1]).item())
+        stay = 0.0 if last or self.network.residual is None else ratio
+        ntk.mul_(half.mul_(-std2 / math.pi * through * ratio).add_(std2 / 2 * through * ratio + stay))
+        ntk.add_(h_phi, alpha=-feature * add * ratio).add_(feature / 2 * add * ratio)
+        if bias2 and not last:
+            _times(ntk, self.parts[l][-1], at)
+            self._add_constant(ntk, bias * add, l + 1, at)
 
     def diagonal(self) -> Sides:
         """The kernels of each point with itself, where every angle is 0"""
         std2, bias2 = self.network.weight_std**2, self.network.bias_std**2
         feature, bias = self.weights.layers[0]
-        theta = (self.p[0] - bias2) * (feature / std2) + bias
-        for l in range(self.network.depth - 1):
-            feature, bias = self.weights.layers[l + 1]
-            below = self.branch * (feature * self.p[l] / 2 + bias + std2 / 2 * theta)
-            theta = below if self.network.residual is None else theta + below
+        ntk = (self.p[0] - bias2) * (feature / std2) + bias
+        for p, (feature, bias) in zip(self.p[:-1], self.weights.layers[1:-1], strict=True):
+            branch = self.branch * (feature * p / 2 + bias + std2 / 2 * ntk)
+            ntk = branch if self.network.residual is None else ntk + branch
         feature, bias = self.weights.layers[-1]
-        prior = self.weights.prior * (std2 * self.p[-1] / 2 + bias2)
-        return prior, self.weights.readout * (feature * self.p[-1] / 2 + bias) + self.weights.hidden * std2 / 2 * theta
+        nngp = self.weights.prior * (std2 * self.p[-1] / 2 + bias2)
+        ntk = self.weights.readout * (feature * self.p[-1] / 2 + bias) + self.weights.hidden * std2 / 2 * ntk
+        return nngp, ntk
 
-    def _first_angle(self, rho: Tensor, at: tuple[slice, slice], h: Tensor, half: Tensor, work: Tensor) -> None:
+    def _first_angle(self, rho: Tensor, at: At, h: Tensor, half: Tensor, work: Tensor) -> None:
         """h = sin^2(angle / 2), half = angle / 2 and work = sin(angle) / 2 from correlations, from differences where they are near +-1
 
         The half chord is sin(angle / 2), beyond a right angle cos(angle / 2).
@@ -109,30 +125,33 @@ class ReluLayers:
         half.asin_()
 
     @staticmethod
-    def _features(h: Tensor, half: Tensor, new: Tensor, work: Tensor) -> None:
-        """new = sin^2 of half the angle between features = (1 - kappa_1) / 2, where kappa_1 = (sin + (pi - angle) cos) / pi"""
-        torch.addcmul(h, h, half, value=-2 / math.pi, out=new).add_(half, alpha=1 / math.pi).sub_(
-            work, alpha=1 / math.pi
-        )
+    def _features(h: Tensor, half: Tensor, h_phi: Tensor, work: Tensor) -> None:
+        """h_phi = h - [sin(angle) - angle cos(angle)] / 2 pi, with cos(angle) = 1 - 2 h"""
+        torch.addcmul(h, h, half, value=-2 / math.pi, out=h_phi)
+        h_phi.add_(half, alpha=1 / math.pi)
+        h_phi.sub_(work, alpha=1 / math.pi)
 
-    def _joined(self, l: int, at: tuple[slice, slice], h: Tensor, new: Tensor, work: Tensor) -> None:
-        """h of the next layer: 1 - cos is additive over independent parts of h^{l+1}, but for a term of their unequal sizes."""
+    def _joined(self, l: int, at: At, h: Tensor, h_phi: Tensor, work: Tensor) -> None:
+        """h of the next layer, sum_k A_k A'_k h_k + (A_k - A'_k)^2 / 4 over its parts: features, biases (h = 0), the layer before."""
         parts = self.parts[l]
         if len(parts) == 1:
-            h.copy_(new)
+            h.copy_(h_phi)
             return
-        features = _times(new, parts[0], at)
-        h.copy_(features) if self.network.residual is None else _times(h, parts[-1], at).add_(features)
+        features = _times(h_phi, parts[0], at)
+        if self.network.residual is None:
+            h.copy_(features)
+        else:
+            _times(h, parts[-1], at).add_(features)
         present = parts[:2] if self.network.residual is None else parts
         for mine, others in present if self.network.bias_std else ():
             torch.sub(mine[at[0], None], others[at[1]], out=work)
             h.add_(work.mul_(work), alpha=0.25)
         h.clamp_(0, 1)
 
-    @staticmethod
-    def _add_constant(theta: Tensor, value: float, sides: Sides, at: tuple[slice, slice]) -> None:
+    def _add_constant(self, ntk: Tensor, value: float, layer: int, at: At) -> None:
         if value:
-            theta.add_((value / sides[0][at[0]])[:, None] * (1 / sides[1][at[1]]))
+            left, right = self.sizes[layer]
+            ntk.add_((value / left[at[0]])[:, None] * (1 / right[at[1]]))
 
     def _variances(self, p: Tensor) -> list[Tensor]:
         """Variances of h^1 .. h^L"""
@@ -145,7 +164,8 @@ class ReluLayers:
 
     def _parts(self, p: list[Tensor]) -> list[list[Tensor]]:
         """For each layer but the first the sizes, in its standard deviations, of its parts: features, biases, the layer before."""
-        network, parts = self.network, []
+        network = self.network
+        parts = []
         for before, after in itertools.pairwise(p):
             features = (self.branch * network.weight_std**2 / 2 * before / after).sqrt()
             if not network.bias_std and network.residual is None:
@@ -166,5 +186,5 @@ def _directions(z: Tensor) -> Sides:
     return z / norm.clamp_min(torch.finfo(z.dtype).tiny)[:, None], norm
 
 
-def _times(tensor: Tensor, sides: Sides, at: tuple[slice, slice]) -> Tensor:
+def _times(tensor: Tensor, sides: Sides, at: At) -> Tensor:
     return tensor.mul_(sides[0][at[0], None]).mul_(sides[1][at[1]])
