@@ -23,20 +23,24 @@ from meanfield.own_functions import check_activation
 class Activation:
     """A pointwise nonlinearity phi with its derivative.
 
-    `keops` holds the formulas of (phi, phi') in KeOps' language, with `{h}` for the argument and `{k[i]}` for the i-th of
-    `keops_constants` (KeOps' own rational constants are rounded to float32). Without it KeOps does not serve this activation.
-    `kinks` lists (location, jump of phi'): there phi'' is a delta function, which pathwise derivatives cannot see.
     ValueError, when it is made, if phi' is not the derivative that autograd finds, for outputs of another shape or dtype, for NaN, and for
-    jumps of phi' that are not declared; the KeOps formulas are not tried. `tried` leaves that trial out, for pieces that passed one.
+    jumps of phi' that are not declared; the KeOps formulas are not tried.
     """
 
     name: str
+    """By which it is found, and what files keep"""
     phi: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
+    """The nonlinearity, of tensors of any shape"""
     dphi: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
+    """phi'"""
     keops: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    """Formulas of (phi, phi') in KeOps' language, with `{h}` for the argument; without them KeOps does not serve this activation"""
     keops_constants: Callable[[], tuple[float, ...]] = field(default=tuple, repr=False, compare=False)
+    """`{k[i]}` in the formulas (KeOps' own rational constants are rounded to float32)"""
     kinks: tuple[tuple[float, float], ...] = field(default=(), repr=False, compare=False)
+    """(location, jump of phi'): there phi'' is a delta function, which pathwise derivatives cannot see"""
     tried: bool = field(default=False, repr=False, compare=False)
+    """Leaves out the trial against autograd, for pieces that passed one"""
 
     def __post_init__(self) -> None:
         if not self.tried:

@@ -26,19 +26,22 @@ AT_ONCE = 2**21  # numbers of an array in memory by default
 @checked
 @dataclass(frozen=True)
 class ConvNetwork:
-    """`depth` convolutions with square filters and stride 1, then a readout (equation 46).
-
-    padding: same (zeros around the image), circular, valid (the image shrinks). readout: vectorised (a weight for each channel and
-    pixel) or global_average (channels averaged over pixels). Standard deviations as in `Network`.
-    """
+    """Convolutions with square filters and stride 1, then a readout (equation 46)."""
 
     depth: int = 1
+    """Convolutions"""
     activation: Activation | str = "relu"
+    """The nonlinearity after each of them"""
     filter_size: int = 3
+    """Pixels of a filter's side, odd unless padding is valid"""
     padding: Padding = "same"
+    """same (zeros around the image), circular, valid (the image shrinks)"""
     readout: Readout = "vectorised"
+    """vectorised (a weight for each channel and pixel) or global_average (channels averaged over pixels)"""
     weight_std: float = 1.0
+    """Multiplies all weights, as in `Network`"""
     bias_std: float = 0.0
+    """Multiplies trained biases; 0 means no biases"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", checks.integer("depth", self.depth, 1))

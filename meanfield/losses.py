@@ -19,15 +19,16 @@ from meanfield.own_functions import check_loss
 @checked
 @dataclass(frozen=True)
 class Loss:
-    """`value(f, y)` (..., P), `delta(f, y)` (..., P, C); `check(y)` raises ValueError for targets that do not fit.
-
-    One of your own is tried against autograd when a Problem is made with it (`fits`).
-    """
+    """A loss of one sample; one of your own is tried against autograd when a Problem is made with it (`fits`)."""
 
     name: str
+    """By which it is found, and what files keep"""
     value: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
+    """value(f, y) -> (..., P), of outputs and targets (..., P, C)"""
     delta: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
+    """delta(f, y) -> (..., P, C), -d value / d f"""
     check: Callable[[Tensor], None] = field(repr=False, compare=False)
+    """check(y) raises ValueError for targets that do not fit"""
 
     def mean(self, f: Tensor, y: Tensor) -> Tensor:
         """The loss averaged over samples, for every leading dimension of f."""

@@ -19,15 +19,17 @@ _BLOCK = 2**16  # rows drawn at a time: bounds the float64 workspace of a large 
 @checked
 @dataclass(frozen=True, eq=False)
 class ParticleMeasure:
-    """sum_r m_r delta_(a_r, w_r): readouts a (N, C), input weights w (N, D), weights m (N,) that are non-negative and sum to 1.
+    """sum_r m_r delta_(a_r, w_r), equation 6.
 
-    D counts the bias column if the network has biases (Network.inputs). Device and dtype are those of a; ValueError for shapes,
-    devices or dtypes that differ, NaN, negative weights, or a sum other than 1.
+    Device and dtype are those of a; ValueError for shapes, devices or dtypes that differ, NaN, negative weights, or a sum other than 1.
     """
 
     a: Tensor
+    """(N, C) readouts"""
     w: Tensor
+    """(N, D) input weights; D counts the bias column if the network has biases (Network.inputs)"""
     m: Tensor
+    """(N,) weights, non-negative, of sum 1"""
 
     def __post_init__(self) -> None:
         a, w, m = self.a, self.w, self.m

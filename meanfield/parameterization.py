@@ -28,14 +28,13 @@ class Layered(Protocol):
 @checked
 @dataclass(frozen=True)
 class Standard:
-    """The standard parameterization W_ij ~ N(0, weight_std^2 / N_l), b_i ~ N(0, bias_std^2), one learning rate for all (equation 44).
-
-    `widths` are those of the hidden layers, N_1 .. N_L; a single one stands for all of them. With `improved` the width s N_l goes to
-    infinity, h^{l+1} = W phi(h^l) / sqrt(s) + b, at fixed N_l; otherwise the network has these very widths and its kernel grows with them.
-    """
+    """The standard parameterization W_ij ~ N(0, weight_std^2 / N_l), b_i ~ N(0, bias_std^2), one learning rate for all (equation 44)."""
 
     widths: tuple[int, ...]
+    """Of the hidden layers, N_1 .. N_L; a single one stands for all of them"""
     improved: bool = True
+    """The width s N_l goes to infinity, h^{l+1} = W phi(h^l) / sqrt(s) + b, at fixed N_l; otherwise the network has these very widths and
+    its kernel grows with them"""
 
     def __post_init__(self) -> None:
         many = tuple(self.widths) if isinstance(self.widths, Iterable) else (self.widths,)

@@ -16,18 +16,20 @@ from meanfield.problem import Problem
 @checked
 @dataclass(frozen=True, eq=False)
 class LazyPrediction:
-    """What `solvers.lazy_prediction` finds; every network's outputs are a draw of N(mean, covariance), equal for all widths.
-
-    times (T,) training times eta k; mean (T, P, C), mean_test (T, P_test, C); covariance (T, Q, Q) of one output over [x; x_test], the same
-    for each of the C outputs, which are independent of each other. stats: eigenvalues, condition number, the jitter that was used.
-    """
+    """What `solvers.lazy_prediction` finds; every network's outputs are a draw of N(mean, covariance), equal for all widths."""
 
     problem: Problem
+    """What was asked"""
     times: Tensor
+    """(T,) training times eta k"""
     mean: Tensor
+    """(T, P, C)"""
     mean_test: Tensor | None
+    """(T, P_test, C), if there are test samples"""
     covariance: Tensor
+    """(T, Q, Q) of one output over [x; x_test], the same for each of the C outputs, which are independent of each other"""
     stats: Mapping[str, Any] = field(default_factory=dict)
+    """Eigenvalues, condition number, the jitter that was used"""
 
     @property
     def std(self) -> Tensor:

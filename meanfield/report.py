@@ -20,23 +20,30 @@ _Z = 1.96  # a 95 % interval
 class Deviation:
     """One observable at every width; arrays are (widths,), relative to the norm of the limit's value (equations 13 to 15).
 
-    deviation: root mean square distance of single networks from the limit; variance: of a network about the mean of all
-    networks, which ensembling removes; bias2: squared distance of that mean from the limit, unbiased (it may come out negative);
-    floor: the distance that the mean has with no bias at all, from finitely many seeds and from the limit's own error.
     Standard errors in `*_se`, nan for fewer than three seeds. Distances between distributions ("h1", "measure") have no variance and
     bias; their floor is the distance that as many independent neurons of the limit itself have.
     """
 
     name: str
+    """Of the observable"""
     deviation: np.ndarray
+    """Root mean square distance of single networks from the limit"""
     deviation_se: np.ndarray
+    """Its standard error"""
     variance: np.ndarray
+    """Of a network about the mean of all networks, which ensembling removes"""
     variance_se: np.ndarray
+    """Its standard error"""
     bias2: np.ndarray
+    """Squared distance of that mean from the limit, unbiased (it may come out negative)"""
     bias2_se: np.ndarray
+    """Its standard error"""
     floor: np.ndarray
+    """The distance that the mean has with no bias at all, from finitely many seeds and from the limit's own error"""
     reference_error: float
+    """The limit's own standard error, nan for a single limit"""
     exponents: Mapping[str, Exponent]
+    """Powers of the width, by the quantity"""
 
     @property
     def bias_detected(self) -> np.ndarray:
@@ -48,19 +55,22 @@ class Deviation:
 @checked
 @dataclass(frozen=True, eq=False)
 class DeviationReport:
-    """Deviations of networks of several widths from a limit, by observable.
-
-    n_var (widths,): N Var f_T averaged over the training outputs, beside predicted_n_var, computed before any network is trained
-    (nan if not given). settings: what was compared, and a "warning" where the numbers answer another question than they seem to.
-    """
+    """Deviations of networks of several widths from a limit, by observable."""
 
     widths: tuple[int, ...]
+    """Of the networks"""
     seeds: tuple[int, ...]
+    """Networks of each width"""
     observables: Mapping[str, Deviation]
+    """By name"""
     n_var: np.ndarray
+    """(widths,) N Var f_T averaged over the training outputs"""
     n_var_se: np.ndarray
+    """(widths,) its standard error"""
     predicted_n_var: float = math.nan
+    """The same from the limit, before any network is trained; nan if not given"""
     settings: Mapping[str, str] = field(default_factory=dict)
+    """What was compared, and a "warning" where the numbers answer another question than they seem to"""
 
     def __getitem__(self, name: str) -> Deviation:
         return checks.lookup("observable", name, self.observables)

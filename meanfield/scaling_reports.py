@@ -24,12 +24,16 @@ POWERS = {  # what is measured, in the words of scaling_plane.Exponents
 
 @dataclass(frozen=True, eq=False)
 class PowerLaw:
-    """One quantity against the width: root mean square over seeds and its standard error (widths,), predicted and measured power."""
+    """One quantity against the width."""
 
     values: np.ndarray
+    """(widths,) root mean square over seeds"""
     errors: np.ndarray
+    """(widths,) its standard error"""
     predicted: float
+    """Power of the width"""
     measured: Exponent
+    """Power of the width, with its interval"""
 
 
 @checked
@@ -38,10 +42,15 @@ class PowersReport:
     """The powers of the width in one scaling, measured from finite networks beside the predicted ones (equation 72)."""
 
     scaling: Scaling
+    """That was measured"""
     widths: tuple[int, ...]
+    """Of the networks"""
     seeds: int
+    """Networks of each width"""
     steps: int
+    """That they were trained"""
     quantities: Mapping[str, PowerLaw]
+    """By name"""
 
     def __getitem__(self, name: str) -> PowerLaw:
         return checks.lookup("quantity", name, self.quantities)
@@ -57,26 +66,31 @@ class PowersReport:
 @checked
 @dataclass(frozen=True, eq=False)
 class ProxyReport:
-    """How far each limit is from networks of the reference width, at each of the R recorded times (equation 73).
-
-    kl, low, high (limits, R): E_x KL( N(mean f_inf, var f_inf) || N(mean f_N*, var f_N*) ), corrected for the finite number of seeds,
-    and its 95 % interval, nan with fewer than three runs of a limit; infinite for a limit without randomness.
-    distance (limits, R): the 2-Wasserstein distance of the same Gaussians, relative to the root mean square output of the networks.
-    floor (R,): the KL that as many networks of the reference width themselves would show, uncorrected. seeds: networks;
-    limit_seeds: runs of each limit.
-    """
+    """How far each limit is from networks of the reference width, at each of the R recorded times (equation 73)."""
 
     names: tuple[str, ...]
+    """Of the limits"""
     reference_width: int
+    """N*, of the networks"""
     times: np.ndarray
+    """(R,) training times"""
     kl: np.ndarray
+    """(limits, R) E_x KL( N(mean f_inf, var f_inf) || N(mean f_N*, var f_N*) ), corrected for the finite number of seeds; infinite for a
+    limit without randomness"""
     low: np.ndarray
+    """(limits, R) lower end of its 95 % interval, nan with fewer than three runs of a limit"""
     high: np.ndarray
+    """(limits, R) upper end"""
     distance: np.ndarray
+    """(limits, R) 2-Wasserstein distance of the same Gaussians, relative to the root mean square output of the networks"""
     floor: np.ndarray
+    """(R,) the KL that as many networks of the reference width themselves would show, uncorrected"""
     seeds: int
+    """Networks"""
     limit_seeds: tuple[int, ...]
+    """Runs of each limit"""
     settings: Mapping[str, str] = field(default_factory=dict)
+    """What was compared"""
 
     def mean_kl(self, first: int = 1) -> dict[str, float]:
         """The KL averaged over the records from number `first` on, the only one where there are no later ones"""

@@ -65,37 +65,39 @@ class Given:
 @checked
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A solved problem, complete when created.
-
-    f (R, P, C) and f_test (R, P_test, C): outputs at the recorded steps (R,), the last of which is below training.steps if the run
-    ended early; () stands for 0..R-1.
-    snapshots: the steps at which everything below was recorded.
-    kernels: "Phi1".."PhiL" feature kernels and "G1".."GL" gradient kernels, each with `.at(t, s)`.
-    responses: "A1".. and "B1".. between layers l and l+1 of a DMFT that was asked for them, with `.at(t, s)`.
-    standard_errors: of means over independent runs (`pooled`): "f", "f_test", "loss", "test_loss" as those, "tangent_kernels" and the
-    kernels (snapshots, Q, Q) at equal times.
-    tangent: the tangent kernels of the snapshots (snapshots, P, C, P, C), or what makes them from particles or fields: see tangent_kernels.
-    particles: two-layer solutions only, the measure at each snapshot. fields: "h1".. (snapshots, N, P) of finite networks and of
-    CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks.
-    state: tensors from which the solver goes on; empty after a blow-up. solver: its name and settings. stats: seconds and threads of the
-    last stretch, engine, ranks, ..
-    """
+    """A solved problem, complete when created. R recorded steps, N neurons."""
 
     problem: Problem
+    """What was asked"""
     solver: Mapping[str, Any]
+    """Its name and settings"""
     f: Tensor
+    """(R, P, C) outputs at the recorded steps"""
     f_test: Tensor | None
+    """(R, P_test, C)"""
     state: Mapping[str, Tensor]
+    """Tensors from which the solver goes on; empty after a blow-up"""
     status: Status = Status.FINISHED
+    """How the run ended, and what to do"""
     snapshots: tuple[int, ...] = ()
+    """The steps at which everything below was recorded"""
     kernels: Mapping[str, TwoTimeKernel] = field(default_factory=dict)
+    """"Phi1".."PhiL" feature kernels and "G1".."GL" gradient kernels, each with `.at(t, s)`"""
     responses: Mapping[str, TwoTimeResponse] = field(default_factory=dict)
+    """"A1".. and "B1".. between layers l and l+1 of a DMFT that was asked for them, with `.at(t, s)`"""
     standard_errors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of means over independent runs (`pooled`): "f", "f_test", "loss", "test_loss" as those, "tangent_kernels" and the kernels
+    (snapshots, Q, Q) at equal times"""
     tangent: Tensor | MeasureKernels | FieldKernels | None = None
+    """The tangent kernels of the snapshots (snapshots, P, C, P, C), or what makes them from particles or fields: see tangent_kernels"""
     particles: Mapping[int, ParticleMeasure] = field(default_factory=dict)
+    """Two-layer solutions only, the measure at each snapshot"""
     fields: Mapping[str, Tensor] = field(default_factory=dict)
+    """"h1".. (snapshots, N, P) of finite networks and of CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks"""
     stats: Mapping[str, Any] = field(default_factory=dict)
+    """Seconds and threads of the last stretch, engine, ranks, .."""
     recorded_steps: Sequence[int] = ()
+    """(R,), the last of which is below training.steps if the run ended early; 0..R-1 if left out"""
 
     def __post_init__(self) -> None:
         data = self.problem.data

@@ -21,18 +21,23 @@ Times = Tensor | Sequence[float]
 class KernelSpectrum:
     """A kernel in its eigen-directions v_i and the targets' share in each; made by `spectrum`. n = P, or P C for a kernel between outputs.
 
-    eigenvalues (n,) from the largest, eigenvectors (n, n) in columns, targets (n, C) = v_i . y, start (n,) = E |v_i . (f0 - y)|^2,
-    the squared error at time 0; samples P. Everything is O(1) in the width; K in units where df/dt = K Delta / P.
-    indistinct: groups of rows of K that are equal to rounding, and, each alone, rows of zeros.
+    Everything is O(1) in the width; K in units where df/dt = K Delta / P.
     """
 
     eigenvalues: Tensor
+    """(n,) from the largest"""
     eigenvectors: Tensor
+    """(n, n) in columns"""
     targets: Tensor
+    """(n, C) v_i . y"""
     start: Tensor
+    """(n,) E |v_i . (f0 - y)|^2, the squared error at time 0"""
     samples: int
+    """P"""
     precision: float = torch.finfo(torch.float64).eps
+    """Relative rounding of the kernel that was given"""
     indistinct: tuple[tuple[int, ...], ...] = ()
+    """Groups of rows of K that are equal to rounding, and, each alone, rows of zeros"""
 
     @property
     def alignment(self) -> Tensor:

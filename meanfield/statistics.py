@@ -13,11 +13,14 @@ from scipy.stats import t as student_t
 
 @dataclass(frozen=True)
 class Exponent:
-    """Slope of log(quantity) against log(width), with its 95 % interval (equation 16)."""
+    """Slope of log(quantity) against log(width) (equation 16)."""
 
     slope: float
+    """The power of the width"""
     low: float
+    """Lower end of its 95 % interval"""
     high: float
+    """Upper end"""
 
     def __str__(self) -> str:
         return f"{self.slope:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"

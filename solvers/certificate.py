@@ -28,17 +28,20 @@ _SECONDS = 10.0  # a certificate takes about as long as its run, and this where 
 @checked
 @dataclass(frozen=True)
 class Certificate:
-    """How far one application of the map moves a solution's kernels ("Phi1".., "G1".., "f"), relative, and by how much noise would.
-
-    draws: independent applications. steps: the last step that was tested, of `total`.
-    """
+    """How far one application of the map moves a solution's kernels ("Phi1".., "G1".., "f"), and by how much noise would (equation 32)."""
 
     residuals: Mapping[str, float]
+    """Relative distance, by kernel"""
     floors: Mapping[str, float]
+    """What noise of the draws would show, by kernel"""
     samples: int
+    """Neurons of each draw"""
     draws: int
+    """Independent applications"""
     steps: int
+    """The last step that was tested"""
     total: int
+    """Steps of the solution"""
 
     @property
     def limit(self) -> float:

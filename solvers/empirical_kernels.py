@@ -26,17 +26,23 @@ Parameters = dict[str, Tensor]
 @checked
 @dataclass(frozen=True, eq=False)
 class MonteCarloKernels:
-    """Means over seeds of both kernels (P, P) with their standard errors; their bias at finite width, O(1/N), comes on top.
+    """Means over seeds of both kernels; their bias at finite width, O(1/N), comes on top of the errors.
 
     A single network's kernel deviates by O(N^-1/2).
     """
 
     nngp: Tensor
+    """(P, P)"""
     nngp_error: Tensor
+    """(P, P) its standard error"""
     ntk: Tensor
+    """(P, P)"""
     ntk_error: Tensor
+    """(P, P) its standard error"""
     width: int
+    """Of the networks"""
     seeds: tuple[int, ...]
+    """One network each"""
 
 
 @checked

@@ -24,10 +24,12 @@ from solvers.wasserstein_flow import Initial, WassersteinFlow
 @checked
 @dataclass(frozen=True)
 class PredictedVariance:
-    """lim N Var f_T: train (P, C) and test (P_test, C), or nan where it was not asked for."""
+    """lim N Var f_T, or nan where it was not asked for."""
 
     train: Tensor
+    """(P, C) at the training samples"""
     test: Tensor | None
+    """(P_test, C) at the test samples, if there are any"""
 
 
 @torch.inference_mode(False)

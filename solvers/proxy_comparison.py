@@ -29,10 +29,12 @@ from solvers.wasserstein_flow import WassersteinFlow
 @checked
 @dataclass(frozen=True)
 class Proxy:
-    """A limit that may stand for a network: a scaling's name (or a Scaling) and what solves it, e.g. a very wide FiniteWidth."""
+    """A limit that may stand for a network."""
 
     scaling: str | Scaling
+    """Its name, or a Scaling"""
     solver: Solver
+    """What solves it, e.g. a very wide FiniteWidth"""
 
     def problem(self, problem: Problem, reference_width: int) -> Problem:
         """The problem with this scaling, equal to the asked one at the reference width"""

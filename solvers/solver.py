@@ -19,14 +19,14 @@ from meanfield.solution import Given, Solution
 @checked
 @dataclass(frozen=True)
 class Estimate:
-    """Expected wall time of a run, and a bound on its memory beyond what Python and the libraries take.
-
-    how: what the time was found from.
-    """
+    """What a run will take."""
 
     seconds: float
+    """Expected wall time"""
     bytes: float
+    """A bound on its memory, beyond what Python and the libraries take"""
     how: str = ""
+    """What the time was found from"""
 
     def __str__(self) -> str:
         how = f"; the time is found from {self.how}" if self.how else ""

@@ -43,15 +43,23 @@ def width_sweep(
     folder: str | Path | None = None,
     progress: bool | None = None,
 ) -> list[Solution]:
-    """Networks of every width and seed, by width and then seed. A number of seeds n means 0..n-1.
+    """Networks of every width and seed, by width and then seed.
 
-    solver: settings of the networks (its width and seed are replaced). executor: runs the tasks, e.g. a ProcessPoolExecutor;
-    None runs them here. folder: each finished network is kept there as a file (elsewhere, with a warning, where it cannot be written),
-    and a sweep that failed or was interrupted goes on from what it holds; a damaged file is a warning, and its network is trained
-    again. ValueError if it holds another run. A network that fails does not cost the others: SolverError
-    at the end carries every finished one in `.solutions`, and so does Interrupted. Nor does a worker that dies: dask gives its tasks to
-    others; a process pool is then broken, and the next call, with a new one and the folder, runs what is missing. An executor changes
-    batches, and a worker may have other threads: both change rounding (FiniteWidth's `batch`).
+    A network that fails does not cost the others: SolverError at the end carries every finished one in `.solutions`, and so does
+    Interrupted. Nor does a worker that dies: dask gives its tasks to others; a process pool is then broken, and the next call, with a
+    new one and the folder, runs what is missing. An executor changes batches, and a worker may have other threads: both change
+    rounding (FiniteWidth's `batch`).
+
+    Args:
+        problem: What is asked
+        widths: Neurons in each hidden layer
+        seeds: The seeds themselves, or a number n that means 0..n-1
+        solver: Settings of the networks (its width and seed are replaced)
+        executor: Runs the tasks, e.g. a ProcessPoolExecutor; they run here if left out
+        folder: Keeps each finished network as a file (elsewhere, with a warning, where it cannot be written), and a sweep that failed
+            or was interrupted goes on from what it holds; a damaged file is a warning, and its network is trained again. ValueError if
+            it holds another run
+        progress: Show a bar; in a terminal only if left out
     """
     solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
     widths = checks.integers("widths", widths, 1)

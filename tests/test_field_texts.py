@@ -10,7 +10,11 @@ from typing import get_type_hints
 import pytest
 
 import meanfield as mf
+import solvers
 from meanfield import scaling
+from meanfield.report import Deviation
+from meanfield.scaling_reports import PowerLaw
+from meanfield.statistics import Exponent
 from solvers import cli
 
 PROBLEM = {
@@ -20,6 +24,13 @@ PROBLEM = {
 }
 NO_FLAG = {"f0", "kernel", "progress", "raise_on_failure"}
 SHARED = {"seed", "dtype", "device", "snapshots", "rtol", "evaluations", "progress", "raise_on_failure"}
+
+
+PUBLIC = {getattr(package, name) for package in (mf, solvers) for name in package.__all__} | {
+    Deviation,
+    PowerLaw,
+    Exponent,
+}
 
 
 def texts(kind):
@@ -126,8 +137,17 @@ def test_the_top_names_every_command(capsys, monkeypatch):
     assert f"--network.activation {{{','.join(mf.activations.names())}}}" in flow
 
 
+def test_every_field_of_every_public_dataclass_has_a_text():
+    kinds = [kind for kind in PUBLIC if isinstance(kind, type) and is_dataclass(kind)]
+    assert len(kinds) > 25
+    missing = [
+        (kind.__name__, name) for kind in (*kinds, *cli.COMMANDS) for name, text in texts(kind).items() if not text
+    ]
+    assert not missing
+
+
 def test_shared_settings_have_short_texts():
-    solvers = {get_type_hints(command)["solver"] for command in cli.COMMANDS if "solver" in get_type_hints(command)}
-    assert len(solvers) == 6
-    for kind in solvers:
+    solving = {get_type_hints(command)["solver"] for command in cli.COMMANDS if "solver" in get_type_hints(command)}
+    assert len(solving) == 6
+    for kind in solving:
         assert all(len(text) <= 134 for name, text in texts(kind).items() if name in SHARED), kind  # one line
