@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,18 +16,21 @@ from meanfield.pooling import pooled
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.clock import Beginning, Clock, begun
-from solvers.evolve import evolve, snapshot_steps
+from solvers.descent import step_of
+from solvers.evolve import evolve
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
-from solvers.limit_flow import norm
 from solvers.limit_network import LimitNetwork
 from solvers.limit_state import restore, state_of
 from solvers.memory import Parts, bound, kept
+from solvers.neurons import Population
 from solvers.rehearsal import SECONDS, expected, fewer
 from solvers.resuming import earlier
 from solvers.rounding import learned, must_resolve
-from solvers.sharding import current
+from solvers.sharding import Shard, current
 from solvers.solver import Estimate, settings
+from solvers.sweep import Sweep
+from solvers.trajectory import snapshot_steps
 
 Draws = Literal["sobol", "plain"]
 
@@ -212,34 +214,41 @@ class CausalDMFT:
             )
         return conclude([self._run(earlier(self, solution, steps), solution)], self.raise_on_failure)[0]
 
-    def _flow(self, problem: Problem, network: LimitNetwork) -> Flow:
+    def _sweep(self, problem: Problem) -> Sweep:
+        like = torch.empty(0, dtype=self._kind(problem), device=self.device)
+        shard, draws = Shard(self.samples, current()), "exact" if problem.network.is_linear else self.draws
+        population = Population(self.samples, self.seed, draws, like, shard)
+        network = LimitNetwork(problem, population, self.tolerances(problem), self.rank_limit(problem))
+        return Sweep(network, self.two_time, self.responses)
+
+    def _flow(self, problem: Problem, sweep: Sweep) -> Flow:
         """Errors are allowed in units of what training moves, where that is less than the neurons' own size, which is one"""
         rtol = tolerance(self.rtol, problem.network.nonlinearity, checks.dtype(self._kind(problem)))
-        return Flow(rtol * min(1.0, learned(problem)), self.evaluations, partial(norm, network), floor=1.0)
+        rtol *= min(1.0, learned(problem))
+        return Flow(problem.training.learning_rate, problem.data.samples, rtol, self.evaluations, sweep.network.norm)
 
     def _run(self, problem: Problem, previous: Solution | None = None) -> Solution:
-        network, state = LimitNetwork(problem, self), {}
-        captured, passed = restore(network, previous.state) if previous else ({}, None)
+        sweep, training = self._sweep(problem), problem.training
+        if previous is None:
+            state, memory, captured = sweep.network.initial_state(), (), {}
+        else:
+            state, memory, captured = restore(sweep, previous.state)
         run = evolve(
-            network,
-            (),
+            sweep,
+            state,
             problem,
+            step_of(training, self._flow(problem, sweep), memory),
             previous=previous,
-            snapshots=snapshot_steps(self.snapshots, problem.training),
+            snapshots=snapshot_steps(self.snapshots, training),
             captured=captured,
-            flow=self._flow(problem, network),
             progress=self.progress,
             label=f"DMFT, {self.samples} samples",
-            advance=network.advance,
-            passed=passed,
-            before_extra=lambda run: state.update(state_of(network, run.captured, None)),
-            agree=network.shard.ranks.any,
+            agree=sweep.network.shard.ranks.any,
         )
         cut_short = run.status in (Status.INTERRUPTED, Status.OUT_OF_EVALUATIONS)
         keep = cut_short or (self.keep_state and run.status is Status.FINISHED)
-        if keep and not state:
-            state = state_of(network, run.captured, run.passed)
-        return network.solution(run, state if keep else {}, previous)
+        neurons = self.keep_neurons and not problem.network.is_linear  # the exact solution's "neurons" are coefficients
+        return sweep.solution(run, settings(self), state_of(sweep, run) if keep else {}, previous, neurons)
 
 
 def _least_rank(problem: Problem) -> int:

@@ -15,11 +15,11 @@ from meanfield.problem import Problem
 from meanfield.sealed import DamagedFile
 from meanfield.solution import Solution, Status
 from meanfield.warning import warn
-from solvers.evolve import snapshot_steps
 from solvers.failures import Interrupted, SolverError, conclude
 from solvers.resuming import FREE, ended_well, recorded_before
 from solvers.sharding import RankLost, current
 from solvers.solver import Grouped, KeepsState, Solver, settings, stated
+from solvers.trajectory import snapshot_steps
 
 
 @checked

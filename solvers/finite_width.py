@@ -16,14 +16,16 @@ from meanfield import checks
 from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
-from solvers.evolve import evolve, snapshot_steps
+from solvers.descent import step_of
+from solvers.evolve import evolve
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.memory import INTEGRATOR, Parts, bound, factors, kept
 from solvers.networks import POINTS_AT_ONCE, Networks
 from solvers.rehearsal import SECONDS, expected
 from solvers.resuming import earlier, kept_momentum
-from solvers.solver import Estimate
+from solvers.solver import Estimate, settings
+from solvers.trajectory import snapshot_steps
 
 
 @checked
@@ -165,17 +167,21 @@ class FiniteWidth:
 
     @torch.inference_mode(False)  # in which nothing is differentiated
     def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
-        networks, steps = Networks(problem, self, seeds), snapshot_steps(self.snapshots, problem.training)
+        like = torch.empty(0, dtype=checks.DTYPES[self.dtype], device=self.device)
+        networks = Networks(problem, self.width, seeds, like, self.keep_neurons)
+        steps = snapshot_steps(self.snapshots, problem.training)
+        rtol = tolerance(self.rtol, problem.network.nonlinearity, self.dtype)
+        flow = Flow(problem.training.learning_rate, problem.data.samples, rtol, self.evaluations)
+        memory = tuple(v[None] for v in kept_momentum(previous, networks.names, networks.y))
         run = evolve(
             networks,
             networks.initial_state() if previous is None else networks.state_of(previous),
             problem,
+            step_of(problem.training, flow, memory),
             previous=previous,
             snapshots=steps,
-            flow=Flow(tolerance(self.rtol, problem.network.nonlinearity, self.dtype), self.evaluations),
             progress=self.progress,
             label=f"{len(seeds)} networks of width {self.width}",
-            momentum=tuple(v[None] for v in kept_momentum(previous, networks.names, networks.y)),
         )
         run.stats["seconds"] /= len(seeds)
         if run.status.blew_up and len(seeds) > 1:
@@ -184,9 +190,10 @@ class FiniteWidth:
         many = previous is None  # a resumed run has lost its axis of seeds
         return [
             networks.solution(
-                replace(self, seed=seed),
                 run,
                 e,
+                settings(replace(self, seed=seed)),
+                steps,
                 f[:, e] if many else f,
                 f_test[:, e] if many and f_test is not None else f_test,
                 previous,

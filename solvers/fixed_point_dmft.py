@@ -19,11 +19,11 @@ from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from solvers.clock import postponed_interrupt, progress_bar
 from solvers.dmft_window import Kernels, Window, distance, square_root
-from solvers.evolve import snapshot_steps
 from solvers.failures import WHERE, NonFiniteError, SolverError, Watch, conclude
 from solvers.rehearsal import SECONDS, by_law
 from solvers.resuming import earlier
 from solvers.solver import Estimate, settings
+from solvers.trajectory import snapshot_steps
 
 # windows grow by this factor (and one step), the shorter ones solved to this accuracy: from a worse start the iteration may overflow
 _GROWTH, _ROUGH = 1.15, 1e-2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from meanfield.activations import Activation
 from solvers.integrator import Integrator, State
+from solvers.method import Method, Pass, Underway
 
 EVALUATIONS = 100_000  # in a step, unless a solver is told otherwise
 _MANY = 1e6  # eigenvalue times learning_rate for which some thousand evaluations do
@@ -24,44 +25,42 @@ class Spent(Exception):
 
 @dataclass(frozen=True)
 class Flow:
-    """How a solver integrates. rtol, norm, floor: see Integrator. evaluations: the most of the velocity in a step."""
+    """A step of gradient flow, a time `length` long. rtol, norm: see Integrator. evaluations: the most of the velocity."""
 
+    length: float
+    samples: int  # of training
     rtol: float = 1e-7
     evaluations: int = EVALUATIONS
     norm: Callable[[State], Tensor] | None = None
-    floor: float = 0.0
+    memory: State = ()
 
-    def between(
-        self,
-        velocity: Callable[[State], State],
-        state: State,
-        first: State,
-        length: float,
-        stopped: Callable[[], bool],
-        told: Callable[[float], object],
-    ) -> State:
-        """The state a time `length` after `state`, at which the velocity is `first`.
+    def __call__(self, method: Method, state: State, passed: Pass, underway: Underway) -> State:
+        """Stopped if `underway` says so before an evaluation, Spent when there may be no more, Stuck where none would do."""
 
-        Stopped if `stopped` says so before an evaluation, Spent when there may be no more, Stuck where none would do. told(share of the
-        length that is done).
-        """
+        def velocity(now: State) -> State:
+            return method.backward(method.forward(now, slice(0, self.samples), True))
+
+        return self.between(velocity, state, method.backward(passed), underway)
+
+    def between(self, velocity: Callable[[State], State], state: State, first: State, underway: Underway) -> State:
+        """The state a time `length` after `state`, at which the velocity is `first`"""
         count, reached, rate = 0, 0.0, 0.0
 
         def counted(state: State) -> State:
             nonlocal count
-            if stopped():
+            if underway.stopped():
                 raise Stopped
             if count == self.evaluations:
-                raise Spent(_told(count, reached, length, rate))
+                raise Spent(_told(count, reached, self.length, rate))
             count += 1
             return velocity(state)
 
         def noted(time: float, fastest: float) -> None:
             nonlocal reached, rate
             reached, rate = time, fastest
-            told(time / length)
+            underway.told(time / self.length)
 
-        return Integrator(counted, self.rtol, self.norm, self.floor, noted)(state, length, first)
+        return Integrator(counted, self.rtol, self.norm, noted)(state, self.length, first)
 
 
 def _told(count: int, reached: float, length: float, rate: float) -> str:

@@ -8,6 +8,7 @@ Nothing here knows a network, a loss or a learning rate.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -41,9 +42,21 @@ class Rows:
         self._buffer[self._count : total] = new
         self._count = total
 
-    def cut(self, count: int) -> None:
-        """Leave the first `count` rows"""
-        self._count = count
+    def mark(self) -> int:
+        """Where it is, for `back_to`"""
+        return self._count
+
+    def back_to(self, mark: int) -> None:
+        """Leave the rows that were there then"""
+        self._count = mark
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds, over the neurons of this process, by the end of a name"""
+        return {"": self.rows}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Of a fresh one, to hold what `tensors` gave"""
+        self.append(tensors.get("", self.rows))
 
 
 class Basis:
@@ -175,6 +188,24 @@ class Known:
         self.fields.append(turn[turn.any(1)].to(rows.dtype) @ rows)
         return self.fields.rows[-count:]
 
+    def mark(self) -> tuple[int, list[Tensor]]:
+        """Where it is, for `back_to`"""
+        return len(self.fields), list(self.waiting)
+
+    def back_to(self, mark: tuple[int, list[Tensor]]) -> None:
+        count, waiting = mark
+        self.fields.back_to(count)
+        self.waiting = list(waiting)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds, over the neurons of this process, by the end of a name"""
+        return {"": self.fields.rows} | {f"_waiting{k}": rows for k, rows in enumerate(self.waiting)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Of a fresh one, to hold what `tensors` gave"""
+        self.fields.restore(tensors)
+        self.waiting = [tensors[name] for k in range(len(tensors)) if (name := f"_waiting{k}") in tensors]
+
     def _turn(self, gram: Tensor, waiting: int) -> Tensor:
         """Makes rows with these inner products orthonormal, the `waiting` first among themselves; zero for rows of which nothing is left"""
         values, vectors = torch.linalg.eigh(gram[:waiting, :waiting])
@@ -189,13 +220,14 @@ class Known:
 
 
 class InfiniteDense:
-    """W = W0 + learned, W0 an infinite matrix of N(0, 1/N) entries from the neurons `below` to the neurons `above`.
+    """W = scale W0 + F L E^T, W0 an infinite matrix of N(0, 1/N) entries from the neurons `below` to the neurons `above`.
 
         W0 v   = U <E, v> + F <R, v>        E: orthonormal directions pushed forward, U: their Gaussian images
         W0^T g = R <F, g> + E <U, g>        F: orthonormal directions pulled back, R: their Gaussian images
 
-    The second terms are the responses A and B. The learned part is F L E^T with a small matrix L (equation 26).
-    coarser: the tolerance of gradients, if it is another.
+    The second terms are the responses A and B. What W has learned is a small matrix L (equation 26), that of a time when the bases were
+    smaller being zero beyond. Here is only what is known of W0, which grows as it is used. coarser: the tolerance of gradients, if it is
+    another.
     """
 
     def __init__(
@@ -212,52 +244,38 @@ class InfiniteDense:
         self.f = Basis(above.samples, coarser or tolerance, like, limit, above.shard)
         self.u, self.r = Rows(above.shard.local, like), Rows(below.shard.local, like)
         self.known_below, self.known_above = Known(below, like), Known(above, like)
-        self.learned, self.velocity = like.new_empty(0, 0), like.new_empty(0, 0)  # L and its momentum, at most (J, K)
-        self.scale = 1.0  # of W0 after weight decay
-        self.pulled = like.new_empty(0, 0)  # <R, phi> (J, n) of the last forward pass
 
-    def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """(W phi (n, S'), coefficients <E, phi> (K, n)) of features phi (n, S)"""
-        c, new, self.pulled = self.e.reveal_beside(phi, self.r.rows)
+    def forward(self, phi: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(W phi (n, S'), coefficients <E, phi> (K, n)) of features phi (n, S); learned: L, at most (J, K)"""
+        c, new, along = self.e.reveal_beside(phi, self.r.rows)
         if new is not None:
             self.u.append(self.known_above.fresh(len(new)))
             self.known_below.learn(new)
-        rows, columns = self.learned.shape
-        along = self.scale * self.pulled
-        along[:rows] += self.learned @ c[:columns]
-        return combination(along, self.f.fields.rows, combination(self.scale * c, self.u.rows)), c
+        rows, columns = learned.shape
+        along *= scale
+        along[:rows] += learned @ c[:columns]
+        return combination(along, self.f.fields.rows, combination(scale * c, self.u.rows)), c
 
-    def backward(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """(W^T g (n, S), coefficients <F, g> (J, n)) of gradients g (n, S')"""
-        d, new, pushed = self.f.reveal_beside(g, self.u.rows)
+    def backward(self, g: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(W^T g (n, S), coefficients <F, g> (J, n)) of gradients g (n, S'); learned: L, at most (J, K)"""
+        d, new, along = self.f.reveal_beside(g, self.u.rows)
         if new is not None:
             self.r.append(self.known_below.fresh(len(new)))
             self.known_above.learn(new)
-        rows, columns = self.learned.shape
-        along = self.scale * pushed
-        along[:columns] += self.learned.T @ d[:rows]
-        return combination(self.scale * d, self.r.rows, combination(along, self.e.fields.rows)), d
+        rows, columns = learned.shape
+        along *= scale
+        along[:columns] += learned.T @ d[:rows]
+        return combination(scale * d, self.r.rows, combination(along, self.e.fields.rows)), d
 
-    def images(self, g: Tensor) -> Tensor:
-        """<U, g> (K, n) of gradients g (n, S'), U without anything learned"""
+    def pulled(self, phi: Tensor) -> Tensor:
+        """<R, phi> (J, n) of features phi (n, S)"""
+        return self.below.shard.sum(self.r.rows @ phi.T / self.below.samples)
+
+    def pushed(self, g: Tensor) -> Tensor:
+        """<U, g> (K, n) of gradients g (n, S')"""
         return self.above.shard.sum(self.u.rows @ g.T / self.above.samples)
 
-    def update(self, d: Tensor, c: Tensor, momentum: float = 0.0) -> None:
-        """W <- W + V with V <- momentum V + sum_n g_n phi_n^T / S, from the coefficients d (J, n) of g and c (K, n) of phi"""
-        step = d @ c.T
-        if momentum:
-            step = self.velocity = _sum(step, momentum * self.velocity)
-        self.learned = _sum(step, self.learned)
-
-    def decay(self, factor: float) -> None:
-        """W <- factor W"""
-        self.learned = factor * self.learned
-        self.scale *= factor
-
-
-def _sum(a: Tensor, b: Tensor) -> Tensor:
-    """Of two matrices, zero beyond their own sizes"""
-    rows, columns = max(len(a), len(b)), max(a.shape[1], b.shape[1])
-    total = torch.nn.functional.pad(a, (0, columns - a.shape[1], 0, rows - len(a)))
-    total[: len(b), : b.shape[1]] += b
-    return total
+    def growing(self) -> dict[str, Rows | Known]:
+        """All that is known of W0, by name"""
+        rows: dict[str, Rows | Known] = {"e": self.e.fields, "f": self.f.fields, "u": self.u, "r": self.r}
+        return rows | {"below": self.known_below, "above": self.known_above}

@@ -18,15 +18,19 @@ from meanfield.problem import Problem
 from meanfield.scaling import MeasureLimit, Scaling
 from meanfield.scaling_plane import classify, exponents
 from meanfield.solution import Solution
-from solvers.evolve import State, Trajectory, evolve, snapshot_steps
+from solvers.descent import Descent
+from solvers.evolve import evolve
 from solvers.failures import conclude
 from solvers.initial_outputs import initial_outputs
 from solvers.inputs import Rows
+from solvers.integrator import State
 from solvers.measure_flow import MeasureFlow, MeasurePass
 from solvers.memory import bound
+from solvers.method import Method
 from solvers.rehearsal import SECONDS, expected
 from solvers.resuming import earlier, kept_momentum
 from solvers.solver import Estimate, settings
+from solvers.trajectory import Trajectory, snapshot_steps
 from solvers.wasserstein_flow import Initial, WassersteinFlow
 
 
@@ -135,12 +139,12 @@ class InfiniteLogitsLimit:
             method,
             state,
             problem,
+            Descent(problem.training, kept_momentum(previous, _STATE, m)),
             previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=previous.particles if previous else None,
             progress=self.progress,
             label=f"limit of infinite logits, {len(m)} particles",
-            momentum=kept_momentum(previous, _STATE, m),
         )
         return conclude([self._solution(method, run, previous)], self.raise_on_failure)[0]
 
@@ -151,7 +155,7 @@ class InfiniteLogitsLimit:
         source = MeasureKernels(problem, measures, rescaled_limit(problem.scaling), self.device)
         f, f_test = run.history(previous)
         kept = dict(zip(_STATE, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
-        kept |= {f"momentum_{name}": v for name, v in zip(_STATE, run.momentum, strict=False)}
+        kept |= {f"momentum_{name}": v for name, v in zip(_STATE, run.memory, strict=False)}
         powers = {"initial_exponent": max(0.0, e.f0), "output_exponent": e.f}
         powers["readout_exponent"] = readout_exponent(problem.scaling)
         return Solution(
@@ -173,7 +177,7 @@ class InfiniteLogitsLimit:
 _STATE = ("a", "w", "b")
 
 
-class _AtInfinity:
+class _AtInfinity(Method):
     """Outputs and velocity: f0 and the loss as asked at step 0, the measure and the loss at infinite logits from then on."""
 
     def __init__(self, problem: Problem, m: Tensor, solver: InfiniteLogitsLimit, f0: Tensor, started: bool) -> None:

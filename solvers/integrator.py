@@ -42,14 +42,13 @@ class Trial:
 @dataclass(frozen=True)
 class Integrator:
     """velocity: F, whose results are kept: it must not overwrite them. rtol: the error of a step is at most rtol times the norm of the
-    state, or times `floor` where that is more; norm: the largest root mean square of the tensors, unless another is given.
+    state; norm: the largest root mean square of the tensors, unless another is given.
     told(time, rate): called before each step with the time reached and the rate, as far as it is known: the largest |eigenvalue| of dF/dy.
     """
 
     velocity: Callable[[State], State]
     rtol: float
     norm: Callable[[State], Tensor] | None = None
-    floor: float = 0.0
     told: Callable[[float, float], None] | None = None
 
     def __call__(self, state: State, length: float, flow: State | None = None) -> State:
@@ -102,7 +101,7 @@ class Integrator:
 
     def fastest(self, state: State, flow: State, direction: State) -> tuple[float, State]:
         """(the largest |eigenvalue| of dF/dy, its direction), by power iteration on differences of F from `direction` on"""
-        by = math.sqrt(torch.finfo(state[0].dtype).eps) * (max(self.size(state), self.floor) or 1.0)
+        by = math.sqrt(torch.finfo(state[0].dtype).eps) * (self.size(state) or 1.0)
         rate = 0.0
         for _ in range(50):
             length = self.size(direction)
@@ -143,7 +142,7 @@ class Integrator:
 
     def _first_step(self, state: State, flow: State, length: float) -> tuple[float, float, State]:
         """(a step, the rate, its direction) from how the velocity changes along itself"""
-        speed, size = self.size(flow), max(self.size(state), self.floor)
+        speed, size = self.size(flow), self.size(state)
         if not (0 < speed < math.inf):
             return length, 0.0, flow
         by = min(length, 0.01 * (size / speed or length))
@@ -158,7 +157,7 @@ class Integrator:
     def _judged(self, state: State, trial: Trial, order: int) -> tuple[float, float]:
         """(error of a trial in units of what is allowed, what to multiply the step by)"""
         finest = max(self.rtol, 10 * torch.finfo(state[0].dtype).eps)
-        allowed = finest * max(self.size(state), self.size(trial.state), self.floor)
+        allowed = finest * max(self.size(state), self.size(trial.state))
         found = self.size(trial.error)
         error = found / allowed if allowed else math.inf if found else 0.0
         if not math.isfinite(error):

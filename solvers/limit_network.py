@@ -1,4 +1,4 @@
-"""LimitNetwork: the infinitely wide network that CausalDMFT trains; forward, backward and update as of a real one (equations 20 to 30).
+"""LimitNetwork: the infinitely wide perceptron; forward, backward and update as of a real one (equations 20 to 30).
 
 Fields are rows (points, S) over the S neurons that stand for a layer, training points first.
 """
@@ -6,37 +6,35 @@ Fields are rows (points, S) over the S neurons that stand for a layer, training 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from meanfield import checks
-from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, tangent_kernel
 from meanfield.measure import principal_directions
 from meanfield.problem import Problem
-from meanfield.solution import Solution
-from solvers.evolve import Integrate, State, Trajectory
-from solvers.infinite_dense import Basis, InfiniteDense, orthonormal
-from solvers.inputs import EVERYWHERE, Rows
-from solvers.limit_flow import Here, flow
-from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
-from solvers.sharding import Shard, current
-from solvers.solver import settings
-
-if TYPE_CHECKING:
-    from solvers.causal_dmft import CausalDMFT
+from solvers.infinite_dense import Basis, InfiniteDense, Known, orthonormal
+from solvers.infinite_dense import Rows as Growing
+from solvers.inputs import Rows
+from solvers.integrator import State
+from solvers.neurons import Neurons, Population
 
 
-@dataclass(frozen=True)
-class Velocity:
-    """d parameters / d(training time): of readout, input weights and biases as they are, of each matrix as d W = F d c^T E^T."""
+class Parameters(NamedTuple):
+    """Of a network with L hidden layers: L - 1 matrices as what they learned (J, K) and how much of W0 is left, and the neurons' own"""
 
-    own: dict[str, Tensor]
-    matrices: list[tuple[Tensor, Tensor]]  # (d (J, P), c (K, P))
+    learned: Sequence[Tensor]
+    w: Tensor  # (rank of the inputs, S)
+    biases: Sequence[Tensor]  # (1, S) of layers 2 to L, none for networks without
+    a: Tensor  # (C, S)
+    b: Tensor  # (C,)
+    scales: Tensor  # (L - 1,) float64, on the CPU
+
+    def flat(self) -> State:
+        return (*self.learned, self.w, *self.biases, self.a, self.b, self.scales)
 
 
 @dataclass
@@ -46,6 +44,7 @@ class LimitPass:
     """
 
     f: Tensor
+    parameters: Parameters
     rows: Rows
     train: int
     h: list[Tensor]
@@ -56,238 +55,134 @@ class LimitPass:
 
 
 class LimitNetwork:
-    """One network in the limit and its records. Parameters are this object's own, since their basis grows: evolve's state is empty."""
+    """Outputs and velocity of a perceptron in the limit. Its state is `Parameters`; what is known of the infinite matrices is its own, and
+    grows.
 
-    def __init__(self, problem: Problem, solver: CausalDMFT) -> None:
-        self.problem, self.solver, network = problem, solver, problem.network
+    tolerances: of features and of gradients (equation 28b). limit: the most directions of one side of a matrix.
+    """
+
+    def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
+        network = problem.network
+        self.problem, self.population, self.shard = problem, population, population.shard
         self.act, self.depth = network.nonlinearity, network.depth
-        self.exact = self.act.name == "linear"
-        self.kind = torch.float64 if self.exact else checks.DTYPES[solver.dtype]
-        self.tolerance, self.coarse = solver.tolerances(problem)
+        self.tolerance, self.coarse = tolerances
         self.gain, self.rate_a, self.rate_w = problem.scaling.measure_limit()
         self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
         self.branch = 1.0 if network.residual is None else network.residual / math.sqrt(network.depth)
-        self.x, self.y = _coordinates(problem).to(self.like), problem.data.y.to(self.like)
+        self.x, self.y = _coordinates(problem).to(population.like), problem.data.y.to(population.like)
         self.train, self.c_out = problem.data.samples, problem.data.outputs
-        self.shard = Shard(solver.samples, current())
-        self._draw()
-        self.records: dict[str, list[Tensor]] = {}
-        self.momentum: dict[str, Tensor] = {}
-        self.flows = problem.training.optimiser == "gradient_flow"
-        self.here: Here | None = None  # where a flow that is cut short goes back to
+        first = population.neurons(0)  # a skip connection joins equal neurons of all layers
+        self.neurons = [first if self.skip or l == 0 else population.neurons(l) for l in range(self.depth)]
+        self.limit = self.shard.ranks.least(limit)
+        self.layers = [
+            InfiniteDense(*pair, self.tolerance, population.like, self.limit, self.coarse)
+            for pair in pairwise(self.neurons)
+        ]
+
+    def basis(self) -> Basis:
+        """An empty one, for fields of this network that are only looked at"""
+        return Basis(self.population.samples, self.coarse, self.population.like, self.limit, self.shard)
+
+    def initial_state(self) -> State:
+        """First Gaussians of each layer: input weights, biases, readout, orthogonal to the first features so that f(0) = 0 exactly"""
+        like, (first, *later) = self.population.like, self.neurons
+        w = first.fresh(self.x.shape[1])
+        w = orthonormal(w, w[:0], self.shard)
+        biases = [neurons.fresh(1) for neurons in later] if self.bias else []
+        a, matrices = self.neurons[-1].fresh(self.c_out), len(self.layers)
+        learned = [like.new_empty(0, 0) for _ in range(matrices)]
+        start = Parameters(learned, w, biases, a, like.new_zeros(self.c_out), torch.ones(matrices, dtype=torch.float64))
+        if self.population.exact:
+            return start.flat()
+        features = self.forward(start.flat(), slice(None), False).phi[-1]
+        tolerance = min(self.tolerance, 1e-3) if like.dtype == torch.float32 else 1e-8
+        span = Basis(self.population.samples, tolerance, like, shard=self.shard)
+        span.reveal(features)
+        a = orthonormal(orthonormal(a, span.fields.rows, self.shard), span.fields.rows, self.shard)
+        return start._replace(a=a).flat()
 
     @property
-    def like(self) -> Tensor:
-        return torch.empty(0, dtype=self.kind, device=self.solver.device)
+    def names(self) -> list[str]:
+        """Of the state's tensors"""
+        biases = [f"b{l}" for l in range(2, self.depth + 1)] if self.bias else []
+        own = [f"parameter_{name}" for name in ("w", *biases, "a", "b")]
+        return [*(f"learned{l}" for l in range(1, self.depth)), *own, "scales"]
 
-    def _draw(self) -> None:
-        """Neurons of each layer and their first Gaussians: input weights, biases, readout."""
-        first = self._neurons(0)  # a skip connection joins equal neurons of all layers
-        self.neurons = [first if self.skip or l == 0 else self._neurons(l) for l in range(self.depth)]
-        size, shard = self.solver.samples, self.shard
-        w = first.fresh(self.x.shape[1])
-        self.parameters = {"w": orthonormal(w, w[:0], shard)}
-        if self.bias:
-            self.parameters |= {f"b{l}": n.fresh(1) for l, n in enumerate(self.neurons[1:], 2)}
-        self.parameters |= {"a": self.neurons[-1].fresh(self.c_out), "b": self.like.new_zeros(self.c_out)}
-        limit = shard.ranks.least(self.solver.rank_limit(self.problem))
-        self.layers = [
-            InfiniteDense(*pair, self.tolerance, self.like, limit, self.coarse) for pair in pairwise(self.neurons)
-        ]
-        self.last_features = Basis(size, self.coarse, self.like, limit, shard)
-        self.first_gradients = Basis(size, self.coarse, self.like, limit, shard)
-        self.balanced = self.exact
+    def parameters(self, state: State) -> Parameters:
+        learned, (w, *biases, a, b, scales) = state[: self.depth - 1], state[self.depth - 1 :]
+        return Parameters(learned, w, biases, a, b, scales)
 
-    def _neurons(self, layer: int) -> Neurons:
-        samples, where = self.solver.samples, (self.kind, self.solver.device, self.shard)
-        if self.exact:
-            return exact_neurons(samples, *where)
-        seed = int(np.random.SeedSequence([self.solver.seed, layer]).generate_state(1)[0])
-        return (sobol_neurons if self.solver.draws == "sobol" else plain_neurons)(samples, seed, *where)
-
-    # -- one step --------------------------------------------------------------------------------------------------------
-
-    def forward(self, state: State, rows: Rows, differentiated: bool = True) -> LimitPass:
-        """A pass over some points; one over all points is recorded, with its gradients (equations 20, 24 and 25)"""
-        del state, differentiated
-        # a run that goes on there repeats the pass
-        self.here = Here(self) if self.flows and rows != EVERYWHERE else None
-        passed = self.pass_over(rows)
-        if rows == EVERYWHERE:
-            self._record_pass(passed)
-        return passed
-
-    def pass_over(self, rows: Rows) -> LimitPass:
-        p, x = self.parameters, self.x[rows]
-        train = len(rows) if isinstance(rows, Tensor) else self.train
-        h, phis, cs = [x @ p["w"]], [], []
-        for l, layer in enumerate(self.layers, 2):
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> LimitPass:
+        """A pass over some points (equation 20)"""
+        del differentiated
+        p, x = self.parameters(state), self.x[rows]
+        h, phis, cs = [x @ p.w], [], []
+        for l, (layer, learned, scale) in enumerate(zip(self.layers, p.learned, p.scales.tolist(), strict=True)):
             phis.append(self.act.phi(h[-1]))
-            image, c = layer.forward(phis[-1])
+            image, c = layer.forward(phis[-1], learned, scale)
             image *= self.std
             if self.bias:
-                image += self.bias * p[f"b{l}"]
+                image += self.bias * p.biases[l]
             cs.append(c)
             h.append(h[-1] + self.branch * image if self.skip else image)
         phis.append(self.act.phi(h[-1]))
-        if not self.balanced:  # f(0) = 0 exactly
-            tolerance, shard = min(self.tolerance, 1e-3) if self.kind == torch.float32 else 1e-8, self.shard
-            span = Basis(self.solver.samples, tolerance, self.like, shard=shard)
-            span.reveal(phis[-1])
-            p["a"] = orthonormal(orthonormal(p["a"], span.fields.rows, shard), span.fields.rows, shard)
-            self.balanced = True
-        f = self.gain * self.std * self.shard.sum(phis[-1] @ p["a"].T) / self.solver.samples + p["b"]
-        return LimitPass(f, rows, train, h, phis, cs)
+        f = self.gain * self.std * self.shard.sum(phis[-1] @ p.a.T) / self.population.samples + p.b
+        return LimitPass(f, p, rows, len(rows) if isinstance(rows, Tensor) else self.train, h, phis, cs)
 
     def gradients(self, passed: LimitPass) -> list[Tensor]:
         """g^1..g^L (P, C, S) of the training points of a pass (equation 25), found once"""
         if passed.g:
             return passed.g
-        p, c, s = passed.train, self.c_out, self.shard.local
-        slopes = [self.act.dphi(h[:p])[:, None, :] for h in passed.h]
-        g, ds = [slopes[-1] * (self.std * self.parameters["a"])[None]], []
+        samples, c, size = passed.train, self.c_out, self.shard.local
+        p, slopes = passed.parameters, [self.act.dphi(h[:samples])[:, None, :] for h in passed.h]
+        g, ds, scales = [slopes[-1] * (self.std * p.a)[None]], [], p.scales.tolist()
         for l in reversed(range(self.depth - 1)):
-            z, d = self.layers[l].backward(g[0].reshape(p * c, s))
+            z, d = self.layers[l].backward(g[0].reshape(samples * c, size), p.learned[l], scales[l])
             ds.insert(0, d)
             above = g[0] if self.skip else z.new_zeros(())
-            g.insert(0, torch.addcmul(above, slopes[l], z.reshape(p, c, s), value=self.branch * self.std))
+            g.insert(0, torch.addcmul(above, slopes[l], z.reshape(samples, c, size), value=self.branch * self.std))
         passed.g, passed.d = g, ds
         return g
 
-    def _record_pass(self, passed: LimitPass) -> None:
-        p, responses = self.train, self.solver.responses
-        for l, c in enumerate(passed.c, 1):
-            self._record(f"Phi{l}", c[:, :p])
-            if responses:
-                self._record(f"A{l}", self.layers[l - 1].pulled[:, :p])
-        if self.solver.two_time:
-            self._record(f"Phi{self.depth}", self.last_features.reveal(passed.phi[-1][:p])[0])
-        g = self.gradients(passed)
-        for l, d in enumerate(passed.d, 1):
-            self._record(f"G{l + 1}", d)
-            if responses:
-                self._record(f"B{l}", self.layers[l - 1].images(g[l].flatten(0, 1)))
-        if self.solver.two_time:
-            self._record("G1", self.first_gradients.reveal(g[0].flatten(0, 1))[0])
-
-    def backward(self, passed: LimitPass) -> Velocity:
+    def backward(self, passed: LimitPass) -> State:
         """Minus the gradient of the loss times the learning rates' multipliers (equations 9 and 26)"""
-        g, p = self.gradients(passed), passed.train
-        delta = self.problem.loss_function.delta(passed.f[:p], self.y[passed.rows][:p])  # (P, C)
-        rate_a, rate_w = self.rate_a / p, self.rate_w / p
-        own = {"w": rate_w * self.x[passed.rows][:p].T @ torch.einsum("pc,pcs->ps", delta, g[0])}
-        if self.bias:
-            scaled = (rate_w * self.bias * self.branch) * delta.reshape(1, -1)
-            own |= {f"b{l}": scaled @ g[l - 1].flatten(0, 1) for l in range(2, self.depth + 1)}
-        own["a"] = (rate_a * self.std) * delta.T @ passed.phi[-1][:p]
-        own["b"] = (self.gain * self.rate_a * self.bias**2) * delta.mean(0)
+        g, samples = self.gradients(passed), passed.train
+        delta = self.problem.loss_function.delta(passed.f[:samples], self.y[passed.rows][:samples])  # (P, C)
+        rate_a, rate_w = self.rate_a / samples, self.rate_w / samples
+        w = rate_w * self.x[passed.rows][:samples].T @ torch.einsum("pc,pcs->ps", delta, g[0])
+        scaled = (rate_w * self.bias * self.branch) * delta.reshape(1, -1)
+        biases = [scaled @ g[l].flatten(0, 1) for l in range(1, self.depth)] if self.bias else []
+        a = (rate_a * self.std) * delta.T @ passed.phi[-1][:samples]
+        b = (self.gain * self.rate_a * self.bias**2) * delta.mean(0)
+        pulled = [(d.reshape(-1, samples, self.c_out) * delta).sum(2) for d in passed.d]  # sum_c Delta_c d_c
         hidden = rate_w * self.std * self.branch
-        pulled = [(d.reshape(-1, p, self.c_out) * delta).sum(2) for d in passed.d]  # sum_c Delta_c d_c
-        return Velocity(own, [(d, hidden * c[:, :p]) for d, c in zip(pulled, passed.c, strict=True)])
+        learned = [d @ (hidden * c[:, :samples]).T for d, c in zip(pulled, passed.c, strict=True)]
+        return Parameters(learned, w, biases, a, b, torch.zeros_like(passed.parameters.scales)).flat()
 
-    def advance(self, state: State, passed: LimitPass, integrate: Integrate) -> State:
-        """A step of descent, or a stretch of the flow."""
-        flow(self, passed, integrate) if self.flows else self._descend(passed)
-        return state
+    def norm(self, state: State) -> Tensor:
+        """The largest root mean square over neurons, of a matrix of what it does to fields in all directions of its basis"""
+        p = self.parameters(state)
+        own = (p.w, *p.biases, p.a)
+        sums = self.shard.sum(torch.stack([tensor.square().sum(dtype=torch.float64) for tensor in own]))
+        means = [total / max(1, len(tensor)) / self.shard.size for total, tensor in zip(sums, own, strict=True)]
+        matrices = [learned.square().sum(dtype=torch.float64) for learned in p.learned]
+        return torch.stack([*matrices, *means, p.b.double().square().mean()]).max().sqrt()
 
-    def _descend(self, passed: LimitPass) -> None:
-        """With momentum and weight decay (equation 2)"""
-        training, velocity = self.problem.training, self.backward(passed)
-        eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
-        for name, v in velocity.own.items():
-            if training.momentum:
-                v = self.momentum[name] = v + training.momentum * self.momentum.get(name, torch.zeros_like(v))
-            if keep != 1:
-                self.parameters[name].mul_(keep)
-            self.parameters[name].add_(v, alpha=eta)
-        for layer, (d, c) in zip(self.layers, velocity.matrices, strict=True):
-            if keep != 1:
-                layer.decay(keep)
-            layer.update(d, eta * c, training.momentum)
-
-    # -- records ---------------------------------------------------------------------------------------------------------
-
-    def capture(self, state: State, passed: LimitPass) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Preactivations of each layer, features of the last and gradients of the first, (neurons, points)"""
-        del state
-        p, first = self.train, self.gradients(passed)[0]
-        return [h[:p].T.clone() for h in passed.h], passed.phi[-1][:p].T.clone(), first.flatten(0, 1).T.clone()
-
-    def solution(self, run: Trajectory, state: dict[str, Tensor], previous: Solution | None = None) -> Solution:
-        f, f_test = run.history(previous)
-        steps, kept = sorted(run.captured), [run.captured[step] for step in sorted(run.captured)]
-        recorded = run.recorded_steps(previous)
-        records = {name: self.padded(name)[: len(f)] for name in self.records}
-        kernels = {name: TwoTimeKernel(recorded, c) for name, c in records.items() if name[0] in "PG"}
-        if kept and not self.solver.two_time:
-            m = self.like.new_full((self.shard.local,), 1 / self.solver.samples)
-            for name, i in ((f"Phi{self.depth}", 1), ("G1", 2)):
-                fields = [k[i] for k in kept]
-                kernels[name] = TwoTimeKernel.from_fields(steps, m, fields, fields[0].shape[1], total=self.shard.total)
-        names = [[f"{kind}{l}" for l in range(1, self.depth + 1)] for kind in ("Phi", "G")]
-        keep = self.solver.keep_neurons and not self.exact  # the exact solution's "neurons" are coefficients
-        fields = [[self.shard.gather(h) for h in k[0]] for k in kept] if keep else []  # on the first process
-        tangents = [self._tangent(*([kernels[n].at(t) for n in own] for own in names)) for t in steps]
-        return Solution(
-            problem=self.problem,
-            solver=settings(self.solver),
-            f=f,
-            f_test=f_test,
-            recorded_steps=recorded,
-            state=state,
-            status=run.status,
-            snapshots=tuple(steps),
-            kernels={name: kernels[name] for own in names for name in own if name in kernels},
-            responses=self._responses(records) if self.solver.responses else {},
-            tangent=torch.stack(tangents) if tangents else None,
-            fields={f"h{l + 1}": torch.stack([h[l] for h in fields]) for l in range(self.depth)}
-            if fields and self.shard.ranks.first
-            else {},
-            stats=run.stats
-            | {
-                "ranks": tuple((len(q.e), len(q.f)) for q in self.layers),
-                "tolerances": (self.tolerance, self.coarse),
-                "exact": self.exact,
-            }
-            | self.shard.stats(),
-        )
-
-    def _tangent(self, phi: list[Tensor], g: list[Tensor]) -> Tensor:
-        """K (P, C, P, C) from Phi^1..Phi^L and G^1..G^L of one time (equation 11)"""
-        scaled = self.problem.data.x.to(phi[0]) / math.sqrt(self.problem.data.inputs)
-        total = self.gain * self.rate_a * tangent_kernel([(phi[-1], None)], self.c_out, self.std, self.bias)
-        for l, (below, gradient) in enumerate(zip([scaled @ scaled.T, *phi], g, strict=False)):
-            share = self.gain * self.rate_w * (1.0 if l == 0 else self.branch**2)
-            total = total + share * tangent_kernel([(below, gradient)], self.c_out, self.std, self.bias)
-        return total
-
-    def _responses(self, records: dict[str, Tensor]) -> dict[str, TwoTimeResponse]:
-        """A^l and B^l of equations 20 and 21 from the recorded correlations (equation 34)"""
-        found = {}
-        for l in range(1, self.depth):
-            a, d, b, c = (records[name] for name in (f"A{l}", f"G{l + 1}", f"B{l}", f"Phi{l}"))
-            found[f"A{l}"] = TwoTimeResponse(self.std * _same_rank(a, d), d, instant=False)
-            found[f"B{l}"] = TwoTimeResponse(self.std * _same_rank(b, c), c, instant=True)
-        return found
-
-    def padded(self, name: str) -> Tensor:
-        """Recorded coefficients (T, K, Q) of every step, zeros below where the basis was still smaller"""
-        rows = self.records[name]
-        largest = max(len(c) for c in rows)
-        return torch.stack([torch.nn.functional.pad(c, (0, 0, 0, largest - len(c))) for c in rows])
-
-    def _record(self, name: str, coefficients: Tensor) -> None:
-        self.records.setdefault(name, []).append(coefficients.cpu())
+    def growing(self) -> dict[str, Growing | Known | Neurons]:
+        """All that grows as the matrices become known, by name"""
+        found: dict[str, Growing | Known | Neurons] = {}
+        for l, layer in enumerate(self.layers):
+            parts = layer.growing()
+            found |= {f"layer{l + 1}_{name}": parts[name] for name in ("e", "f", "u", "r")}
+            found |= {f"known{2 * l}": parts["below"], f"known{2 * l + 1}": parts["above"]}
+        distinct = dict.fromkeys(self.neurons)
+        return found | {f"draws{l}": neurons for l, neurons in enumerate(distinct)}
 
 
 def _coordinates(problem: Problem) -> Tensor:
     """(P + P_test, rank) the network's inputs along their principal directions, those of the training points first."""
     data = problem.data
-    x = problem.network.inputs(data.x if data.x_test is None else torch.cat([data.x, data.x_test]))
+    x = problem.network.inputs(data.all_x)
     weighted = torch.cat([x[: data.samples], 1e-3 * x[data.samples :]])
     projected = x @ principal_directions(weighted, x.shape[1])
     return projected[:, projected.norm(dim=0) >= 1e-10 * projected.norm()]
-
-
-def _same_rank(left: Tensor, like: Tensor) -> Tensor:
-    return torch.nn.functional.pad(left, (0, 0, 0, like.shape[1] - left.shape[1]))

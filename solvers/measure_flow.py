@@ -11,10 +11,12 @@ from torch import Tensor
 from meanfield import reductions, tiles
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
-from solvers.evolve import State, Trajectory
 from solvers.initial_particles import Cloud
 from solvers.inputs import Inputs, Rows
+from solvers.integrator import State
+from solvers.method import Method
 from solvers.sharding import Shard
+from solvers.trajectory import Trajectory
 
 
 @dataclass
@@ -30,7 +32,7 @@ class MeasurePass:
     velocity: tuple[Tensor, Tensor] | None = None
 
 
-class MeasureFlow:
+class MeasureFlow(Method):
     """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output.
 
     limit: (Gamma, kappa_a, kappa_w) of equation 7. frozen (P + P_test, C): added to the outputs (equation 69). shard: says of which
@@ -129,6 +131,6 @@ class MeasureFlow:
     def whole_state(self, run: Trajectory) -> dict[str, Tensor]:
         """What a run goes on from, on the CPU; the particles are gathered on the first process"""
         named = zip(("a", "w", "b", "m"), (*run.state, self.m), strict=True)
-        momentum = zip(("momentum_a", "momentum_w", "momentum_b"), run.momentum, strict=False)
-        kept = {k: v.cpu() if k.endswith("b") else self.shard.gather(v) for k, v in (*named, *momentum)}
+        memory = zip(("momentum_a", "momentum_w", "momentum_b"), run.memory, strict=False)
+        kept = {k: v.cpu() if k.endswith("b") else self.shard.gather(v) for k, v in (*named, *memory)}
         return kept | ({} if self.frozen is None else {"frozen": self.frozen.cpu()})

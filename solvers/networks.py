@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from meanfield import checks
 from meanfield.field_kernels import FieldKernels
 from meanfield.kernels import TwoTimeKernel
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.evolve import State, Trajectory, snapshot_steps
 from solvers.inputs import EVERYWHERE, Rows
-from solvers.solver import settings
-
-if TYPE_CHECKING:
-    from solvers.finite_width import FiniteWidth
-
+from solvers.integrator import State
+from solvers.method import Method
+from solvers.trajectory import Trajectory
 
 POINTS_AT_ONCE = 2**20  # times neurons and seeds, where outputs are only recorded
 
@@ -47,21 +43,23 @@ class NetworksPass:
     y: Tensor
 
 
-class Networks:
-    """A batch of E independent networks; the state is W0, .., a (and biases), each with a leading axis of seeds."""
+class Networks(Method):
+    """A batch of E independent networks; the state is W0, .., a (and biases), each with a leading axis of seeds.
 
-    def __init__(self, problem: Problem, solver: FiniteWidth, seeds: Sequence[int]) -> None:
-        self.problem, self.width, self.keep, self.steps = problem, solver.width, solver.keep_neurons, solver.snapshots
+    like: of the numbers' kind, where they are. keep: whether solutions keep the neurons.
+    """
+
+    def __init__(self, problem: Problem, width: int, seeds: Sequence[int], like: Tensor, keep: bool) -> None:
+        self.problem, self.width, self.like, self.keep = problem, width, like, keep
         self.network, self.phi = problem.network, problem.network.nonlinearity.phi
-        self.kind, self.device = checks.DTYPES[solver.dtype], solver.device
         data = problem.data
         # many samples of which a step sees few are not kept twice
         self.x = data.x if problem.training.batch_size else self._here(data.x)
         self.x_test = data.x_test
         self.y = self._here(data.y)
-        self.sigma = problem.scaling.output_multiplier(solver.width)
-        self.rate_a, self.rate_w = problem.scaling.learning_rate_multipliers(solver.width)
-        n, depth = solver.width, self.network.depth
+        self.sigma = problem.scaling.output_multiplier(width)
+        self.rate_a, self.rate_w = problem.scaling.learning_rate_multipliers(width)
+        n, depth = width, self.network.depth
         self.shapes: dict[str, tuple[int, ...]] = {"W0": (n, data.inputs)}
         self.shapes |= {f"W{l}": (n, n) for l in range(1, depth)} | {"a": (n, data.outputs)}
         if self.network.bias_std:
@@ -116,9 +114,16 @@ class Networks:
         return _Snapshot(parameters, [t.detach() for t in h], [s.flatten(2) / self.sigma for s in slopes])
 
     def solution(
-        self, solver: FiniteWidth, run: Trajectory, e: int, f: Tensor, f_test: Tensor | None, previous: Solution | None
+        self,
+        run: Trajectory,
+        e: int,
+        solver: Mapping[str, Any],
+        wanted: Sequence[int],
+        f: Tensor,
+        f_test: Tensor | None,
+        previous: Solution | None,
     ) -> Solution:
-        """The solution of the e-th seed."""
+        """The solution of the e-th seed; wanted: steps of its snapshots"""
         steps = sorted(run.captured)
         captured = [run.captured[step] for step in steps]
         particles = {
@@ -133,18 +138,17 @@ class Networks:
         if previous is not None:
             particles = dict(previous.particles) | particles
             steps, fields = _joined(previous, steps, fields)
-        wanted = snapshot_steps(self.steps, self.problem.training)
         chosen = [i for i, step in enumerate(steps) if step in wanted]
         steps, fields = [steps[i] for i in chosen], {name: field[chosen] for name, field in fields.items()}
-        source = FieldKernels(self.problem, steps, fields, self.device) if steps else None
+        source = FieldKernels(self.problem, steps, fields, str(self.like.device)) if steps else None
         kernels = source.kernels if source else {}
         if not self.keep:  # then now or never
             kernels = {name: TwoTimeKernel(steps, kernel.factor) for name, kernel in kernels.items()}
         state = {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)}
-        state |= {f"momentum_{name}": v[e].cpu() for name, v in zip(self.names, run.momentum, strict=False)}
+        state |= {f"momentum_{name}": v[e].cpu() for name, v in zip(self.names, run.memory, strict=False)}
         return Solution(
             problem=self.problem,
-            solver=settings(solver),
+            solver=solver,
             f=f,
             f_test=f_test,
             recorded_steps=run.recorded_steps(previous),
@@ -188,15 +192,17 @@ class Networks:
     def _measure(self, parameters: State, e: int) -> ParticleMeasure:
         p = {name: tensor[e].cpu() for name, tensor in zip(self.names, parameters, strict=True)}
         w = torch.cat([p["W0"], p["b0"]], 1) if "b0" in p else p["W0"]
-        return ParticleMeasure(p["a"], w, torch.full((self.width,), 1 / self.width, dtype=self.kind))
+        return ParticleMeasure(p["a"], w, torch.full((self.width,), 1 / self.width, dtype=self.like.dtype))
 
     def _draw(self, seed: int) -> list[Tensor]:
         entropy = np.random.SeedSequence([seed, self.width]).generate_state(1, np.uint64)[0] % 2**63
         g = torch.Generator().manual_seed(int(entropy))
-        return [torch.randn(shape, generator=g, dtype=torch.float64).to(self.kind) for shape in self.shapes.values()]
+        return [
+            torch.randn(shape, generator=g, dtype=torch.float64).to(self.like.dtype) for shape in self.shapes.values()
+        ]
 
     def _here(self, tensor: Tensor) -> Tensor:
-        return tensor.to(dtype=self.kind, device=self.device)
+        return tensor.to(self.like)
 
 
 def _joined(previous: Solution, steps: list[int], fields: dict[str, Tensor]) -> tuple[list[int], dict[str, Tensor]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +19,35 @@ _POINTS = 2**13  # Sobol points drawn together where only some are kept
 
 class RankError(ValueError):
     """More directions than the neurons can represent."""
+
+
+Draws = Literal["sobol", "plain", "exact"]
+
+
+@dataclass(frozen=True)
+class Population:
+    """How the neurons of each layer are represented: `samples` of them, of which this process holds the shard's, in the kind and on the
+    device of `like`.
+    """
+
+    samples: int
+    seed: int
+    draws: Draws
+    like: Tensor
+    shard: Shard
+
+    @property
+    def exact(self) -> bool:
+        """Whether averages over neurons carry no sampling error (linear networks)"""
+        return self.draws == "exact"
+
+    def neurons(self, layer: int) -> Neurons:
+        """Those of a layer, with a source of Gaussians of their own"""
+        where = (self.like.dtype, str(self.like.device), self.shard)
+        if self.exact:
+            return exact_neurons(self.samples, *where)
+        seed = int(np.random.SeedSequence([self.seed, layer]).generate_state(1)[0])
+        return (sobol_neurons if self.draws == "sobol" else plain_neurons)(self.samples, seed, *where)
 
 
 class Neurons:
@@ -47,6 +79,14 @@ class Neurons:
         self.used, state = mark
         if self.generator is not None and state is not None:
             self.generator.set_state(state)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Where the source is, by the end of a name"""
+        source = {} if self.generator is None else {"_generator": self.generator.get_state()}
+        return {"_used": torch.tensor([self.used])} | source
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.back_to((int(tensors["_used"]), tensors.get("_generator")))
 
 
 def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:

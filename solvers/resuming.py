@@ -11,9 +11,10 @@ from meanfield import checks
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
 from meanfield.warning import warn
-from solvers.evolve import State, snapshot_steps
+from solvers.integrator import State
 from solvers.sharding import current
 from solvers.solver import Solver, settings
+from solvers.trajectory import snapshot_steps
 
 FREE = {"snapshots", "engine", "device", "batch", "keep_state"}  # may change when a run goes on
 

@@ -14,15 +14,19 @@ from meanfield.arguments import checked
 from meanfield.problem import Problem
 from meanfield.solution import Solution
 from meanfield.spectrum import KernelSpectrum, unstable
-from solvers.evolve import Advance, Integrate, State, Trajectory, evolve, snapshot_steps
+from solvers.descent import step_of
+from solvers.evolve import evolve
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow
 from solvers.inputs import Rows
+from solvers.integrator import State
 from solvers.lazy_kernels import Kernel, LazyKernels, check_lazy, draws, has_random_start, lazy_kernels
 from solvers.memory import Parts, bound, kept
+from solvers.method import Method, Step, Underway
 from solvers.rehearsal import SECONDS, expected
 from solvers.resuming import earlier, kept_momentum
 from solvers.solver import Estimate, settings
+from solvers.trajectory import Trajectory, snapshot_steps
 
 _LAZY = 0.1  # gamma0 up to which mean-field networks are within about a per cent of their lazy limit
 
@@ -139,19 +143,17 @@ class TangentKernelLimit:
         """From f (E, Q, C), one start for each seed"""
         found = kernels.spectrum(problem.data.y, f[0, : kernels.samples])
         self._must_be_stable(problem, found)
-        method = _Linear(problem, kernels, self)
+        method = _Linear(problem, kernels.ntk.to(device=self.device, dtype=checks.DTYPES[self.dtype]))
         run = evolve(
             method,
             (f.to(method.ntk),),
             problem,
+            self._step(method, found, tuple(v[None] for v in kept_momentum(previous, ("f",), method.ntk))),
             previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=dict.fromkeys(previous.snapshots) if previous else None,
-            flow=Flow(self.rtol or (1e-6 if self.dtype == "float32" else 1e-9), self.evaluations),
             progress=self.progress,
             label=f"lazy limit of {kernels.samples} samples",
-            momentum=tuple(v[None] for v in kept_momentum(previous, ("f",), method.ntk)),
-            advance=method.exact(found),
         )
         run.stats["seconds"] /= len(seeds)
         run.stats |= statistics(found, problem)
@@ -176,6 +178,14 @@ class TangentKernelLimit:
         ]
         return conclude(solutions, self.raise_on_failure)
 
+    def _step(self, method: _Linear, found: KernelSpectrum, memory: State) -> Step:
+        problem = method.problem
+        if problem.training.optimiser == "gradient_flow" and problem.loss_function.name == "squared":
+            return _Exact(method.propagator(found), method.y)
+        rtol = self.rtol or (1e-6 if self.dtype == "float32" else 1e-9)
+        flow = Flow(problem.training.learning_rate, method.train, rtol, self.evaluations)
+        return step_of(problem.training, flow, memory)
+
     def _must_be_stable(self, problem: Problem, found: KernelSpectrum) -> None:
         """ValueError for full-batch descent on the squared loss beyond the edge of stability (equation 55)"""
         training, squared = problem.training, problem.loss_function.name == "squared"
@@ -193,12 +203,26 @@ class _LinearPass:
     rows: Rows
 
 
-class _Linear:
+@dataclass(frozen=True)
+class _Exact:
+    """An interval of gradient flow of the squared loss in closed form (equation 52)"""
+
+    propagator: Tensor
+    y: Tensor
+    memory: State = ()
+
+    def __call__(self, method: _Linear, state: State, passed: _LinearPass, underway: Underway) -> State:
+        del underway
+        errors = self.y - passed.f[:, : method.train]
+        return (state[0] + method.apply(self.propagator, errors).reshape(state[0].shape),)
+
+
+class _Linear(Method):
     """Outputs and velocity of functions; the state is f (E, Q, C) over training and test samples, one for each of E starts."""
 
-    def __init__(self, problem: Problem, kernels: LazyKernels, solver: TangentKernelLimit) -> None:
+    def __init__(self, problem: Problem, ntk: Tensor) -> None:
         self.problem, self.train = problem, problem.data.samples
-        self.ntk = kernels.ntk.to(device=solver.device, dtype=checks.DTYPES[solver.dtype])  # (Q B, P B)
+        self.ntk = ntk  # (Q B, P B)
         self.y = problem.data.y.to(self.ntk)
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> _LinearPass:
@@ -213,25 +237,15 @@ class _Linear:
             rows = passed.rows.to(y.device)
             y, matrix = y[rows], matrix.unflatten(1, (self.train, -1))[:, rows].flatten(1)
         delta = self.problem.loss_function.delta(passed.f[:, : len(y)], y)
-        return (self._apply(matrix, delta).div_(len(y)).reshape(len(delta), -1, y.shape[1]),)
+        return (self.apply(matrix, delta).div_(len(y)).reshape(len(delta), -1, y.shape[1]),)
 
     def capture(self, state: State, passed: _LinearPass) -> None:
         """The kernel is constant"""
 
-    def exact(self, found: KernelSpectrum) -> Advance | None:
-        """Gradient flow of the squared loss over one interval, in closed form (equation 52); None where the loop's own way serves."""
-        training = self.problem.training
-        if training.optimiser != "gradient_flow" or self.problem.loss_function.name != "squared":
-            return None
-        gain = found.gain([training.learning_rate])[0]
-        vectors = found.eigenvectors
-        propagator = (self.ntk.double().cpu() @ (vectors * gain) @ vectors.T).to(self.ntk)  # (Q B, P B)
-
-        def advance(state: State, passed: _LinearPass, integrate: Integrate) -> State:
-            del integrate
-            return (state[0] + self._apply(propagator, self.y - passed.f[:, : self.train]).reshape(state[0].shape),)
-
-        return advance
+    def propagator(self, found: KernelSpectrum) -> Tensor:
+        """(Q B, P B) what the errors of the squared loss add to f in one interval of gradient flow (equation 52)"""
+        gain, vectors = found.gain([self.problem.training.learning_rate])[0], found.eigenvectors
+        return (self.ntk.double().cpu() @ (vectors * gain) @ vectors.T).to(self.ntk)
 
     def tangent_kernels(self, count: int) -> Tensor:
         """(count, P, C, P, C), one kernel seen `count` times"""
@@ -241,7 +255,7 @@ class _Linear:
             kernel = kernel[:, None, :, None] * torch.eye(c).to(kernel)[None, :, None, :]
         return kernel.reshape(1, p, c, p, c).expand(count, -1, -1, -1, -1)
 
-    def _apply(self, matrix: Tensor, f: Tensor) -> Tensor:
+    def apply(self, matrix: Tensor, f: Tensor) -> Tensor:
         """One product for all starts: f (E, P, C) -> (E, Q B, C / B)"""
         fields = f.reshape(len(f), matrix.shape[1], -1).transpose(0, 1)
         return (matrix @ fields.flatten(1)).reshape(len(matrix), *fields.shape[1:]).transpose(0, 1)
@@ -251,7 +265,7 @@ def _state(run: Trajectory, e: int) -> dict[str, Tensor]:
     """What the e-th solution goes on from"""
     if run.status.blew_up:
         return {}
-    named = zip(("f", "momentum_f"), (*run.state, *run.momentum), strict=False)
+    named = zip(("f", "momentum_f"), (*run.state, *run.memory), strict=False)
     return {name: tensor[e].cpu() for name, tensor in named}
 
 

@@ -16,12 +16,14 @@ from meanfield.measure import ParticleMeasure
 from meanfield.measure_kernels import MeasureKernels
 from meanfield.problem import Problem
 from meanfield.solution import Solution
-from solvers.evolve import State, Trajectory, evolve, snapshot_steps
+from solvers.descent import step_of
+from solvers.evolve import evolve
 from solvers.failures import conclude
 from solvers.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.initial_outputs import initial_outputs
 from solvers.initial_particles import PER_POINT, Cloud, balance, random_part
 from solvers.inputs import Inputs
+from solvers.integrator import State
 from solvers.measure_flow import MeasureFlow
 from solvers.memory import INTEGRATOR, Parts, bound, kept
 from solvers.rehearsal import SECONDS, expected
@@ -29,6 +31,7 @@ from solvers.resuming import earlier, kept_momentum
 from solvers.rounding import must_resolve
 from solvers.sharding import Shard, current
 from solvers.solver import Estimate, settings
+from solvers.trajectory import Trajectory, snapshot_steps
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 
@@ -220,17 +223,19 @@ class WassersteinFlow:
     ) -> Solution:
         method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen, shard)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
+        training, rtol = problem.training, tolerance(self.rtol, problem.network.nonlinearity, self.dtype)
+        flow = Flow(training.learning_rate, problem.data.samples, rtol, self.evaluations, method.norm)
+        memory = tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m)))
         run = evolve(
             method,
             state,
             problem,
+            step_of(training, flow, memory),
             previous=previous,
-            snapshots=snapshot_steps(self.snapshots, problem.training),
+            snapshots=snapshot_steps(self.snapshots, training),
             captured=known,
-            flow=Flow(tolerance(self.rtol, problem.network.nonlinearity, self.dtype), self.evaluations, method.norm),
             progress=self.progress,
             label=f"flow of {shard.size} particles",
-            momentum=tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m))),
             agree=shard.ranks.any,
         )
         return conclude([self._solution(problem, method, run, previous)], self.raise_on_failure)[0]

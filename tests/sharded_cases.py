@@ -112,15 +112,15 @@ def silent(folder: Path, ranks: Ranks) -> None:
 
 def _in_third_step(ranks: Ranks, act: Callable[[], Any]) -> Any:
     """While it is entered, the last rank does `act` before its third step."""
-    advance, seen = LimitNetwork.advance, []
+    backward, seen = LimitNetwork.backward, []
 
     def then_act(self, *arguments):
         seen.append(1)
         if len(seen) == 3 and ranks.rank == ranks.count - 1:
             act()
-        return advance(self, *arguments)
+        return backward(self, *arguments)
 
-    return mock.patch.object(LimitNetwork, "advance", then_act)
+    return mock.patch.object(LimitNetwork, "backward", then_act)
 
 
 def killed(folder: Path, ranks: Ranks, name: str, victim: str, machine: str = "") -> None:

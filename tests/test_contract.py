@@ -26,7 +26,7 @@ from solvers import (
 )
 from solvers.cli import main
 from solvers.dmft_window import Window
-from solvers.evolve import Trajectory
+from solvers.trajectory import Trajectory
 
 DATA = mf.digits(n_train=4, n_test=2)
 MEAN_FIELD = mf.Problem(DATA, training=mf.Training(0.2, 6))

@@ -266,14 +266,15 @@ def test_a_state_of_older_files_goes_on():
 def test_an_interrupted_sweep_can_be_resumed(monkeypatch):
     asked = problem(2, steps=8)
     solver = CausalDMFT(512)
-    whole, advance = solver(asked), LimitNetwork.advance
+    whole, backward, steps = solver(asked), LimitNetwork.backward, []
 
-    def advance_and_interrupt(self, *args):
-        if len(self.records["Phi1"]) == 4:
+    def interrupted(self, passed):
+        steps.append(passed)
+        if len(steps) == 4:
             signal.raise_signal(signal.SIGINT)
-        return advance(self, *args)
+        return backward(self, passed)
 
-    monkeypatch.setattr(LimitNetwork, "advance", advance_and_interrupt)
+    monkeypatch.setattr(LimitNetwork, "backward", interrupted)
     with pytest.raises(Interrupted) as caught:
         solver(asked)
     monkeypatch.undo()

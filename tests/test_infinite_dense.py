@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from solvers.infinite_dense import Basis, InfiniteDense, Known, Rows, combination, orthonormal
+from solvers.integrator import weighted
 from solvers.neurons import RankError, exact_neurons, plain_neurons, sobol_neurons
 
 S = 300
@@ -15,9 +16,29 @@ F64, F32 = torch.float64, torch.float32
 EXACT = dict(rtol=1e-11, atol=1e-11)
 
 
+class Trained(InfiniteDense):
+    """With what was learned so far"""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.learned, self.scale = torch.empty(0, 0, dtype=self.u.rows.dtype), 1.0
+
+    def forward(self, v):
+        return super().forward(v, self.learned, self.scale)
+
+    def backward(self, g):
+        return super().backward(g, self.learned, self.scale)
+
+    def update(self, d, c):
+        (self.learned,) = weighted((1.0, 1.0), ((d @ c.T,), (self.learned,)))
+
+    def decay(self, factor):
+        self.learned, self.scale = factor * self.learned, factor * self.scale
+
+
 def dense(samples=S, seed=1, tolerance=1e-6, dtype=F64, draws=plain_neurons):
     below, above = (draws(samples, 2 * seed + i, dtype, "cpu") for i in (0, 1))
-    return InfiniteDense(below, above, tolerance, torch.empty(0, dtype=dtype))
+    return Trained(below, above, tolerance, torch.empty(0, dtype=dtype))
 
 
 def fields(count, seed=0, samples=S, dtype=F64):

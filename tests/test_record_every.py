@@ -23,7 +23,7 @@ from solvers import (
     networks,
     residual,
 )
-from solvers.evolve import Trajectory
+from solvers.trajectory import Trajectory
 
 DATA = mf.digits(n_train=16, n_test=5)
 BATCHES = mf.Training(0.1, 23, batch_size=5, batch_seed=2, momentum=0.3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,14 +53,14 @@ def ablated(drop: str, activation: str) -> Iterator[None]:
     forward, backward = InfiniteDense.forward, InfiniteDense.backward
     fields: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def up(self: InfiniteDense, phi: Tensor) -> tuple[Tensor, Tensor]:
-        out, c = forward(self, phi)
+    def up(self: InfiniteDense, phi: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
+        out, c = forward(self, phi, *weights)
         out = without_a(self, phi, out) if "A" in drop.split() else out
         fields[id(self)] = phi, out.clone()
         return out, c
 
-    def down(self: InfiniteDense, g: Tensor) -> tuple[Tensor, Tensor]:
-        out, d = backward(self, g)
+    def down(self: InfiniteDense, g: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
+        out, d = backward(self, g, *weights)
         if "B" in drop.split():
             return without_b(self, g, out), d
         if "B(t,t)" in drop.split():

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import meanfield as mf
 from meanfield.measure import SobolPoints
-from solvers import CausalDMFT, limit_network
+from solvers import CausalDMFT
+from solvers import neurons as drawn
 from solvers.neurons import Neurons
 from tests.accuracy.sweep_numerics import digits
 
@@ -109,7 +110,7 @@ def draws() -> None:
         print("| draws | root mean square | median | 95 % | largest |\n|---|---|---|---|---|")
         squares: dict[str, tuple[float, float]] = {}
         for kind, source in KINDS.items():
-            with patch.object(limit_network, "sobol_neurons", source):
+            with patch.object(drawn, "sobol_neurons", source):
                 errors = ((outputs(asked, SAMPLES, range(SEEDS)) - exact).norm(dim=1) / exact.norm()).numpy()
             square = errors**2
             squares[kind] = (square.mean(), square.std(ddof=1) / SEEDS**0.5)

@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 from unittest import mock
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 
 import meanfield as mf
 from solvers import CausalDMFT, causal_dmft
-from solvers.evolve import State
-from solvers.limit_network import LimitNetwork
+from solvers.integrator import State
+from solvers.limit_network import LimitNetwork, LimitPass
 from tests.benchmarks.dmft import Table, digits
 from tests.benchmarks.timing import over_rounds, spread
 
@@ -24,13 +24,13 @@ class _Clocked(LimitNetwork):
     processor: ClassVar[list[float]]
     ranks: ClassVar[list[int]]
 
-    def advance(self, *arguments: Any) -> State:
+    def backward(self, passed: LimitPass) -> State:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.wall.append(time.perf_counter())
         self.processor.append(time.process_time())
         self.ranks.append(sum(len(layer.e) + len(layer.f) for layer in self.layers))
-        return super().advance(*arguments)
+        return super().backward(passed)
 
 
 def dmft_growth(device: str = "cpu", samples: int = 8192, steps: int = 60, rounds: int = 3, curve: int = 400) -> Table:

@@ -21,7 +21,8 @@ import torch.distributed as dist
 import meanfield as mf
 from solvers import CausalDMFT, WassersteinFlow, causal_dmft
 from solvers.infinite_dense import Rows
-from solvers.limit_network import LimitNetwork
+from solvers.integrator import State
+from solvers.limit_network import LimitNetwork, LimitPass
 from solvers.sharding import Ranks, over_ranks
 from tests.memory import forget_peak, peak
 
@@ -41,7 +42,7 @@ def dmft(ranks: Ranks, samples: int, points: int, steps: int, sums: int = 200) -
     rows: list[Found] = []
 
     class Stamped(LimitNetwork):
-        def advance(self, *arguments: Any) -> Any:
+        def backward(self, passed: LimitPass) -> State:
             tally, sizes = self.shard.ranks.tally, [(len(q.e), len(q.f)) for q in self.layers]
             rows.append(
                 {
@@ -49,7 +50,7 @@ def dmft(ranks: Ranks, samples: int, points: int, steps: int, sums: int = 200) -
                     "bases": sizes, "matrices": sum(map(_bytes, matrices(self))), "live": live() if len(rows) == steps - 1 else 0,
                 }
             )  # fmt: skip
-            return super().advance(*arguments)
+            return super().backward(passed)
 
     def solve(samples: int, steps: int) -> mf.Solution:
         training = mf.Training(0.02, steps)
