@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from meanfield import array_input, checks
+from meanfield import checks
 from meanfield.arguments import checked
 
 _SHOWN = 5  # groups of rows in a message
@@ -20,23 +20,20 @@ def check_gram(kernel: Tensor, name: str = "kernel", jitter: float = 0.0) -> Ten
     ValueError with the smallest eigenvalue and the remedy if that is below P eps times the largest; with the rows if points coincide.
     """
     jitter = checks.positive("jitter", jitter, zero=True)
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"{name} must be a square matrix: received shape {tuple(kernel.shape)}")
-    checks.matrix(name, kernel.detach())  # what is returned carries its derivatives
-    scale = float(kernel.detach().diagonal().double().mean())
-    gram = kernel + jitter * scale * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    values = torch.linalg.eigvalsh(gram.detach().double())
-    threshold = len(gram) * torch.finfo(kernel.dtype).eps * float(values[-1])
+    own = _symmetric(name, kernel.detach())  # what is returned carries its derivatives
+    scale, precision = float(own.diagonal().mean()), rounding(kernel)
+    values = torch.linalg.eigvalsh(own + jitter * scale * torch.eye(len(own), dtype=own.dtype))
+    threshold = len(own) * precision * float(values[-1])
     if float(values[0]) <= threshold:
         needed = (threshold - min(float(values[0]), 0.0)) / max(scale, torch.finfo(torch.float64).tiny)
-        rows = indistinct(kernel.detach().double(), torch.finfo(kernel.dtype).eps, threshold)
+        rows = indistinct(own, precision, threshold)
         advice = 10.0 ** math.ceil(math.log10(max(needed, 1e-300)) + 1)
         raise ValueError(
             f"{name} is numerically singular: its smallest eigenvalue is {float(values[0]):.3g}, the largest {float(values[-1]):.3g}, "
             f"and below {threshold:.1e} an inverse is rounding error{named(rows, what='point')}; remove such points, or give "
             f"jitter={jitter + advice:.0e} (times the mean diagonal {scale:.3g})"
         )
-    return gram
+    return kernel + jitter * scale * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
 
 
 def gram_matrix(kernel: Tensor, samples: int, outputs: int, name: str = "the kernel") -> Tensor:
@@ -46,9 +43,14 @@ def gram_matrix(kernel: Tensor, samples: int, outputs: int, name: str = "the ker
         either = f" or {full}" if outputs > 1 else ""
         raise ValueError(f"{name} must have shape {(samples, samples)}{either}: received {shape}")
     rows = samples if kernel.ndim == 2 else samples * outputs
-    gram = array_input.untracked(name, kernel).to(device="cpu", dtype=torch.float64).reshape(rows, rows)
-    if not bool(torch.isfinite(gram).all()):
-        raise ValueError(f"{name} holds NaN or infinity: check the data it was computed from")
+    return _symmetric(name, kernel.reshape(rows, rows))
+
+
+def _symmetric(name: str, kernel: Tensor) -> Tensor:
+    """A matrix in float64 on the CPU; ValueError if it is not square, finite and symmetric"""
+    gram = checks.matrix(name, kernel)
+    if gram.shape[0] != gram.shape[1]:
+        raise ValueError(f"{name} must be a square matrix: received shape {tuple(gram.shape)}")
     apart, size = float((gram - gram.T).abs().max()), float(gram.abs().max())
     if apart > math.sqrt(rounding(kernel)) * size:
         raise ValueError(

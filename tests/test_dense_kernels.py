@@ -316,5 +316,11 @@ def test_singular_gram_matrices_are_named_with_the_remedy():
         atol=1e-16,
     )
     assert torch.equal(check_gram(kernel[:4, :4]), kernel[:4, :4])
-    with pytest.raises(ValueError, match="square"):
-        check_gram(kernel[:3])
+    for wrong, message in (
+        (kernel[:3], "square"),
+        (kernel[0], "two dimensions"),
+        (kernel + torch.eye(6).roll(1, 0), "not symmetric: .* by up to 1"),
+        (kernel / 0, "NaN or infinite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_gram(wrong)
