@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from meanfield import checks
-from meanfield.kernels import NeuronAverages, TwoTimeKernel, tangent_of
+from meanfield.kernels import NeuronAverages, TwoTimeKernel, same, tangent_of
 from meanfield.keys import Key
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
@@ -33,7 +33,8 @@ class FieldKernels:
     @cached_property
     def kernels(self) -> dict[str, TwoTimeKernel]:
         """Phi1, G1, .. at every pair of snapshots"""
-        return {key: TwoTimeKernel(self.steps, _Averages(self, key)) for key in self.problem.network.keys("Phi", "G")}
+        keys = self.problem.network.keys("Phi", "G")
+        return {key: TwoTimeKernel(self.steps, partial(self._neurons, key)) for key in keys}
 
     def told_by(
         self, particles: Mapping[int, ParticleMeasure], fields: Mapping[str, Tensor], snapshots: Sequence[int]
@@ -43,10 +44,9 @@ class FieldKernels:
         return fields.keys() >= self.fields.keys() and list(self.steps) == list(snapshots)
 
     def __call__(self) -> Tensor:
-        found = [self._tangent(i) for i in range(len(self.steps))]
-        return torch.stack(found).cpu()
+        return torch.stack([self._tangent(step) for step in self.steps]).cpu()
 
-    def _tangent(self, i: int) -> Tensor:
+    def _tangent(self, step: int) -> Tensor:
         """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
         network, outputs = self.problem.network, self.problem.data.y.numel()
         n = next(iter(self.fields.values())).shape[1]
@@ -56,35 +56,16 @@ class FieldKernels:
             scaled = q / math.sqrt(n)
             return scaled.T @ scaled
 
-        phi = [gram(network.nonlinearity.phi(self._field(key, i))) for key in network.keys("h")]
-        g = (gram(self._field(key, i)) for key in network.keys("g"))  # one at a time
+        phi = [gram(network.nonlinearity.phi(self._field(key, step))) for key in network.keys("h")]
+        g = (gram(self._field(key, step)) for key in network.keys("g"))  # one at a time
         return tangent_of(self.problem, self.problem.scaling.products(n), phi, g)
 
-    def _field(self, name: str, i: int) -> Tensor:
-        return self.fields[name][i].to(self.device)
+    def _field(self, key: Key, step: int) -> Tensor:
+        return self.fields[key][list(self.steps).index(step)].to(self.device)
 
-
-@dataclass(frozen=True)
-class _Averages:
-    """Of phi(h) (P columns), or of g (P C columns), in one layer"""
-
-    of: FieldKernels
-    key: Key
-
-    def factor(self) -> Tensor:
-        return self._neurons(*range(len(self.of.steps))).factor()
-
-    def block(self, t: int, s: int) -> Tensor:
-        chosen = tuple(dict.fromkeys((t, s)))
-        return self._neurons(*chosen).block(0, len(chosen) - 1)
-
-    def _neurons(self, *snapshots: int) -> NeuronAverages:
-        features = self.key.kind == "Phi"
-        fields = [self.of._field(Key("h" if features else "g", self.key.layer), i) for i in snapshots]
+    def _neurons(self, key: Key, *steps: int) -> NeuronAverages:
+        """Of phi(h) (P columns), or of g (P C columns), in one layer"""
+        field, feature = ("h", self.problem.network.nonlinearity.phi) if key.kind == "Phi" else ("g", same)
+        fields = [self._field(Key(field, key.layer), step) for step in steps]
         n, columns = fields[0].shape
-        m = fields[0].new_full((n,), 1 / n)
-        return NeuronAverages(m, fields, columns, self.of.problem.network.nonlinearity.phi if features else _same)
-
-
-def _same(g: Tensor) -> Tensor:
-    return g
+        return NeuronAverages(fields[0].new_full((n,), 1 / n), fields, columns, feature)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,35 +16,27 @@ from meanfield.problem import Problem
 from meanfield.scaling import MeasureLimit
 
 
-@runtime_checkable
-class Averages(Protocol):
-    """What a kernel can be made from when it is looked at"""
-
-    def factor(self) -> Tensor:
-        """(steps, K, Q) c with kernel(t, s) = c(t)^T c(s)"""
-        ...
-
-    def block(self, t: int, s: int) -> Tensor:
-        """(Q, Q) the kernel between the recorded steps number t and s"""
-        ...
+def same(field: Tensor) -> Tensor:
+    return field
 
 
 @checked
 class TwoTimeKernel:
     """Averages over neurons of products of fields at recorded steps, from a factor (steps, K, Q): never stored as (steps Q)^2.
 
-    Q = P for feature kernels Phi^l; Q = P C, sample-major, for gradient kernels G^l. Given Averages in place of a factor, what is
-    looked at is made then, and kept: `at` one (Q, Q) average, `factor` all of them.
+    Q = P for feature kernels Phi^l; Q = P C, sample-major, for gradient kernels G^l. Given the neurons' averages at any steps in
+    place of a factor, what is looked at is made then, and kept: `at` one (Q, Q) average, `factor` all of them.
     """
 
-    def __init__(self, steps: Sequence[int], factor: Tensor | Averages) -> None:
+    def __init__(self, steps: Sequence[int], factor: Tensor | Callable[..., NeuronAverages]) -> None:
         self.steps = tuple(steps)
         self._source = factor
         self._blocks: dict[tuple[int, int], Tensor] = {}
 
     @cached_property
     def factor(self) -> Tensor:
-        return self._source if isinstance(self._source, Tensor) else self._source.factor()
+        """(steps, K, Q) c with kernel(t, s) = c(t)^T c(s)"""
+        return self._source if isinstance(self._source, Tensor) else self._source(*self.steps).factor()
 
     @property
     def made(self) -> bool:
@@ -61,7 +52,8 @@ class TwoTimeKernel:
         if (j, i) in self._blocks:
             return self._blocks[j, i].T
         if (i, j) not in self._blocks:
-            self._blocks[i, j] = self._source.block(i, j)
+            chosen = tuple(dict.fromkeys((self.steps[i], self.steps[j])))
+            self._blocks[i, j] = self._source(*chosen).block(0, len(chosen) - 1)
         return self._blocks[i, j]
 
     def __eq__(self, other: object) -> bool:
@@ -77,7 +69,7 @@ class TwoTimeKernel:
         m: Tensor,
         fields: Sequence[Tensor],
         columns: int,
-        feature: Callable[..., Tensor] = lambda q: q,
+        feature: Callable[..., Tensor] = same,
         total: Callable[[Tensor], Tensor] | None = None,
     ) -> TwoTimeKernel:
         """The kernel of q(t) = feature(field(t)) (N, Q), averaged with weights m (N,), fields given for each step: made at once.

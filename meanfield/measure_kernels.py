@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ from meanfield.scaling import MeasureLimit
 class MeasureKernels:
     """Phi1 and G1 of the particles at each snapshot, and, called, their tangent kernels (snapshots, P, C, P, C).
 
-    device: where they are made. A sum over P^2 pairs of samples and all particles takes
-    as long as many steps, so nothing is made before it is looked at. total: completes sums of which other processes hold the
-    rest; then all is made at once, since all must take part.
+    device: where they are made. A sum over P^2 pairs of samples and all particles takes as long as many steps, so nothing is made
+    before it is looked at. total: completes sums of which other processes hold the rest; then all is made at once, since all must
+    take part.
     """
 
     problem: Problem
@@ -34,10 +34,8 @@ class MeasureKernels:
     def kernels(self) -> dict[str, TwoTimeKernel]:
         """Phi1 and G1 at every pair of snapshots; nothing without snapshots"""
         keys = self.problem.network.keys("Phi", "G") if self.steps else []
-        averages = {key: _Averages(self, gradients=key.kind == "G") for key in keys}
-        if self.total is None:
-            return {name: TwoTimeKernel(self.steps, source) for name, source in averages.items()}
-        return {name: TwoTimeKernel(self.steps, source.factor()) for name, source in averages.items()}
+        made = {key: TwoTimeKernel(self.steps, partial(self._neurons, key.kind)) for key in keys}
+        return made if self.total is None else {k: TwoTimeKernel(self.steps, v.factor) for k, v in made.items()}
 
     @property
     def steps(self) -> list[int]:
@@ -54,32 +52,18 @@ class MeasureKernels:
         pairs = ([kernel.at(t).double() for kernel in self.kernels.values()] for t in self.steps)
         return torch.stack([tangent_of(self.problem, self.limit, [phi], [g]) for phi, g in pairs])
 
+    def _neurons(self, kind: str, *steps: int) -> NeuronAverages:
+        """Of phi(h) (P columns), or of a phi'(h) (P C columns)"""
+        measures, data = [self.particles[step] for step in steps], self.problem.data
+        points = [torch.cat(measure.tensors[:2], 1).to(self.device) for measure in measures]  # (N, C + D) each
+        columns = data.y.numel() if kind == "G" else data.samples
+        return NeuronAverages(measures[0].m.to(self.device), points, columns, partial(self._feature, kind), self.total)
 
-@dataclass(frozen=True)
-class _Averages:
-    """Of phi(h) (P columns), or of a phi'(h) (P C columns)"""
-
-    of: MeasureKernels
-    gradients: bool
-
-    def factor(self) -> Tensor:
-        return self._neurons(*self.of.steps).factor()
-
-    def block(self, t: int, s: int) -> Tensor:
-        chosen = dict.fromkeys((self.of.steps[t], self.of.steps[s]))
-        return self._neurons(*chosen).block(0, len(chosen) - 1)
-
-    def _neurons(self, *steps: int) -> NeuronAverages:
-        measures, data = [self.of.particles[step] for step in steps], self.of.problem.data
-        points = [torch.cat(measure.tensors[:2], 1).to(self.of.device) for measure in measures]  # (N, C + D) each
-        columns = data.samples * (data.outputs if self.gradients else 1)
-        return NeuronAverages(measures[0].m.to(self.of.device), points, columns, self._feature, self.of.total)
-
-    def _feature(self, q: Tensor) -> Tensor:
+    def _feature(self, kind: str, q: Tensor) -> Tensor:
         """(n, columns) of the particles q (n, C + D)"""
-        network, c = self.of.problem.network, self.of.problem.data.outputs
-        h = q[:, c:] @ network.inputs(self.of.problem.data.x).to(q).T
-        if not self.gradients:
+        network, c = self.problem.network, self.problem.data.outputs
+        h = q[:, c:] @ network.inputs(self.problem.data.x).to(q).T
+        if kind == "Phi":
             return network.nonlinearity.phi(h)
         slope = network.weight_std * network.nonlinearity.dphi(h)  # (n, P)
         return (slope[:, :, None] * q[:, None, :c]).flatten(1)  # (n, P C)
