@@ -34,7 +34,9 @@ class MeasureKernels:
     def kernels(self) -> dict[str, TwoTimeKernel]:
         """Phi1 and G1 at every pair of snapshots; nothing without snapshots"""
         keys = self.problem.network.keys("Phi", "G") if self.steps else []
-        made = {key: TwoTimeKernel(self.steps, partial(self._neurons, key.kind)) for key in keys}
+        made: dict[str, TwoTimeKernel] = {
+            key: TwoTimeKernel(self.steps, partial(self._neurons, key.kind)) for key in keys
+        }
         return made if self.total is None else {k: TwoTimeKernel(self.steps, v.factor) for k, v in made.items()}
 
     @property
