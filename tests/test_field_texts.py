@@ -2,10 +2,15 @@
 
 import ast
 import inspect
+import io
+import os
 import re
+from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from typing import get_type_hints
+from unittest.mock import patch
 
 import pytest
 
@@ -78,11 +83,12 @@ def argued(make, name):
     return [line.strip().removeprefix(f"{name}: ") for line in below if line.strip().startswith(f"{name}: ")]
 
 
-def helped(capsys, *command):
-    with pytest.raises(SystemExit) as end:
+@cache
+def helped(*command):
+    with patch.dict(os.environ, COLUMNS="100"), redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as end:
         cli.main([*command, "--help"])
     assert end.value.code == 0
-    return capsys.readouterr().out
+    return out.getvalue()
 
 
 def joined(text):
@@ -104,9 +110,8 @@ def shown(text):
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.__name__.lower())
-def test_the_help_of_a_flag_is_the_text_of_its_field(capsys, monkeypatch, command):
-    monkeypatch.setenv("COLUMNS", "100")
-    out = helped(capsys, command.__name__.lower())
+def test_the_help_of_a_flag_is_the_text_of_its_field(command):
+    out = helped(command.__name__.lower())
     flags, wanted = shown(out), expected(command)
     assert set(flags) == set(wanted)
     for flag, told in wanted.items():
@@ -117,23 +122,21 @@ def test_the_help_of_a_flag_is_the_text_of_its_field(capsys, monkeypatch, comman
     assert "{None}" not in out
 
 
-def test_help_speaks_a_shell_s_words(capsys, monkeypatch):
+def test_help_speaks_a_shell_s_words():
     """Names of settings stand there as flags, with dashes."""
-    monkeypatch.setenv("COLUMNS", "100")
     known = [kind for command in cli.COMMANDS for kind in (command, *get_type_hints(command).values())]
     names = {f.name for kind in (*known, mf.Network, mf.Training) if is_dataclass(kind) for f in fields(kind)}
     underscored = {name for name in names if "_" in name}
     assert "learning_rate" in underscored
     for command in cli.COMMANDS:
-        out = helped(capsys, command.__name__.lower())
+        out = helped(command.__name__.lower())
         assert not underscored & set(re.findall(r"[a-z_0-9]+", out)), command
 
 
-def test_the_top_names_every_command(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    top = helped(capsys)
+def test_the_top_names_every_command():
+    top = helped()
     assert all(f"• {command.__name__.lower()} " in top for command in cli.COMMANDS)
-    flow = helped(capsys, "flow")
+    flow = helped("flow")
     assert f"--network.activation {{{','.join(mf.activations.names())}}}" in flow
 
 
