@@ -35,22 +35,29 @@ class Window:
     def __init__(self, problem: Problem, steps: int, samples: int, seed: int, dtype: str = "float64") -> None:
         self.problem = problem
         network, data = problem.network, problem.data
-        self.act, self.depth = network.nonlinearity, network.depth
+        self.act = network.nonlinearity
+        self.depth = network.depth
         self.exact = network.is_linear
         self.kind = torch.float64 if self.exact else checks.DTYPES[dtype]
-        self.times, self.responses = 1 + steps, [Key(kind, l) for kind in "AB" for l in range(1, self.depth)]
+        self.times = 1 + steps
+        self.responses = [Key(kind, l) for kind in "AB" for l in range(1, self.depth)]
         self.gain, rate_a, rate_w = problem.scaling.measure_limit()
-        self.p, self.c, self.power = data.samples, data.outputs, network.weight_std**2
+        self.p = data.samples
+        self.c = data.outputs
+        self.power = network.weight_std**2
         per_sample = problem.training.learning_rate * self.power / self.p
-        self.step_w, self.step_a = per_sample * rate_w, per_sample * rate_a
+        self.step_w = per_sample * rate_w  # k omega^2 / P
+        self.step_a = per_sample * rate_a
         x = data.all_x / math.sqrt(data.inputs)
-        self.points, self.k_x = len(x), x @ x.T
+        self.points = len(x)
+        self.k_x = x @ x.T
         self.phi0 = self._constant(self.k_x)
         self.g_last = self._constant(torch.eye(self.c, dtype=torch.float64).repeat(self.p, self.p))
         times = torch.arange(self.times)
-        row, g, col = (times.repeat_interleave(n) for n in (self.points, self.p * self.c, self.p))
-        self.late_c, self.late_d = row[:, None] > g, g[:, None] > col
-        self.causal_b = g[:, None] >= col
+        of_h, of_g, of_phi = (times.repeat_interleave(rows) for rows in (self.points, self.p * self.c, self.p))
+        self.late_c = of_h[:, None] > of_g  # s < t
+        self.late_d = of_g[:, None] > of_phi
+        self.causal_b = of_g[:, None] >= of_phi  # s <= t
         self.train = (torch.arange(self.points) < self.p).repeat(self.times)  # among the rows of h
         self.weights = 1.0 if problem.training.batch_size is None else self._weights(problem.training)
         if not self.exact:
@@ -140,7 +147,7 @@ class Window:
         """
         delta = self.problem.loss_function.delta(now["f"][:, : self.p], self.problem.data.y).flatten(0, 1)
         delta = delta * self.weights  # (T P, C)
-        source, found = dict(now), dict(now)
+        source = new = now
         for l in [*range(1, self.depth + 1), *(range(self.depth - 1, 0, -1) if fresh else ())]:
             phi = source[Key("Phi", l - 1)] if l > 1 else self.phi0
             g = source[Key("G", l + 1)] if l < self.depth else self.g_last
@@ -151,61 +158,76 @@ class Window:
                 c = c + source[Key("A", l - 1)]
             if l < self.depth:
                 d = d + source[Key("B", l)]
-            site = self._matrices if self.exact else self._sampled
-            new = site(l, self.power * phi, self.power * g, c, d)
-            found |= dict(zip((Key("Phi", l), Key("G", l)), new[:2], strict=True))
+            averaged = self._matrices if self.exact else self._sampled
+            phi, g, a, b, f = averaged(l, self.power * phi, self.power * g, c, d)
+            new = new | {Key("Phi", l): phi, Key("G", l): g}
             if l < self.depth:
-                found[Key("A", l)] = new[2]
+                new[Key("A", l)] = a
             if l > 1:
-                found[Key("B", l - 1)] = new[3]
+                new[Key("B", l - 1)] = b
             if l == self.depth:
-                found["f"] = self.gain * new[4]
-            source = found if fresh else now
-        return found
+                new["f"] = self.gain * f
+            source = new if fresh else now
+        return new
 
     def _matrices(self, l: int, cov_u: Tensor, cov_r: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
         """Linear layers: h = h_u u + h_r r, z = z_u u + z_r r, so averages and responses are products of matrices."""
+        del l  # all layers alike
         wide = d.new_zeros(len(d), len(c))
         wide[:, self.train] = d
         h_u = torch.linalg.inv(torch.eye(len(c), dtype=c.dtype) - c @ wide)
         h_r = h_u @ c
-        z_u, z_r = wide @ h_u, torch.eye(len(d), dtype=d.dtype) + wide @ h_r
+        z_u = wide @ h_u
+        z_r = torch.eye(len(d), dtype=d.dtype) + wide @ h_r
         phi = h_u @ cov_u @ h_u.T + h_r @ cov_r @ h_r.T
         g = z_u @ cov_u @ z_u.T + z_r @ cov_r @ z_r.T
-        f = (z_u @ cov_u @ h_u.T + z_r @ cov_r @ h_r.T).reshape(self.times, -1, self.times, self.points)[:, : self.c]
-        f = f.diagonal(dim1=0, dim2=2).permute(2, 1, 0)  # (T, points, C)
-        return phi, g, self.power * h_r * self.late_c, self.power * z_u[:, self.train] * self.causal_b, f
+        a = self.power * h_r * self.late_c
+        b = self.power * z_u[:, self.train] * self.causal_b
+        z_phi = (z_u @ cov_u @ h_u.T + z_r @ cov_r @ h_r.T).reshape(self.times, -1, self.times, self.points)
+        f = z_phi[:, : self.c].diagonal(dim1=0, dim2=2).permute(2, 1, 0)  # (T, points, C)
+        return phi, g, a, b, f
 
     def _sampled(self, l: int, cov_u: Tensor, cov_r: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
         """Nonlinear layers: S samples of u and r, marched through time; averages over them."""
-        t_, n, q = self.times, self.points, self.p * self.c
+        u, r = self._fields(l, cov_u, cov_r)
+        phi, g, z = self._marched(u, r, c.to(self.kind), d.to(self.kind))
+        samples, rows = u.shape[1], self.p * self.c
+        readout = z.reshape(self.times, rows, samples)[:, : self.c]
+        f = (phi.reshape(self.times, self.points, samples) @ readout.transpose(1, 2)).double() / samples
+        # where there is no matrix, below the first layer and above the last, there is no response either
+        a = phi[:0] if l == self.depth else self._response(phi @ r.T / samples, cov_r, self.points, rows, 0)
+        cov_u = cov_u[self.train][:, self.train]
+        b = g[:0] if l == 1 else self._response(g @ u[self.train].T / samples, cov_u, rows, self.p, 1)
+        return (phi @ phi.T).double() / samples, (g @ g.T).double() / samples, self.power * a, self.power * b, f
+
+    def _fields(self, l: int, cov_u: Tensor, cov_r: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples of u^l and r^l; u^1 and r^L = omega a(0) do not depend on time"""
         white_u, white_r = self.draws[l - 1]
+        now = slice(0, self.points)
         if l == 1:
-            u = (square_root(cov_u[:n, :n], sorted_modes=True).to(self.kind) @ white_u).repeat(t_, 1)
+            u = (square_root(cov_u[now, now], sorted_modes=True).to(self.kind) @ white_u).repeat(self.times, 1)
         else:
             u = square_root(cov_u).to(self.kind) @ white_u
         if l == self.depth:
-            a = _balanced(white_r, self.act.phi(u[:n]), white_u)
-            r = math.sqrt(self.power) * a.repeat(t_ * self.p, 1)
+            a = _balanced(white_r, self.act.phi(u[now]), white_u)
+            r = math.sqrt(self.power) * a.repeat(self.times * self.p, 1)
         else:
             r = square_root(cov_r).to(self.kind) @ white_r
-        c, d = c.to(self.kind), d.to(self.kind)
-        s = u.shape[1]
-        phi, z, g, features = (torch.empty_like(v) for v in (u, r, r, r[:: self.c]))
-        for t in range(t_):
-            i, j, k = slice(t * n, (t + 1) * n), slice(t * q, (t + 1) * q), slice(t * self.p, (t + 1) * self.p)
-            h = u[i] + c[i, : t * q] @ g[: t * q]
-            phi[i] = self.act.phi(h)
-            features[k] = phi[i][: self.p]
-            z[j] = r[j] + d[j, : k.stop] @ features[: k.stop]
-            g[j] = self.act.dphi(h[: self.p]).repeat_interleave(self.c, 0) * z[j]
-        readout = z.reshape(t_, q, s)[:, : self.c]
-        f = (phi.reshape(t_, n, s) @ readout.transpose(1, 2)).double() / s
-        # where there is no matrix, below the first layer and above the last, there is no response either
-        a_response = phi[:0] if l == self.depth else self._response(phi @ r.T / s, cov_r, n, q, 0)
-        cov_u = cov_u[self.train][:, self.train]
-        b_response = g[:0] if l == 1 else self._response(g @ u[self.train].T / s, cov_u, q, self.p, 1)
-        return (phi @ phi.T).double() / s, (g @ g.T).double() / s, self.power * a_response, self.power * b_response, f
+        return u, r
+
+    def _marched(self, u: Tensor, r: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """phi, g and z of the samples at all times: equations 20 and 21"""
+        phi, z, g = (torch.empty_like(field) for field in (u, r, r))
+        features = torch.empty_like(r[:: self.c])  # phi of the training points
+        n, p, rows = self.points, self.p, self.p * self.c
+        for t in range(self.times):
+            at, at_g, seen = slice(t * n, (t + 1) * n), slice(t * rows, (t + 1) * rows), (t + 1) * p
+            h = u[at] + c[at, : t * rows] @ g[: t * rows]
+            phi[at] = self.act.phi(h)
+            features[t * p : seen] = phi[at][:p]
+            z[at_g] = r[at_g] + d[at_g, :seen] @ features[:seen]
+            g[at_g] = self.act.dphi(h[:p]).repeat_interleave(self.c, 0) * z[at_g]
+        return phi, g, z
 
     def _response(self, cross: Tensor, cov: Tensor, rows: int, columns: int, reach: int) -> Tensor:
         """<dF(t) / dr(s)> for s < t + reach, from the Gaussian identity <F r> = <dF/dr> cov.

@@ -6,17 +6,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from meanfield import checks
 from meanfield.arguments import checked
 from meanfield.kernels import TwoTimeKernel, tangent_of
 from meanfield.problem import Problem
 from meanfield.solution import Solution, Status
+from solvers.anderson import Anderson
 from solvers.clock import postponed_interrupt, progress_bar
 from solvers.dmft_window import Kernels, Window, distance, square_root
 from solvers.failures import WHERE, NonFiniteError, SolverError, Watch, conclude
@@ -192,7 +191,8 @@ class FixedPointDMFT:
     ) -> tuple[Kernels, Status, list[float]]:
         """The last image of the map, from the kernels of a shorter window on, damped and extrapolated by Anderson's rule."""
         image = now = window.extended(known)
-        scale, changes, past = None, [], []
+        changes: list[float] = []
+        next_point = Anderson(self.anderson, self.damping)
         label = f"fixed point, {window.times - 1} steps"
         for _ in progress_bar(label, self.progress, iterable=range(self.iterations)):
             if interrupted():
@@ -209,11 +209,7 @@ class FixedPointDMFT:
             changes.append(max(distance(image[name], now[name]) for name in image if name not in window.responses))
             if len(changes) > 1 and max(changes[-2:]) < limit:  # twice: responses lag by one iteration
                 return image, Status.CONVERGED, changes
-            if scale is None:
-                scale = torch.cat([(1 / (q.norm() + 1e-9)).expand(q.numel()) for q in image.values()])
-            x = _flat(now) * scale
-            past = [*past, (x, _flat(image) * scale - x)][-self.anderson - 1 :]
-            now = _shaped(_mixed(past, self.damping) / scale, now)
+            now = next_point(now, image)
         return image, Status.NOT_CONVERGED, changes
 
 
@@ -245,23 +241,3 @@ def _solution(
         tangent=torch.stack([tangent_of(problem, limit, *at[t]) for t in steps]) if steps else None,
         stats=stats,
     )
-
-
-def _flat(now: Kernels) -> Tensor:
-    return torch.cat([q.flatten() for q in now.values()])
-
-
-def _shaped(x: Tensor, like: Kernels) -> Kernels:
-    pieces = x.split([q.numel() for q in like.values()])
-    return {name: piece.reshape(q.shape) for (name, q), piece in zip(like.items(), pieces, strict=True)}
-
-
-def _mixed(past: list[tuple[Tensor, Tensor]], damping: float) -> Tensor:
-    """The next point from earlier (points, changes): Anderson's combination of smallest change, then a damped step"""
-    x, change = past[-1]
-    if len(past) > 1:
-        dx = torch.stack([b[0] - a[0] for a, b in pairwise(past)], 1)
-        dr = torch.stack([b[1] - a[1] for a, b in pairwise(past)], 1)
-        gamma = torch.linalg.lstsq(dr, change[:, None], driver="gelsd").solution[:, 0]
-        x, change = x - dx @ gamma, change - dr @ gamma
-    return x + damping * change
