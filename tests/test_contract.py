@@ -14,11 +14,6 @@ import meanfield as mf
 from meanfield import sealed
 from meanfield.storage import load
 from solvers import (
-    CausalDMFT,
-    FiniteWidth,
-    FixedPointDMFT,
-    InfiniteLogitsLimit,
-    TangentKernelLimit,
     WassersteinFlow,
     checkpointed,
     checkpoints,
@@ -27,22 +22,8 @@ from solvers import (
 from solvers.cli import main
 from solvers.dmft_window import Window
 from solvers.trajectory import Trajectory
+from tests.contract import MEAN_FIELD, TABLE
 
-DATA = mf.digits(n_train=4, n_test=2)
-MEAN_FIELD = mf.Problem(DATA, training=mf.Training(0.2, 6))
-DEEP = replace(MEAN_FIELD, network=mf.Network(2))
-TABLE = {  # command: solver, problem, flags
-    "flow": (WassersteinFlow(16), MEAN_FIELD, "--solver.particles 16"),
-    "dmft": (CausalDMFT(64), DEEP, "--solver.samples 64 --network.depth 2"),
-    "fixedpoint": (FixedPointDMFT(256), DEEP, "--solver.samples 256 --network.depth 2"),
-    "lazy": (TangentKernelLimit(), replace(DEEP, scaling=mf.ntk()), "--network.depth 2 --scaling ntk"),
-    "logits": (
-        InfiniteLogitsLimit(16),
-        replace(MEAN_FIELD, scaling=mf.default(4), loss="logistic"),
-        "--solver.particles 16 --scaling default --reference-width 4 --loss logistic",
-    ),
-    "net": (FiniteWidth(8), MEAN_FIELD, "--width 8"),
-}
 TRAINING = "--data.n-train 4 --data.n-test 2 --training.learning-rate 0.2 --training.steps 6"
 
 
@@ -53,7 +34,8 @@ class Killed(BaseException):
 @pytest.fixture(params=TABLE)
 def case(request, tmp_path, capsys):
     """(whole solution, solver, problem, run(*flags) -> (exit status, text))"""
-    solver, problem, flags = TABLE[request.param]
+    row = TABLE[request.param]
+    solver, problem, flags = row.solver, row.problem, row.flags
 
     usual = (request.param, "--out", tmp_path / "run.nc", *TRAINING.split(), *flags.split())
 

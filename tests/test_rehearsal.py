@@ -1,8 +1,6 @@
 """Estimates before a run: exact on a made-up clock, from the true beginning of the run, quiet; bounds on memory against measured peaks."""
 
 import re
-import signal
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,18 +10,13 @@ import pytest
 import torch
 
 import meanfield as mf
-import solvers
 from solvers import (
     CausalDMFT,
     Estimate,
     FiniteWidth,
-    FixedPointDMFT,
-    InfiniteLogitsLimit,
-    TangentKernelLimit,
     WassersteinFlow,
     clock,
     finite_width,
-    rehearsal,
 )
 from solvers.clock import Clock, begun, postponed_interrupt
 from solvers.failures import Interrupted
@@ -207,77 +200,6 @@ def test_windows_are_extrapolated_by_their_polynomial():
     assert max(runs) == 16
     assert by_law(run, 3, 100.0, time)[1] == 3
     assert by_law(run, 0, 1.0, time)[0] == pytest.approx([0.012 + 1e-5])
-
-
-CASES = [
-    (WassersteinFlow(64), problem(steps=500_000)),
-    (InfiniteLogitsLimit(64), replace(problem(steps=500_000), scaling=mf.default(64), loss="logistic")),
-    (CausalDMFT(64), problem(2, steps=500_000)),
-    (FiniteWidth(8), problem(2, steps=500_000)),
-    (TangentKernelLimit(), problem(steps=500_000)),
-]
-
-
-@pytest.mark.parametrize(("solver", "asked"), CASES, ids=lambda case: type(case).__name__)
-def test_a_rehearsal_is_the_beginning_of_the_run(solver, asked):
-    """The same bits, with the method that the command line and studies use; it ends at a step, and is no failure"""
-    beginning = begun(replace(solver, snapshots=()), asked, Clock(1e-3))
-    assert not beginning.whole
-    assert beginning.solution is not None
-    steps = beginning.solution.steps
-    assert 1 <= steps < 500_000
-    assert torch.equal(beginning.solution.f, solver(asked.with_steps(steps)).f)
-    assert len(beginning.costs()) == steps
-    assert min(beginning.setup, beginning.end, *beginning.costs()) > 0
-
-
-@pytest.mark.parametrize(("solver", "asked"), CASES, ids=lambda case: type(case).__name__)
-def test_an_estimate_is_quiet_and_leaves_everything_as_it_was(solver, asked, capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = [_numpy_state(), signal.getsignal(signal.SIGINT), [*warnings.filters]]
-    torch_before = torch.get_rng_state()
-    found = solver.estimate(asked, seconds=0.01)
-    assert found.seconds > 0.01
-    assert "of 500000 steps" in str(found)
-    assert str(found).startswith("about ")
-    assert torch.equal(torch_before, torch.get_rng_state())
-    assert before == [_numpy_state(), signal.getsignal(signal.SIGINT), [*warnings.filters]]
-    assert capfd.readouterr() == ("", "")
-    assert not list(tmp_path.iterdir())
-    assert clock.current() is None
-
-
-def _numpy_state():
-    return np.random.get_state()[1].tolist()  # noqa: NPY002
-
-
-def test_every_solver_has_an_estimate():
-    exported = [value for name, value in vars(solvers).items() if name in solvers.__all__ and isinstance(value, type)]
-    callable_on_problems = [value for value in exported if "__call__" in vars(value)]
-    assert {CausalDMFT, FixedPointDMFT, TangentKernelLimit, WassersteinFlow} < set(callable_on_problems)
-    assert [solver.__name__ for solver in callable_on_problems if not hasattr(solver, "estimate")] == []
-
-
-@pytest.mark.parametrize(
-    ("solver", "asked"),
-    [
-        (WassersteinFlow(2**45), problem()),
-        (InfiniteLogitsLimit(2**45), replace(problem(), scaling=mf.default(64), loss="logistic")),
-        (CausalDMFT(2**45), problem(2)),
-        (FixedPointDMFT(2**45), problem(2)),
-        (FiniteWidth(2**25), problem(2)),
-        (TangentKernelLimit(), problem(steps=10**13)),
-    ],
-    ids=lambda case: type(case).__name__,
-)
-def test_what_does_not_fit_is_refused_before_it_is_rehearsed(solver, asked, monkeypatch):
-    monkeypatch.setattr(clock, "under", lambda _: pytest.fail("work was done"))
-    monkeypatch.setattr(rehearsal, "under", lambda _: pytest.fail("work was done"))
-    with pytest.raises(MemoryError):
-        solver.estimate(asked)
-    if not isinstance(solver, TangentKernelLimit):
-        with pytest.raises(ValueError, match="snapshots must lie in"):
-            replace(solver, snapshots=(101,)).estimate(asked)
 
 
 def test_a_run_that_blows_up_is_estimated_to_its_end():

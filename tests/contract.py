@@ -1,0 +1,99 @@
+"""The solvers, one row each: what every test of the contract is tried with. A new solver adds its row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import meanfield as mf
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    FixedPointDMFT,
+    InfiniteLogitsLimit,
+    TangentKernelLimit,
+    WassersteinFlow,
+)
+from solvers.solver import Solver
+
+DATA = mf.digits(n_train=4, n_test=2)
+MEAN_FIELD = mf.Problem(DATA, training=mf.Training(0.2, 6))
+DEEP = replace(MEAN_FIELD, network=mf.Network(2))
+NTK = replace(DEEP, scaling=mf.ntk())
+LOGITS = replace(MEAN_FIELD, scaling=mf.default(4), loss="logistic")
+FLOW = mf.Training(0.2, 6, optimiser="gradient_flow")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A solver, a problem of six steps that it takes, the same on the command line, and one that it refuses with these words.
+
+    large: a setting that no memory holds, if there is one. float32, seldom: how far f may be from that in float64, and from that which is
+    recorded at every step, relative. without_loop: why it does not step through time.
+    """
+
+    solver: Solver
+    problem: mf.Problem
+    flags: str
+    refused: mf.Problem
+    why: str
+    large: dict[str, int] | None
+    float32: float = 1e-5
+    seldom: float = 1e-13  # training and test samples are summed together where a step is recorded
+    without_loop: str = ""
+
+
+TABLE = {
+    "flow": Row(
+        WassersteinFlow(16),
+        MEAN_FIELD,
+        "--solver.particles 16",
+        DEEP,
+        "CausalDMFT takes any depth",
+        {"particles": 2**45},
+    ),
+    "dmft": Row(
+        CausalDMFT(64),
+        DEEP,
+        "--solver.samples 64 --network.depth 2",
+        NTK,
+        "has no limit as a flow of measures",
+        {"samples": 2**45},
+        float32=1e-2,  # its tolerance, below which directions are dropped
+        seldom=1e-2,  # recorded passes show it other directions
+    ),
+    "fixedpoint": Row(
+        FixedPointDMFT(256),
+        DEEP,
+        "--solver.samples 256 --network.depth 2",
+        replace(DEEP, training=FLOW),
+        "for gradient_flow take a small learning_rate",
+        {"samples": 2**45},
+        float32=1e-3,  # its tolerance
+        seldom=0,
+        without_loop="it iterates over whole windows",
+    ),
+    "lazy": Row(
+        TangentKernelLimit(),
+        NTK,
+        "--network.depth 2 --scaling ntk",
+        LOGITS,
+        "has no lazy limit",
+        None,
+    ),
+    "logits": Row(
+        InfiniteLogitsLimit(16),
+        LOGITS,
+        "--solver.particles 16 --scaling default --reference-width 4 --loss logistic",
+        replace(LOGITS, training=FLOW),
+        "so there is no gradient flow",
+        {"particles": 2**45},
+    ),
+    "net": Row(
+        FiniteWidth(8),
+        MEAN_FIELD,
+        "--width 8",
+        replace(LOGITS, loss=LOGITS.loss_function.at_infinite_logits()),
+        "a network of finite width has finite logits",
+        {"width": 2**25},
+    ),
+}
