@@ -36,11 +36,11 @@ class AveragesTable:
         """The averages for p (.., n), q (.., m), c (.., n, m)"""
         s, t, rho, gap = standard_form(p, q, c)
         x = _drawn_out(rho, gap, self.reach)
-        found = []
+        averages = []
         for f, span, series in zip((self.source.phi.phi, self.source.phi.dphi), self.spans, self.series, strict=True):
             left, right = f(s * self.at) @ span, f(t.mT * self.at) @ span
-            found.append(_clenshaw(x, left, right.mT, series))
-        return found[0], found[1]
+            averages.append(_clenshaw(x, left, right.mT, series))
+        return averages[0], averages[1]
 
 
 def prepared(source: Quadrature, p: Tensor, q: Tensor, pairs: int) -> Callable[[Tensor, Tensor, Tensor], Averages]:
@@ -126,13 +126,13 @@ def _series(source: Quadrature, bases: list[_Basis], steep: Tensor, level: int, 
         both = [_matrices(source, bases, *at, steep, level) for at in zip(rho.split(1), gap.split(1), strict=True)]
         transform = 2 / count * torch.cos(math.pi * torch.arange(count, dtype=steep.dtype)[:, None] * places)
         transform[0] /= 2
-        found = []
+        series = []
         for k in range(len(bases)):
             positive, negative = (torch.stack([pair[k][sign] for pair in both]) for sign in range(2))
-            found.append(torch.einsum("ma,aij->mij", transform, torch.cat([positive, negative.flip(0)])))
-        left_out = max(float(c[-2:].abs().max()) for c in found)
+            series.append(torch.einsum("ma,aij->mij", transform, torch.cat([positive, negative.flip(0)])))
+        left_out = max(float(c[-2:].abs().max()) for c in series)
         if left_out <= 2 * TAIL:
-            return [_in_basis(c, basis) for c, basis in zip(found, bases, strict=True)]
+            return [_in_basis(c, basis) for c, basis in zip(series, bases, strict=True)]
     raise ValueError(
         f"the Gaussian averages of the activation {source.phi.name!r} do not converge in the correlation at standard deviations up to "
         f"{float(steep):.3g}: {left_out:.1e} (relative) is left out; {SCALE}"
@@ -146,11 +146,11 @@ def _matrices(
     kinks = source.kinks(steep)
     x, weight = source.shared(rho, gap, steep, kinks, level)
     y, share = (v[0] for v in source.own(x, rho, gap, steep, kinks, level))
-    found = []
+    pairs = []
     for basis in bases:
         g = torch.stack([(basis.f(s * y) * share).sum(1) for s in basis.s]) / basis.size[:, None]
-        found.append(((g * weight) @ g.T, (g * weight) @ g.flip(1).T))
-    return found
+        pairs.append(((g * weight) @ g.T, (g * weight) @ g.flip(1).T))
+    return pairs
 
 
 def _in_basis(c: Tensor, basis: _Basis) -> Tensor:

@@ -30,35 +30,35 @@ def lookup(kind: str, name: Any, known: Mapping[str, T]) -> T:
 
 def positive(name: str, value: Any, zero: bool = False, below: float = math.inf) -> float:
     """`value` as a finite float above zero (or at zero, if `zero`) and below `below`."""
-    found = number(name, value)
-    if not math.isfinite(found) or found < 0 or (found == 0 and not zero):
+    as_float = number(name, value)
+    if not math.isfinite(as_float) or as_float < 0 or (as_float == 0 and not zero):
         raise ValueError(
             f"{name} must be {'non-negative' if zero else 'positive'} and finite: received {shown(value)}; "
             f"give e.g. {name}={min(1.0, below / 2)}"
         )
-    if found >= below:
+    if as_float >= below:
         raise ValueError(f"{name} must be below {below:g}: received {shown(value)}; give e.g. {name}={below / 2}")
-    return found
+    return as_float
 
 
 def finite(name: str, value: Any) -> float:
-    found = number(name, value)
-    if not math.isfinite(found):
+    as_float = number(name, value)
+    if not math.isfinite(as_float):
         raise ValueError(f"{name} must be a finite number: received {shown(value)}")
-    return found
+    return as_float
 
 
 def integer(name: str, value: Any, least: float = -math.inf) -> int:
     """`value` as an int of at least `least`, within 64 bits; whole floats and numpy integers pass, booleans do not."""
-    found = None if isinstance(value, bool) else value if isinstance(value, int) else number(name, value)
-    if found is None or not -math.inf < found < math.inf or found != int(found):
+    whole = None if isinstance(value, bool) else value if isinstance(value, int) else number(name, value)
+    if whole is None or not -math.inf < whole < math.inf or whole != int(whole):
         example = "" if least == -math.inf else f"; give e.g. {name}={int(max(least, 1))}"
         raise ValueError(f"{name} must be a whole number: received {shown(value)}{example}")
-    if found < least:
+    if whole < least:
         raise ValueError(f"{name} must be at least {least}: received {shown(value)}")
-    if abs(found) > _LARGEST:
+    if abs(whole) > _LARGEST:
         raise ValueError(f"{name} must lie within 64 bits: received {shown(value)}")
-    return int(found)
+    return int(whole)
 
 
 def integers(name: str, values: int | Iterable[int], least: int) -> tuple[int, ...]:
@@ -172,16 +172,16 @@ def memory_in_all(parts: Mapping[str, tuple[float, str]], limit: float | None = 
 
 def number(name: str, value: Any) -> float:
     """`value` as a float, which may be NaN or infinite"""
-    found = array_input.untracked(name, value) if isinstance(value, Tensor) else value
+    plain = array_input.untracked(name, value) if isinstance(value, Tensor) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
-            found = getattr(found, "item")()  # noqa: B009  numpy and torch scalars
+            plain = getattr(plain, "item")()  # noqa: B009  numpy and torch scalars
         except (AttributeError, ValueError, RuntimeError):
-            found = None
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
+            plain = None
+    if isinstance(plain, bool) or not isinstance(plain, (int, float)):
         raise ValueError(f"{name} must be a number: received {shown(value)}")
     try:
-        return float(found)
+        return float(plain)
     except OverflowError:
         raise ValueError(f"{name} is beyond the range of floating-point numbers: received {shown(value)}") from None
 

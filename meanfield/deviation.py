@@ -51,7 +51,7 @@ def deviation(
     for name in names:
         checks.lookup("observable", name, {**observables(network), **dict.fromkeys(distances)})
     rng = np.random.default_rng(checks.seed("seed", seed))
-    found = {
+    by_name = {
         name: _distance(name, by_width, limits, rng) if name in distances else _decompose(name, by_width, limits)
         for name in names
     }
@@ -60,7 +60,7 @@ def deviation(
     return DeviationReport(
         widths=tuple(by_width),
         seeds=tuple(len(group) for group in by_width.values()),
-        observables=found,
+        observables=by_name,
         n_var=np.array([v for v, _ in scaled]),
         n_var_se=np.array([e for _, e in scaled]),
         predicted_n_var=expected,

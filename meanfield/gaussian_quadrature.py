@@ -46,14 +46,14 @@ class Quadrature:
         s = p.reshape(-1).sqrt()
         probes = _spread(s)
         level = self._level(self._singles, (probes,), torch.arange(len(probes)), s)
-        found = self._singles(s, level)
-        return found[0].reshape(p.shape), found[1].reshape(p.shape)
+        averages = self._singles(s, level)
+        return averages[0].reshape(p.shape), averages[1].reshape(p.shape)
 
     def pair(self, p: Tensor, q: Tensor, c: Tensor) -> Averages:
         """The averages for p (.., n), q (.., m), c (.., n, m)"""
         s, t, rho, gap = (x.reshape(-1) for x in torch.broadcast_tensors(*standard_form(p, q, c)))
-        found = self._pairs(s, t, rho, gap, self.level(torch.cat([s, t])))
-        return found[0].reshape(c.shape), found[1].reshape(c.shape)
+        averages = self._pairs(s, t, rho, gap, self.level(torch.cat([s, t])))
+        return averages[0].reshape(c.shape), averages[1].reshape(c.shape)
 
     def level(self, s: Tensor) -> int:
         """The refinement that suffices for pairs with deviations among s, as seen at the largest, middle and smallest of them"""
@@ -106,8 +106,10 @@ class Quadrature:
             self.own(way * x, r, gap, d, self.kinks(d), level) for d, way in ((s, 1.0), (t, sign))
         )
         u, v = s[:, None, None] * first, t[:, None, None] * second
-        found = [(f(u) * first_weight).sum(-1) * (f(v) * second_weight).sum(-1) for f in (self.phi.phi, self.phi.dphi)]
-        return (found[0] * weight).sum(1), (found[1] * weight).sum(1)
+        products = [
+            (f(u) * first_weight).sum(-1) * (f(v) * second_weight).sum(-1) for f in (self.phi.phi, self.phi.dphi)
+        ]
+        return (products[0] * weight).sum(1), (products[1] * weight).sum(1)
 
     def shared(self, r: Tensor, gap: Tensor, steep: Tensor, kinks: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Nodes x and weights (B, A) for correlations r = 1 - gap (B,) >= 0, deviations up to `steep` (B,) and kinks (B, K) of u/s"""

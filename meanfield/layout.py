@@ -223,10 +223,10 @@ SOLUTION = Kind("meanfield solution", Solution, _pack_solution, _unpack_solution
 
 def _registered(what: str, thing: Any, known: Callable[[str], Any], remedy: str) -> None:
     try:
-        found = known(thing.name)
+        meant = known(thing.name)
     except ValueError:
-        found = None
-    if found is not thing:
+        meant = None
+    if meant is not thing:
         raise ValueError(f"the {what} {thing.name!r} is not registered, and a file keeps only its name: {remedy}")
 
 

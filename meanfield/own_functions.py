@@ -17,40 +17,40 @@ def call(name: str, f: Callable[..., Tensor], shape: torch.Size, *given: Tensor)
     """f(*given): a finite tensor of this shape and of the dtype of what was given; ValueError that says what came instead."""
     taken = [x.detach().clone() for x in given]
     try:
-        found = f(*given)
+        returned = f(*given)
     except Exception as error:
         raise ValueError(f"{name} fails with {type(error).__name__}: {error}; {_RIGHT}") from error
-    if not isinstance(found, Tensor):
-        raise ValueError(f"{name} must return a torch tensor: received {type(found).__name__}; {_RIGHT}")
-    if found.shape != shape:
+    if not isinstance(returned, Tensor):
+        raise ValueError(f"{name} must return a torch tensor: received {type(returned).__name__}; {_RIGHT}")
+    if returned.shape != shape:
         at = ", ".join(str(tuple(x.shape)) for x in given)
         raise ValueError(
-            f"{name} must return the shape {tuple(shape)} for {at}: received {tuple(found.shape)}; {_RIGHT}"
+            f"{name} must return the shape {tuple(shape)} for {at}: received {tuple(returned.shape)}; {_RIGHT}"
         )
-    if found.dtype != given[0].dtype:
+    if returned.dtype != given[0].dtype:
         raise ValueError(
-            f"{name} must return the dtype that it is given, {given[0].dtype}: received {found.dtype}; give its constants as Python "
+            f"{name} must return the dtype that it is given, {given[0].dtype}: received {returned.dtype}; give its constants as Python "
             "numbers, or .to(h)"
         )
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(returned).all()):
         raise ValueError(
-            f"{name} must be finite: received {float(found[~torch.isfinite(found)][0])} for ordinary numbers"
+            f"{name} must be finite: received {float(returned[~torch.isfinite(returned)][0])} for ordinary numbers"
         )
     if any(not torch.equal(x.detach(), y) for x, y in zip(given, taken, strict=True)):
         raise ValueError(f"{name} changes its argument in place: return a new tensor")
-    return found
+    return returned
 
 
 def slope(name: str, f: Callable[..., Tensor], shape: torch.Size, at: Tensor, *more: Tensor) -> Tensor:
     """d sum f(at, *more) / d at by autograd, whatever its mode is; ValueError if f is cut off from autograd."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = at.clone().requires_grad_()
-        found = call(name, f, shape, leaf, *(x.clone() for x in more))
-        if not found.requires_grad:
+        value = call(name, f, shape, leaf, *(x.clone() for x in more))
+        if not value.requires_grad:
             raise ValueError(
                 f"{name} is cut off from autograd, which FiniteWidth differentiates: leave out detach() and numpy"
             )
-        return torch.autograd.grad(found.sum(), leaf)[0]
+        return torch.autograd.grad(value.sum(), leaf)[0]
 
 
 def same(what: str, where: Tensor, received: Tensor, right: Tensor, remedy: str, source: str = "autograd") -> None:
@@ -80,8 +80,8 @@ def check_activation(
     smooth = h.flatten()
     for at, _ in (*kinks, (0.0, 0.0)):  # phi' may take any value between its sides at a kink, which 0 may be unasked
         smooth = smooth[(smooth - at).abs() > 1e-3]
-    found = slope(f"phi of {own}", phi, smooth.shape, smooth)
-    same(f"phi' of {own} is not the derivative of phi", smooth, dphi(smooth), found, "give dphi=phi'")
+    derivative = slope(f"phi of {own}", phi, smooth.shape, smooth)
+    same(f"phi' of {own} is not the derivative of phi", smooth, dphi(smooth), derivative, "give dphi=phi'")
     _check_kinks(own, dphi, kinks)
 
 
@@ -121,8 +121,8 @@ def _jumps(dphi: Callable[[Tensor], Tensor]) -> list[tuple[float, float]]:
         low, below = torch.where(left, low, middle), torch.where(left, below, value)
         high, above = torch.where(left, middle, high), torch.where(left, value, above)
     jump = above - below
-    found = (jump.abs() > 1e-5 * (1 + above.abs())).nonzero()[:, 0].tolist()
-    return [(round(float(high[i]), 9) + 0.0, float(jump[i])) for i in found]
+    where = (jump.abs() > 1e-5 * (1 + above.abs())).nonzero()[:, 0].tolist()
+    return [(round(float(high[i]), 9) + 0.0, float(jump[i])) for i in where]
 
 
 def check_loss(
@@ -139,6 +139,6 @@ def check_loss(
             call(f"Delta of {own}", delta, f.shape, *pair)
     whole, alone = value(f, y.double())[:, :1], value(f[:, :1], y.double()[:1])
     same(f"value of {own} mixes samples", whole, whole, alone, "each sample's value must be its own", "one by itself")
-    found = -slope(f"value of {own}", value, f.shape[:2], f, y.double())
+    derivative = -slope(f"value of {own}", value, f.shape[:2], f, y.double())
     what = f"Delta of {own} is not -d value / d f"
-    same(what, f, delta(f, y.double()), found, "give delta the negative gradient of value, not divided by P")
+    same(what, f, delta(f, y.double()), derivative, "give delta the negative gradient of value, not divided by P")

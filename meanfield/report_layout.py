@@ -60,14 +60,16 @@ def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationRepo
     )
 
 
-def _pack_prediction(found: LazyPrediction, arrays: Arrays) -> dict[str, Any]:
-    problem = pack_problem(found.problem, arrays)
-    arrays.axis("time", found.times, "training time, learning rate times step")
-    arrays.put("mean", found.mean, "time sample output", "mean over the random start, training samples")
-    if found.mean_test is not None:
-        arrays.put("mean_test", found.mean_test, "time test_sample output", "mean over the random start, test samples")
-    arrays.put("covariance", found.covariance, "time any_sample any_sample_2", "of each output, over [x; x_test]")
-    return {"problem": problem, "stats": {k: plain(v) for k, v in found.stats.items()}}
+def _pack_prediction(prediction: LazyPrediction, arrays: Arrays) -> dict[str, Any]:
+    problem = pack_problem(prediction.problem, arrays)
+    arrays.axis("time", prediction.times, "training time, learning rate times step")
+    arrays.put("mean", prediction.mean, "time sample output", "mean over the random start, training samples")
+    if prediction.mean_test is not None:
+        arrays.put(
+            "mean_test", prediction.mean_test, "time test_sample output", "mean over the random start, test samples"
+        )
+    arrays.put("covariance", prediction.covariance, "time any_sample any_sample_2", "of each output, over [x; x_test]")
+    return {"problem": problem, "stats": {k: plain(v) for k, v in prediction.stats.items()}}
 
 
 def _unpack_prediction(stored: Stored, settings: Mapping[str, Any]) -> LazyPrediction:

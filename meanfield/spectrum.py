@@ -196,17 +196,17 @@ def spectrum(
         sigma = gram_matrix(covariance, len(y), 1, "the covariance of f0")
         own = sigma if rows == len(y) else torch.kron(sigma, torch.eye(y.shape[1], dtype=sigma.dtype))
         start = start + (y.numel() // rows) * (vectors * (own @ vectors)).sum(0)
-    found = KernelSpectrum(values, vectors, vectors.T @ y.reshape(rows, -1), start, len(y), precision)
-    if not bool(found.singular[-1]):
-        return found
-    return replace(found, indistinct=indistinct(gram, precision, len(gram) * precision * float(values[0])))
+    directions = KernelSpectrum(values, vectors, vectors.T @ y.reshape(rows, -1), start, len(y), precision)
+    if not bool(directions.singular[-1]):
+        return directions
+    return replace(directions, indistinct=indistinct(gram, precision, len(gram) * precision * float(values[0])))
 
 
-def unstable(found: KernelSpectrum, learning_rate: float, momentum: float = 0.0) -> str:
+def unstable(kernel: KernelSpectrum, learning_rate: float, momentum: float = 0.0) -> str:
     """What to tell about descent beyond the edge of stability (equation 55)."""
     return (
         f"gradient descent diverges: learning_rate={learning_rate:g} exceeds 2 (1 + momentum) P / lambda_max = "
-        f"{found.largest_learning_rate(momentum):.4g} of this kernel (lambda_max {float(found.eigenvalues[0]):.4g}, P {found.samples}); "
+        f"{kernel.largest_learning_rate(momentum):.4g} of this kernel (lambda_max {float(kernel.eigenvalues[0]):.4g}, P {kernel.samples}); "
         "take a smaller one, or optimiser='gradient_flow'"
     )
 

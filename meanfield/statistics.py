@@ -101,9 +101,9 @@ def gaussian_kl(mean: np.ndarray, variance: np.ndarray, mean2: np.ndarray, varia
     """KL( N(mean, variance) || N(mean2, variance2) ), elementwise; infinite where just one of the variances is zero (equation 73)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = variance / variance2
-        found = 0.5 * (ratio - 1 - np.log(ratio) + (mean - mean2) ** 2 / variance2)
+        kl = 0.5 * (ratio - 1 - np.log(ratio) + (mean - mean2) ** 2 / variance2)
     same = (variance == variance2) & (mean == mean2)
-    return np.where(same, 0.0, np.where((variance == 0) | (variance2 == 0), np.inf, found))
+    return np.where(same, 0.0, np.where((variance == 0) | (variance2 == 0), np.inf, kl))
 
 
 def gaussian_kl_floor(samples: int, samples2: int) -> float:

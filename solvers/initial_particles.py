@@ -79,7 +79,7 @@ def _solved(gram: Tensor, f: Tensor, eps: float) -> Tensor:
     while int(failed):
         shift *= 10
         lower, failed = torch.linalg.cholesky_ex(gram + shift * identity)
-    found = torch.cholesky_solve(f, lower)
+    solution = torch.cholesky_solve(f, lower)
     for _ in range(3):
-        found = found + torch.cholesky_solve(f - gram @ found, lower)
-    return found
+        solution = solution + torch.cholesky_solve(f - gram @ solution, lower)
+    return solution

@@ -158,8 +158,8 @@ class Integrator:
         """(error of a trial in units of what is allowed, what to multiply the step by)"""
         finest = max(self.rtol, 10 * torch.finfo(state[0].dtype).eps)
         allowed = finest * max(self.size(state), self.size(trial.state))
-        found = self.size(trial.error)
-        error = found / allowed if allowed else math.inf if found else 0.0
+        size = self.size(trial.error)
+        error = size / allowed if allowed else math.inf if size else 0.0
         if not math.isfinite(error):
             return math.inf, 0.1
         change = 0.9 * error ** (-1 / order) if error else math.inf
