@@ -192,24 +192,6 @@ def tangent_of(problem: Problem, limit: MeasureLimit, phi: Sequence[Tensor], g: 
     return total
 
 
-def tangent_kernel(
-    layers: Sequence[tuple[Tensor, Tensor | None]], outputs: int, weight_std: float, bias_std: float
-) -> Tensor:
-    """K = sum_l G^{l+1} * (weight_std^2 Phi^l + bias_std^2) (P, C, P, C) from pairs (Phi^l (P, P), G^{l+1} (P C, P C)) (equation 11).
-
-    None for G stands for the readout's, the identity between outputs.
-    """
-    total: Tensor | float = 0.0
-    first = layers[0][0]
-    identity = torch.eye(outputs, dtype=first.dtype, device=first.device)
-    for phi, g in layers:
-        below = (weight_std**2 * phi + bias_std**2)[:, None, :, None]
-        p = len(phi)
-        total = total + below * (identity[None, :, None, :] if g is None else g.reshape(p, outputs, p, outputs))
-    assert isinstance(total, Tensor)
-    return total
-
-
 def _square_root(gram: Tensor) -> Tensor:
     """c (K, n) with c^T c = gram: Cholesky if the matrix is safely definite, else its positive eigen-directions."""
     lower, failed = torch.linalg.cholesky_ex(gram)

@@ -11,6 +11,7 @@ from torch import Tensor
 from meanfield import reductions, tiles
 from meanfield.measure import ParticleMeasure
 from meanfield.problem import Problem
+from meanfield.scaling import MeasureLimit
 from solvers.initial_particles import Cloud
 from solvers.inputs import Inputs, Rows
 from solvers.integrator import State
@@ -35,8 +36,8 @@ class MeasurePass:
 class MeasureFlow(Method):
     """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output.
 
-    limit: (Gamma, kappa_a, kappa_w) of equation 7. frozen (P + P_test, C): added to the outputs (equation 69). shard: says of which
-    particles a, w and m are, where processes share them; None: of all.
+    frozen (P + P_test, C): added to the outputs (equation 69). shard: says of which particles a, w and m are, where processes share them;
+    None: of all.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class MeasureFlow(Method):
         problem: Problem,
         m: Tensor,
         engine: reductions.Engine,
-        limit: tuple[float, float, float],
+        limit: MeasureLimit,
         frozen: Tensor | None = None,
         shard: Shard | None = None,
     ) -> None:

@@ -129,10 +129,10 @@ class Networks(Method):
         particles = {
             step: self._measure(s.parameters, e) for step, s in run.captured.items() if s.parameters is not None
         }
-        fields = {
-            f"{name}{l + 1}": torch.stack([getattr(s, name)[l][e] for s in captured]).cpu()
-            for name in ("h", "g")
-            for l in range(self.network.depth)
+        fields: dict[str, Tensor] = {
+            key: torch.stack([getattr(s, key.kind)[l][e] for s in captured]).cpu()
+            for kind in ("h", "g")
+            for l, key in enumerate(self.network.keys(kind))
             if captured
         }
         if previous is not None:

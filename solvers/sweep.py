@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield.kernels import TwoTimeKernel, TwoTimeResponse, tangent_of
+from meanfield.keys import Key, parts
 from meanfield.solution import Solution
 from solvers.inputs import Rows
 from solvers.integrator import State
@@ -50,20 +51,20 @@ class Sweep(Method):
     def noted(self, passed: LimitPass) -> dict[str, Tensor]:
         """Coefficients (K, Q) of the training samples"""
         network, samples = self.network, self.network.train
-        kept = {f"Phi{l}": c[:, :samples] for l, c in enumerate(passed.c, 1)}
+        kept: dict[str, Tensor] = {Key("Phi", l): c[:, :samples] for l, c in enumerate(passed.c, 1)}
         if self.responses:
             for l, (layer, phi) in enumerate(zip(network.layers, passed.phi, strict=False), 1):
-                kept[f"A{l}"] = network.std * layer.pulled(phi[:samples])
+                kept[Key("A", l)] = network.std * layer.pulled(phi[:samples])
         if self.two_time:
-            kept[f"Phi{network.depth}"] = self.last_features.reveal(passed.phi[-1][:samples])[0]
+            kept[Key("Phi", network.depth)] = self.last_features.reveal(passed.phi[-1][:samples])[0]
         g = network.gradients(passed)
-        kept |= {f"G{l}": d for l, d in enumerate(passed.d, 2)}
+        kept |= {Key("G", l): d for l, d in enumerate(passed.d, 2)}
         if self.responses:
             kept |= {
-                f"B{l}": network.std * layer.pushed(g[l].flatten(0, 1)) for l, layer in enumerate(network.layers, 1)
+                Key("B", l): network.std * layer.pushed(g[l].flatten(0, 1)) for l, layer in enumerate(network.layers, 1)
             }
         if self.two_time:
-            kept["G1"] = self.first_gradients.reveal(g[0].flatten(0, 1))[0]
+            kept[Key("G", 1)] = self.first_gradients.reveal(g[0].flatten(0, 1))[0]
         return kept
 
     def capture(self, state: State, passed: LimitPass) -> Snapshot:
@@ -99,17 +100,16 @@ class Sweep(Method):
         f, f_test = run.history(previous)
         steps, kept = sorted(run.captured), [run.captured[step] for step in sorted(run.captured)]
         recorded, records = run.recorded_steps(previous), _records(run, previous)
-        kernels = {name: TwoTimeKernel(recorded, c) for name, c in records.items() if name[0] in "PG"}
+        kernels = {name: TwoTimeKernel(recorded, c) for name, c in records.items() if parts(name)[0] in ("Phi", "G")}
         if kept and not self.two_time:
             kernels |= _at_snapshots(steps, kept, network.depth, shard)
-        names = [[f"{kind}{l}" for l in range(1, network.depth + 1)] for kind in ("Phi", "G")]
+        names = [problem.network.keys(kind) for kind in ("Phi", "G")]
         fields = [[shard.gather(h) for h in snapshot.h] for snapshot in kept] if keep_neurons else []
         limit = problem.scaling.measure_limit()
         tangents = [tangent_of(problem, limit, *([kernels[n].at(t) for n in own] for own in names)) for t in steps]
         ends = run.noted[-1] if run.noted else {}
-        ranks = tuple(
-            (len(ends[f"Phi{l}"]), len(ends[f"G{l + 1}"])) for l in range(1, network.depth) if f"Phi{l}" in ends
-        )
+        sides = zip(names[0][:-1], names[1][1:], strict=True) if ends else ()
+        ranks = tuple((len(ends[below]), len(ends[above])) for below, above in sides)
         return Solution(
             problem=problem,
             solver=solver,
@@ -122,7 +122,7 @@ class Sweep(Method):
             kernels={name: kernels[name] for own in names for name in own if name in kernels},
             responses=_responses(records, network.depth) if self.responses else {},
             tangent=torch.stack(tangents) if tangents else None,
-            fields={f"h{l + 1}": torch.stack([h[l] for h in fields]) for l in range(network.depth)}
+            fields={key: torch.stack([h[l] for h in fields]) for l, key in enumerate(problem.network.keys("h"))}
             if fields and shard.ranks.first
             else {},
             stats=run.stats
@@ -155,16 +155,16 @@ def _responses(records: Mapping[str, Tensor], depth: int) -> dict[str, TwoTimeRe
     """A^l and B^l of equations 20 and 21 from the recorded correlations (equation 34)"""
     found = {}
     for l in range(1, depth):
-        a, d, b, c = (records[name] for name in (f"A{l}", f"G{l + 1}", f"B{l}", f"Phi{l}"))
-        found[f"A{l}"] = TwoTimeResponse(_same_rank(a, d), d, instant=False)
-        found[f"B{l}"] = TwoTimeResponse(_same_rank(b, c), c, instant=True)
+        a, d, b, c = (records[name] for name in (Key("A", l), Key("G", l + 1), Key("B", l), Key("Phi", l)))
+        found[Key("A", l)] = TwoTimeResponse(_same_rank(a, d), d, instant=False)
+        found[Key("B", l)] = TwoTimeResponse(_same_rank(b, c), c, instant=True)
     return found
 
 
 def _at_snapshots(steps: list[int], kept: list[Snapshot], depth: int, shard: Shard) -> dict[str, TwoTimeKernel]:
     """The kernels that no matrix needs, from the neurons"""
     m = kept[0].phi.new_full((shard.local,), 1 / shard.size)
-    fields = {f"Phi{depth}": [snapshot.phi for snapshot in kept], "G1": [snapshot.g for snapshot in kept]}
+    fields = {Key("Phi", depth): [snapshot.phi for snapshot in kept], Key("G", 1): [snapshot.g for snapshot in kept]}
     return {
         name: TwoTimeKernel.from_fields(steps, m, own, own[0].shape[1], total=shard.total)
         for name, own in fields.items()
