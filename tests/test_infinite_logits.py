@@ -106,6 +106,14 @@ def test_wide_networks_come_near_from_the_same_initial_outputs(which, last):
     assert errors[2] < last, errors
 
 
+def test_weights_whose_steps_vanish_with_the_width_stand_still():
+    """Under q = (-1/2, 1, -1/2) readouts move like N^(1/2) and weights, eta_w sigma a, like N^(-1/2)."""
+    solution = InfiniteLogitsLimit(64, snapshots=(0, -1))(problem(Scaling(-0.5, 1.0, -0.5), steps=2))
+    first, last = solution.measure(0), solution.measure(-1)
+    assert torch.equal(first.w, last.w)
+    assert not torch.equal(first.a, last.a)
+
+
 def test_steps_after_the_first_do_not_see_the_scale_of_f0_but_its_signs():
     """q_sigma > -1/2: f0 is infinite, and step 0 too sees signs only; q_sigma < -1/2: f0 = 0."""
     g = torch.Generator().manual_seed(0)
