@@ -74,7 +74,9 @@ def empirical_tangent_kernel(
     return _kernels(network, scaling, x, width, seed, x2)[1]
 
 
-def _kernels(network: Any, scaling: Any, x: Any, width: int, seed: int, x2: Any = None) -> tuple[Tensor, Tensor]:
+def _kernels(
+    network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int, x2: Any = None
+) -> tuple[Tensor, Tensor]:
     first, second = _points(network, "x", x), None if x2 is None else _points(network, "x2", x2)
     if second is not None and first.shape[1:] != second.shape[1:]:
         raise ValueError(

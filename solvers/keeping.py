@@ -70,7 +70,8 @@ def solve(
     try:
         solution = run() if checkpoint is None else checkpointed(solver, problem, beside, checkpoint)
     except KeyboardInterrupt as error:
-        if checkpoint and (told := _in_checkpoints(out, getattr(error, "solution", None))):
+        reached = error.solution if isinstance(error, Interrupted) else None
+        if checkpoint and (told := _in_checkpoints(out, reached)):
             raise KeyboardInterrupt(f"{str(error) or 'interrupted'}\n{told}") from error
         if not isinstance(error, Interrupted):
             raise

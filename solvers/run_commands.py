@@ -137,14 +137,14 @@ def _resume(asked: Resume) -> int:
     if asked.steps is None and missing == 0:
         raise ValueError(f"{asked.file} is finished after {earlier.steps} steps: give --steps N for N more")
     steps = missing if asked.steps is None else asked.steps
-    if asked.out is None and finished == asked.file:
-        raise ValueError(
-            f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
-        )
     problem = earlier.problem.with_steps(earlier.steps + checks.integer("steps", steps, 1))
     if asked.dry_run:
         whole = solver.estimate(problem)
         return told(replace(whole, seconds=whole.seconds * steps / problem.training.steps))
+    if asked.out is None and finished == asked.file:
+        raise ValueError(
+            f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
+        )
     return solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
 
 

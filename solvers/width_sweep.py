@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
@@ -136,7 +136,7 @@ def _run(
     problem: Problem,
     solver: FiniteWidth,
     executor: Executor | None,
-    finished: Any,
+    finished: Callable[[Sequence[Solution]], None],
     failures: list[str],
 ) -> None:
     if executor is None:
@@ -214,7 +214,7 @@ class _Store:
             warn(f"{error}: where this network is asked for, it is trained again")
             return None
 
-    def _check(self, path: Path, solution: Any) -> Solution:
+    def _check(self, path: Path, solution: object) -> Solution:
         mine, free = settings(self.solver), {"width", "seed", "batch", "device"}
         if not isinstance(solution, Solution) or solution.problem != self.problem:
             raise ValueError(
