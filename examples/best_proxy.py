@@ -15,7 +15,7 @@ import tyro
 import meanfield as mf
 from examples import folder, keep
 from solvers import FiniteWidth
-from solvers.proxy_comparison import Proxy, five_limits, proxy_comparison
+from solvers.studies.proxy_comparison import Proxy, five_limits, proxy_comparison
 
 
 def main(out: str | Path | None = None, quick: bool = False, gamma0: float = 1.0) -> dict[str, float]:

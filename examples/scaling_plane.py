@@ -13,10 +13,10 @@ import tyro
 
 import meanfield as mf
 from examples import folder, keep
-from meanfield.scaling import NAMED
-from meanfield.scaling_plane import classify
+from meanfield.scaling.plane import classify
+from meanfield.scaling.scaling import NAMED
 from solvers import FiniteWidth
-from solvers.measured_exponents import measured_exponents
+from solvers.studies.measured_exponents import measured_exponents
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

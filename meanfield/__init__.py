@@ -9,29 +9,33 @@ The solvers live in the package `solvers`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from meanfield.activations import Activation, activation
-from meanfield.activations import register as register_activation
-from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
-from meanfield.data import Dataset, digits, gaussian_mixture, multi_index_teacher, single_index_teacher
-from meanfield.data_files import from_file
-from meanfield.dense_kernels import nngp_and_ntk
-from meanfield.deviation import DeviationReport, deviation
-from meanfield.distances import marginal_distance, measure_distance
-from meanfield.gram_checks import check_gram
-from meanfield.kernels import TwoTimeKernel
-from meanfield.losses import Loss, loss
-from meanfield.measure import ParticleMeasure
-from meanfield.observables import alignment, movement, observe
-from meanfield.parameterization import Standard, improved_standard, naive_standard
-from meanfield.pooling import pooled
-from meanfield.prediction import LazyPrediction
-from meanfield.problem import Network, Problem, Training
-from meanfield.scaling import Scaling, coinciding, default, ic_mean_field, mean_field, ntk, sym_default
-from meanfield.scaling_plane import classify
-from meanfield.scaling_reports import PowersReport, ProxyReport
-from meanfield.solution import Solution, Status
-from meanfield.spectrum import KernelSpectrum, spectrum
-from meanfield.storage import load, save
+from meanfield.comparison.deviation import DeviationReport, deviation
+from meanfield.comparison.distances import marginal_distance, measure_distance
+from meanfield.comparison.observables import alignment, movement, observe
+from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
+from meanfield.files.storage import load, save
+from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.gram_checks import check_gram
+from meanfield.kernels.spectrum import KernelSpectrum, spectrum
+from meanfield.measures.particle_measure import ParticleMeasure
+from meanfield.network.activations import Activation, activation
+from meanfield.network.activations import register as register_activation
+from meanfield.network.convolutional import ConvNetwork
+from meanfield.network.perceptron import Network
+from meanfield.problem.data_files import from_file
+from meanfield.problem.dataset import Dataset
+from meanfield.problem.datasets import digits, gaussian_mixture, multi_index_teacher, single_index_teacher
+from meanfield.problem.losses import Loss, loss
+from meanfield.problem.problem import Problem
+from meanfield.problem.training import Training
+from meanfield.scaling.plane import classify
+from meanfield.scaling.scaling import Scaling, coinciding, default, ic_mean_field, mean_field, ntk, sym_default
+from meanfield.scaling.standard import Standard, improved_standard, naive_standard
+from meanfield.solution.pooling import pooled
+from meanfield.solution.prediction import LazyPrediction
+from meanfield.solution.solution import Solution, Status
+from meanfield.solution.two_time import TwoTimeKernel
 
 if TYPE_CHECKING:
     from meanfield import plot

@@ -1,22 +1,22 @@
 """The verbs: each solver is a frozen dataclass of numerical settings, and solver(problem) -> Solution."""
 
-from solvers.causal_dmft import CausalDMFT
-from solvers.certificate import Certificate, residual
-from solvers.checkpoints import checkpointed
-from solvers.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
-from solvers.failures import DivergedError, Interrupted, NonFiniteError, SolverError
-from solvers.finite_width import FiniteWidth
-from solvers.fixed_point_dmft import FixedPointDMFT
-from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
-from solvers.lazy_prediction import lazy_prediction
-from solvers.measured_exponents import measured_exponents
-from solvers.predicted_variance import PredictedVariance, predicted_variance
-from solvers.proxy_comparison import Proxy, proxy_comparison
-from solvers.sharding import RankLost, over_ranks
-from solvers.solver import Estimate
-from solvers.tangent_kernel import TangentKernelLimit
-from solvers.wasserstein_flow import WassersteinFlow
-from solvers.width_sweep import width_sweep
+from solvers.dmft.causal_dmft import CausalDMFT
+from solvers.dmft.certificate import Certificate, residual
+from solvers.dmft.fixed_point_dmft import FixedPointDMFT
+from solvers.finite.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
+from solvers.finite.finite_width import FiniteWidth
+from solvers.finite.width_sweep import width_sweep
+from solvers.lazy.lazy_prediction import lazy_prediction
+from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
+from solvers.running.checkpoints import checkpointed
+from solvers.running.failures import DivergedError, Interrupted, NonFiniteError, SolverError
+from solvers.running.sharding import RankLost, over_ranks
+from solvers.running.solver import Estimate
+from solvers.studies.measured_exponents import measured_exponents
+from solvers.studies.proxy_comparison import Proxy, proxy_comparison
+from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
+from solvers.two_layer.predicted_variance import PredictedVariance, predicted_variance
+from solvers.two_layer.wasserstein_flow import WassersteinFlow
 
 __all__ = [
     "CausalDMFT",

@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import meanfield as mf
-from solvers import (
-    CausalDMFT,
-    FiniteWidth,
-    FixedPointDMFT,
-    InfiniteLogitsLimit,
-    TangentKernelLimit,
-    WassersteinFlow,
-)
-from solvers.solver import Solver
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
+from solvers.running.solver import Solver
 
 DATA = mf.digits(n_train=4, n_test=2)
 MEAN_FIELD = mf.Problem(DATA, training=mf.Training(0.2, 6))

@@ -17,8 +17,8 @@ import torch
 
 import meanfield as mf
 from solvers import CausalDMFT, Interrupted, WassersteinFlow, checkpointed
-from solvers.limit_network import LimitNetwork
-from solvers.sharding import Ranks, over_ranks
+from solvers.dmft.perceptron import LimitNetwork
+from solvers.running.sharding import Ranks, over_ranks
 
 
 def problem(

@@ -9,7 +9,8 @@ import torch
 from scipy import special
 
 import meanfield as mf
-from meanfield import activations, reductions
+from meanfield.measures import reductions
+from meanfield.network import activations
 
 NAMES = activations.names()
 POINTS = torch.linspace(-6.05, 6.05, 122, dtype=torch.float64)  # 0, where relu has its kink, is not among them

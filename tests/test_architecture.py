@@ -6,21 +6,23 @@ import sys
 
 import pytest
 
+import meanfield
+import solvers
 from tests.running import ROOT, environment
 
 FILES = [path for package in ("meanfield", "solvers") for path in sorted((ROOT / package).rglob("*.py"))]
 
 HOMES = {
-    "pykeops": {"meanfield/keops.py"},
+    "pykeops": {"meanfield/measures/keops.py"},
     "matplotlib": {f"meanfield/plot/{name}.py" for name in ("frame", "runs", "matrices", "reports", "plane", "lazy")},
     "xarray": set(),  # it reads the files; it is not needed to write them
-    "h5netcdf": {"meanfield/storage.py"},
-    "h5py": {"meanfield/storage.py"},
-    "tyro": {"solvers/cli.py"},
-    "warnings.warn": {"meanfield/warning.py"},  # elsewhere it would point at a line of ours
-    "docstring_parser": {"solvers/cli.py"},
-    "torch.set_float32_matmul_precision": {"meanfield/own_numerics.py"},  # set for the time of a call
-    "torch.autocast": {"meanfield/own_numerics.py"},
+    "h5netcdf": {"meanfield/files/storage.py"},
+    "h5py": {"meanfield/files/storage.py"},
+    "tyro": {"solvers/command_line/main.py"},
+    "warnings.warn": {"meanfield/checking/warning.py"},  # elsewhere it would point at a line of ours
+    "docstring_parser": {"solvers/command_line/main.py"},
+    "torch.set_float32_matmul_precision": {"meanfield/checking/own_numerics.py"},  # set for the time of a call
+    "torch.autocast": {"meanfield/checking/own_numerics.py"},
 }
 UNSAFE = {
     "pickle",
@@ -115,15 +117,17 @@ USES = {path.relative_to(ROOT).as_posix(): uses(ast.parse(path.read_text(encodin
 
 def test_both_packages_are_looked_at():
     """What is known to be there is found."""
-    assert "pykeops" in USES["meanfield/keops.py"]
-    assert "meanfield.problem" in {name.rpartition(".")[0] for name in USES["solvers/wasserstein_flow.py"]}
+    assert "pykeops" in USES["meanfield/measures/keops.py"]
+    assert "meanfield.problem.problem" in {
+        name.rpartition(".")[0] for name in USES["solvers/two_layer/wasserstein_flow.py"]
+    }
 
 
 def test_no_file_imports_itself_through_others():
     modules = {module_of(path) for path in FILES}
     graph = {module_of(path): imported_files(ast.parse(path.read_text(encoding="utf-8")), modules) for path in FILES}
-    assert "solvers.dmft_window" in graph["solvers.fixed_point_dmft"]
-    assert "meanfield.checks" in graph["solvers.dmft_window"]  # from meanfield import checks
+    assert "solvers.dmft.dmft_window" in graph["solvers.dmft.fixed_point_dmft"]
+    assert "meanfield.checking.checks" in graph["solvers.dmft.dmft_window"]  # from a folder import a file
     assert circles(graph) == set()
 
 
@@ -137,6 +141,56 @@ def test_circles_are_found_by_type_checking_and_local_imports_too():
     }
     graph = {name: imported_files(ast.parse(code), set(sources)) for name, code in sources.items()}
     assert circles(graph) == {frozenset({"a", "b", "c.d"})}
+
+
+ROOMS = {  # and the rooms of the same package that each may import
+    "meanfield/checking": (),
+    "meanfield/network": ("checking",),
+    "meanfield/scaling": ("checking", "network"),
+    "meanfield/problem": ("checking", "network", "scaling"),
+    "meanfield/measures": ("checking", "network"),
+    "meanfield/kernels": ("checking", "network", "scaling"),
+    "meanfield/solution": ("checking", "network", "scaling", "problem", "measures"),
+    "meanfield/comparison": ("checking", "network", "scaling", "measures", "solution"),
+    "meanfield/files": ("checking", "network", "scaling", "problem", "measures", "solution", "comparison"),
+    "meanfield/plot": ("checking", "network", "scaling", "kernels", "solution", "comparison"),
+    "solvers/running": (),
+    "solvers/dmft": ("running",),
+    "solvers/two_layer": ("running",),
+    "solvers/lazy": ("running",),
+    "solvers/finite": ("running",),
+    "solvers/studies": ("running", "two_layer", "lazy", "finite"),
+    "solvers/command_line": ("running", "dmft", "two_layer", "lazy", "finite", "studies"),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_along_the_arrows(room):
+    package = room.partition("/")[0]
+    allowed = {f"{package}.{name}" for name in (*ROOMS[room], room.partition("/")[2])}
+    for path in (ROOT / room).rglob("*.py"):
+        inside = {name for name in imports(ast.parse(path.read_text(encoding="utf-8"))) if name.startswith(package)}
+        assert {".".join(name.split(".")[:2]) for name in inside} <= allowed, path
+
+
+def test_every_file_has_a_room():
+    alone = {path for path in FILES if path.parent.name in ("meanfield", "solvers")}
+    assert {path.name for path in alone} == {"__init__.py"}
+    assert {path.parent.relative_to(ROOT).as_posix() for path in FILES if path not in alone} == set(ROOMS)
+
+
+def test_no_room_hides_a_public_name():
+    for package in (meanfield, solvers):
+        names = {room.partition("/")[2] for room in ROOMS if room.startswith(package.__name__)}
+        assert names & set(package.__all__) <= {"plot"}  # which is that room
+
+
+@pytest.mark.processes
+def test_rooms_are_drawn_as_they_are(tmp_path):
+    """The picture of docs/architecture.md shows each room and, by one way or another, each arrow."""
+    command = [sys.executable, "docs/import_graph.py", str(tmp_path / "rooms.png")]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment())
+    assert (tmp_path / "rooms.png").stat().st_size > 10_000
 
 
 def test_meanfield_never_imports_solvers():

@@ -14,7 +14,7 @@ import scipy.sparse
 import torch
 
 import meanfield as mf
-from meanfield import array_input
+from meanfield.checking import array_input
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
 
 PLAIN = [[1.5, -2.0, 0.1], [4.0, 0.25, 7.0]]

@@ -9,14 +9,10 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import checks
-from solvers import (
-    CausalDMFT,
-    FiniteWidth,
-    WassersteinFlow,
-    evolve,
-    run_commands,
-)
+from meanfield.checking import checks
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
+from solvers.command_line import runs as run_commands
+from solvers.running import evolve
 
 SIGNS = mf.Dataset([[1.0, 0.5], [-0.5, 1.0], [0.3, -1.0]], [1.0, -1.0, 1.0])
 PROBLEM = mf.Problem(SIGNS, mf.Network(1, "tanh"), training=mf.Training(0.1, 2))

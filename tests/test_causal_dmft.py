@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.storage import load, save
+from meanfield.files.storage import load, save
 from solvers import CausalDMFT, DivergedError, FiniteWidth, SolverError, TangentKernelLimit, WassersteinFlow
-from solvers.infinite_dense import InfiniteDense
+from solvers.dmft.infinite_dense import InfiniteDense
 
 
 def problem(depth=2, activation="tanh", gamma0=1.0, eta=0.2, steps=25, loss="squared", classes=(0, 1), **network):

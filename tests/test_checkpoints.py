@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import meanfield as mf
-from meanfield import storage
+from meanfield.files import storage
 from solvers import (
     CausalDMFT,
     FiniteWidth,
@@ -22,10 +22,10 @@ from solvers import (
     TangentKernelLimit,
     WassersteinFlow,
     checkpointed,
-    checkpoints,
 )
-from solvers.dmft_window import Window
-from solvers.networks import Networks
+from solvers.dmft.dmft_window import Window
+from solvers.finite.networks import Networks
+from solvers.running import checkpoints
 from tests.running import environment
 
 pytestmark = pytest.mark.processes  # equality is asked of any number of threads

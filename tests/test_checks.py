@@ -7,14 +7,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import (
-    CausalDMFT,
-    FiniteWidth,
-    FixedPointDMFT,
-    InfiniteLogitsLimit,
-    TangentKernelLimit,
-    WassersteinFlow,
-)
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
 
 SOLVERS = [CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow]
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import storage
-from meanfield.storage import load
+from meanfield.files import storage
+from meanfield.files.storage import load
 from solvers import (
     CausalDMFT,
     FiniteWidth,
@@ -25,12 +25,12 @@ from solvers import (
     InfiniteLogitsLimit,
     TangentKernelLimit,
     WassersteinFlow,
-    checkpoints,
-    cli,
     predicted_variance,
     width_sweep,
 )
-from solvers.cli import main
+from solvers.command_line import main as cli
+from solvers.command_line.main import main
+from solvers.running import checkpoints
 from tests.running import environment
 
 matplotlib.use("Agg")
@@ -421,7 +421,7 @@ def test_a_failed_sweep_ends_with_1(capsys, tmp_path):
 def test_workers_train_the_same_networks(tmp_path):
     """In a process of its own: workers start by importing the main module. They share its threads, and train each network alone."""
     sweep = ["sweep", "--out", str(tmp_path), *TINY, "--widths", "4", "8", "--seeds", "2", "--workers", "2"]
-    command = [sys.executable, "-m", "solvers.cli", *sweep]
+    command = [sys.executable, "-m", "solvers.command_line.main", *sweep]
     subprocess.run(command, env=environment(threads=2 * torch.get_num_threads()), check=True, timeout=300)
     kept = [load(path) for path in sorted(tmp_path.glob("*.nc"))]
     assert kept == [FiniteWidth(width, seed)(PROBLEM) for width in (4, 8) for seed in (0, 1)]
@@ -451,7 +451,7 @@ def test_a_result_is_kept_elsewhere_if_the_disk_is_full(capsys, tmp_path, monkey
 
 @pytest.mark.processes
 def test_the_command_runs_as_a_module():
-    command = [sys.executable, "-W", "error", "-m", "solvers.cli", "--help"]
+    command = [sys.executable, "-W", "error", "-m", "solvers.command_line.main", "--help"]
     run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert run.returncode == 0
     assert "usage: meanfield" in run.stdout

@@ -11,17 +11,13 @@ import matplotlib.pyplot as plt
 import pytest
 
 import meanfield as mf
-from meanfield import sealed
-from meanfield.storage import load
-from solvers import (
-    WassersteinFlow,
-    checkpointed,
-    checkpoints,
-    width_sweep,
-)
-from solvers.cli import main
-from solvers.dmft_window import Window
-from solvers.trajectory import Trajectory
+from meanfield.files import sealed
+from meanfield.files.storage import load
+from solvers import WassersteinFlow, checkpointed, width_sweep
+from solvers.command_line.main import main
+from solvers.dmft.dmft_window import Window
+from solvers.running import checkpoints
+from solvers.running.trajectory import Trajectory
 from tests.contract import MEAN_FIELD, TABLE
 
 TRAINING = "--data.n-train 4 --data.n-test 2 --training.learning-rate 0.2 --training.steps 6"

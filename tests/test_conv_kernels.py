@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
-from meanfield.dense_kernels import nngp_and_ntk
-from meanfield.parameterization import improved_standard, naive_standard
-from solvers.empirical_kernels import monte_carlo_kernels
+from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.network.convolutional import ConvNetwork
+from meanfield.scaling.standard import improved_standard, naive_standard
+from solvers.finite.empirical_kernels import monte_carlo_kernels
 
 
 def some(n=3, channels=2, height=5, width=6, seed=0):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import keops
+from meanfield.measures import keops
 from solvers import (
     CausalDMFT,
     DivergedError,

@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 
 import meanfield as mf
-from meanfield import sealed, storage
-from meanfield.storage import load, save
+from meanfield.files import sealed, storage
+from meanfield.files.storage import load, save
 from solvers import CausalDMFT, WassersteinFlow, lazy_prediction, measured_exponents, proxy_comparison
 from tests.test_storage import _report
 

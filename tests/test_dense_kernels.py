@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import dense_kernels
-from meanfield.dense_kernels import nngp_and_ntk
-from meanfield.gram_checks import check_gram
-from meanfield.parameterization import improved_standard, naive_standard
-from solvers.empirical_kernels import empirical_tangent_kernel
+from meanfield.kernels import dense_kernels
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.gram_checks import check_gram
+from meanfield.scaling.standard import improved_standard, naive_standard
+from solvers.finite.empirical_kernels import empirical_tangent_kernel
 
 NAMES = ("linear", "tanh", "relu", "erf", "sigmoid", "softplus", "sin", "gelu")
 

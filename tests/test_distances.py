@@ -8,7 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import meanfield as mf
-from meanfield import checks, distances
+from meanfield.checking import checks
+from meanfield.comparison import distances
 
 FAR = torch.full((1, 3), 1e6, dtype=torch.float64)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.losses import Loss
-from meanfield.storage import load, save
+from meanfield.files.storage import load, save
+from meanfield.problem.losses import Loss
 from solvers import (
     CausalDMFT,
     DivergedError,

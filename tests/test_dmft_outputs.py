@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.storage import load, save
+from meanfield.files.storage import load, save
 from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, Interrupted, WassersteinFlow
-from solvers.limit_network import LimitNetwork
+from solvers.dmft.perceptron import LimitNetwork
 
 
 def problem(depth=2, activation="tanh", eta=0.3, steps=6, flow=False, samples=4, tests=2, **network):
@@ -204,7 +204,7 @@ def test_what_cannot_fit_is_refused_with_its_bytes():
 
 
 def test_the_rank_limit_follows_the_memory(monkeypatch):
-    from meanfield import checks
+    from meanfield.checking import checks
 
     asked, solver = problem(3), CausalDMFT(4096)
     free = solver.bytes_needed(asked, 200)

@@ -5,10 +5,10 @@ import torch
 from scipy.stats import t as student
 
 import meanfield as mf
-from meanfield.dense_kernels import nngp_and_ntk
-from meanfield.parameterization import improved_standard, naive_standard
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.scaling.standard import improved_standard, naive_standard
 from solvers import FiniteWidth
-from solvers.empirical_kernels import empirical_tangent_kernel, monte_carlo_kernels
+from solvers.finite.empirical_kernels import empirical_tangent_kernel, monte_carlo_kernels
 
 NAMES = ("linear", "tanh", "relu", "erf", "sigmoid", "softplus", "sin", "gelu")
 

@@ -16,11 +16,12 @@ import pytest
 
 import meanfield as mf
 import solvers
-from meanfield import scaling
-from meanfield.report import Deviation
-from meanfield.scaling_reports import PowerLaw
-from meanfield.statistics import Exponent
-from solvers import cli
+from meanfield.comparison.report import Deviation
+from meanfield.comparison.scaling_reports import PowerLaw
+from meanfield.comparison.statistics import Exponent
+from meanfield.network import activations
+from meanfield.scaling import scaling
+from solvers.command_line import main as cli
 
 PROBLEM = {
     "": mf.Problem,
@@ -137,7 +138,7 @@ def test_the_top_names_every_command():
     top = helped()
     assert all(f"• {command.__name__.lower()} " in top for command in cli.COMMANDS)
     flow = helped("flow")
-    assert f"--network.activation {{{','.join(mf.activations.names())}}}" in flow
+    assert f"--network.activation {{{','.join(activations.names())}}}" in flow
 
 
 def test_every_field_of_every_public_dataclass_has_a_text():

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import checks
-from solvers import DivergedError, FiniteWidth, finite_width
+from meanfield.checking import checks
+from solvers import DivergedError, FiniteWidth
+from solvers.finite import finite_width
 
 
 def problem(depth=2, classes=(0, 1), steps=6, loss="squared", **network):

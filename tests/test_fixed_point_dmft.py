@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.kernels import TwoTimeKernel
-from meanfield.solution import Status
-from solvers import CausalDMFT, NonFiniteError, SolverError, WassersteinFlow, certificate
-from solvers.certificate import Certificate, residual
-from solvers.fixed_point_dmft import FixedPointDMFT
+from meanfield.solution.solution import Status
+from meanfield.solution.two_time import TwoTimeKernel
+from solvers import CausalDMFT, NonFiniteError, SolverError, WassersteinFlow
+from solvers.dmft import certificate
+from solvers.dmft.certificate import Certificate, residual
+from solvers.dmft.fixed_point_dmft import FixedPointDMFT
 from tests.accuracy.certificates import WithoutResponses
 
 STEPS, SAMPLES, SEEDS = 10, 2048, 4

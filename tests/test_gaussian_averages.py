@@ -8,9 +8,9 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 import meanfield as mf
-from meanfield.averages_table import prepared
-from meanfield.gaussian_averages import closed_form, gaussian_averages, register_closed_form
-from meanfield.gaussian_quadrature import Quadrature
+from meanfield.kernels.averages_table import prepared
+from meanfield.kernels.gaussian_averages import closed_form, gaussian_averages, register_closed_form
+from meanfield.kernels.gaussian_quadrature import Quadrature
 
 NAMES = ("linear", "tanh", "relu", "erf", "sigmoid", "softplus", "sin", "gelu")
 CLOSED = ("linear", "relu", "erf", "sin", "gelu")

@@ -13,11 +13,12 @@ import torch
 
 import meanfield as mf
 import solvers
-from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
-from meanfield.measure import SobolPoints
-from meanfield.own_numerics import own_numerics
+from meanfield.checking.own_numerics import own_numerics
+from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
+from meanfield.measures.particle_measure import SobolPoints
+from meanfield.network.convolutional import ConvNetwork
 from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
-from solvers.empirical_kernels import monte_carlo_kernels
+from solvers.finite.empirical_kernels import monte_carlo_kernels
 
 INFINITE = float("inf")
 

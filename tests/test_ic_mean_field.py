@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.scaling import ic_mean_field
+from meanfield.scaling.scaling import ic_mean_field
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, predicted_variance
-from solvers.initial_outputs import initial_covariance, initial_draws, initial_outputs
+from solvers.two_layer.initial_outputs import initial_covariance, initial_draws, initial_outputs
 
 
 def problem(scaling=None, steps=12, loss="squared", depth=1, **network):

@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
-from solvers.infinite_dense import Basis, InfiniteDense, Known, Rows, combination, orthonormal
-from solvers.integrator import weighted
-from solvers.neurons import RankError, exact_neurons, plain_neurons, sobol_neurons
+from solvers.dmft.basis import Basis, Rows, combination, orthonormal
+from solvers.dmft.infinite_dense import InfiniteDense, Known
+from solvers.dmft.neurons import exact_neurons, plain_neurons, sobol_neurons
+from solvers.running.failures import RankError
+from solvers.running.integrator import weighted
 
 S = 300
 F64, F32 = torch.float64, torch.float32

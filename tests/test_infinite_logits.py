@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.scaling import Scaling, default, ic_mean_field, sym_default
+from meanfield.scaling.scaling import Scaling, default, ic_mean_field, sym_default
 from solvers import FiniteWidth
-from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
+from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
 
 TARGETS = {"logistic": [[1.0], [-1.0], [1.0]], "cross_entropy": [[1.0, 0, 0], [0, 1, 0], [0.2, 0.3, 0.5]]}
 

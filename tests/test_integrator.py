@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from solvers.integrator import Integrator, Stuck
+from solvers.running.integrator import Integrator, Stuck
 
 
 def two_factors(state):

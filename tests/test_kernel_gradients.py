@@ -5,10 +5,10 @@ import torch
 from torch.autograd import gradcheck
 
 import meanfield as mf
-from meanfield import kernel_gradients
-from meanfield.parameterization import improved_standard
+from meanfield.kernels import kernel_gradients
+from meanfield.scaling.standard import improved_standard
 from solvers import TangentKernelLimit, WassersteinFlow, lazy_prediction
-from solvers.empirical_kernels import empirical_tangent_kernel
+from solvers.finite.empirical_kernels import empirical_tangent_kernel
 
 NAMES = ("linear", "relu", "erf", "sin", "gelu")
 

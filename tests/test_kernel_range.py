@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
-from meanfield.gaussian_averages import gaussian_averages
-from meanfield.parameterization import improved_standard
+from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
+from meanfield.kernels.gaussian_averages import gaussian_averages
+from meanfield.network.convolutional import ConvNetwork
+from meanfield.scaling.standard import improved_standard
 from solvers import lazy_prediction
 
 X = torch.tensor([[1.0, 2.0], [0.3, -1.0]], dtype=torch.float64)

@@ -5,8 +5,8 @@ import torch
 
 import meanfield as mf
 from meanfield import TwoTimeKernel, activation
-from meanfield.kernels import recorded, tangent_of
-from meanfield.scaling import MeasureLimit
+from meanfield.scaling.scaling import MeasureLimit
+from meanfield.solution.two_time import recorded, tangent_of
 
 STEPS = (0, 3, 10)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.kernels import TwoTimeResponse
-from meanfield.keys import ByKey, Key, parts
+from meanfield.network.keys import ByKey, Key, parts
+from meanfield.solution.two_time import TwoTimeResponse
 from solvers import FiniteWidth
 
 PRINTED = {

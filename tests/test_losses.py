@@ -8,7 +8,7 @@ import torch
 from scipy.special import logsumexp
 
 import meanfield as mf
-from meanfield import losses
+from meanfield.problem import losses
 
 TARGETS = {
     "squared": torch.tensor([[0.5, -2.0], [1.0, 3.0], [0.0, 0.0]]).double(),

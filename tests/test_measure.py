@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import measure
-from meanfield.measure import principal_directions
+from meanfield.measures import particle_measure as measure
+from meanfield.measures.particle_measure import principal_directions
 
 ONE = torch.ones(2, 1, dtype=torch.float64)
 HALF = torch.full((2,), 0.5, dtype=torch.float64)

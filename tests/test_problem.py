@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import scaling
+from meanfield.scaling import scaling
 
 SIGNS = mf.Dataset(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, -1, 1, -1]))
 NAN, INF = float("nan"), float("inf")

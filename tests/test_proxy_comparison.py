@@ -10,10 +10,10 @@ import torch
 from scipy.stats import t as student_t
 
 import meanfield as mf
-from meanfield.scaling import ic_mean_field
-from meanfield.statistics import gaussian_kl, gaussian_kl_floor, gaussian_kl_interval
+from meanfield.comparison.statistics import gaussian_kl, gaussian_kl_floor, gaussian_kl_interval
+from meanfield.scaling.scaling import ic_mean_field
 from solvers import Estimate, FiniteWidth, WassersteinFlow
-from solvers.proxy_comparison import Proxy, five_limits, proxy_comparison, proxy_cost
+from solvers.studies.proxy_comparison import Proxy, five_limits, proxy_comparison, proxy_cost
 from tests.accuracy.intervals import kl_of, runs_and_networks
 
 REPETITIONS = 400

@@ -19,11 +19,11 @@ from solvers import (
     TangentKernelLimit,
     WassersteinFlow,
     checkpointed,
-    inputs,
-    networks,
     residual,
 )
-from solvers.trajectory import Trajectory
+from solvers.finite import networks
+from solvers.running import inputs
+from solvers.running.trajectory import Trajectory
 
 DATA = mf.digits(n_train=16, n_test=5)
 BATCHES = mf.Training(0.1, 23, batch_size=5, batch_seed=2, momentum=0.3)

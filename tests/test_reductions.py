@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import activations, keops, reductions, tiles
+from meanfield.measures import keops, reductions, tiles
+from meanfield.network import activations
 from solvers import WassersteinFlow
 from tests import memory
 from tests.running import environment

@@ -10,17 +10,12 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import (
-    CausalDMFT,
-    Estimate,
-    FiniteWidth,
-    WassersteinFlow,
-    clock,
-    finite_width,
-)
-from solvers.clock import Clock, begun, postponed_interrupt
-from solvers.failures import Interrupted
-from solvers.rehearsal import by_law, expected, fewer, together
+from solvers import CausalDMFT, Estimate, FiniteWidth, WassersteinFlow
+from solvers.finite import finite_width
+from solvers.running import clock
+from solvers.running.clock import Clock, begun, postponed_interrupt
+from solvers.running.failures import Interrupted
+from solvers.running.rehearsal import by_law, expected, fewer, together
 from tests import memory
 from tests.benchmarks import estimates
 

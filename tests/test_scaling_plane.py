@@ -12,10 +12,11 @@ import torch
 
 import meanfield as mf
 import solvers
-from meanfield import scaling, scaling_plane
-from meanfield.scaling import NAMED, Scaling, coinciding
+from meanfield.scaling import plane as scaling_plane
+from meanfield.scaling import scaling
+from meanfield.scaling.scaling import NAMED, Scaling, coinciding
 from solvers import FiniteWidth, WassersteinFlow
-from solvers.measured_exponents import measured_exponents
+from solvers.studies.measured_exponents import measured_exponents
 
 
 def problem(which, steps=4, depth=1, eta=0.5, **network):

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.measure import sobol_particles
+from meanfield.measures.particle_measure import sobol_particles
 from solvers import RankLost, WassersteinFlow, checkpointed
-from solvers.neurons import exact_neurons, normal_part, plain_neurons, sobol_neurons
-from solvers.sharding import Ranks, Shard, current, over_ranks
+from solvers.dmft.neurons import exact_neurons, plain_neurons, sobol_neurons
+from solvers.running.sharding import Ranks, Shard, current, normal_part, over_ranks
 from tests import running
 from tests.running import ROOT
 from tests.sharded_cases import CASES, EVERY, MORE, RESUMED, on_gpu

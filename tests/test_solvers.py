@@ -16,11 +16,12 @@ from tqdm import tqdm
 import meanfield as mf
 import solvers
 from meanfield import load, save
-from solvers import Interrupted, clock, rehearsal
-from solvers.clock import Clock, begun
-from solvers.dmft_window import Window
-from solvers.solver import KeepsState, Solver, settings, stated
-from solvers.trajectory import Trajectory
+from solvers import Interrupted
+from solvers.dmft.dmft_window import Window
+from solvers.running import clock, rehearsal
+from solvers.running.clock import Clock, begun
+from solvers.running.solver import KeepsState, Solver, settings, stated
+from solvers.running.trajectory import Trajectory
 from tests.contract import TABLE, Row
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.spectrum import spectrum
+from meanfield.kernels.spectrum import spectrum
 from solvers import lazy_prediction
 
 

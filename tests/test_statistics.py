@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meanfield.statistics import exponent_of, jackknife_error, left_out_moments, moments
+from meanfield.comparison.statistics import exponent_of, jackknife_error, left_out_moments, moments
 from tests.accuracy.intervals import LADDER, coverage, fitted, noise, noise_of_share
 
 REPETITIONS = 120

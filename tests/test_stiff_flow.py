@@ -9,11 +9,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 import meanfield as mf
-from meanfield.storage import load, save
+from meanfield.files.storage import load, save
 from solvers import CausalDMFT, FiniteWidth, Interrupted, SolverError, TangentKernelLimit, WassersteinFlow
-from solvers.limit_network import LimitNetwork
-from solvers.measure_flow import MeasureFlow
-from solvers.networks import Networks
+from solvers.dmft.perceptron import LimitNetwork
+from solvers.finite.networks import Networks
+from solvers.two_layer.measure_flow import MeasureFlow
 
 QUIET = dict(snapshots=(0,), progress=False)
 

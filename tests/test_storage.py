@@ -12,11 +12,12 @@ import torch
 import xarray as xr
 
 import meanfield as mf
-from meanfield import activations, sealed, storage
-from meanfield.report import Deviation, DeviationReport
-from meanfield.solution import Given
-from meanfield.statistics import Exponent
-from meanfield.storage import load, save
+from meanfield.comparison.report import Deviation, DeviationReport
+from meanfield.comparison.statistics import Exponent
+from meanfield.files import sealed, storage
+from meanfield.files.storage import load, save
+from meanfield.network import activations
+from meanfield.solution.solution import Given
 from solvers import FiniteWidth, WassersteinFlow, lazy_prediction, measured_exponents, proxy_comparison
 
 

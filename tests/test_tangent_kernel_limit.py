@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.dense_kernels import nngp_and_ntk
-from meanfield.spectrum import spectrum
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.process import draws
+from meanfield.kernels.spectrum import spectrum
 from solvers import FiniteWidth, WassersteinFlow
-from solvers.lazy_kernels import draws
-from solvers.lazy_prediction import lazy_prediction
-from solvers.tangent_kernel import TangentKernelLimit
+from solvers.lazy.lazy_prediction import lazy_prediction
+from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
 
 P, P_TEST = 5, 3
 

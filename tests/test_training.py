@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import tiles
+from meanfield.measures import tiles
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, predicted_variance
 
 FULL = mf.Training(0.15, 20, momentum=0.6, weight_decay=0.2, batch_size=5, batch_seed=3)

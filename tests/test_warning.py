@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import distances, reductions
+from meanfield.comparison import distances
+from meanfield.measures import reductions
 from solvers import WassersteinFlow, checkpointed, over_ranks, predicted_variance
-from solvers import evolve as loop
+from solvers.running import evolve as loop
 
 
 def problem(activation="tanh", steps=3, **training):

@@ -8,8 +8,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 import meanfield as mf
-from meanfield import reductions
-from meanfield.scaling import sym_default
+from meanfield.measures import reductions
+from meanfield.scaling.scaling import sym_default
 from solvers import DivergedError, InfiniteLogitsLimit, NonFiniteError, WassersteinFlow
 
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield import storage
+from meanfield.files import storage
 from solvers import FiniteWidth, Interrupted, SolverError, width_sweep
-from solvers.finite_width import FiniteWidth as Solver
+from solvers.finite.finite_width import FiniteWidth as Solver
 from tests.running import environment
 
 PROBLEM = mf.Problem(mf.digits(n_train=5, n_test=2), mf.Network(1, "tanh"), training=mf.Training(0.2, 3))
@@ -139,7 +139,7 @@ def test_a_folder_that_is_gone_costs_no_network(tmp_path, monkeypatch):
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     """Though they are at work"""
     flags = f"--out {tmp_path} --widths 8 --seeds 2 --training.steps 10000000 --workers 2 --data.n-train 4"
-    command = [sys.executable, "-m", "solvers.cli", "sweep", *flags.split()]
+    command = [sys.executable, "-m", "solvers.command_line.main", "sweep", *flags.split()]
     parent = subprocess.Popen(command, env=environment())
     try:
         deadline = time.monotonic() + 100

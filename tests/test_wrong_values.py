@@ -19,9 +19,10 @@ import torch
 
 import meanfield as mf
 import solvers
-from meanfield import prediction, report
-from meanfield.arguments import checked
-from meanfield.kernels import TwoTimeResponse
+from meanfield.checking.arguments import checked
+from meanfield.comparison import report
+from meanfield.solution import prediction
+from meanfield.solution.two_time import TwoTimeResponse
 from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
 
 ROOT = Path(mf.__file__).parent.parent

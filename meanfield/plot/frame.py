@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from meanfield import checks, plot_data
-from meanfield.arguments import checked
-from meanfield.solution import Solution
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.plot import data as plot_data
+from meanfield.solution.solution import Solution
 
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.5, "zorder": 5}
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from meanfield import plot_data
-from meanfield.arguments import checked
+from meanfield.checking.arguments import checked
+from meanfield.kernels.spectrum import KernelSpectrum
+from meanfield.plot import data as plot_data
+from meanfield.plot.data import Solutions
 from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, TIME, beside, colours, output_of, panels
-from meanfield.plot_data import Solutions
-from meanfield.prediction import LazyPrediction
-from meanfield.spectrum import KernelSpectrum
+from meanfield.solution.prediction import LazyPrediction
 
 
 @checked

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import CenteredNorm, Normalize
 
-from meanfield import plot_data
-from meanfield.arguments import checked
-from meanfield.keys import parts
+from meanfield.checking.arguments import checked
+from meanfield.network.keys import parts
+from meanfield.plot import data as plot_data
+from meanfield.plot.data import Solutions
 from meanfield.plot.frame import panels
-from meanfield.plot_data import Solutions
-from meanfield.solution import Solution
+from meanfield.solution.solution import Solution
 
 
 @checked

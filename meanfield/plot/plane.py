@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from meanfield.arguments import checked
+from meanfield.checking.arguments import checked
+from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, TIME, beside, panels
-from meanfield.scaling import NAMED, Scaling, settled
-from meanfield.scaling_plane import regions
-from meanfield.scaling_reports import PowersReport, ProxyReport
+from meanfield.scaling.plane import regions
+from meanfield.scaling.scaling import NAMED, Scaling, settled
 
 
 @checked

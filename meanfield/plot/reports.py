@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from meanfield import plot_data
-from meanfield.arguments import checked
+from meanfield.checking.arguments import checked
+from meanfield.comparison.report import Deviation, DeviationReport
+from meanfield.plot import data as plot_data
 from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, panels, plain_log, width_axis
-from meanfield.report import Deviation, DeviationReport
 
 
 @checked

@@ -13,11 +13,12 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import CenteredNorm
 from torch import Tensor
 
-from meanfield import checks, plot_data
-from meanfield.arguments import checked
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.plot import data as plot_data
+from meanfield.plot.data import Solutions
 from meanfield.plot.frame import GREY, LIMIT, SMALL, TIME, beside, colours, output_of, panels, plain_log
-from meanfield.plot_data import Solutions
-from meanfield.solution import Solution
+from meanfield.solution.solution import Solution
 
 
 @checked

@@ -4,7 +4,7 @@ import argparse
 import time
 
 import tests.accuracy
-from meanfield import checks
+from meanfield.checking import checks
 from tests.running import gathered, machine
 
 

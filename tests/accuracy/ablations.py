@@ -9,7 +9,7 @@ from torch import Tensor
 
 import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth
-from solvers.infinite_dense import InfiniteDense
+from solvers.dmft.infinite_dense import InfiniteDense
 from tests.accuracy.agreement import networks_and_limit
 from tests.accuracy.deep_networks import kernels, problem
 

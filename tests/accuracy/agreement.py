@@ -15,8 +15,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from meanfield.observables import observe
-from meanfield.solution import Solution
+from meanfield.comparison.observables import observe
+from meanfield.solution.solution import Solution
 
 
 @dataclass(frozen=True)

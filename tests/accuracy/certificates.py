@@ -4,7 +4,7 @@ import torch
 
 import meanfield as mf
 from solvers import CausalDMFT, FixedPointDMFT, residual
-from solvers.dmft_window import Window
+from solvers.dmft.dmft_window import Window
 
 SEEDS, LEVEL = 200, 0.01
 

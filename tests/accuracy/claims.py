@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import meanfield as mf
-from meanfield import reductions
+from meanfield.measures import reductions
 from solvers import FiniteWidth, WassersteinFlow, predicted_variance, width_sweep
 
 WIDTHS, SEEDS = (64, 128, 256, 512, 1024, 2048), 32

@@ -12,10 +12,10 @@ from scipy.stats import qmc
 from torch import Tensor
 
 import meanfield as mf
-from meanfield.measure import SobolPoints
+from meanfield.measures.particle_measure import SobolPoints
 from solvers import CausalDMFT
-from solvers import neurons as drawn
-from solvers.neurons import Neurons
+from solvers.dmft import neurons as drawn
+from solvers.dmft.neurons import Neurons
 from tests.accuracy.sweep_numerics import digits
 
 SEEDS, SAMPLES, REFERENCE = 50, 2048, 32768

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from meanfield.statistics import (
+from meanfield.comparison.statistics import (
     Exponent,
     bias_exponent,
     exponent_of,

@@ -5,11 +5,12 @@ import torch
 from scipy.stats import t as student
 
 import meanfield as mf
-from meanfield.conv_kernels import ConvNetwork, conv_nngp_and_ntk
-from meanfield.dense_kernels import nngp_and_ntk
-from meanfield.gaussian_averages import gaussian_averages
-from meanfield.parameterization import improved_standard, naive_standard
-from solvers.empirical_kernels import monte_carlo_kernels
+from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.gaussian_averages import gaussian_averages
+from meanfield.network.convolutional import ConvNetwork
+from meanfield.scaling.standard import improved_standard, naive_standard
+from solvers.finite.empirical_kernels import monte_carlo_kernels
 
 NAMES = ("linear", "tanh", "relu", "erf", "sigmoid", "softplus", "sin", "gelu")
 

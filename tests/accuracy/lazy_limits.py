@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 import meanfield as mf
-from meanfield.dense_kernels import nngp_and_ntk
-from meanfield.spectrum import spectrum
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.spectrum import spectrum
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
-from solvers.lazy_kernels import all_samples
-from solvers.lazy_prediction import lazy_prediction
-from solvers.tangent_kernel import TangentKernelLimit
+from solvers.lazy.lazy_kernels import all_samples
+from solvers.lazy.lazy_prediction import lazy_prediction
+from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
 
 _SAMPLES = 2**14
 

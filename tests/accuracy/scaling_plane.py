@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 import meanfield as mf
-from meanfield.scaling import NAMED, coinciding, default, ic_mean_field, sym_default
+from meanfield.scaling.scaling import NAMED, coinciding, default, ic_mean_field, sym_default
 from solvers import FiniteWidth, WassersteinFlow
-from solvers.infinite_logits import InfiniteLogitsLimit, rescaled
-from solvers.measured_exponents import measured_exponents
-from solvers.proxy_comparison import Proxy, five_limits, proxy_comparison
+from solvers.studies.measured_exponents import measured_exponents
+from solvers.studies.proxy_comparison import Proxy, five_limits, proxy_comparison
+from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
 
 
 def powers_of_the_width() -> None:

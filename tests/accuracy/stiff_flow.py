@@ -11,10 +11,10 @@ from scipy.integrate import solve_ivp
 
 import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
-from solvers.integrator import Integrator
-from solvers.limit_network import LimitNetwork
-from solvers.measure_flow import MeasureFlow
-from solvers.networks import Networks
+from solvers.dmft.perceptron import LimitNetwork
+from solvers.finite.networks import Networks
+from solvers.running.integrator import Integrator
+from solvers.two_layer.measure_flow import MeasureFlow
 
 
 def stiff_flow() -> None:

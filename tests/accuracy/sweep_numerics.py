@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 import meanfield as mf
-from meanfield.statistics import Exponent, exponent_of, left_out_means
+from meanfield.comparison.statistics import Exponent, exponent_of, left_out_means
 from solvers import CausalDMFT, FixedPointDMFT, TangentKernelLimit
-from solvers.causal_dmft import Draws
+from solvers.dmft.causal_dmft import Draws
 from tests.accuracy.agreement import Group, compared, distance, largest_z
 
 SEEDS = 8

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import torch
 
 import tests.benchmarks
-from meanfield import checks
+from meanfield.checking import checks
 from tests.benchmarks import regression
 from tests.running import gathered, machine
 

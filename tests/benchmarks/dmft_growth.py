@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 import meanfield as mf
-from solvers import CausalDMFT, causal_dmft
-from solvers.integrator import State
-from solvers.limit_network import LimitNetwork, LimitPass
+from solvers import CausalDMFT
+from solvers.dmft import causal_dmft
+from solvers.dmft.perceptron import LimitNetwork, LimitPass
+from solvers.running.integrator import State
 from tests.benchmarks.dmft import Table, digits
 from tests.benchmarks.timing import over_rounds, spread
 

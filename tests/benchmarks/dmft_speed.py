@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import meanfield as mf
-from meanfield import checks
+from meanfield.checking import checks
 from solvers import CausalDMFT, FixedPointDMFT
 from tests.benchmarks.dmft import Table, clocked, digits, outputs
 from tests.benchmarks.timing import alone, over_rounds, spread

@@ -21,7 +21,7 @@ from solvers import (
     WassersteinFlow,
     residual,
 )
-from solvers.certificate import planned
+from solvers.dmft.certificate import planned
 from tests.benchmarks.timing import alone, over_rounds, spread
 
 

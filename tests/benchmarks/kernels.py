@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import meanfield as mf
-from meanfield.dense_kernels import nngp_and_ntk
+from meanfield.kernels.dense_kernels import nngp_and_ntk
 from tests.benchmarks.timing import over_rounds
 
 

@@ -19,11 +19,12 @@ import torch
 import torch.distributed as dist
 
 import meanfield as mf
-from solvers import CausalDMFT, WassersteinFlow, causal_dmft
-from solvers.infinite_dense import Rows
-from solvers.integrator import State
-from solvers.limit_network import LimitNetwork, LimitPass
-from solvers.sharding import Ranks, over_ranks
+from solvers import CausalDMFT, WassersteinFlow
+from solvers.dmft import causal_dmft
+from solvers.dmft.basis import Rows
+from solvers.dmft.perceptron import LimitNetwork, LimitPass
+from solvers.running.integrator import State
+from solvers.running.sharding import Ranks, over_ranks
 from tests.memory import forget_peak, peak
 
 SMALL, LARGE = 64, 2**20  # bytes of the sums that give latency and bandwidth

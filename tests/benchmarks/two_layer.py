@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import meanfield as mf
-from meanfield import checks, reductions, tiles
-from meanfield.activations import Activation
+from meanfield.checking import checks
+from meanfield.measures import reductions, tiles
+from meanfield.network.activations import Activation
 from tests.benchmarks.compiled import Compiled
 from tests.benchmarks.timing import Timing, interleaved, over_rounds, ratio, rounds, spread
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 import meanfield as mf
-from meanfield import tiles
+from meanfield.measures import tiles
 from solvers import CausalDMFT, FiniteWidth, Interrupted, WassersteinFlow
 from tests.benchmarks.two_layer import by_step
 from tests.gpu.card import Card, row

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 import meanfield as mf
-from meanfield import checks, keops, reductions, tiles
+from meanfield.checking import checks
+from meanfield.measures import keops, reductions, tiles
 from tests.benchmarks.two_layer import by_step, cloud
 from tests.gpu.card import Card, row
 

@@ -1,0 +1,89 @@
+"""own_numerics: what a program has set for its own arithmetic (coarse float32 products, autocast, a default device) does not reach ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from meanfield.checking import checks
+
+# of single backends, in torch since 2.9, beside set_float32_matmul_precision
+_MKLDNN = getattr(torch.backends.mkldnn, "matmul", None)
+_SWITCHES = [_MKLDNN, torch.backends.cuda.matmul] if _MKLDNN else []
+
+
+class _Thread(threading.local):
+    inside = False
+
+
+class _Process:
+    calls = 0  # that go on at this moment, in all threads
+    theirs: tuple[str, list[str]] | None = None  # the precision to return to
+
+
+_thread, _process, _lock = _Thread(), _Process(), threading.Lock()
+
+
+@contextmanager
+def own_numerics() -> Iterator[None]:
+    """Within it float32 products keep all their digits, nothing is cast, and new tensors lie on the CPU unless their device is named.
+
+    Autocast and the default device belong to a thread, the precision of products to the process: the first of the calls that run side
+    by side sets it, the last restores it.
+    """
+    if _thread.inside:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(_full_precision())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(setattr, _thread, "inside", False)
+        _thread.inside = True
+        yield
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """Within it torch works on so many threads, afterwards on as many as before; None changes nothing. ValueError below 1."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(checks.integer("threads", count, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    with _lock:
+        _process.calls += 1
+        if _process.calls == 1:
+            found = _precision()
+            _process.theirs = None if {found[0], *found[1]} <= {"highest", "ieee", "none"} else found
+            if _process.theirs:
+                torch.set_float32_matmul_precision("highest")  # and with it the switches
+    try:
+        yield
+    finally:
+        with _lock:
+            _process.calls -= 1
+            if not _process.calls and _process.theirs:
+                torch.set_float32_matmul_precision(_process.theirs[0])
+                for switch, value in zip(_SWITCHES, _process.theirs[1], strict=True):
+                    switch.fp32_precision = value
+
+
+def _precision() -> tuple[str, list[str]]:
+    try:
+        whole = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch does not tell it once a switch was used
+        whole = "highest"
+    return whole, [switch.fp32_precision for switch in _SWITCHES]

@@ -1,0 +1,1 @@
+"""How answers are compared: observables, deviations, distances, reports."""

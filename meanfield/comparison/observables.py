@@ -1,0 +1,86 @@
+"""What is compared between solutions: numbers drawn from a Solution, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.network.keys import Key
+from meanfield.network.perceptron import Network
+from meanfield.solution.solution import Solution
+from meanfield.solution.two_time import recorded
+
+
+def observables(network: Network) -> dict[str, Callable[[Solution], Tensor]]:
+    """The known observables of a network; each gives a flat float64 tensor.
+
+    Outputs and losses over the whole run; kernels at the last snapshot.
+    """
+    kernels = {key: lambda s, key=key: _flat(s.kernels[key].at()) for key in network.keys("Phi", "G")}
+    return {
+        "loss": lambda s: _flat(s.loss),
+        "test_loss": lambda s: _flat(s.test_loss),
+        "f": lambda s: _flat(s.f),
+        "f_test": lambda s: _flat(_present(s.f_test)),
+        "tangent_kernel": lambda s: _flat(s.tangent_kernel()),
+    } | kernels
+
+
+@checked
+def observe(solution: Solution, name: str) -> Tensor:
+    """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
+    return checks.lookup("observable", name, observables(solution.problem.network))(solution)
+
+
+def recorded_observables(solution: Solution) -> tuple[str, ...]:
+    """The names that this solution can answer."""
+    data, network = solution.problem.data, solution.problem.network
+    lacking = {*map(str, network.keys("Phi", "G"))} - solution.kernels.keys()
+    if data.x_test is None:
+        lacking.add("f_test")
+    if data.y_test is None:
+        lacking.add("test_loss")
+    if not solution.has_tangent:
+        lacking.add("tangent_kernel")
+    return tuple(name for name in observables(network) if name not in lacking)
+
+
+def has_preactivations(solution: Solution, layer: int | str) -> bool:
+    """Whether the preactivations of a layer were kept, or particles that tell them"""
+    return Key("h", layer) in solution.fields or (layer == 1 and bool(solution.particles))
+
+
+@checked
+def alignment(kernel: Tensor, y: Tensor) -> Tensor:
+    """Tr(K y y^T) / (|K| |y y^T|) in [0, 1] of a kernel (P, P) with targets y (P, C): how much of it points at the task."""
+    kernel, y = checks.matrix("kernel", kernel), checks.matrix("y", y, vector_is_column=True)
+    if not kernel.shape[0] == kernel.shape[1] == len(y):
+        raise ValueError(
+            f"kernel and y must have shapes (P, P) and (P, C): received {tuple(kernel.shape)} and {tuple(y.shape)}"
+        )
+    target = y.to(kernel) @ y.to(kernel).T
+    return (kernel * target).sum() / (kernel.norm() * target.norm())
+
+
+@checked
+def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = -1) -> Tensor:
+    """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots."""
+    kernel = None if name == "tangent_kernel" else solution.kernels[name]
+    for key, step in (("start", start), ("end", end)):
+        recorded(step, solution.snapshots if kernel is None else kernel.steps, key)
+    at = solution.tangent_kernel if kernel is None else kernel.at
+    return (at(end) - at(start)).norm() / at(start).norm()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float64).flatten()
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise ValueError("the problem has no test samples: give the Dataset x_test")
+    return tensor

@@ -1,0 +1,123 @@
+"""What was measured about scalings: powers of the width (equation 72), and how well each limit stands for a finite net (equation 73)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.comparison.statistics import Exponent
+from meanfield.scaling.scaling import Scaling
+
+POWERS = {  # what is measured, in the words of scaling_plane.Exponents
+    "f0": "outputs at step 0",
+    "kernel": "tangent kernel at step 0",
+    "f": "outputs at the last step",
+    "readouts": "movement of the readouts a",
+    "weights": "movement of the input weights w",
+    "kernel_change": "relative change of the tangent kernel",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLaw:
+    """One quantity against the width."""
+
+    values: np.ndarray
+    """(widths,) root mean square over seeds"""
+    errors: np.ndarray
+    """(widths,) its standard error"""
+    predicted: float
+    """Power of the width"""
+    measured: Exponent
+    """Power of the width, with its interval"""
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class PowersReport:
+    """The powers of the width in one scaling, measured from finite networks beside the predicted ones (equation 72)."""
+
+    scaling: Scaling
+    """That was measured"""
+    widths: tuple[int, ...]
+    """Of the networks"""
+    seeds: int
+    """Networks of each width"""
+    steps: int
+    """That they were trained"""
+    quantities: Mapping[str, PowerLaw]
+    """By name"""
+
+    def __getitem__(self, name: str) -> PowerLaw:
+        return checks.lookup("quantity", name, self.quantities)
+
+    def __str__(self) -> str:
+        span = f"N = {self.widths[0]}..{self.widths[-1]}, {self.seeds} seeds, {self.steps} steps"
+        lines = [f"scaling {self.scaling.name!r}, {span}", f"{'quantity':<40}{'predicted':>10}  measured"]
+        for name, law in self.quantities.items():
+            lines.append(f"{POWERS[name]:<40}{law.predicted:>+10.2f}  {law.measured}")
+        return "\n".join(lines)
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class ProxyReport:
+    """How far each limit is from networks of the reference width, at each of the R recorded times (equation 73)."""
+
+    names: tuple[str, ...]
+    """Of the limits"""
+    reference_width: int
+    """N*, of the networks"""
+    times: np.ndarray
+    """(R,) training times"""
+    kl: np.ndarray
+    """(limits, R) E_x KL( N(mean f_inf, var f_inf) || N(mean f_N*, var f_N*) ), corrected for the finite number of seeds; infinite for a
+    limit without randomness"""
+    low: np.ndarray
+    """(limits, R) lower end of its 95 % interval, nan with fewer than three runs of a limit"""
+    high: np.ndarray
+    """(limits, R) upper end"""
+    distance: np.ndarray
+    """(limits, R) 2-Wasserstein distance of the same Gaussians, relative to the root mean square output of the networks"""
+    floor: np.ndarray
+    """(R,) the KL that as many networks of the reference width themselves would show, uncorrected"""
+    seeds: int
+    """Networks"""
+    limit_seeds: tuple[int, ...]
+    """Runs of each limit"""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What was compared"""
+
+    def mean_kl(self, first: int = 1) -> dict[str, float]:
+        """The KL averaged over the records from number `first` on, the only one where there are no later ones"""
+        first = min(first, len(self.times) - 1)
+        return {name: float(row[first:].mean()) for name, row in zip(self.names, self.kl, strict=True)}
+
+    @property
+    def nearest(self) -> str:
+        """The limit with the least mean KL after step 0"""
+        found = self.mean_kl()
+        return min(found, key=lambda name: found[name])
+
+    def __str__(self) -> str:
+        last = len(self.times) - 1
+        steps = sorted({0, min(1, last), (last + 1) // 4, (last + 1) // 2, last})
+        told = ", ".join(f"{key} {value}" for key, value in self.settings.items())
+        head = "".join(f"{f'time {self.times[k]:.4g}':>22}" for k in steps)
+        lines = [
+            f"E_x KL(limit || network of width {self.reference_width}), {self.seeds} networks; {told}",
+            f"{'limit':<26}{head}",
+        ]
+        for name, kl, low, high, apart in zip(self.names, self.kl, self.low, self.high, self.distance, strict=True):
+            spans = ["[unknown]" if np.isnan(low[k]) else f"[{low[k]:.2g}, {high[k]:.2g}]" for k in steps]
+            cells = [f"{kl[k]:.3g} {span}" for k, span in zip(steps, spans, strict=True)]
+            lines.append(f"{name:<26}" + "".join(f"{cell:>22}" for cell in cells))
+            lines.append(f"{'  distance':<26}" + "".join(f"{apart[k]:>22.3g}" for k in steps))
+        lines.append(f"{'floor before correction':<26}" + "".join(f"{self.floor[k]:>22.2g}" for k in steps))
+        if np.isnan(self.low).any():
+            lines.append("[unknown]: an interval needs at least three runs of the limit that differ (limit_seeds)")
+        return "\n".join(lines)

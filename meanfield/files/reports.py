@@ -1,0 +1,158 @@
+"""How reports and predictions lie in a file, as `layout` has it for solutions. To keep another kind of result, add a `Kind` to `KINDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from meanfield.comparison.report import Deviation, DeviationReport
+from meanfield.comparison.scaling_reports import PowerLaw, PowersReport, ProxyReport
+from meanfield.comparison.statistics import Exponent
+from meanfield.files.solutions import (
+    SOLUTION,
+    Arrays,
+    Kind,
+    Stored,
+    by_field,
+    pack_problem,
+    plain,
+    some,
+    tensor,
+    unpack_problem,
+)
+from meanfield.scaling.scaling import Scaling
+from meanfield.solution.prediction import LazyPrediction
+from meanfield.solution.solution import Solution
+
+_COLUMNS = tuple(f.name for f in fields(Deviation) if f.name not in ("name", "exponents"))
+
+
+def _pack_report(report: DeviationReport, arrays: Arrays) -> dict[str, Any]:
+    found = list(report.observables.values())
+    quantities = list(dict.fromkeys(quantity for d in found for quantity in d.exponents))
+    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in a hidden layer")
+    arrays.put("seeds", np.array(report.seeds, dtype=np.int64), "width", "networks of this width", coordinate=True)
+    arrays.axis("observable", np.array(list(report.observables), dtype=str), "what is compared")
+    arrays.axis("quantity", np.array(quantities, dtype=str), "what goes as a power of the width")
+    arrays.axis("bound", np.array(["slope", "low", "high"]), "the exponent and its 95 % interval")
+    for name in _COLUMNS:
+        dims = "observable" if name == "reference_error" else "observable width"
+        arrays.put(name, np.array([getattr(d, name) for d in found]), dims, f"{name}, relative to the limit")
+    exponents = np.full((len(found), len(quantities), 3), np.nan)
+    for i, d in enumerate(found):
+        for quantity, e in d.exponents.items():
+            exponents[i, quantities.index(quantity)] = e.slope, e.low, e.high
+    arrays.put("exponent", exponents, "observable quantity bound", "powers of the width, nan if not fitted")
+    arrays.put("n_var", report.n_var, "width", "N Var f_T, mean over the training outputs")
+    arrays.put("n_var_se", report.n_var_se, "width", "standard error of n_var")
+    arrays.put("predicted_n_var", report.predicted_n_var, meaning="n_var, computed before any network was trained")
+    return {"compared": {k: plain(v, f"the report's setting {k}") for k, v in report.settings.items()}}
+
+
+def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationReport:
+    quantities, found = [str(q) for q in stored["quantity"]], {}
+    for i, name in enumerate(str(n) for n in stored["observable"]):
+        columns = {k: stored[k][i] for k in _COLUMNS}
+        columns["reference_error"] = float(columns["reference_error"])
+        rows = zip(quantities, stored["exponent"][i].tolist(), strict=True)
+        fitted = {quantity: Exponent(*row) for quantity, row in rows if not np.isnan(row).all()}
+        found[name] = Deviation(name, **columns, exponents=fitted)
+    return DeviationReport(
+        widths=tuple(stored["width"].tolist()),
+        seeds=tuple(stored["seeds"].tolist()),
+        observables=found,
+        n_var=stored["n_var"],
+        n_var_se=stored["n_var_se"],
+        predicted_n_var=float(stored["predicted_n_var"]),
+        settings=settings["compared"],
+    )
+
+
+def _pack_prediction(prediction: LazyPrediction, arrays: Arrays) -> dict[str, Any]:
+    problem = pack_problem(prediction.problem, arrays)
+    arrays.axis("time", prediction.times, "training time, learning rate times step")
+    arrays.put("mean", prediction.mean, "time sample output", "mean over the random start, training samples")
+    if prediction.mean_test is not None:
+        arrays.put(
+            "mean_test", prediction.mean_test, "time test_sample output", "mean over the random start, test samples"
+        )
+    arrays.put("covariance", prediction.covariance, "time any_sample any_sample_2", "of each output, over [x; x_test]")
+    return {"problem": problem, "stats": {k: plain(v) for k, v in prediction.stats.items()}}
+
+
+def _unpack_prediction(stored: Stored, settings: Mapping[str, Any]) -> LazyPrediction:
+    return LazyPrediction(
+        problem=unpack_problem(stored, settings["problem"]),
+        times=tensor(stored, "time"),
+        mean=tensor(stored, "mean"),
+        mean_test=some(stored, "mean_test").get("mean_test"),
+        covariance=tensor(stored, "covariance"),
+        stats=settings["stats"],
+    )
+
+
+def _pack_powers(report: PowersReport, arrays: Arrays) -> dict[str, Any]:
+    laws = list(report.quantities.values())
+    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in the hidden layer")
+    arrays.axis("quantity", np.array(list(report.quantities), dtype=str), "what goes as a power of the width")
+    arrays.axis("bound", np.array(["slope", "low", "high"]), "the measured exponent and its 95 % interval")
+    arrays.put("values", np.array([law.values for law in laws]), "quantity width", "root mean square over seeds")
+    arrays.put("errors", np.array([law.errors for law in laws]), "quantity width", "standard errors of the values")
+    arrays.put("predicted", np.array([law.predicted for law in laws]), "quantity", "predicted power of the width")
+    measured = np.array([(law.measured.slope, law.measured.low, law.measured.high) for law in laws])
+    arrays.put("measured", measured, "quantity bound", "measured power of the width")
+    return {"scaling": by_field(report.scaling), "seeds": report.seeds, "steps": report.steps}
+
+
+def _unpack_powers(stored: Stored, settings: Mapping[str, Any]) -> PowersReport:
+    rows = zip(
+        stored["values"], stored["errors"], stored["predicted"].tolist(), stored["measured"].tolist(), strict=True
+    )
+    laws = [PowerLaw(v, e, predicted, Exponent(*measured)) for v, e, predicted, measured in rows]
+    return PowersReport(
+        scaling=Scaling(**settings["scaling"]),
+        widths=tuple(stored["width"].tolist()),
+        seeds=settings["seeds"],
+        steps=settings["steps"],
+        quantities=dict(zip((str(q) for q in stored["quantity"]), laws, strict=True)),
+    )
+
+
+_PROXY = ("kl", "low", "high", "distance")
+
+
+def _pack_proxy(report: ProxyReport, arrays: Arrays) -> dict[str, Any]:
+    arrays.axis("limit", np.array(report.names, dtype=str), "infinite-width limit")
+    arrays.axis("time", report.times, "training time, learning rate times step")
+    for name in _PROXY:
+        arrays.put(name, getattr(report, name), "limit time", f"{name} of equation 73")
+    arrays.put("floor", report.floor, "time", "KL that networks of the reference width would show themselves")
+    told = {k: plain(v, f"the report's setting {k}") for k, v in report.settings.items()}
+    numbers = {"width": report.reference_width, "seeds": report.seeds, "limit_seeds": list(report.limit_seeds)}
+    return {"compared": told} | numbers
+
+
+def _unpack_proxy(stored: Stored, settings: Mapping[str, Any]) -> ProxyReport:
+    return ProxyReport(
+        names=tuple(str(n) for n in stored["limit"]),
+        reference_width=settings["width"],
+        times=stored["time"],
+        **{name: stored[name] for name in _PROXY},
+        floor=stored["floor"],
+        seeds=settings["seeds"],
+        limit_seeds=tuple(settings["limit_seeds"]),
+        settings=settings["compared"],
+    )
+
+
+Result = Solution | DeviationReport | LazyPrediction | PowersReport | ProxyReport  # what `save` takes
+KINDS = (
+    SOLUTION,
+    Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
+    Kind("meanfield lazy prediction", LazyPrediction, _pack_prediction, _unpack_prediction),
+    Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
+    Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
+)

@@ -1,0 +1,208 @@
+"""Solutions and reports as netCDF files: `save(result, "run.nc")`, `load("run.nc")`; `xarray.open_dataset` reads them too.
+
+Each ends with a digest of its content (`sealed`), behind the last byte that HDF5 knows of. Nothing is pickled.
+
+This is the only file that imports h5netcdf and h5py; `layout` and `report_layout` say what lies where in a file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from meanfield.checking.arguments import checked
+from meanfield.checking.warning import warn
+from meanfield.files import sealed
+from meanfield.files.reports import KINDS, Result
+from meanfield.files.sealed import DamagedFile
+from meanfield.files.solutions import Arrays
+from meanfield.solution.solution import Solution
+
+FORMAT = 2  # to be raised when an older `load` would misread the file; from 2 on files have a digest
+_HDF5_END = {0: 40, 2: 28, 3: 28}  # by the version of the superblock: where the length of the file stands in it
+
+
+class Unwritable(ValueError, OSError):
+    """A folder that is missing or cannot be written to."""
+
+
+@checked
+def save(result: Result, path: str | Path) -> Path:
+    """Write `result` to a .nc file, whole or not at all, in place of any older file of that name; returns the path.
+
+    The file is made in memory, so that a full disk is an OSError with path and bytes, after which the older file is as it was.
+    ValueError, before anything is written, for a path that will not do and for an activation or loss that no file could name.
+    """
+    path = writable(path)
+    kind = next(k for k in KINDS if isinstance(result, k.type))
+    arrays = Arrays()
+    settings = json.dumps(kind.pack(result, arrays))
+    title = str(result).splitlines()[0]
+    attributes = {"kind": kind.name, "format_version": FORMAT, "title": title, "settings": settings}
+    sealed.write(path, _image(arrays, attributes | _provenance(result)))
+    return path
+
+
+@checked
+def load(path: str | Path) -> Any:
+    """The result kept in `path`, equal to the one saved. ValueError for a file that is broken, too new or none of ours.
+
+    Its digest is checked before HDF5 sees the file. Files of format 1 have none: they are read with a warning, since damage may go
+    unseen there, or keep HDF5 busy for ever.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the .nc file itself")
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    verified = sealed.verified(path)
+    if not verified:
+        _check_length(path)
+    arrays, attributes = _read(path)
+    name, version = attributes.get("kind"), attributes.get("format_version")
+    kind = next((k for k in KINDS if k.name == name), None)
+    if kind is None:
+        held = "no result of meanfield" if name is None else f"a {name!r}"
+        raise ValueError(f"{path} holds {held}; known: {', '.join(repr(k.name) for k in KINDS)}")
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(
+            f"{path} has the format version {version}; meanfield {_version('meanfield')} reads versions up to {FORMAT}: update it"
+        )
+    if not verified:
+        if version > 1:
+            raise DamagedFile(
+                f"{path} has lost its digest: it was cut, or written to by another program; save it again"
+            )
+        warn(
+            f"files in {path.parent} were saved by an earlier version, without a digest: damage to them may go unseen; save them again",
+        )
+    try:
+        return kind.unpack(arrays, _tuples(json.loads(attributes["settings"])))
+    except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}): save the result again") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
+
+
+def writable(path: str | Path) -> Path:
+    """`path`, if a result can be written there; ValueError otherwise."""
+    path = Path(path)
+    if path.suffix != ".nc":
+        good = f"{path.stem or 'result'}.nc"
+        raise ValueError(f"results are kept in files that end in .nc: received {str(path)!r}; give e.g. {good!r}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file, e.g. {str(path / 'result.nc')!r}")
+    if not path.parent.is_dir():
+        raise Unwritable(f"the folder of {str(path)!r} does not exist: create {path.parent} first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise Unwritable(f"the folder {path.parent} cannot be written to: give another one")
+    return path
+
+
+def _image(arrays: Arrays, attributes: dict[str, Any]) -> memoryview:
+    """The file's bytes, in memory: on a full disk HDF5 would take the process down.
+
+    By h5netcdf: xarray, which reads the file, takes ten times as long to write it, which counts for a sweep of networks.
+    """
+    import h5netcdf
+    import h5py
+
+    everything, image = arrays.coordinates | arrays.data, io.BytesIO()
+    with h5netcdf.File(image, "w") as file:
+        file.dimensions = {
+            dim: n for dims, array, _ in everything.values() for dim, n in zip(dims, array.shape, strict=True)
+        }
+        for name, (dims, array, told) in everything.items():
+            text = array.dtype.kind == "U"
+            kept = array.astype(np.int8) if array.dtype.kind == "b" else array.astype(object) if text else array
+            variable = file.create_variable(name, dims, dtype=h5py.string_dtype() if text else kept.dtype, data=kept)
+            notes = told | ({"dtype": "bool"} if array.dtype.kind == "b" else {})
+            beside = " ".join(
+                c for c, (own, *_) in arrays.coordinates.items() if [c] != own and set(own) <= set(dims) and c != name
+            )
+            variable.attrs.update(notes | ({"coordinates": beside} if beside and name in arrays.data else {}))
+        file.attrs.update(attributes)
+    return image.getbuffer()
+
+
+def _check_length(path: Path) -> None:
+    """DamagedFile for one without a digest that is not as long as it says: on some of those HDF5 hangs."""
+    with path.open("rb") as file:
+        head = file.read(48)
+    place = _HDF5_END.get(head[8]) if head.startswith(b"\x89HDF\r\n\x1a\n") and len(head) == 48 else None
+    if place is None or int.from_bytes(head[place : place + 8], "little") != path.stat().st_size:
+        raise DamagedFile(f"{path} is truncated or no netCDF-4 file: it has not the length that it should")
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and attributes. By h5py: xarray takes ten times as long, which counts for a folder of networks."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            arrays = {name: _array(d) for name, d in file.items() if isinstance(d, h5py.Dataset)}
+            return arrays, {k: v.item() if np.size(v) == 1 and np.ndim(v) else v for k, v in file.attrs.items()}
+    except Exception as error:  # OSError, KeyError, RuntimeError, ..: it depends on the place of the damage
+        raise DamagedFile(f"{path} is truncated or no netCDF-4 file: {type(error).__name__}: {error}") from error
+
+
+def _array(stored: Any) -> np.ndarray:
+    if stored.dtype.kind == "O":
+        return np.array(stored.asstr()[()], dtype=str)
+    return np.asarray(stored[()], dtype=stored.attrs.get("dtype"))  # xarray's note on bool, kept as int8
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's arrays as tuples"""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _provenance(result: Result) -> dict[str, Any]:
+    packages = ("torch", "numpy", "scipy", "xarray", "h5netcdf", "h5py")
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    told = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "meanfield_version": _version("meanfield"),
+        "versions": json.dumps(versions),
+        "git_commit": _commit(),
+        "seed": result.solver.get("seed") if isinstance(result, Solution) else None,
+        "threads": result.stats.get("threads") if isinstance(result, Solution) else torch.get_num_threads(),
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the source tree, with "-dirty" if it was changed since; None for an installed package or without git."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # or the tree around it belongs to another project
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None

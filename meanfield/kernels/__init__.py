@@ -1,0 +1,1 @@
+"""Kernels in the lazy limit: Gaussian averages, recursions, spectra."""

@@ -1,0 +1,144 @@
+"""Averages <phi(u) phi(v)> and <phi'(u) phi'(v)> over two Gaussians with variances p, q and covariance c (equations 41 and 42).
+
+Closed forms stand in one table, by the activation's name: add yours with `register_closed_form`. All others go by quadrature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meanfield.kernels.averages_table import prepared
+from meanfield.kernels.gaussian_quadrature import Quadrature
+from meanfield.network.activations import Activation, activation
+
+Pair = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Single = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """(p, q, c), which broadcast, -> <phi phi>, <phi' phi'>; and the same at u = v from the variance p alone, free of rounding in c."""
+
+    pair: Pair
+    single: Single
+
+
+@dataclass(frozen=True)
+class GaussianAverages:
+    """Averages of one activation.
+
+    `pair(p (.., n), q (.., m), c (.., n, m))` and `single(p)` each give (<phi phi>, <phi' phi'>) of the shape of c and p, in float64.
+    `prepare(p, q, pairs)` gives a `pair` that is fast for so many pairs with variances among p and q.
+    """
+
+    pair: Pair
+    single: Single
+    prepare: Callable[[Tensor, Tensor, int], Pair]
+    exact: bool
+
+
+def gaussian_averages(which: str | Activation, quadrature: bool = False) -> GaussianAverages:
+    """The averages of an activation, in closed form if one is known and quadrature is not asked for."""
+    phi = activation(which)
+    closed = None if quadrature else closed_form(phi)
+    if closed is None:
+        numerical = Quadrature(phi)
+        return GaussianAverages(
+            numerical.pair, numerical.single, lambda p, q, pairs: prepared(numerical, p, q, pairs), exact=False
+        )
+
+    def pair(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return closed.pair(p[..., :, None], q[..., None, :], c)
+
+    return GaussianAverages(pair, closed.single, lambda p, q, pairs: pair, exact=True)
+
+
+def closed_form(which: str | Activation) -> ClosedForm | None:
+    """The closed form of this very activation, None if there is none (another activation of the same name has none)."""
+    phi = activation(which)
+    try:
+        known = activation(phi.name)
+    except ValueError:
+        return None
+    return _CLOSED.get(phi.name) if (known.phi, known.dphi) == (phi.phi, phi.dphi) else None
+
+
+def register_closed_form(name: str, pair: Pair, single: Single) -> None:
+    """Give the activation called `name` closed averages; ValueError if it is unknown or has them already."""
+    activation(name)
+    if name in _CLOSED:
+        raise ValueError(f"the activation {name!r} has a closed form already: register another name")
+    _CLOSED[name] = ClosedForm(pair, single)
+
+
+def _linear(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    return c.clone(), torch.ones_like(c)
+
+
+def _relu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The arc-cosine kernels. A correlation within rounding of +-1 is taken as +-1: an angle below 4e-8 cannot be seen in c."""
+    norm = p.sqrt() * q.sqrt()
+    rho = (c / norm.clamp_min(torch.finfo(c.dtype).tiny)).clamp_(-1, 1)
+    rho = torch.where(1 - rho.abs() < 8 * torch.finfo(c.dtype).eps, rho.sign(), rho)
+    rest = math.pi - torch.acos(rho)
+    sine = ((1 - rho) * (1 + rho)).sqrt_()
+    return norm * (sine + rest * rho) / (2 * math.pi), rest / (2 * math.pi)
+
+
+def _erf(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    s, t = 1 + 2 * p, 1 + 2 * q
+    size = s.sqrt() * t.sqrt()
+    rest = (1 / s + 2 * p / s / t + 4 * _determinant(p, q, c, size)).sqrt_()
+    return torch.atan(2 * c / size / rest).mul_(2 / math.pi), (4 / math.pi) / (size * rest)
+
+
+def _erf_alone(p: Tensor) -> tuple[Tensor, Tensor]:
+    root = (1 + 4 * p).sqrt()
+    return torch.atan(2 * p / root).mul_(2 / math.pi), (4 / math.pi) / root
+
+
+def _sin(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    mean = (p + q) / 2
+    near, far = torch.exp(c - mean), torch.exp(-c - mean)
+    return (near - far) / 2, (near + far) / 2
+
+
+def _gelu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """With Delta = s t (1 - r^2), r = c / sqrt(s t), so that products of two variances, which may overflow, do not occur"""
+    s, t = 1 + p, 1 + q
+    size, shares = s.sqrt() * t.sqrt(), 1 / s + 1 / t
+    gap, r = _determinant(p, q, c, size), c / size
+    rest = 1 / s + p / s / t + gap  # Delta / (s t)
+    scale = 1 / (2 * math.pi * rest.sqrt())
+    both = 0.25 + torch.atan(r / rest.sqrt()) / (2 * math.pi)  # <Phi(u) Phi(v)>
+    return c * both + scale * (gap + r * r * shares) * size, both + scale * r * (shares + 1 / s / rest / t)
+
+
+def _gelu_alone(p: Tensor) -> tuple[Tensor, Tensor]:
+    root = (1 + 2 * p).sqrt()
+    both, scale = 0.25 + torch.atan(p / root) / (2 * math.pi), p / (2 * math.pi * root)
+    return p * (both + scale * 2 / (1 + p)), both + scale * (2 / (1 + p) + 1 / (1 + 2 * p))
+
+
+def _determinant(p: Tensor, q: Tensor, c: Tensor, size: Tensor) -> Tensor:
+    """(p q - c^2) / size^2 >= 0, as a product of differences"""
+    norm = p.sqrt() * q.sqrt()
+    return ((norm - c) / size * ((norm + c) / size)).clamp_(min=0)
+
+
+def _by_pair(pair: Pair) -> Single:
+    return lambda p: pair(p, p, p)
+
+
+_CLOSED: dict[str, ClosedForm] = {
+    "linear": ClosedForm(_linear, _by_pair(_linear)),
+    "relu": ClosedForm(_relu, lambda p: (p / 2, torch.full_like(p, 0.5))),
+    "erf": ClosedForm(_erf, _erf_alone),
+    "sin": ClosedForm(_sin, _by_pair(_sin)),
+    "gelu": ClosedForm(_gelu, _gelu_alone),
+}

@@ -1,0 +1,1 @@
+"""Particle measures and sums over their particles."""

@@ -1,0 +1,184 @@
+"""What the pictures show, as arrays: solutions by width, samples by class, kernels, pooled neurons, projected particles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield.network.keys import parts
+from meanfield.solution.solution import Solution
+from meanfield.solution.two_time import TwoTimeKernel, recorded
+
+Solutions = Solution | Sequence[Solution]
+
+_POINTS = 3000  # particles drawn
+_DIRECTIONS = r"$w \cdot v_1$, direction of most movement", r"$w \cdot v_2$, second direction"
+
+
+def several(solutions: Solutions | None) -> list[Solution]:
+    """A list of solutions from one, many or none."""
+    return [] if solutions is None else [solutions] if isinstance(solutions, Solution) else list(solutions)
+
+
+def by_width(nets: Solutions, limit: Solutions | None) -> tuple[dict[int, list[Solution]], list[Solution]]:
+    """Networks by width, and limits: those given as such and those found among `nets`."""
+    everyone = several(nets) + several(limit)
+    if not everyone:
+        raise ValueError("nothing to draw: give at least one Solution")
+    first = everyone[0]
+    for s in everyone:
+        if s.f.shape != first.f.shape or s.problem.training != first.problem.training:
+            raise ValueError(
+                f"solutions in one picture must share samples and time grid: received {first!r} and {s!r}; draw them one by one"
+            )
+    groups: dict[int, list[Solution]] = {}
+    for s in everyone:
+        if s.width is not None:
+            groups.setdefault(s.width, []).append(s)
+    return dict(sorted(groups.items())), [s for s in everyone if s.width is None]
+
+
+def row(tensor: Tensor, index: int) -> Tensor:
+    """tensor[index]; ValueError for a sample that does not exist."""
+    if not -len(tensor) <= index < len(tensor):
+        raise ValueError(f"sample {index} does not exist: there are {len(tensor)}, counted from 0")
+    return tensor[index]
+
+
+def by_class(y: Tensor) -> tuple[np.ndarray, list[int]]:
+    """Samples in order of their target y (P, C), and where a class ends in it (nowhere for real-valued targets)."""
+    label = y.argmax(1).numpy() if y.shape[1] > 1 else y[:, 0].numpy()
+    order = np.argsort(label, kind="stable")
+    borders = (np.flatnonzero(np.diff(label[order])) + 1).tolist()
+    return order, borders if len(borders) < min(10, len(order) - 1) else []
+
+
+def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
+    """(P, P) the kernel at a step; with several outputs the mean over pairs of equal outputs. ValueError if not recorded."""
+    p, c = solution.problem.data.y.shape
+    kernel = solution.tangent_kernel(step) if name == "tangent_kernel" else solution.kernels[name].at(step)
+    if kernel.numel() > p * p:
+        kernel = kernel.reshape(p, c, p, c).diagonal(dim1=1, dim2=3).mean(-1)
+    return kernel.double().numpy()
+
+
+def two_times(solution: Solution, name: str, most: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, matrix over pairs (t, s) of steps) of a kernel or response, mean over equal samples and outputs; at most `most` steps.
+
+    ValueError for one that was not recorded at all pairs of steps.
+    """
+    found = solution.kernels.get(name) or solution.responses.get(name)
+    every = np.array(solution.recorded_steps)
+    chosen = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))
+    steps = every[chosen]
+    if found is None or (isinstance(found, TwoTimeKernel) and not set(steps.tolist()) <= set(found.steps)):
+        hint = "responses=True" if parts(name)[0] in ("A", "B") else "two_time=True"
+        raise ValueError(f"{name} was not recorded at all pairs of steps: solve with CausalDMFT({hint})")
+    if isinstance(found, TwoTimeKernel):
+        factor = found.factor[[recorded(int(step), found.steps) for step in steps]]
+        return steps, torch.einsum("tkq,skq->ts", factor, factor).double().numpy() / factor.shape[2]
+    matrix = np.zeros((len(steps), len(steps)))
+    outputs = solution.problem.data.outputs
+    for i, t in enumerate(steps):
+        rows = found.to_earlier(int(t))[steps[steps < t + found.instant]]  # (s, Q, Q')
+        a = rows if parts(name)[0] == "A" else rows.transpose(1, 2)  # (s, P, P C)
+        same = a.reshape(len(rows), a.shape[1], a.shape[1], outputs).diagonal(dim1=1, dim2=2)
+        matrix[i, : len(rows)] = same.double().mean((1, 2)).numpy()
+    return steps, matrix
+
+
+def pooled(group: Sequence[Solution], step: int, layer: int | str, sample: int) -> tuple[np.ndarray, np.ndarray]:
+    """Preactivations at one sample of the neurons of all solutions, and their weights, which sum to 1"""
+    pairs = [s.preactivations(step, layer) for s in group]
+    h = torch.cat([row(h.T, sample) for h, _ in pairs]).double().numpy()
+    return h, torch.cat([m for _, m in pairs]).double().numpy() / len(pairs)
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """The drawn particles of a solution in a plane, by snapshot; particles with large final readouts come last."""
+
+    axes: tuple[str, str]
+    points: dict[int, np.ndarray]  # (n, 2)
+    readouts: dict[int, np.ndarray]  # (n,)
+    sizes: np.ndarray  # (n,) areas, proportional to the particle weights
+    isometric: bool  # whether angles in the plane mean something
+
+
+def clouds(solution: Solution, output: int) -> Clouds:
+    """Both input weights for two inputs, (w, a) for one, else the two directions in which the input weights moved most."""
+    solution.measure()  # says what to do if there are none
+    measures = {step: measure.to("cpu", torch.float64) for step, measure in sorted(solution.particles.items())}
+    first, last = measures[min(measures)], measures[max(measures)]
+    if not 0 <= output < first.a.shape[1]:
+        raise ValueError(f"output {output} does not exist: the particles have {first.a.shape[1]} readout(s)")
+    rows = _drawn(first.m)
+    rows = rows[last.a[rows, output].abs().argsort()]
+    readouts = {step: q.a[rows, output].numpy() for step, q in measures.items()}
+    inputs = first.w.shape[1]
+    if inputs == 1:
+        axes = "input weight $w$", "readout $a$"
+        points = {step: np.stack([q.w[rows, 0].numpy(), readouts[step]], 1) for step, q in measures.items()}
+    else:
+        axes = ("input weight $w_1$", "input weight $w_2$") if inputs == 2 else _DIRECTIONS
+        plane = torch.eye(2).double() if inputs == 2 else _plane_of_movement(first.w, last.w, first.m)
+        points = {step: (q.w[rows] @ plane).numpy() for step, q in measures.items()}
+    area = min(20.0, 15_000 / len(rows))
+    sizes = np.clip(area * (first.m[rows] / first.m[rows].mean()).numpy(), 0.3, 80)
+    return Clouds(axes, points, readouts, sizes, inputs > 1)
+
+
+def _plane_of_movement(start: Tensor, end: Tensor, m: Tensor) -> Tensor:
+    """(D, 2) the two main directions of the movement (of the cloud itself if nothing moved)"""
+    moved = end - start if not torch.equal(end, start) else start
+    directions = torch.linalg.eigh(moved.T @ (m[:, None] * moved)).eigenvectors[:, -2:].flip(1)
+    return directions * torch.where(directions.sum(0) < 0, -1.0, 1.0)  # eigenvectors have no sign of their own
+
+
+def _drawn(m: Tensor) -> Tensor:
+    """At most `_POINTS` particles: the heaviest, or a random choice if all weigh the same; none that weighs next to nothing."""
+    shuffled = torch.randperm(len(m), generator=torch.Generator().manual_seed(0))
+    rows = shuffled[m[shuffled].argsort(descending=True, stable=True)[:_POINTS]]
+    return rows[m[rows] > 1e-3 * m.mean()]
+
+
+_NAMES = {
+    "f": "outputs $f$, whole run",
+    "f_test": "test outputs $f$, whole run",
+    "loss": "training loss, whole run",
+    "test_loss": "test loss, whole run",
+    "tangent_kernel": "tangent kernel $K$, last snapshot",
+    "measure": "measure of neurons, last snapshot",
+    "Phi": r"feature kernel $\Phi^{0}$, last snapshot",
+    "G": "gradient kernel $G^{0}$, last snapshot",
+    "h": "preactivations $h^{0}$, last snapshot",
+}
+
+
+def described(name: str) -> str:
+    """An observable in words."""
+    kind, layer = parts(name)
+    return _NAMES.get(kind, name).format(layer)
+
+
+def seeds(groups: dict[int, list[Solution]]) -> str | None:
+    """What the bands are; None if there are none."""
+    counts = {len(group) for group in groups.values()}
+    if max(counts, default=1) == 1:
+        return None
+    return f"mean ± 1 std over {counts.pop()} seeds" if len(counts) == 1 else "mean ± 1 std over seeds"
+
+
+def who(solution: Solution) -> str:
+    """A solution in words."""
+    return "limit" if solution.width is None else f"N = {solution.width}"
+
+
+def when(solution: Solution, step: int) -> str:
+    """A recorded step in words; -1 is the last one recorded."""
+    k = solution.snapshots[-1] if step == -1 and solution.snapshots else step
+    return f"time {solution.problem.training.learning_rate * k:.3g}"

@@ -1,0 +1,1 @@
+"""What is asked: data, network, scaling, training, loss."""

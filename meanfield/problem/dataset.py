@@ -1,0 +1,113 @@
+"""Datasets: scikit-learn's digits, a Gaussian mixture, and teacher networks. Files of the user's: data_files.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+
+_ALIKE = (  # what must agree along which axis
+    ("x", "y", "rows", 0),
+    ("x", "x_test", "columns", 1),
+    ("x_test", "y_test", "rows", 0),
+    ("y", "y_test", "columns", 1),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training samples with their targets, and optionally test samples; copies, float64 on the CPU.
+
+    Lists, numpy arrays, torch tensors and data frames will do. ValueError, with row and column, for entries that are masked, missing,
+    infinite or no numbers, for whole numbers beyond 2^53 that float64 cannot hold, and for empty or mismatched arrays.
+    """
+
+    x: Tensor
+    """(P, D) training samples"""
+    y: Tensor
+    """(P, C) their targets; (P,) is taken as (P, 1)"""
+    x_test: Tensor | None = None
+    """(P_test, D) samples that are watched, not trained on"""
+    y_test: Tensor | None = None
+    """(P_test, C) their targets, for the test loss"""
+    name: str = "data"
+    """Of the data, in reports and pictures"""
+
+    def __post_init__(self) -> None:
+        given = {key: getattr(self, key) for key in ("x", "y", "x_test", "y_test")}
+        if given["x_test"] is None and given["y_test"] is not None:
+            raise ValueError("y_test was given without x_test: give both, or x_test alone")
+        for key, value in given.items():
+            if value is not None or key in ("x", "y"):
+                object.__setattr__(self, key, checks.matrix(key, value, vector_is_column=key.startswith("y")))
+        for a, b, what, axis in _ALIKE:
+            one, other = getattr(self, a), getattr(self, b)
+            if one is not None and other is not None:
+                if one.shape[axis] != other.shape[axis]:
+                    counts = f"received {one.shape[axis]} and {other.shape[axis]}"
+                    raise ValueError(f"{a} and {b} must have the same number of {what}: {counts}")
+                _same_labels(a, given[a], b, given[b], what, axis)
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be text: received {self.name!r}; give e.g. name='data'")
+
+    def __repr__(self) -> str:
+        test = self.points - self.samples
+        return (
+            f"Dataset({self.name!r}, samples={self.samples}, inputs={self.inputs}, outputs={self.outputs}, test={test})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Dataset):
+            return NotImplemented
+        return self.name == other.name and all(
+            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+            for a, b in ((getattr(self, k), getattr(other, k)) for k in ("x", "y", "x_test", "y_test"))
+        )
+
+    @property
+    def samples(self) -> int:
+        """P"""
+        return self.x.shape[0]
+
+    @property
+    def points(self) -> int:
+        """P + P_test, the training and the test samples"""
+        return self.samples + (0 if self.x_test is None else len(self.x_test))
+
+    @property
+    def all_x(self) -> Tensor:
+        """(P + P_test, D) the training samples, then the test samples"""
+        return self.x if self.x_test is None else torch.cat([self.x, self.x_test])
+
+    @property
+    def inputs(self) -> int:
+        """D"""
+        return self.x.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """C"""
+        return self.y.shape[1]
+
+
+def split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:
+    """The last `n_test` rows as test samples, the others for training"""
+    n = len(x) - n_test
+    return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name)
+
+
+def _same_labels(a: str, one: Any, b: str, other: Any, what: str, axis: int) -> None:
+    """ValueError if data frames name their rows (or columns) differently: they are matched by position."""
+    labels = [getattr(frame, ("index", "columns")[axis], ()) for frame in (one, other)]
+    if any(callable(found) for found in labels):  # a list has a method of that name
+        return
+    for position, (first, second) in enumerate(zip(*labels, strict=False)):
+        if first != second:
+            raise ValueError(
+                f"{a} and {b} name their {what} differently: received {first!r} and {second!r} at position {position}; put them into the "
+                "same order, or give .to_numpy() if they belong together by position"
+            )

@@ -1,0 +1,155 @@
+"""Datasets at hand and made by a law: digits, mixtures, teachers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.network.activations import Activation, activation
+from meanfield.problem.dataset import Dataset, split
+
+
+@checked
+def digits(
+    classes: Sequence[int] = (0, 1), n_train: int = 32, n_test: int = 64, seed: int = 0, one_hot: bool | None = None
+) -> Dataset:
+    """Scikit-learn's 8 x 8 digits, D = 64, each row scaled to norm sqrt(D); training and test samples are disjoint.
+
+    Two classes give y = +1 (the first class) and -1, shape (P, 1); more give one-hot rows.
+
+    Args:
+        classes: Which digits
+        n_train: Training samples
+        n_test: Test samples
+        seed: Of the draw
+        one_hot: One-hot targets for two classes as well
+    """
+    from sklearn.datasets import load_digits
+
+    classes = checks.integers("classes", classes, 0)
+    if len(classes) < 2 or max(classes) > 9:
+        raise ValueError(f"classes must be at least two different digits 0..9: received {classes}")
+    n_train, n_test = checks.integer("n_train", n_train, 1), checks.integer("n_test", n_test, 0)
+    images, labels = load_digits(return_X_y=True)
+    of_class = np.flatnonzero(np.isin(labels, classes))
+    if n_train + n_test > len(of_class):
+        raise ValueError(
+            f"n_train + n_test = {n_train + n_test} exceeds the {len(of_class)} images of the digits {classes}: ask for fewer"
+        )
+    chosen = of_class[torch.randperm(len(of_class), generator=_generator(seed))[: n_train + n_test].numpy()]
+    x = torch.as_tensor(images[chosen])
+    x = x * (math.sqrt(x.shape[1]) / x.norm(dim=1, keepdim=True))
+    index = torch.tensor([classes.index(int(label)) for label in labels[chosen]])
+    if one_hot not in (None, True, False):
+        raise ValueError(f"one_hot must be True, False or None: received {one_hot!r}")
+    if one_hot or (one_hot is None and len(classes) > 2):
+        y = torch.nn.functional.one_hot(index, len(classes)).double()
+    elif len(classes) == 2:
+        y = (1.0 - 2.0 * index)[:, None]
+    else:
+        raise ValueError(f"{len(classes)} classes need one-hot targets: leave out one_hot=False, or give two classes")
+    return split(x, y, n_test, f"digits {'/'.join(map(str, classes))}")
+
+
+@checked
+def gaussian_mixture(
+    n_train: int = 32, n_test: int = 64, inputs: int = 10, classes: int = 2, separation: float = 2.0, seed: int = 0
+) -> Dataset:
+    """Equally likely Gaussian clusters of unit variance with random means.
+
+    Two classes have opposite means and y = +-1, shape (P, 1); more give one-hot rows.
+
+    Args:
+        n_train: Training samples
+        n_test: Test samples
+        inputs: Dimensions D of the inputs
+        classes: How many clusters
+        separation: Norm of the clusters' means
+        seed: Of the draw
+    """
+    classes, separation = checks.integer("classes", classes, 2), checks.positive("separation", separation, zero=True)
+    n_train, n_test, inputs = _sizes(n_train, n_test, inputs, classes, "classes")
+    g = _generator(seed)
+    means = torch.randn(classes, inputs, generator=g, dtype=torch.float64)
+    if classes == 2:
+        means[1] = -means[0]
+    means = separation * means / means.norm(dim=1, keepdim=True)
+    label = torch.randint(classes, (n_train + n_test,), generator=g)
+    x = means[label] + torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
+    y = (1.0 - 2.0 * label)[:, None] if classes == 2 else torch.nn.functional.one_hot(label, classes)
+    return split(x, y, n_test, f"gaussian mixture of {classes}")
+
+
+@checked
+def multi_index_teacher(
+    n_train: int = 32,
+    n_test: int = 64,
+    inputs: int = 10,
+    directions: int = 2,
+    link: str | Activation | Callable[[Tensor], Tensor] = "tanh",
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """Gaussian inputs x ~ N(0, I_D), y = link(x . u_1) + ... + link(x . u_k) with orthonormal u.
+
+    A `link` of your own is a function of the projections (P, k) -> (P, k) that is summed over k; ValueError for another shape.
+
+    Args:
+        n_train: Training samples
+        n_test: Test samples
+        inputs: Dimensions D of the inputs
+        directions: How many directions k the teacher looks at
+        link: The teacher's nonlinearity
+        noise: Standard deviation of noise on the training targets
+        seed: Of the draw
+    """
+    directions, noise = checks.integer("directions", directions, 1), checks.positive("noise", noise, zero=True)
+    n_train, n_test, inputs = _sizes(n_train, n_test, inputs, directions, "directions")
+    if directions > inputs:
+        raise ValueError(f"directions={directions} exceeds inputs={inputs}: there are no more orthonormal directions")
+    g = _generator(seed)
+    u = torch.linalg.qr(torch.randn(inputs, directions, generator=g, dtype=torch.float64)).Q
+    x = torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
+    linked = (link if callable(link) else activation(link))(x @ u)
+    if not isinstance(linked, Tensor) or linked.shape != (len(x), directions) or linked.is_complex():
+        got = f"{tuple(linked.shape)}, {linked.dtype}" if isinstance(linked, Tensor) else type(linked).__name__
+        raise ValueError(
+            f"link must give real numbers of the shape of its argument {(len(x), directions)}: received {got}"
+        )
+    y = linked.detach().double().sum(1, keepdim=True)
+    y[:n_train] += noise * torch.randn(n_train, 1, generator=g, dtype=torch.float64)
+    return split(x, y, n_test, f"{directions}-index teacher")
+
+
+@checked
+def single_index_teacher(
+    n_train: int = 32,
+    n_test: int = 64,
+    inputs: int = 10,
+    link: str | Activation | Callable[[Tensor], Tensor] = "tanh",
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """y = link(x . u) with x ~ N(0, I_D) and one random unit direction u: `multi_index_teacher` explains the arguments."""
+    return multi_index_teacher(n_train, n_test, inputs, 1, link, noise, seed)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(checks.seed("seed", seed))
+
+
+def _sizes(n_train: int, n_test: int, inputs: int, others: int, what: str) -> tuple[int, int, int]:
+    n_train, n_test = checks.integer("n_train", n_train, 1), checks.integer("n_test", n_test, 0)
+    inputs, samples = checks.integer("inputs", inputs, 1), n_train + n_test
+    checks.memory(
+        f"a data set of {samples} samples with {inputs} inputs and {others} {what}",
+        24.0 * (samples * (inputs + others) + inputs * others),  # numbers of 8 bytes, and two copies on the way
+        f"take fewer samples, inputs or {what}",
+    )
+    return n_train, n_test, inputs

@@ -1,0 +1,156 @@
+"""Losses of outputs f (..., P, C) against targets y (P, C), and Delta = -d loss / d f (equation 2).
+
+The training loss is the mean of `value` over the P samples. To add a loss, add an entry to `_KNOWN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.checking.own_functions import check_loss
+
+
+@checked
+@dataclass(frozen=True)
+class Loss:
+    """A loss of one sample; one of your own is tried against autograd when a Problem is made with it (`fits`)."""
+
+    name: str
+    """By which it is found, and what files keep"""
+    value: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
+    """value(f, y) -> (..., P), of outputs and targets (..., P, C)"""
+    delta: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
+    """delta(f, y) -> (..., P, C), -d value / d f"""
+    check: Callable[[Tensor], None] = field(repr=False, compare=False)
+    """check(y) raises ValueError for targets that do not fit"""
+
+    def mean(self, f: Tensor, y: Tensor) -> Tensor:
+        """The loss averaged over samples, for every leading dimension of f."""
+        if y.ndim != 2 or f.shape[-2:] != y.shape:
+            raise ValueError(
+                f"f must have shape (.., P, C) for y (P, C): received f of shape {tuple(f.shape)}, y of {tuple(y.shape)}"
+            )
+        return self.value(f, y).mean(-1)
+
+    def fits(self, *targets: Tensor) -> None:
+        """ValueError for targets (P, C) that do not fit, and for a loss of the user's whose Delta is not -d value / d f on them."""
+        for y in targets:
+            self.check(y)
+        if not self._known:
+            check_loss(self.name, self.value, self.delta, targets[0])
+
+    @property
+    def _known(self) -> bool:
+        return (_KNOWN | _BY_NAME).get(self.name) is self
+
+    def __reduce__(self):
+        return (loss, (self.name,)) if self._known else super().__reduce__()
+
+    def at_infinite_logits(self) -> Loss:
+        """The limit c -> infinity of value(c f, y) / c and delta(c f, y) (equation 67); ValueError if there is none."""
+        if self.is_at_infinite_logits:
+            return self
+        if self.name not in _AT_INFINITY:
+            why = (
+                "Delta = y - f grows with them" if self.name == "squared" else "its Delta at infinite logits is unknown"
+            )
+            raise ValueError(
+                f"the loss {self.name!r} has no limit at infinite logits ({why}): take one of {', '.join(sorted(_AT_INFINITY))}"
+            )
+        return _AT_INFINITY[self.name]
+
+    @property
+    def is_at_infinite_logits(self) -> bool:
+        return _BY_NAME.get(self.name) is self
+
+    def at_finite_logits(self) -> Loss:
+        """The loss whose limit this one is; itself if it is none"""
+        return next((_KNOWN[name] for name, found in _AT_INFINITY.items() if found is self), self)
+
+
+def loss(which: str | Loss) -> Loss:
+    """The loss called `which`; ValueError listing the known names."""
+    if isinstance(which, Loss):
+        return which
+    return checks.lookup("loss", which, _BY_NAME if isinstance(which, str) and which in _BY_NAME else _KNOWN)
+
+
+def names() -> tuple[str, ...]:
+    return tuple(sorted(_KNOWN))
+
+
+def _any_target(y: Tensor) -> None:
+    del y  # the squared loss takes every finite target
+
+
+def _signs(y: Tensor) -> None:
+    other = y[(y != 1) & (y != -1)]
+    if len(other):
+        raise ValueError(
+            f"labels do not fit the loss 'logistic': received the label {other[0].item():g}; labels must be -1 or +1 "
+            "(for labels 0/1 give 2 * y - 1; for one-hot rows take the loss 'cross_entropy')"
+        )
+
+
+def _distributions(y: Tensor) -> None:
+    if y.shape[1] < 2:
+        raise ValueError(
+            f"labels do not fit the loss 'cross_entropy': received {y.shape[1]} column; each row must be a distribution over "
+            "at least two classes (one-hot; for labels -1/+1 take the loss 'logistic')"
+        )
+    bad = ((y < 0).any(1) | ((y.sum(1) - 1).abs() > 1e-6)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(
+            f"labels do not fit the loss 'cross_entropy': row {row} is {y[row].tolist()}; each row must be non-negative and "
+            "sum to 1 (one-hot: torch.nn.functional.one_hot(labels))"
+        )
+
+
+_KNOWN = {
+    found.name: found
+    for found in (
+        Loss("squared", lambda f, y: 0.5 * (f - y).square().sum(-1), lambda f, y: y - f, _any_target),
+        Loss(
+            "logistic",
+            lambda f, y: torch.logaddexp(-y * f, torch.zeros_like(f)).sum(-1),
+            lambda f, y: y * torch.sigmoid(-y * f),
+            _signs,
+        ),
+        Loss(
+            "cross_entropy",
+            lambda f, y: -(y * torch.log_softmax(f, -1)).sum(-1),
+            lambda f, y: y - torch.softmax(f, -1),
+            _distributions,
+        ),
+    )
+}
+
+
+def _share_of_largest(f: Tensor) -> Tensor:
+    """softmax(c f) for c -> infinity: 1 at the largest entry, equal shares if there are several"""
+    largest = (f == f.amax(-1, keepdim=True)).to(f)
+    return largest / largest.sum(-1, keepdim=True)
+
+
+_AT_INFINITY = {
+    "logistic": Loss(
+        "logistic at infinite logits",
+        lambda f, y: torch.relu(-y * f).sum(-1),
+        lambda f, y: y * torch.heaviside(-y * f, f.new_tensor(0.5)),
+        _signs,
+    ),
+    "cross_entropy": Loss(
+        "cross_entropy at infinite logits",
+        lambda f, y: f.amax(-1) - (y * f).sum(-1),
+        lambda f, y: y - _share_of_largest(f),
+        _distributions,
+    ),
+}
+_BY_NAME = {found.name: found for found in _AT_INFINITY.values()}

@@ -1,0 +1,1 @@
+"""How weights, outputs and learning rates scale with the width."""

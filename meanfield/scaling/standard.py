@@ -1,0 +1,63 @@
+"""Which weights a kernel gives to its layers: Scaling (NTK, mean field) and the standard parameterizations (equations 43 to 45)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.network.layered import Layered
+
+
+@checked
+@dataclass(frozen=True)
+class Standard:
+    """The standard parameterization W_ij ~ N(0, weight_std^2 / N_l), b_i ~ N(0, bias_std^2), one learning rate for all (equation 44)."""
+
+    widths: tuple[int, ...]
+    """Of the hidden layers, N_1 .. N_L; a single one stands for all of them"""
+    improved: bool = True
+    """The width s N_l goes to infinity, h^{l+1} = W phi(h^l) / sqrt(s) + b, at fixed N_l; otherwise the network has these very widths and
+    its kernel grows with them"""
+
+    def __post_init__(self) -> None:
+        many = tuple(self.widths) if isinstance(self.widths, Iterable) else (self.widths,)
+        if not many:
+            raise ValueError("widths is empty: give one per hidden layer, or one for all, e.g. widths=(512, 512)")
+        object.__setattr__(self, "widths", tuple(checks.integer(f"widths[{i}]", n, 1) for i, n in enumerate(many)))
+
+    def layers(self, network: Layered) -> tuple[int, ...]:
+        """(N_1, .., N_L) of this network; ValueError if their number is another than its depth."""
+        widths = self.widths * network.depth if len(self.widths) == 1 else self.widths
+        if len(widths) != network.depth:
+            raise ValueError(
+                f"{len(widths)} widths for {network.depth} hidden layers: received widths={self.widths}; give one each, or one for all"
+            )
+        if network.residual is not None and len(set(widths)) > 1:
+            raise ValueError(f"residual branches need layers of one width: received widths={widths}")
+        return widths
+
+
+@checked
+def improved_standard(widths: int | Iterable[int]) -> Standard:
+    """The improved standard parameterization: per-layer widths stay in the kernel, which is finite (equation 44)."""
+    return Standard(_tuple(widths), improved=True)
+
+
+@checked
+def naive_standard(widths: int | Iterable[int] | None = None) -> Standard:
+    """The standard parameterization at these finite widths: its kernel to leading order, which diverges like N (equation 45).
+
+    ValueError without widths: there is no limit.
+    """
+    if widths is None:
+        raise ValueError(
+            "the naive standard parameterization has no infinite-width kernel: it diverges like N. Give the widths of a finite network, "
+            "naive_standard(widths=(512, 512)), or take improved_standard(widths) or ntk()"
+        )
+    return Standard(_tuple(widths), improved=False)
+
+
+def _tuple(widths: int | Iterable[int]) -> tuple[int, ...]:
+    return tuple(widths) if isinstance(widths, Iterable) else (widths,)

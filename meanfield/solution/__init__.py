@@ -1,0 +1,1 @@
+"""What answers a problem: outputs, kernels at pairs of steps, predictions."""

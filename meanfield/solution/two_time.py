@@ -1,0 +1,205 @@
+"""Two-time kernels in low-rank form: Phi(t, s) = c(t)^T c(s) (equation 10)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.measures import reductions
+from meanfield.problem.problem import Problem
+from meanfield.scaling.scaling import MeasureLimit
+
+
+def same(field: Tensor) -> Tensor:
+    return field
+
+
+@checked
+class TwoTimeKernel:
+    """Averages over neurons of products of fields at recorded steps, from a factor (steps, K, Q): never stored as (steps Q)^2.
+
+    Q = P for feature kernels Phi^l; Q = P C, sample-major, for gradient kernels G^l. Given the neurons' averages at any steps in
+    place of a factor, what is looked at is made then, and kept: `at` one (Q, Q) average, `factor` all of them.
+    """
+
+    def __init__(self, steps: Sequence[int], factor: Tensor | Callable[..., NeuronAverages]) -> None:
+        self.steps = tuple(steps)
+        self._source = factor
+        self._blocks: dict[tuple[int, int], Tensor] = {}
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """(steps, K, Q) c with kernel(t, s) = c(t)^T c(s)"""
+        return self._source if isinstance(self._source, Tensor) else self._source(*self.steps).factor()
+
+    @property
+    def made(self) -> bool:
+        """Whether `factor` is there already"""
+        return isinstance(self._source, Tensor) or "factor" in self.__dict__
+
+    def at(self, t: int = -1, s: int | None = None) -> Tensor:
+        """(Q, Q) the kernel between step t and step s (default: t); -1 is the last recorded step. ValueError if not recorded."""
+        i = recorded(t, self.steps)
+        j = i if s is None else recorded(s, self.steps, "s")
+        if isinstance(self._source, Tensor):
+            return self._source[i].T @ self._source[j]
+        if (j, i) in self._blocks:
+            return self._blocks[j, i].T
+        if (i, j) not in self._blocks:
+            chosen = tuple(dict.fromkeys((self.steps[i], self.steps[j])))
+            self._blocks[i, j] = self._source(*chosen).block(0, len(chosen) - 1)
+        return self._blocks[i, j]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TwoTimeKernel):
+            return NotImplemented
+        return self.steps == other.steps and torch.equal(self.factor, other.factor)
+
+    __hash__ = object.__hash__
+
+    @staticmethod
+    def from_fields(
+        steps: Sequence[int],
+        m: Tensor,
+        fields: Sequence[Tensor],
+        columns: int,
+        feature: Callable[..., Tensor] = same,
+        total: Callable[[Tensor], Tensor] | None = None,
+    ) -> TwoTimeKernel:
+        """The kernel of q(t) = feature(field(t)) (N, Q), averaged with weights m (N,), fields given for each step: made at once.
+
+        total: adds to a Gram matrix those of other processes, which hold the other neurons.
+        """
+        return TwoTimeKernel(steps, NeuronAverages(m, fields, columns, feature, total).factor())
+
+
+@dataclass(frozen=True)
+class NeuronAverages:
+    """Averages over neurons with weights m (N,) of q(t) = feature(field(t)) (N, Q), fields given for each step.
+
+    Memory N Q at most; when there are more neurons than columns in all, only the (steps Q)^2 Gram matrix.
+    """
+
+    m: Tensor
+    fields: Sequence[Tensor]
+    columns: int
+    feature: Callable[..., Tensor]
+    total: Callable[[Tensor], Tensor] | None = None
+
+    def factor(self) -> Tensor:
+        joined, count = len(self.fields) * self.columns, len(self.fields)
+        size = min(joined, len(self.m)) * joined
+        checks.memory(
+            f"a kernel of {self.columns} columns at {count} snapshots", 24.0 * size, "take fewer samples or snapshots"
+        )
+        if self.total is None and len(self.m) <= joined:
+            factor = torch.stack([self.m.sqrt()[:, None] * self.feature(q) for q in self.fields])
+        else:
+            joint = self._gram(*self.fields)
+            factor = _square_root(joint).reshape(-1, count, self.columns).transpose(0, 1)
+        return factor.contiguous().to("cpu")
+
+    def block(self, t: int, s: int) -> Tensor:
+        chosen = (self.fields[t],) if t == s else (self.fields[t], self.fields[s])
+        size = (len(chosen) * self.columns) ** 2
+        checks.memory(f"a kernel of {self.columns} columns", 24.0 * size, "take fewer samples")
+        return self._gram(*chosen)[: self.columns, -self.columns :].to("cpu")
+
+    def _gram(self, *fields: Tensor) -> Tensor:
+        def joined(*tiles: Tensor) -> Tensor:
+            return torch.cat([self.feature(q) for q in tiles], 1)
+
+        joint = reductions.gram(joined, self.m, *fields, columns=len(fields) * self.columns)
+        return joint if self.total is None else self.total(joint)
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class TwoTimeResponse:
+    """A response function A(t, s) of features to gradients, or B(t, s) of gradients to features, at steps 0, 1, .. (equation 34).
+
+    What is well defined is its action on the fields q(s) of the other kind, A q, and the correlation with their images,
+    A(t, .) <q q> = left(t)^T right(.), kept in low rank: left (T+1, K, Q) and right (T+1, K, Q'). Where the fields q of different
+    times are nearly dependent, `at` gives the causal response of least norm. instant: whether s = t belongs to it.
+    """
+
+    left: Tensor
+    right: Tensor
+    instant: bool
+
+    def correlation(self, t: int = -1, s: int = 0) -> Tensor:
+        """(Q, Q') the response at t integrated against the kernel of the fields up to t, at s"""
+        return self.left[self._index(t)].T @ self.right[self._index(s, "s")]
+
+    def at(self, t: int = -1, s: int = 0) -> Tensor:
+        """(Q, Q') the response at step t to a field at step s; zero unless s < t (s <= t for `instant`). ValueError if not recorded."""
+        t, s = self._index(t), self._index(s, "s")
+        earlier = self.to_earlier(t)
+        return earlier[s] if s < len(earlier) else self.left.new_zeros(self.left.shape[2], self.right.shape[2])
+
+    def to_earlier(self, t: int = -1) -> Tensor:
+        """(t, Q, Q') the response at step t to the fields at steps 0, 1, .. (t included for `instant`)"""
+        t = self._index(t)
+        last = t + 1 if self.instant else t
+        fields = self.right[:last].transpose(0, 1).flatten(1).double()  # (K, last Q')
+        weights = torch.linalg.pinv(fields, rtol=1e-4) @ self.left[t].double()  # (last Q', Q)
+        return weights.reshape(last, self.right.shape[2], self.left.shape[2]).transpose(1, 2).to(self.left)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TwoTimeResponse):
+            return NotImplemented
+        return self.instant == other.instant and all(
+            torch.equal(getattr(self, k), getattr(other, k)) for k in ("left", "right")
+        )
+
+    def _index(self, step: int, name: str = "t") -> int:
+        return recorded(step, range(len(self.left)), name)
+
+
+def recorded(step: int, steps: Sequence[int], name: str = "t") -> int:
+    """The index of `step` among the recorded steps; -1 is the last one. ValueError listing them otherwise."""
+    step = checks.integer(name, step)
+    if not steps:
+        raise ValueError("nothing was recorded: give the solver snapshots, e.g. snapshots=(0, -1)")
+    if step == -1:
+        return len(steps) - 1
+    if step not in steps:
+        every = list(steps) == list(range(len(steps)))
+        shown = f"0..{len(steps) - 1}, all that were taken"
+        more = f"{tuple(steps)}: ask the solver for more with snapshots=(...)"
+        raise ValueError(f"step {step} was not recorded; recorded are {shown if every else more}")
+    return list(steps).index(step)
+
+
+def tangent_of(problem: Problem, limit: MeasureLimit, phi: Sequence[Tensor], g: Iterable[Tensor]) -> Tensor:
+    """K (P, C, P, C) from Phi^1..Phi^L (P, P) and G^1..G^L (P C, P C) of one time (equation 11)."""
+    network, (p, c) = problem.network, problem.data.y.shape
+    x = problem.data.x.to(phi[0]) / math.sqrt(problem.data.inputs)
+    branch2 = 1.0 if network.residual is None else network.residual**2 / network.depth
+
+    def trained(below: Tensor, rate: float) -> Tensor:
+        return (rate * limit.gamma * (network.weight_std**2 * below + network.bias_std**2))[:, None, :, None]
+
+    total = trained(phi[-1], limit.kappa_a) * torch.eye(c).to(x)[:, None, :]
+    for l, (below, gradients) in enumerate(zip([x @ x.T, *phi[:-1]], g, strict=True)):
+        total += trained(below, limit.kappa_w * (branch2 if l else 1.0)) * gradients.reshape(p, c, p, c)
+    return total
+
+
+def _square_root(gram: Tensor) -> Tensor:
+    """c (K, n) with c^T c = gram: Cholesky if the matrix is safely definite, else its positive eigen-directions."""
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if not int(failed):
+        return lower.T
+    values, vectors = torch.linalg.eigh(gram)
+    keep = values > values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
+    if not bool(keep.any()):
+        keep[-1] = True
+    return vectors[:, keep].T * values[keep].clamp(min=0).sqrt()[:, None]

@@ -1,0 +1,83 @@
+"""Commands that solve a limit, one for each solver: what each is asked. cli.py makes flags of the fields, help of the texts under them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meanfield.problem.problem import Problem
+from solvers.dmft.causal_dmft import CausalDMFT
+from solvers.dmft.fixed_point_dmft import FixedPointDMFT
+from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
+from solvers.running.keeping import solve, told
+from solvers.running.solver import Solver
+from solvers.two_layer.infinite_logits import InfiniteLogitsLimit
+from solvers.two_layer.wasserstein_flow import WassersteinFlow
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limit:
+    out: Path
+    """File to write (.nc)"""
+    problem: Problem
+    """What is asked"""
+    solver: Solver
+    """Numerical settings"""
+    overwrite: bool = False
+    """Replace a file that holds another run"""
+    checkpoint: int | None = None
+    """Keep the state every so many steps; the same command again goes on from there"""
+    threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
+    dry_run: bool = False
+    """Print the time and memory that it would take, found in a few seconds, and keep nothing"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(_Limit):
+    """Solve a two-layer network of infinite width, as the flow of a measure of particles."""
+
+    solver: WassersteinFlow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dmft(_Limit):
+    """Solve a network of infinite width and any depth, by dynamical mean-field theory; linear ones exactly."""
+
+    solver: CausalDMFT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixedpoint(_Limit):
+    """Solve the same equations by the classical iteration over the whole training window, as a cross-check of dmft."""
+
+    solver: FixedPointDMFT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lazy(_Limit):
+    """Solve the lazy limit of a network of any depth, in which the tangent kernel stays as it started.
+
+    With --scaling ntk it is the limit of infinite width, with mean_field that of small gamma0 after it, up to gamma0^2.
+    """
+
+    solver: TangentKernelLimit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits(_Limit):
+    """Solve a two-layer classifier whose outputs grow with the width, as with --scaling default and sym_default."""
+
+    solver: InfiniteLogitsLimit
+
+
+def _limit(asked: _Limit) -> int:
+    problem, solver = asked.problem, asked.solver
+    if asked.dry_run:
+        return told(solver.estimate(problem))
+    return solve(problem, solver, lambda: solver(problem), asked.out, asked.overwrite, asked.checkpoint)
+
+
+COMMANDS: dict[type, Callable[[Any], int]] = dict.fromkeys((Flow, Dmft, Fixedpoint, Lazy, Logits), _limit)

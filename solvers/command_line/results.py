@@ -1,0 +1,170 @@
+"""Commands on what was solved: compare and draw. cli.py makes flags of the fields, help of the texts under them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meanfield.comparison.deviation import deviation
+from meanfield.comparison.observables import has_preactivations
+from meanfield.comparison.report import DeviationReport
+from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
+from meanfield.files import storage
+from meanfield.solution.prediction import LazyPrediction
+from meanfield.solution.solution import Solution
+from solvers.dmft.certificate import planned, residual
+from solvers.running.failures import SolverError
+from solvers.running.keeping import DONE, exit_status, keep
+from solvers.two_layer.predicted_variance import predicted_variance
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Deviation of networks from their limit: print the table, keep the report and a picture of it."""
+
+    limits: tuple[Path, ...]
+    """The limit; with two or more (other seeds) its own error is known too"""
+    out: Path
+    """File to write (.nc); the picture is put beside it (.png)"""
+    nets: tuple[Path, ...] = field(metadata={"positional": True})
+    """Networks, as files or folders of a sweep"""
+    names: tuple[str, ...] | None = None
+    """What to compare (f, loss, Phi1, tangent_kernel, h1, measure, ..); all that was recorded if left out"""
+    predict: bool = False
+    """Compute N Var f(T) from the limit as well (two-layer networks, gradient descent)"""
+    overwrite: bool = False
+    """Replace an older file"""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw kept runs or a kept report as .png pictures; a limit and its networks are drawn together."""
+
+    files: tuple[Path, ...] = field(metadata={"positional": True})
+    """Runs, as files or folders of a sweep, or one report"""
+    out: Path | None = None
+    """Folder of the pictures; that of the first file if left out"""
+
+
+@dataclass(frozen=True)
+class Certify:
+    """Print the certificate of a kept DMFT solution: what one application of the self-consistent map changes, beside its noise.
+
+    Ends with 1 if the solution is not consistent.
+    """
+
+    file: Path = field(metadata={"positional": True})
+    """A solution that kept its kernels at all pairs of steps"""
+    samples: int | None = None
+    """Fresh neurons per draw; the solution's number if left out"""
+    steps: int | None = None
+    """The last step that is tested, -1 for all; as many as cost about as much as the run (or ten seconds) if left out"""
+    seed: int = 1
+    """Of the fresh draws"""
+    threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
+    dry_run: bool = False
+    """Print which steps and how long, and do not test them"""
+
+
+def _certify(asked: Certify) -> int:
+    (solution,) = _runs(_loaded((asked.file,)))
+    plan = planned(solution, asked.samples, steps=asked.steps)
+    print(plan, flush=True)
+    if asked.dry_run:
+        return DONE
+    certificate = residual(solution, asked.samples, asked.seed, steps=plan.steps)
+    print(certificate)
+    if not certificate.consistent:
+        raise SolverError(f"{asked.file} holds no solution of its equations, as its certificate shows")
+    return DONE
+
+
+def _compare(asked: Compare) -> int:
+    storage.writable(asked.out)
+    picture = asked.out.with_suffix(".png")
+    for path in (asked.out, picture):
+        if path.exists() and not asked.overwrite:
+            raise ValueError(f"{path} is there already: give another --out, or --overwrite to replace it")
+    nets, limits = _runs(_loaded(asked.nets)), _runs(_loaded(asked.limits))
+    predicted = predicted_variance(limits[0].problem).train if asked.predict else None
+    report = deviation(nets, limits, asked.names, predicted)
+    path = keep(report, asked.out)
+    print(f"{report.table()}\nkept in {path}")
+    plot, picture = _plots(), path.with_suffix(".png")
+    plot.save(plot.deviation(report), picture)
+    print(f"drawn in {picture}")
+    return exit_status(path, asked.out)
+
+
+def _plot(asked: Plot) -> int:
+    results, plot = _loaded(asked.files), _plots()
+    first, only = asked.files[0], next(iter(results.values()))
+    folder = asked.out or (first if first.is_dir() else first.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    reports: dict[type, dict[str, Callable[[], Any]]] = {
+        DeviationReport: {"deviation": lambda: plot.deviation(only), "variance": lambda: plot.variance(only)},
+        LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
+        PowersReport: {"powers": lambda: plot.powers(only)},
+        ProxyReport: {"proxy": lambda: plot.proxy_comparison(only)},
+    }
+    pictures = reports.get(type(only)) if len(results) == 1 else None
+    pictures = pictures or _pictures(plot, _runs(results))
+    for name, draw in pictures.items():
+        path = folder / f"{first.stem}_{name}.png"
+        plot.save(draw(), path)
+        print(path)
+    return DONE
+
+
+def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any]]:
+    """What these runs can show. Kernels and particles are those of the limit, if there is one."""
+    one = next((run for run in runs if run.width is None), runs[0])
+    steps = tuple(dict.fromkeys((*one.snapshots[:1], *one.snapshots[-1:])))
+    samples = range(min(3, one.problem.data.samples))
+    pictures: dict[str, Callable[[], Any]] = {
+        "loss": lambda: plot.loss(runs),
+        "outputs": lambda: plot.outputs(runs, samples=samples),
+    }
+    if one.problem.data.y_test is not None:
+        pictures["test_loss"] = lambda: plot.loss(runs, test=True)
+    for name in (*one.kernels, *(["tangent_kernel"] if one.tangent_kernels is not None else [])):
+        pictures[name] = lambda name=name: plot.kernels(one, name, steps)
+    if both := [name for name, kernel in one.kernels.items() if len(kernel.steps) == len(one.f) > 2]:
+        pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
+    if one.particles:
+        pictures["particles"] = lambda: plot.particles(one, steps)
+    for key in one.problem.network.keys("h"):
+        kept = all(has_preactivations(run, key.layer) for run in runs)
+        if steps and kept and all(set(steps) <= set(run.snapshots) for run in runs):
+            pictures[key] = lambda layer=key.layer: plot.preactivations(runs, steps=steps, layer=layer)
+    return pictures
+
+
+def _plots() -> Any:
+    os.environ.setdefault("MPLBACKEND", "Agg")  # no window
+    from meanfield import plot
+
+    return plot
+
+
+def _loaded(paths: Sequence[Path]) -> dict[Path, Any]:
+    found = [inner for path in paths for inner in (sorted(path.glob("*.nc")) if path.is_dir() else [path])]
+    if not found:
+        raise ValueError(
+            f"no .nc files in {', '.join(map(str, paths)) or 'nothing'}: give files or folders that hold some"
+        )
+    return {path: storage.load(path) for path in found}
+
+
+def _runs(results: Mapping[Path, Any]) -> list[Solution]:
+    for path, result in results.items():
+        if not isinstance(result, Solution):
+            raise ValueError(f"{path} holds a {type(result).__name__}: a run is needed here")
+    return list(results.values())
+
+
+COMMANDS: dict[type, Callable[[Any], int]] = {Compare: _compare, Certify: _certify, Plot: _plot}

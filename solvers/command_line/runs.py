@@ -1,0 +1,221 @@
+"""Commands that train networks or go on with a run. cli.py makes flags of the fields, help of the texts under them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meanfield.checking import checks
+from meanfield.files import storage
+from meanfield.problem.problem import Problem
+from meanfield.solution.solution import Given, Solution
+from solvers.dmft.causal_dmft import CausalDMFT
+from solvers.dmft.fixed_point_dmft import FixedPointDMFT
+from solvers.finite.finite_width import FiniteWidth
+from solvers.finite.width_sweep import end_with_parent, network_file, width_sweep
+from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
+from solvers.running.keeping import DONE, ELSEWHERE, readable, solve, told
+from solvers.running.rehearsal import together
+from solvers.running.solver import Solver
+from solvers.two_layer.infinite_logits import InfiniteLogitsLimit
+from solvers.two_layer.wasserstein_flow import WassersteinFlow
+
+_SOLVERS: tuple[type[Solver], ...] = (
+    WassersteinFlow,
+    CausalDMFT,
+    FixedPointDMFT,
+    TangentKernelLimit,
+    InfiniteLogitsLimit,
+    FiniteWidth,
+)
+
+
+@dataclass(frozen=True)
+class Net:
+    """Train one network of finite width, of any depth."""
+
+    out: Path
+    """File to write (.nc)"""
+    problem: Problem
+    """What is asked"""
+    solver: FiniteWidth
+    """Numerical settings; initial weights depend on the seed and the width alone"""
+    width: int = 512
+    """Neurons in each hidden layer"""
+    seed: int = 0
+    """Of the initial weights"""
+    overwrite: bool = False
+    """Replace a file that holds another run"""
+    checkpoint: int | None = None
+    """Keep the state every so many steps; the same command again goes on from there"""
+    threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
+    dry_run: bool = False
+    """Print the time and memory that it would take, found in a few seconds, and keep nothing"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train networks of many widths and seeds, one file each; the same command again goes on with what is missing."""
+
+    out: Path
+    """Folder of the networks"""
+    problem: Problem
+    """What is asked"""
+    solver: FiniteWidth
+    """Numerical settings; initial weights depend on the seed and the width alone"""
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    """Neurons in each hidden layer"""
+    seeds: tuple[int, ...] = (16,)
+    """One number n means the seeds 0..n-1, several are the seeds themselves"""
+    workers: int = 0
+    """Processes that share the work, at most one a core and one a network; 0 for this one alone"""
+    threads: int | None = None
+    """Threads of the processor, shared among the workers; those of OMP_NUM_THREADS, or all, if left out"""
+    dry_run: bool = False
+    """Print the time and memory that all of them would take, found in a few seconds for each width, and keep nothing"""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a kept run: to its end if it was interrupted, or for more steps."""
+
+    file: Path = field(metadata={"positional": True})
+    """The run (.nc)"""
+    out: Path | None = None
+    """File to write; NAME.nc for NAME.partial.nc if left out"""
+    steps: int | None = None
+    """How many more; all that are missing if left out"""
+    device: str | None = None
+    """Where to go on; as before if left out"""
+    evaluations: int | None = None
+    """The most in a step of gradient flow, for a run that ended for want of them"""
+    overwrite: bool = False
+    """Replace a file that holds another run"""
+    threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
+    dry_run: bool = False
+    """Print the time and memory that these steps would take, found in a few seconds from the run's first ones, and keep nothing"""
+
+
+def _net(asked: Net) -> int:
+    solver = replace(asked.solver, width=asked.width, seed=asked.seed)
+    if asked.dry_run:
+        return told(solver.estimate(asked.problem))
+    return solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite, asked.checkpoint)
+
+
+def _resume(asked: Resume) -> int:
+    finished = asked.file.with_name(re.sub(r"\.(partial(-\d+)?|checkpoint)\.nc$", ".nc", asked.file.name))
+    if not asked.file.exists() and finished.exists():
+        print(f"{readable(finished)}\n{asked.file} is gone: its run is kept in {finished}")
+        return DONE
+    earlier = storage.load(asked.file)
+    if not isinstance(earlier, Solution):
+        raise ValueError(f"{asked.file} holds a {type(earlier).__name__}: a run is needed here")
+    values = {name: value for name, value in earlier.solver.items() if name != "name"}
+    if any(isinstance(value, Given) for value in values.values()):
+        raise ValueError(
+            f"{asked.file} started from an object of Python's: go on from there, with solver.resume(solution, steps)"
+        )
+    kind = checks.lookup("solver", earlier.solver.get("name"), {c.__name__: c for c in _SOLVERS})
+    values = {name: value for name, value in values.items() if name in {f.name for f in fields(kind)}}  # of now
+    changed = {"device": asked.device, "evaluations": asked.evaluations}
+    solver = kind(**values | {name: value for name, value in changed.items() if value is not None})
+    missing = earlier.problem.training.steps - earlier.steps
+    if asked.steps is None and missing == 0:
+        raise ValueError(f"{asked.file} is finished after {earlier.steps} steps: give --steps N for N more")
+    steps = missing if asked.steps is None else asked.steps
+    problem = earlier.problem.with_steps(earlier.steps + checks.integer("steps", steps, 1))
+    if asked.dry_run:
+        whole = solver.estimate(problem)
+        return told(replace(whole, seconds=whole.seconds * steps / problem.training.steps))
+    if asked.out is None and finished == asked.file:
+        raise ValueError(
+            f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
+        )
+    return solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
+
+
+def _sweep(asked: Sweep) -> int:
+    start, workers = time.perf_counter(), checks.integer("workers", asked.workers, 0)
+    seeds = asked.seeds[0] if len(asked.seeds) == 1 else asked.seeds
+    count = len(checks.seeds(seeds))
+    at_once = useful(workers, len(set(asked.widths)) * count, os.cpu_count() or 1)
+    if asked.dry_run:
+        sized = [replace(asked.solver, width=width) for width in sorted(set(asked.widths))]
+        return told(together([solver.estimate(asked.problem, count) for solver in sized], max(1, at_once)))
+    with _executor(at_once) as executor:
+        nets = width_sweep(asked.problem, asked.widths, seeds, asked.solver, executor, asked.out)
+    for width in sorted(set(asked.widths)):
+        losses = torch.stack([net.loss[-1] for net in nets if net.width == width])
+        print(f"width {width}: {len(losses)} networks, final loss {losses.mean():.4g} (lowest {losses.min():.4g})")
+    lost = sum(not (asked.out / network_file(net.solver["width"], net.solver["seed"])).exists() for net in nets)
+    print(f"{time.perf_counter() - start:.2f} s, kept in {asked.out}" + f" but for {lost} networks" * bool(lost))
+    return ELSEWHERE if lost else DONE
+
+
+def _begin(threads: int) -> None:
+    """What a worker does first"""
+    torch.set_num_threads(threads)
+    end_with_parent()
+
+
+def useful(workers: int, networks: int, cores: int) -> int:
+    """So many of the asked workers as have a network and a core each; says so where they are fewer"""
+    most = min(networks, cores)
+    if workers <= most:
+        return workers
+    print(
+        f"meanfield: {most} workers start: {workers} were asked for {networks} networks on {cores} cores",
+        file=sys.stderr,
+    )
+    return most
+
+
+@contextmanager
+def _executor(workers: int) -> Iterator[Executor | None]:
+    """Processes that start afresh (a forked torch may hang), with this one's threads shared among them."""
+    if workers == 0:
+        yield None
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (threads,))
+    others = set(multiprocessing.active_children())
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by workers; a run in progress listens for itself
+    try:
+        for _ in range(workers):
+            pool.submit(int)  # starts a worker
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        while left := set(multiprocessing.active_children()) - others:  # again for each run that was queued
+            for pid in filter(None, (worker.pid for worker in left)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGINT)
+            time.sleep(0.1)
+        raise
+    finally:
+        pool.shutdown()
+
+
+COMMANDS: dict[type, Callable[[Any], int]] = {
+    Net: _net,
+    Sweep: _sweep,
+    Resume: _resume,
+}

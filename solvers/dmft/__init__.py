@@ -1,0 +1,1 @@
+"""The limit of deep networks: the causal sweep and the fixed point."""

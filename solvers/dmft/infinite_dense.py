@@ -1,0 +1,141 @@
+"""InfiniteDense: an infinitely wide Gaussian matrix between two layers of neurons, revealed as it is used (equations 23 to 27).
+
+A layer is represented by S neurons; a field is a vector over them, kept as a row, with the inner product <a, b> = sum_s a_s b_s / S.
+Where the neurons are divided over processes (a Shard), each keeps its part of every field, and inner products are summed over all.
+Nothing here knows a network, a loss or a learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from solvers.dmft.basis import Basis, Rows, combination
+from solvers.dmft.neurons import Neurons
+from solvers.running.failures import RankError
+
+
+class Known:
+    """What a layer's fresh draws must be orthogonal to: otherwise each injects noise of size 1/sqrt(S).
+
+    Directions wait until the next draw, so that one pass over all that is known serves both.
+    """
+
+    def __init__(self, neurons: Neurons, like: Tensor) -> None:
+        self.neurons, self.fields, self.waiting = neurons, Rows(neurons.shard.local, like), []
+        self._fine = (1e-3 if like.dtype == torch.float32 else 1e-6) ** 2
+
+    def learn(self, directions: Tensor) -> None:
+        """Orthonormal rows (k, S) that later draws must avoid"""
+        if not self.neurons.exact:
+            self.waiting.append(directions)
+
+    def fresh(self, count: int) -> Tensor:
+        """(count, S) unit Gaussians, orthonormal and orthogonal to all that was learnt or drawn here"""
+        if self.neurons.exact:
+            return self.neurons.fresh(count)
+        size, waiting, shard = self.neurons.samples, sum(map(len, self.waiting)), self.neurons.shard
+        if len(self.fields) + waiting + count >= size:
+            raise RankError(
+                f"{len(self.fields) + waiting + count} directions need more than {size} samples: take more samples or a larger tolerance"
+            )
+        rows, self.waiting = torch.cat([*self.waiting, self.neurons.fresh(count)]), []
+        if len(self.fields):
+            combination(-shard.sum(self.fields.rows @ rows.T / size), self.fields.rows, rows)
+        turn = shard.ranks.same(self._turn(shard.sum((rows @ rows.T).double() / size), waiting))
+        self.fields.append(turn[turn.any(1)].to(rows.dtype) @ rows)
+        return self.fields.rows[-count:]
+
+    def mark(self) -> tuple[int, list[Tensor]]:
+        """Where it is, for `back_to`"""
+        return len(self.fields), list(self.waiting)
+
+    def back_to(self, mark: tuple[int, list[Tensor]]) -> None:
+        count, waiting = mark
+        self.fields.back_to(count)
+        self.waiting = list(waiting)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds, over the neurons of this process, by the end of a name"""
+        return {"": self.fields.rows} | {f"_waiting{k}": rows for k, rows in enumerate(self.waiting)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Of a fresh one, to hold what `tensors` gave"""
+        self.fields.restore(tensors)
+        self.waiting = [tensors[name] for k in range(len(tensors)) if (name := f"_waiting{k}") in tensors]
+
+    def _turn(self, gram: Tensor, waiting: int) -> Tensor:
+        """Makes rows with these inner products orthonormal, the `waiting` first among themselves; zero for rows of which nothing is left"""
+        values, vectors = torch.linalg.eigh(gram[:waiting, :waiting])
+        keep = values > self._fine
+        learnt = (keep / torch.where(keep, values, 1).sqrt() * vectors).T
+        shared = learnt @ gram[:waiting, waiting:]
+        values, vectors = torch.linalg.eigh(gram[waiting:, waiting:] - shared.T @ shared)
+        drawn = (vectors / values.clamp(min=1e-30).sqrt()) @ vectors.T
+        return torch.cat(
+            [torch.nn.functional.pad(learnt, (0, len(drawn))), torch.cat([-drawn @ shared.T @ learnt, drawn], 1)]
+        )
+
+
+class InfiniteDense:
+    """W = scale W0 + F L E^T, W0 an infinite matrix of N(0, 1/N) entries from the neurons `below` to the neurons `above`.
+
+        W0 v   = U <E, v> + F <R, v>        E: orthonormal directions pushed forward, U: their Gaussian images
+        W0^T g = R <F, g> + E <U, g>        F: orthonormal directions pulled back, R: their Gaussian images
+
+    The second terms are the responses A and B. What W has learned is a small matrix L (equation 26), that of a time when the bases were
+    smaller being zero beyond. Here is only what is known of W0, which grows as it is used. coarser: the tolerance of gradients, if it is
+    another.
+    """
+
+    def __init__(
+        self,
+        below: Neurons,
+        above: Neurons,
+        tolerance: float,
+        like: Tensor,
+        limit: int | None = None,
+        coarser: float | None = None,
+    ) -> None:
+        self.below, self.above = below, above
+        self.e = Basis(below.samples, tolerance, like, limit, below.shard)
+        self.f = Basis(above.samples, coarser or tolerance, like, limit, above.shard)
+        self.u, self.r = Rows(above.shard.local, like), Rows(below.shard.local, like)
+        self.known_below, self.known_above = Known(below, like), Known(above, like)
+
+    def forward(self, phi: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(W phi (n, S'), coefficients <E, phi> (K, n)) of features phi (n, S); learned: L, at most (J, K)"""
+        c, new, along = self.e.reveal_beside(phi, self.r.rows)
+        if new is not None:
+            self.u.append(self.known_above.fresh(len(new)))
+            self.known_below.learn(new)
+        rows, columns = learned.shape
+        along *= scale
+        along[:rows] += learned @ c[:columns]
+        return combination(along, self.f.fields.rows, combination(scale * c, self.u.rows)), c
+
+    def backward(self, g: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(W^T g (n, S), coefficients <F, g> (J, n)) of gradients g (n, S'); learned: L, at most (J, K)"""
+        d, new, along = self.f.reveal_beside(g, self.u.rows)
+        if new is not None:
+            self.r.append(self.known_below.fresh(len(new)))
+            self.known_above.learn(new)
+        rows, columns = learned.shape
+        along *= scale
+        along[:columns] += learned.T @ d[:rows]
+        return combination(scale * d, self.r.rows, combination(along, self.e.fields.rows)), d
+
+    def pulled(self, phi: Tensor) -> Tensor:
+        """<R, phi> (J, n) of features phi (n, S)"""
+        return self.below.shard.sum(self.r.rows @ phi.T / self.below.samples)
+
+    def pushed(self, g: Tensor) -> Tensor:
+        """<U, g> (K, n) of gradients g (n, S')"""
+        return self.above.shard.sum(self.u.rows @ g.T / self.above.samples)
+
+    def growing(self) -> dict[str, Rows | Known]:
+        """All that is known of W0, by name"""
+        rows: dict[str, Rows | Known] = {"e": self.e.fields, "f": self.f.fields, "u": self.u, "r": self.r}
+        return rows | {"below": self.known_below, "above": self.known_above}

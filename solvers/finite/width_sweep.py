@@ -1,0 +1,230 @@
+"""width_sweep: finite networks of many widths and seeds, through any concurrent.futures.Executor, kept as they finish."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.checking.warning import warn
+from meanfield.files import storage
+from meanfield.files.sealed import DamagedFile
+from meanfield.problem.problem import Problem
+from meanfield.solution.solution import Solution, Status
+from solvers.finite.finite_width import FiniteWidth
+from solvers.running.clock import progress_bar
+from solvers.running.failures import Interrupted, SolverError
+from solvers.running.keeping import keep
+from solvers.running.solver import settings
+
+
+@dataclass(frozen=True)
+class _Task:
+    width: int
+    seeds: tuple[int, ...]
+
+
+@checked
+def width_sweep(
+    problem: Problem,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    seeds: int | Sequence[int] = 16,
+    solver: FiniteWidth | None = None,
+    executor: Executor | None = None,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
+) -> list[Solution]:
+    """Networks of every width and seed, by width and then seed.
+
+    A network that fails does not cost the others: SolverError at the end carries every finished one in `.solutions`, and so does
+    Interrupted. Nor does a worker that dies: dask gives its tasks to others; a process pool is then broken, and the next call, with a
+    new one and the folder, runs what is missing. An executor changes batches, and a worker may have other threads: both change
+    rounding (FiniteWidth's `batch`).
+
+    Args:
+        problem: What is asked
+        widths: Neurons in each hidden layer
+        seeds: The seeds themselves, or a number n that means 0..n-1
+        solver: Settings of the networks (its width and seed are replaced)
+        executor: Runs the tasks, e.g. a ProcessPoolExecutor; they run here if left out
+        folder: Keeps each finished network as a file (elsewhere, with a warning, where it cannot be written), and a sweep that failed
+            or was interrupted goes on from what it holds; a damaged file is a warning, and its network is trained again. ValueError if
+            it holds another run
+        progress: Show a bar; in a terminal only if left out
+    """
+    solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
+    widths = checks.integers("widths", widths, 1)
+    chosen = checks.seeds(seeds)
+    store = _Store(Path(folder), problem, solver) if folder is not None else None
+    done = store.load(widths, chosen) if store else {}
+    tasks = _tasks(problem, solver, widths, chosen, done, many=executor is not None)
+    failures: list[str] = []
+    bar = progress_bar("networks", progress, total=len(widths) * len(chosen), initial=len(done))
+
+    def finished(solutions: Sequence[Solution]) -> None:
+        for solution in solutions:
+            width, seed = solution.solver["width"], solution.solver["seed"]
+            if solution.status is Status.FINISHED:
+                if store:
+                    store.save(solution)
+                done[width, seed] = solution
+            else:
+                failures.append(f"width {width}, seed {seed}: {solution.status.value} (step {solution.steps})")
+        bar.update(len(solutions))
+
+    with bar:
+        try:
+            _run(tasks, problem, solver, executor, finished, failures)
+        except KeyboardInterrupt as error:
+            if isinstance(error, Interrupted):
+                finished([s for s in error.solutions if s.status is Status.FINISHED])
+            kept = f" and kept in {folder}; call again to go on" if store else "; give a folder to go on from them"
+            raise Interrupted(f"interrupted: {len(done)} networks are finished{kept}", _ordered(done)) from error
+    if failures:
+        raise SolverError(
+            f"{len(failures)} of {len(widths) * len(chosen)} networks failed, {len(done)} are finished (in .solutions"
+            + (f" and {folder}): " if store else "): ") + "; ".join(failures[:3]) + ("; .." if len(failures) > 3 else ""),
+            _ordered(done),
+        )  # fmt: skip
+    return _ordered(done)
+
+
+def _tasks(
+    problem: Problem, solver: FiniteWidth, widths: Sequence[int], seeds: Sequence[int], done: dict, many: bool
+) -> list[_Task]:
+    """Blocks of seeds that one batch can hold, the widest first: they take longest."""
+    tasks = []
+    for width in sorted(widths, reverse=True):
+        left = [seed for seed in seeds if (width, seed) not in done]
+        sized = replace(solver, width=width)
+        block = sized.seeds_at_once(problem)
+        if many:  # enough tasks to share among workers
+            block = min(block, max(1, len(left) // 4))
+        tasks += [_Task(width, tuple(left[i : i + block])) for i in range(0, len(left), block)]
+    return tasks
+
+
+@cache
+def end_with_parent() -> None:
+    """A process that another one of Python's started ends when that one does, even by a kill: its work would reach nobody."""
+    parent = multiprocessing.parent_process()
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def _solve(problem: Problem, solver: FiniteWidth, task: _Task) -> list[Solution]:
+    end_with_parent()
+    return replace(solver, width=task.width).ensemble(problem, task.seeds)
+
+
+def _run(
+    tasks: Sequence[_Task],
+    problem: Problem,
+    solver: FiniteWidth,
+    executor: Executor | None,
+    finished: Callable[[Sequence[Solution]], None],
+    failures: list[str],
+) -> None:
+    if executor is None:
+        for task in tasks:
+            try:
+                finished(_solve(problem, solver, task))
+            except (SolverError, RuntimeError, MemoryError) as error:
+                failures.append(f"width {task.width}, seeds {task.seeds}: {error}")
+        return
+    futures: dict[Future, _Task] = {}
+    try:
+        for task in tasks:
+            try:
+                futures[executor.submit(_solve, problem, solver, task)] = task
+            except RuntimeError as error:  # the executor broke meanwhile: what it has finished counts
+                failures.append(_failure(task, error))
+        for future in as_completed(futures):
+            try:
+                finished(future.result())
+            except Exception as error:  # a worker may fail in any way; the others go on
+                failures.append(_failure(futures[future], error))
+    except KeyboardInterrupt:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+def _failure(task: _Task, error: Exception) -> str:
+    remedy = " (call again with a new executor)" if isinstance(error, BrokenExecutor) else ""
+    return f"width {task.width}, seeds {task.seeds}: {type(error).__name__}: {error}{remedy}"
+
+
+def _ordered(done: dict[tuple[int, int], Solution]) -> list[Solution]:
+    return [done[key] for key in sorted(done)]
+
+
+def network_file(width: int, seed: int) -> str:
+    """The name of the file of one network in the folder of its sweep"""
+    return f"width{width:06d}_seed{seed:04d}.nc"
+
+
+class _Store:
+    """A folder with one file per network, all of one problem and one set of numerical settings."""
+
+    def __init__(self, folder: Path, problem: Problem, solver: FiniteWidth) -> None:
+        self.folder, self.problem, self.solver = folder, problem, solver
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"the result folder {folder} is a file: give a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = ((path, found) for path in sorted(folder.glob("*.nc")) if (found := self._read(path)) is not None)
+        for path, found in islice(whole, 1):
+            self._check(path, found)
+
+    def save(self, solution: Solution) -> None:
+        """Elsewhere if the folder cannot be written; the networks in memory are worth more than a file."""
+        try:
+            keep(solution, self.folder / network_file(solution.solver["width"], solution.solver["seed"]))
+        except OSError as error:
+            warn(f"the sweep goes on, but a network could not be kept: {error}")
+
+    def load(self, widths: Sequence[int], seeds: Sequence[int]) -> dict[tuple[int, int], Solution]:
+        found = {}
+        for width in widths:
+            for seed in seeds:
+                path = self.folder / network_file(width, seed)
+                if path.exists() and (kept := self._read(path)) is not None:
+                    found[width, seed] = self._check(path, kept)
+        return found
+
+    def _read(self, path: Path) -> Any:
+        """What is kept there; None, with a warning, for a damaged file"""
+        try:
+            return storage.load(path)
+        except DamagedFile as error:
+            warn(f"{error}: where this network is asked for, it is trained again")
+            return None
+
+    def _check(self, path: Path, solution: object) -> Solution:
+        mine, free = settings(self.solver), {"width", "seed", "batch", "device"}
+        if not isinstance(solution, Solution) or solution.problem != self.problem:
+            raise ValueError(
+                f"{self.folder} holds another run: {path.name} solves another problem; give an empty folder"
+            )
+        differing = [key for key in mine if key not in free and mine[key] != solution.solver.get(key)]
+        if differing:
+            theirs = ", ".join(f"{key}={solution.solver.get(key)!r}" for key in differing)
+            raise ValueError(
+                f"{self.folder} holds another run: {path.name} was made with {theirs}; give an empty folder"
+            )
+        return solution

@@ -1,0 +1,1 @@
+"""The lazy limit: training with the kernel of step 0."""

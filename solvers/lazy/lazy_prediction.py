@@ -1,0 +1,96 @@
+"""lazy_prediction: mean and covariance of lazy networks over their random start, at any time, in closed form (equations 52 and 53)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.kernels.gram_checks import gram_matrix
+from meanfield.kernels.spectrum import training_times, unstable
+from meanfield.problem.problem import Problem
+from meanfield.solution.prediction import LazyPrediction
+from solvers.lazy.lazy_kernels import Kernel, lazy_kernels
+from solvers.lazy.tangent_kernel_limit import statistics
+
+
+@checked
+def lazy_prediction(
+    problem: Problem,
+    times: Tensor | Sequence[float] | None = None,
+    kernel: Kernel | Tensor = "analytic",
+    covariance: Tensor | None = None,
+    jitter: float = 0.0,
+) -> LazyPrediction:
+    """Mean and covariance of f_t over f0 ~ GP(0, NNGP), train and test jointly, for the squared loss.
+
+    times: training times eta k, math.inf for the end; None is the problem's grid. kernel: as in TangentKernelLimit, one that does not
+    mix outputs. covariance (Q, Q): of f0 over [x; x_test]; None is the analytic one, zero in the mean-field scaling. jitter, in units of
+    the mean eigenvalue, is added to the kernel where it is inverted, at t = inf alone. Without it samples that are equal end at the mean
+    of their targets, and those where every network is 0 stay there. Memory O(T Q^2). ValueError for other losses, for a kernel that is
+    singular at t = inf for any other reason without a jitter, and for descent that diverges.
+    """
+    _check(problem, jitter)
+    q, p = problem.data.points, problem.data.samples
+    at = problem.training.times if times is None else training_times(times)
+    checks.memory("the covariances", 8.0 * len(at) * q * q, "give fewer times, e.g. times=[problem.training.times[-1]]")
+    kernels = lazy_kernels(problem, kernel, covariance is None)
+    if len(kernels.ntk) != q:
+        raise ValueError(
+            f"the kernel mixes outputs (shape {tuple(kernel.shape) if isinstance(kernel, Tensor) else None}): give a (Q, Q) one, "
+            "or take TangentKernelLimit, which follows single draws with any kernel"
+        )
+    sigma = kernels.covariance
+    if covariance is not None:
+        sigma = gram_matrix(covariance, q, 1, "the given covariance, over training and test samples,")
+    y = problem.data.y
+    found = kernels.spectrum(y, None, None if sigma is None else sigma[:p, :p])
+    rate = problem.training.learning_rate if problem.training.optimiser == "gradient_descent" else None
+    if rate is not None and rate > found.largest_learning_rate():
+        raise ValueError(unstable(found, rate))
+    across = kernels.ntk @ found.eigenvectors  # (Q, P)
+    root, mean, spread = None if sigma is None else _root(sigma), [], []
+    for time, gain in zip(at, found.gain(at, rate, jitter), strict=True):
+        learned = (across * gain) @ found.eigenvectors.T  # (Q, P), f_t = f_0 + learned (y - f_0)
+        mean.append(learned @ y)
+        left = found.decay(time[None], rate)[0]
+        if jitter and time.isinf():
+            left = jitter * found.eigenvalues.clamp(min=0).mean() * gain
+        kept = (
+            found.eigenvectors * left
+        ) @ found.eigenvectors.T  # 1 - learned on training samples, without the difference
+        spread.append(learned.new_zeros(q, q) if root is None else _spread(learned, kept, root))
+    joint = torch.stack(mean)
+    test = None if q == p else joint[:, p:]
+    used = checks.positive("jitter", jitter, zero=True) if bool(at.isinf().any()) else 0.0
+    return LazyPrediction(problem, at, joint[:, :p], test, torch.stack(spread), statistics(found, problem, used))
+
+
+def _root(sigma: Tensor) -> Tensor:
+    """(Q, Q) R with R R^T = Sigma, rows of zeros where the variance is 0"""
+    values, vectors = torch.linalg.eigh(sigma)
+    return vectors * values.clamp(min=0).sqrt() * (sigma.diagonal() > 0)[:, None]
+
+
+def _spread(learned: Tensor, kept: Tensor, root: Tensor) -> Tensor:
+    """(Q, Q) A Sigma A^T as (A R) (A R)^T, whose small variances are squares and no differences of large numbers (equation 53b)"""
+    p = len(kept)
+    moved = torch.cat([kept @ root[:p], root[p:] - learned[p:] @ root[:p]])
+    return moved @ moved.T
+
+
+def _check(problem: Problem, jitter: float) -> None:
+    checks.positive("jitter", jitter, zero=True)
+    if problem.loss_function.name != "squared":
+        raise ValueError(
+            f"mean and covariance are known in closed form for the squared loss: received {problem.loss_function.name!r}; take draws, "
+            "TangentKernelLimit().ensemble(problem, seeds=256)"
+        )
+    if not problem.training.plain:
+        raise ValueError(
+            "lazy_prediction follows plain full-batch training: leave out momentum, weight_decay and batch_size, or take "
+            "TangentKernelLimit, which steps through them"
+        )

@@ -1,0 +1,138 @@
+"""The one loop through training time: record outputs, take snapshots, go a step on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from meanfield.checking.warning import warn
+from meanfield.problem.problem import Problem
+from meanfield.solution.solution import Solution, Status
+from solvers.running import clock
+from solvers.running.failures import RankError, Watch
+from solvers.running.gradient_flow import Spent, Stopped
+from solvers.running.inputs import EVERYWHERE
+from solvers.running.integrator import State, Stuck
+from solvers.running.method import Method, Step, Underway
+from solvers.running.trajectory import BlewUp, Trajectory
+
+_REHEARSAL = 10.0  # seconds after which a run can tell how long it will take
+_MANY_DAYS = 1.0  # beyond which it does
+
+
+def evolve(
+    method: Method,
+    state: State,
+    problem: Problem,
+    step: Step,
+    *,
+    previous: Solution | None = None,
+    snapshots: Sequence[int] = (),
+    captured: Mapping[int, Any] | None = None,
+    progress: bool | None = None,
+    label: str = "",
+    agree: Callable[[bool], bool] = bool,
+) -> Trajectory:
+    """Take `state` (whose memory is used again) from where `previous` ended (step 0) to the problem's last, with a record at each step that
+    asks for one.
+
+    captured: snapshots that a resumed run goes on with. agree: for processes that share a run, whether any of them was interrupted, so
+    that all end at the same step. Ends early, with a status, at outputs or losses that are not finite, at a loss beyond recovery
+    (`Watch`), where a step of the flow takes too many evaluations, and at Ctrl-C; a run that goes on repeats the pass where it ended, so
+    the method is left as it was before. progress=None shows a bar on terminals after two seconds.
+    """
+    training, first, start = problem.training, previous.steps if previous else 0, time.perf_counter()
+    run, watch, train = Trajectory(state=state), Watch(problem, previous), problem.data.samples
+    run.captured = {at: kept for at, kept in (captured or {}).items() if at in snapshots}
+    batches = training.batches(train, first)
+    bar, told = clock.progress_bar(label, progress, total=training.steps, initial=first), False
+    with torch.no_grad(), bar, clock.postponed_interrupt() as interrupted, _named_end(run):
+        underway = _underway(bar, interrupted, agree)
+
+        def recorded(at: int, differentiated: bool) -> Any:
+            passed = method.forward(run.state, EVERYWHERE, differentiated)
+            loss = watch.loss(passed.f[..., :train, :])
+            run.must_be_finite(passed.f, loss)
+            run.record(at, passed.f, train, method.noted(passed))
+            if at in snapshots:
+                run.captured[at] = method.capture(run.state, passed)
+            if bool((far := watch.beyond(loss)).any()):
+                run.status, run.bad = Status.DIVERGED, far
+            return passed
+
+        for at in range(first, training.steps + 1):
+            run.last, ends, mark, passed = at, at == training.steps, method.mark(), None
+            batch = None if ends else next(batches)
+            asked = training.records(at)
+            stopped = not asked and agree(interrupted())
+            if stopped or asked:
+                passed = recorded(at, batch is None and not ends)
+                if run.status is Status.DIVERGED:
+                    break
+                stopped = stopped or agree(interrupted())
+            if stopped or ends:
+                run.status = Status.INTERRUPTED if stopped else run.status
+                method.back_to(mark)
+                break
+            if batch is not None or passed is None:
+                passed = None  # its memory serves the next one
+                passed = method.forward(run.state, slice(0, train) if batch is None else batch, True)
+                run.must_be_finite(passed.f, watch.loss(passed.f, batch))
+            try:
+                run.state = step(method, run.state, passed, underway)
+            except (Stopped, Spent) as cut:
+                if not asked:
+                    recorded(at, False)
+                run.status = Status.INTERRUPTED if isinstance(cut, Stopped) else Status.OUT_OF_EVALUATIONS
+                run.stats["reason"] = str(cut)
+                method.back_to(mark)
+                break
+            bar.update(at + 1 - bar.n)
+            each = (time.perf_counter() - start) / (at + 1 - first)
+            told = told or _told_of_length(label, at + 1 - first, training.steps - at - 1, each)
+    run.memory = step.memory
+    run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads(), "reached": run.last}
+    return run
+
+
+def _underway(bar: tqdm, interrupted: Callable[[], bool], agree: Callable[[bool], bool]) -> Underway:
+    rehearsing = clock.current()
+
+    def told(share: float) -> None:
+        bar.update(int(bar.n + 1e-6) + round(min(share, 0.99), 2) - bar.n)
+        if rehearsing is not None and agree(rehearsing.within(share)):
+            raise clock.Enough
+
+    return Underway(lambda: rehearsing is None and agree(interrupted()), told)
+
+
+@contextmanager
+def _named_end(run: Trajectory) -> Iterator[None]:
+    """A run that ends by an exception within has a status instead, and what was recorded until then"""
+    try:
+        yield
+    except (BlewUp, Stuck):
+        run.status = Status.NON_FINITE
+    except RankError as error:
+        if not run.f:
+            raise
+        run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
+
+
+def _told_of_length(label: str, done: int, left: int, each: float) -> bool:
+    """Warn, once it can be known, of a run that will take days at `each` seconds a step; whether the question is settled"""
+    if done * each < _REHEARSAL:
+        return False
+    days = each * left / 86_400
+    if days > _MANY_DAYS:
+        warn(
+            f"{label}: {left} steps are left and will take about {days:.2g} days at {each:.2g} s a step; "
+            "Ctrl-C ends the run and keeps what was computed, solvers.checkpointed keeps it in a file on the way",
+            RuntimeWarning,
+        )
+    return True

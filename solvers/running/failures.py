@@ -1,0 +1,126 @@
+"""Runs that end before their end: how divergence is told, exceptions that carry what was computed until then, when they are raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from meanfield.problem.problem import Problem
+from meanfield.solution.solution import Solution, Status
+
+WHERE = " What was computed is in this error's .solutions"
+_FAR = 1e12  # outputs a million times their scale; a catapult peaks near 0.2 / gamma0^2, and 4e7 at gamma0 = 1e-4
+
+
+class _Carrier(BaseException):
+    """An exception that carries what was computed: `solutions`, and the one that it is about as `solution`.
+
+    reason: its message but for `where`, which says to a program where the solutions are.
+    """
+
+    def __init__(self, reason: str, solutions: Sequence[Solution] = (), where: str = "") -> None:
+        super().__init__(reason + where)
+        self.reason, self.solutions = reason, list(solutions)
+
+    @property
+    def solution(self) -> Solution | None:
+        return _culprit(self.solutions)
+
+
+class SolverError(_Carrier, RuntimeError):
+    """A run that could not finish; `solutions` hold what was computed until then."""
+
+
+class NonFiniteError(SolverError):
+    """Outputs became NaN or infinite; `solution` ends at the last finite step."""
+
+
+class DivergedError(SolverError):
+    """The loss grew beyond recovery; `solution` ends at the step that showed it."""
+
+
+class Interrupted(_Carrier, KeyboardInterrupt):
+    """Ctrl-C during a run; `solutions` can be saved and resumed."""
+
+
+class Watch:
+    """Tells a run that diverges, its loss beyond 1e12 times its scale, from one that rises and falls (catapults, the edge of stability).
+
+    The scale is the larger of the loss at step 0 (also for a run that goes on) and of outputs that miss their targets by 2 |y| + 1, so
+    that neither small targets nor a start without loss make it small.
+    """
+
+    def __init__(self, problem: Problem, previous: Solution | None = None) -> None:
+        self._value, self._y = problem.loss_function.value, problem.data.y
+        self._start = None if previous is None else self._mean(previous.f[0].double(), self._y)
+        self._limit: Tensor | None = None
+
+    def _mean(self, f: Tensor, y: Tensor) -> Tensor:
+        return self._value(f, y).mean(-1)  # Loss.mean checks its arguments, which takes as long as a small step
+
+    def loss(self, f: Tensor, batch: Tensor | None = None) -> Tensor:
+        """(...) the training loss of outputs f (..., P, C), or of those of a batch"""
+        self._y = self._y.to(f.device)
+        return self._mean(f.detach().double(), self._y if batch is None else self._y[batch.to(f.device)])
+
+    def beyond(self, loss: Tensor) -> Tensor:
+        """(...) whether the run is lost, from the losses (...) of each step in turn"""
+        if self._limit is None:
+            wrong = self._mean(torch.where(self._y < 0, 1.0, -1.0) - self._y, self._y)
+            start = loss if self._start is None else self._start.to(loss.device)
+            scale = torch.maximum(start.abs(), wrong.abs())
+            self._limit = torch.where(scale > 0, _FAR * scale, torch.inf)
+        return loss > self._limit
+
+    def lost(self, losses: Tensor) -> Status | None:
+        """How a run with these losses (T+1,) blew up, None if it did not"""
+        if not bool(torch.isfinite(losses).all()):
+            return Status.NON_FINITE
+        self.beyond(losses[0])
+        return Status.DIVERGED if bool(self.beyond(losses).any()) else None
+
+
+def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution]:
+    """The solutions; raises, with all of them attached, if a run among them was interrupted or (if so asked) failed."""
+    bad = _culprit(solutions)
+    if bad is None or bad.status in (Status.FINISHED, Status.CONVERGED):
+        return solutions
+    if bad.status is Status.INTERRUPTED:
+        raise Interrupted(f"{bad.status.value} (after step {bad.steps} of {bad.problem.training.steps})", solutions)
+    if raise_on_failure and bad.status in (Status.OUT_OF_ROOM, Status.OUT_OF_EVALUATIONS):
+        raise SolverError(
+            f"{bad.stats['reason']} (after step {bad.steps} of {bad.problem.training.steps}).", solutions, WHERE
+        )
+    if raise_on_failure:
+        late, end = bad.status is Status.DIVERGED, float(bad.loss[-1])
+        step = bad.stats.get("reached", bad.steps + (not late))
+        failed = [s.solver["seed"] for s in solutions if s.status is bad.status]
+        raise (DivergedError if late else NonFiniteError)(
+            f"{bad.status.value}. It happened at step {step} of {bad.problem.training.steps} with "
+            f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; "
+            + (f"loss {float(bad.loss[0]):.4g} -> {end:.4g}" if late else f"last finite loss {end:.4g}")
+            + ").",
+            solutions,
+            WHERE,
+        )
+    return solutions
+
+
+def _culprit(solutions: Sequence[Solution]) -> Solution | None:
+    worst = [
+        Status.INTERRUPTED,
+        Status.NON_FINITE,
+        Status.DIVERGED,
+        Status.OUT_OF_ROOM,
+        Status.OUT_OF_EVALUATIONS,
+        Status.NOT_CONVERGED,
+        Status.CONVERGED,
+        Status.FINISHED,
+    ]
+    return min(solutions, key=lambda s: worst.index(s.status), default=None)
+
+
+class RankError(ValueError):
+    """More directions than the neurons can represent."""

@@ -1,0 +1,70 @@
+"""What the loop through training time asks of a method: passes, velocities, and what is recorded of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from solvers.running.inputs import Rows
+from solvers.running.integrator import State
+
+
+class Pass(Protocol):
+    """A forward pass: the outputs at some points, and what its backward pass needs."""
+
+    @property
+    def f(self) -> Tensor:
+        """(..., n, C) the outputs at the n points that were asked for; leading dimensions (seeds of an ensemble) are the method's own"""
+        ...
+
+
+class Method(Protocol):
+    """What a solver knows that leaves the way through time to the loop. A state is all that training changes."""
+
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> Pass:
+        """The outputs at these points; differentiated: whether `backward` will be asked for"""
+        ...
+
+    def backward(self, passed: Any) -> State:
+        """d state / d(training time), the loss being the mean over the training samples of the pass; the next call may overwrite it"""
+        ...
+
+    def noted(self, passed: Any) -> dict[str, Tensor]:
+        """What is kept of a recorded step beside its outputs, `passed` being the pass over all points"""
+        del passed
+        return {}
+
+    def capture(self, state: State, passed: Any) -> Any:
+        """What a snapshot keeps, `passed` being the pass over all points; must not alias the state, which is advanced in place"""
+        ...
+
+    def mark(self) -> Any:
+        """Where a method is that learns of its random numbers only as it uses them, for `back_to`"""
+
+    def back_to(self, mark: Any) -> None:
+        """Forget what was learnt since"""
+        del mark
+
+
+@dataclass(frozen=True)
+class Underway:
+    """How a step that takes long stays in touch with the loop"""
+
+    stopped: Callable[[], bool]
+    told: Callable[[float], object]  # the part of the step that is done
+
+
+class Step(Protocol):
+    """A way from one step to the next, with what it remembers of earlier ones"""
+
+    @property
+    def memory(self) -> State:
+        """Shaped like the state; empty for a way without memory"""
+        ...
+
+    def __call__(self, method: Any, state: State, passed: Any, underway: Underway) -> State:
+        """The state a step later, in the memory of `state` where it may be; passed: the pass there, over the training samples or a batch"""
+        ...

@@ -1,0 +1,92 @@
+"""Trajectory: the records of one run, on their own or behind those of the run that it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanfield.problem.training import Training
+from meanfield.solution.solution import Solution, Status
+from solvers.running.failures import NonFiniteError
+from solvers.running.integrator import State
+
+
+class BlewUp(Exception):
+    """Values that are not finite."""
+
+
+@dataclass
+class Trajectory:
+    """Records of one run: f[i] is the output at steps[i]."""
+
+    steps: list[int] = field(default_factory=list)
+    f: list[Tensor] = field(default_factory=list)
+    f_test: list[Tensor] = field(default_factory=list)
+    noted: list[dict[str, Tensor]] = field(default_factory=list)  # beside the outputs, on the CPU
+    captured: dict[int, Any] = field(default_factory=dict)
+    state: State = ()
+    status: Status = Status.FINISHED
+    stats: dict[str, Any] = field(default_factory=dict)
+    memory: State = ()  # of the way from step to step: what is left of earlier velocities
+    last: int = 0  # the step that was reached
+    bad: Tensor | None = None  # which of an ensemble ended the run, in the shape of f's leading dimensions
+
+    def must_be_finite(self, f: Tensor, loss: Tensor) -> None:
+        """BlewUp for outputs (..., n, C) or losses (...) that are not"""
+        bad = ~(torch.isfinite(f).flatten(-2).all(-1) & torch.isfinite(loss))
+        if bool(bad.any()):
+            self.bad = bad
+            raise BlewUp
+
+    def record(self, step: int, f: Tensor, train: int, noted: Mapping[str, Tensor]) -> None:
+        """Outputs (..., P + P_test, C), the training samples' first, and what is kept beside them"""
+        f = f.detach()
+        self.steps.append(step)
+        self.noted.append({name: tensor.cpu() for name, tensor in noted.items()})
+        self.f.append(f[..., :train, :])
+        if f.shape[-2] > train:
+            self.f_test.append(f[..., train:, :])
+
+    def recorded_steps(self, previous: Solution | None = None) -> tuple[int, ...]:
+        """The steps of `history`"""
+        return (*(previous.recorded_steps[: self.earlier(previous)] if previous else ()), *self.steps)
+
+    def earlier(self, previous: Solution) -> int:
+        """How many records of `previous` stay: its last one is repeated here, or belongs to a run that ends there"""
+        return len(previous.f) - bool(self.steps)
+
+    def history(self, previous: Solution | None = None) -> tuple[Tensor, Tensor | None]:
+        """f and f_test from step 0 on, (R, ..., P, C) on the CPU"""
+
+        def joined(new: list[Tensor], old: Tensor | None) -> Tensor | None:
+            recorded = torch.stack(new).cpu() if new else None
+            if old is None or previous is None:
+                return recorded
+            if recorded is None:
+                return old
+            return torch.cat([old[: self.earlier(previous)], recorded.reshape(-1, *old.shape[1:])])
+
+        f = joined(self.f, previous.f if previous else None)
+        if f is None:
+            raise NonFiniteError(
+                "the outputs or their loss are non-finite at the very first step: check the scale of the data and of the weights, and a "
+                "loss of your own"
+            )
+        return f, joined(self.f_test, previous.f_test if previous else None)
+
+
+def snapshot_steps(snapshots: Sequence[int], training: Training) -> tuple[int, ...]:
+    """Sorted distinct steps; -1 stands for the last. ValueError for one outside 0..steps, or at which nothing is recorded."""
+    steps, every = training.steps, training.record_every
+    resolved = sorted({steps if s == -1 else s for s in snapshots})
+    if resolved and not (resolved[0] >= 0 and resolved[-1] <= steps):
+        raise ValueError(f"snapshots must lie in 0..{steps} (or be -1, the last step): received {tuple(snapshots)}")
+    if between := [s for s in resolved if not training.records(s)]:
+        raise ValueError(
+            f"snapshots must be recorded steps, multiples of record_every={every} or the last: received {', '.join(map(str, between))}"
+        )
+    return tuple(resolved)

@@ -1,0 +1,1 @@
+"""The limit of two-layer networks: flows of particle measures."""
