@@ -1,1 +1,1 @@
-"""Checks of what users give, the ways in which arguments are normalised, and numerics that are the same everywhere."""
+"""What comes from outside: checks of arguments with messages that say what is right, arrays of any kind, and a user's own arithmetic."""

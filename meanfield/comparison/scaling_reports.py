@@ -12,7 +12,7 @@ from meanfield.checking.arguments import checked
 from meanfield.comparison.statistics import Exponent
 from meanfield.scaling.scaling import Scaling
 
-POWERS = {  # what is measured, in the words of scaling_plane.Exponents
+POWERS = {  # what is measured, in the words of Exponents (meanfield/scaling/plane.py)
     "f0": "outputs at step 0",
     "kernel": "tangent kernel at step 0",
     "f": "outputs at the last step",

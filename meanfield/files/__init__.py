@@ -1,1 +1,1 @@
-"""How results are kept in files."""
+"""How results are kept in files: netCDF, whole or not at all, nothing pickled."""

@@ -1,4 +1,4 @@
-"""How reports and predictions lie in a file, as `layout` has it for solutions. To keep another kind of result, add a `Kind` to `KINDS`."""
+"""How reports and predictions lie in a file, as solutions.py has it for solutions. To keep another kind, add a `Kind` to `KINDS`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How problems and solutions lie in a file: as named arrays with named dimensions, beside settings that JSON can hold.
 
-`storage` writes and reads them. `report_layout` holds the other kinds of results, and `KINDS`, all that there are.
+storage.py writes and reads them. reports.py holds the other kinds of results, and `KINDS`, all that there are.
 """
 
 from __future__ import annotations

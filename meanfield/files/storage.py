@@ -2,7 +2,7 @@
 
 Each ends with a digest of its content (`sealed`), behind the last byte that HDF5 knows of. Nothing is pickled.
 
-This is the only file that imports h5netcdf and h5py; `layout` and `report_layout` say what lies where in a file.
+This is the only file that imports h5netcdf and h5py; solutions.py and reports.py say what lies where in a file.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Kernels in the lazy limit: Gaussian averages, recursions, spectra."""
+"""Kernels of infinite networks at their start: Gaussian averages, recursions over layers, spectra (equations 41 to 57)."""

@@ -1,4 +1,4 @@
-"""Draws of a Gaussian process at the samples of a problem."""
+"""Draws of a Gaussian process at training and test samples, with which lazy networks start (equation 51)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KernelWeights: what a scaling or a standard parameterization makes of kernels, layer by layer."""
+"""KernelWeights: the numbers that a scaling or a standard parameterization puts into the recursion of kernels (equations 43 to 46)."""
 
 from __future__ import annotations
 

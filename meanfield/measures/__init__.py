@@ -1,1 +1,1 @@
-"""Particle measures and sums over their particles."""
+"""Particle measures and the two sums over their particles, by three engines (equations 6 to 9)."""

@@ -1,1 +1,1 @@
-"""What a network is: activations, perceptrons, convolutions, and the names of what its layers give."""
+"""What a network is: activations, perceptrons (equation 1), convolutions (46), and the names of what its layers give."""

@@ -1,4 +1,4 @@
-"""ConvNetwork: a convolutional network and its settings."""
+"""ConvNetwork: a convolutional network with any number of channels, and the images that it takes (equation 46)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layered: what the scalings ask of a network."""
+"""Layered: what scalings and the weights of kernels ask of a network, dense or convolutional (equations 43 and 44)."""
 
 from __future__ import annotations
 

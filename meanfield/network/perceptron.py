@@ -1,4 +1,4 @@
-"""Network: a fully connected network and its settings (equation 1)."""
+"""Network: a fully connected network of any width: depth, activation, biases, residual branches (equation 1)."""
 
 from __future__ import annotations
 

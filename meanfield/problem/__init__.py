@@ -1,1 +1,1 @@
-"""What is asked: data, network, scaling, training, loss."""
+"""What is asked: data, training and loss (equation 2), which with a network and its scaling are a Problem."""

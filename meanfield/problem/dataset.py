@@ -1,4 +1,4 @@
-"""Datasets: scikit-learn's digits, a Gaussian mixture, and teacher networks. Files of the user's: data_files.py."""
+"""Dataset: samples and targets, to train on and to watch, in float64."""
 
 from __future__ import annotations
 

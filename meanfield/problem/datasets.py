@@ -1,4 +1,4 @@
-"""Datasets at hand and made by a law: digits, mixtures, teachers."""
+"""Datasets by name: scikit-learn's digits, a Gaussian mixture, teacher networks. To add one, write a function that returns a `Dataset`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: how a network is trained (equation 2)."""
+"""Training: learning rate, steps, optimiser, batches in their order, and the steps that are recorded (equation 2)."""
 
 from __future__ import annotations
 

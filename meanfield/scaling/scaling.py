@@ -2,7 +2,7 @@
 
     f = sigma(N) sum_r a_r phi(h_r),    sigma = sigma* (N/N*)^q_sigma,    eta_a = eta eta_a* (N/N*)^q_a,    eta_w = eta eta_w* (N/N*)^q_w
 
-A named scaling is a function that returns a `Scaling`; add yours below and name it in `NAMED`. `scaling_plane.classify` says what
+A named scaling is a function that returns a `Scaling`; add yours below and name it in `NAMED`. `classify` (plane.py) says what
 becomes of any of them as N -> infinity.
 """
 

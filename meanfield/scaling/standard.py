@@ -1,4 +1,4 @@
-"""Which weights a kernel gives to its layers: Scaling (NTK, mean field) and the standard parameterizations (equations 43 to 45)."""
+"""Standard: the standard parameterizations, whose weights have variances 1/N_l and one learning rate (equations 44 and 45)."""
 
 from __future__ import annotations
 

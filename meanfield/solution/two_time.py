@@ -1,4 +1,4 @@
-"""Two-time kernels in low-rank form: Phi(t, s) = c(t)^T c(s) (equation 10)."""
+"""Kernels and responses at all pairs of steps in low-rank form, and the tangent kernel that they make (equations 10, 11 and 34)."""
 
 from __future__ import annotations
 

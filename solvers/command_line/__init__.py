@@ -1,1 +1,1 @@
-"""The command `meanfield`."""
+"""The command `meanfield`: main.py makes flags and help of dataclasses, the other files hold the commands, one a subject."""

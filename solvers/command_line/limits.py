@@ -1,4 +1,4 @@
-"""Commands that solve a limit, one for each solver: what each is asked. cli.py makes flags of the fields, help of the texts under them."""
+"""Commands that solve a limit, one for each solver: what each is asked. main.py makes flags of the fields, help of the texts under them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The limit of deep networks: the causal sweep and the fixed point."""
+"""The limit of deep networks: the causal sweep, the fixed point over the whole window, the certificate (equations 20 to 34)."""

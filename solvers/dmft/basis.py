@@ -1,4 +1,4 @@
-"""Basis: orthonormal fields over the neurons of a layer, extended as fields stick out of them (equation 28)."""
+"""Basis: orthonormal fields over the neurons of a layer, extended by what of a field sticks out of them (equations 27 and 28)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Studies that compare many runs."""
+"""Questions that many runs answer: powers of the width, the best proxy (equations 72 and 73)."""
