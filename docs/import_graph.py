@@ -6,7 +6,9 @@ Arrows that can be reached by a longer way are left out. Rooms stand above those
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,7 +16,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"meanfield": "#dbe7f3", "solvers": "#f6e3cf"}
+WIDTH, STEP = 2.6, 1.5  # of a room, and half of the way to the next
 Graph = dict[str, set[str]]
+Places = dict[str, tuple[float, float]]
 
 
 def room(module: str) -> str:
@@ -29,6 +33,12 @@ def files() -> dict[str, list[Path]]:
         for path in sorted((ROOT / package).glob("*/*.py")):
             found.setdefault(f"{package}.{path.parent.name}", []).append(path)
     return found
+
+
+def purpose(paths: list[Path]) -> str:
+    """The room's, as its `__init__.py` begins"""
+    init = next(path for path in paths if path.name == "__init__.py")
+    return re.split("[:,(]", ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or "")[0].replace("`", "")
 
 
 def imports(rooms: dict[str, list[Path]]) -> Graph:
@@ -68,53 +78,60 @@ def levels(graph: Graph) -> dict[str, int]:
     return {name: level(name) for name in graph}
 
 
-def places(graph: Graph) -> dict[str, tuple[float, float]]:
-    """Rooms of a level side by side, each near the middle of those that it imports"""
-    rows: dict[int, list[str]] = {}
-    for name, height in levels(graph).items():
-        rows.setdefault(height, []).append(name)
-    found: dict[str, tuple[float, float]] = {}
-    for height in sorted(rows):
+def hidden(where: Places, name: str, to: str) -> int:
+    """How many rooms the arrow runs through"""
+    (x, y), (u, v) = where[name], where[to]
+    others = [place for other, place in where.items() if other not in (name, to)]
+    crossed = (x + (u - x) * (b - y) / (v - y) - a for a, b in others if v < b < y)
+    return sum(abs(apart) < WIDTH / 2 + 0.4 for apart in crossed)
 
-        def middle(name: str) -> float:
-            below = [found[to][0] for to in graph[name] if to in found]
-            return sum(below) / len(below) if below else 0.0
 
-        row = sorted(rows[height], key=lambda name: (middle(name), name))
-        for i, name in enumerate(row):
-            found[name] = (2.6 * (i - (len(row) - 1) / 2), 1.5 * height)
+def places(graph: Graph) -> Places:
+    """Rooms of a level side by side, moved by half a width as long as arrows get shorter or run through fewer rooms"""
+    height, found = levels(graph), {}
+    for level in set(height.values()):
+        row = sorted(name for name in graph if height[name] == level)
+        found |= {name: (STEP * (2 * i - len(row) + 1), 1.5 * level) for i, name in enumerate(row)}
+
+    def cost(where: Places) -> float:
+        arrows = [(name, to) for name in graph for to in graph[name]]
+        return sum(abs(where[a][0] - where[b][0]) + 50 * hidden(where, a, b) for a, b in arrows)
+
+    def moves(name: str) -> Iterator[Places]:
+        y = found[name][1]
+        for x in (STEP * i for i in range(-4, 5)):
+            near = [
+                other
+                for other in found
+                if other != name and found[other][1] == y and abs(found[other][0] - x) < 2 * STEP
+            ]
+            if not near:
+                yield found | {name: (x, y)}
+            elif len(near) == 1:  # they change places
+                yield found | {name: found[near[0]], near[0]: found[name]}
+
+    for name in sorted(graph) * 10:
+        found = min((found, *moves(name)), key=cost)
     return found
 
 
 def draw(path: Path) -> None:
     rooms = files()
-    graph = imports(rooms)
-    shown, where = nearest(graph), places(nearest(graph))
-    figure, axes = plt.subplots(figsize=(9.5, 10.5))
+    shown = nearest(imports(rooms))
+    where = places(shown)
+    figure, axes = plt.subplots(figsize=(10.5, 9.5))
     for name, (x, y) in where.items():
         package, short = name.split(".")
-        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in rooms[name])
         box = FancyBboxPatch(
-            (x - 1.05, y - 0.3), 2.1, 0.6, "round,pad=0.04", fc=PACKAGES[package], ec="#444444", zorder=2
+            (x - WIDTH / 2, y - 0.35), WIDTH, 0.7, "round,pad=0.04", fc=PACKAGES[package], ec="#444444"
         )
         axes.add_patch(box)
-        axes.text(x, y + 0.08, short, ha="center", va="center", fontsize=11, zorder=3)
-        axes.text(
-            x, y - 0.17, f"{len(rooms[name]) - 1} files, {lines} lines", ha="center", va="center", fontsize=7, zorder=3
-        )
+        axes.text(x, y + 0.13, short, ha="center", va="center", fontsize=11)
+        axes.text(x, y - 0.2, purpose(rooms[name]), ha="center", va="center", fontsize=7)
         for to in shown[name]:
-            end = where[to]
-            bend = 0.0 if abs(end[0] - x) > 0.1 or y - end[1] < 2 else 0.35
-            style = f"arc3,rad={bend}"
-            arrow = FancyArrowPatch(
-                (x, y - 0.36),
-                (end[0], end[1] + 0.36),
-                connectionstyle=style,
-                arrowstyle="-|>",
-                mutation_scale=10,
-                color="#777777",
-            )
-            axes.add_patch(arrow)
+            ends = (x, y - 0.39), (where[to][0], where[to][1] + 0.39)
+            style = {"arrowstyle": "-|>", "mutation_scale": 10, "color": "#777777", "shrinkA": 0, "shrinkB": 0}
+            axes.add_patch(FancyArrowPatch(*ends, zorder=0, **style))
     for package, colour in PACKAGES.items():
         axes.plot([], [], "s", ms=12, color=colour, mec="#444444", label=package)
     axes.legend(loc="upper left", frameon=False, fontsize=11)

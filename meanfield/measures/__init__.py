@@ -1,1 +1,1 @@
-"""Particle measures and the two sums over their particles, by three engines (equations 6 to 9)."""
+"""Particle measures: initial clouds, and the two sums over particles by three engines (equations 6 to 9)."""

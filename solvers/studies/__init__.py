@@ -1,1 +1,1 @@
-"""Questions that many runs answer: powers of the width, the best proxy (equations 72 and 73)."""
+"""What many runs tell: powers of the width, the best proxy (equations 72 and 73)."""
