@@ -55,7 +55,7 @@ def left_out_means(values: np.ndarray) -> np.ndarray:
 
 
 def exponent_of(
-    widths: np.ndarray, values: Sequence[float], left_out: Sequence[np.ndarray], power: float
+    widths: np.ndarray, values: Sequence[float] | np.ndarray, left_out: Sequence[np.ndarray], power: float
 ) -> Exponent | None:
     """Slope of power * log(value) on log(width), widths weighted by their seeds, with its 95 % interval (equation 16).
 

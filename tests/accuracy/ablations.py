@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +15,14 @@ from tests.accuracy.deep_networks import kernels, problem
 Pass = Callable[[InfiniteDense, Tensor], tuple[Tensor, Tensor]]
 
 
-def without_a(self: InfiniteDense, phi: Tensor, out: Tensor) -> Tensor:
+def without_a(self: InfiniteDense, phi: Tensor, out: Tensor, scale: float) -> Tensor:
     """W0 v = U <E, v> alone (equation 24)"""
-    return out - self.scale * (phi @ self.r.rows.T / phi.shape[1]) @ self.f.fields.rows
+    return out - scale * (phi @ self.r.rows.T / phi.shape[1]) @ self.f.fields.rows
 
 
-def without_b(self: InfiniteDense, g: Tensor, out: Tensor) -> Tensor:
-    """W0^T g = R <F, g> alone (equation 25); the fresh images U are kept by responses=True"""
-    assert self.u is not None
-    return out - self.scale * (g @ self.u.rows.T / g.shape[1]) @ self.e.fields.rows
+def without_b(self: InfiniteDense, g: Tensor, out: Tensor, scale: float) -> Tensor:
+    """W0^T g = R <F, g> alone (equation 25)"""
+    return out - scale * (g @ self.u.rows.T / g.shape[1]) @ self.e.fields.rows
 
 
 def curvature(activation: str, h: Tensor, g: Tensor) -> Tensor:
@@ -53,16 +51,16 @@ def ablated(drop: str, activation: str) -> Iterator[None]:
     forward, backward = InfiniteDense.forward, InfiniteDense.backward
     fields: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def up(self: InfiniteDense, phi: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
-        out, c = forward(self, phi, *weights)
-        out = without_a(self, phi, out) if "A" in drop.split() else out
+    def up(self: InfiniteDense, phi: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        out, c = forward(self, phi, learned, scale)
+        out = without_a(self, phi, out, scale) if "A" in drop.split() else out
         fields[id(self)] = phi, out.clone()
         return out, c
 
-    def down(self: InfiniteDense, g: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
-        out, d = backward(self, g, *weights)
+    def down(self: InfiniteDense, g: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        out, d = backward(self, g, learned, scale)
         if "B" in drop.split():
-            return without_b(self, g, out), d
+            return without_b(self, g, out, scale), d
         if "B(t,t)" in drop.split():
             phi, h = (field[: len(g)] for field in fields[id(self)])
             out = out - curvature(activation, h, g)[:, None] * phi

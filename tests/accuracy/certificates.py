@@ -1,6 +1,7 @@
 """How often the certificate calls good solutions inconsistent, and whether it sees a dropped response."""
 
 import torch
+from torch import Tensor
 
 import meanfield as mf
 from solvers import CausalDMFT, FixedPointDMFT, residual
@@ -12,7 +13,8 @@ SEEDS, LEVEL = 200, 0.01
 class Deaf(Window):
     """A map that answers no response"""
 
-    def _response(self, cross, *_):
+    def _response(self, cross: Tensor, cov: Tensor, rows: int, columns: int, reach: int) -> Tensor:
+        del cov, rows, columns, reach
         return torch.zeros_like(cross, dtype=torch.float64)
 
 

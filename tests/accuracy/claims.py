@@ -114,7 +114,7 @@ def engines() -> None:
         results = {}
         for engine in ("dense", "chunked", "keops"):
             t = [v.clone().requires_grad_() for v in (a, w, m, x, d)]
-            f = reductions.outputs(*t[:4], mf.activation(name), engine)
+            f = reductions.outputs(t[0], t[1], t[2], t[3], mf.activation(name), engine)
             va, vw = reductions.velocity(t[0], t[1], t[3], t[4], mf.activation(name), engine)
             results[engine] = [
                 f,

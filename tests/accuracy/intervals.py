@@ -128,7 +128,7 @@ def detected(seeds: int, bias: float, rng: np.random.Generator) -> float:
     for _ in range(REPETITIONS):
         a = noise("gauss", rng, seeds) / 8 + bias / 64
         gram = a @ a.T
-        seen += moments(gram, 0.0)[2] > 1.96 * jackknife_error(left_out_moments(gram, 0.0)[2])
+        seen += int(moments(gram, 0.0)[2] > 1.96 * jackknife_error(left_out_moments(gram, 0.0)[2]))
     return seen / REPETITIONS
 
 

@@ -10,7 +10,6 @@ import meanfield as mf
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.spectrum import spectrum
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
-from solvers.lazy.lazy_kernels import all_samples
 from solvers.lazy.lazy_prediction import lazy_prediction
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
 
@@ -30,7 +29,7 @@ def _joint(solution: mf.Solution) -> torch.Tensor:
 
 def _kernel(problem: mf.Problem) -> torch.Tensor:
     """(Q, Q) the analytic tangent kernel over training and test samples"""
-    return nngp_and_ntk(problem.network, problem.scaling, all_samples(problem))[1]
+    return nngp_and_ntk(problem.network, problem.scaling, problem.data.all_x)[1]
 
 
 def ensemble_of_lazy_networks() -> None:

@@ -77,7 +77,7 @@ class Certificate:
         residual(self.solution, steps=-1)
 
 
-FLOW, _SPARSE = "gradient_flow", {"batch_size": 100, "record_every": 50}
+FLOW = "gradient_flow"
 SETTINGS = {
     "flow, N = 2^14, P = 32 + 64": lambda: (WassersteinFlow(2**14), digits(1, "tanh", 32, 150, 64)),
     "flow, N = 2^16, P = 32, relu, float32": lambda: (WassersteinFlow(2**16, dtype="float32"), digits(1, "relu", 32, 60)),
@@ -85,7 +85,7 @@ SETTINGS = {
     "flow, N = 10^5, P = 1000, D = 2": lambda: (WassersteinFlow(100_000, dtype="float32"), points(1, "tanh", 1000, 20, 2)),
     "flow, N = 2^12, P = 10^4, D = 10, relu": lambda: (WassersteinFlow(2**12), points(1, "relu", 10_000, 30, 10)),
     "flow, N = 2^12, P = 20,000, batches of 100": lambda: (WassersteinFlow(2**12), points(1, "tanh", 20_000, 20, 10, batch_size=100)),
-    "the same, a record every 50 steps": lambda: (WassersteinFlow(2**12), points(1, "tanh", 20_000, 400, 10, **_SPARSE)),
+    "the same, a record every 50 steps": lambda: (WassersteinFlow(2**12), points(1, "tanh", 20_000, 400, 10, batch_size=100, record_every=50)),  # noqa: E501
     "flow, N = 2^14, P = 48, C = 3, gelu, momentum": lambda: (WassersteinFlow(2**14), digits(1, "gelu", 48, 60, 0, 3, momentum=0.9)),
     "flow, N = 2^13, P = 64, 20 snapshots": lambda: (WassersteinFlow(2**13, snapshots=range(0, 200, 10)), digits(1, "tanh", 64, 200)),
     "flow, N = 2^12, P = 16, gradient flow": lambda: (WassersteinFlow(2**12), digits(1, "tanh", 16, 20, optimiser=FLOW)),
