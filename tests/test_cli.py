@@ -291,8 +291,8 @@ def test_a_run_that_blows_up_keeps_what_it_has(capsys, tmp_path):
 
 _INTERRUPTED = """
 import os, signal, sys
-from solvers import cli
-from solvers.measure_flow import MeasureFlow
+from solvers.command_line import main as cli
+from solvers.two_layer.measure_flow import MeasureFlow
 
 backward, calls = MeasureFlow.backward, []
 

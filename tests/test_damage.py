@@ -138,7 +138,7 @@ def test_a_limit_on_the_size_of_files_is_such_an_error(tmp_path):
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
     code = f"""if True:
         import os, pathlib, time
-        from meanfield import sealed
+        from meanfield.files import sealed
         os.fsync = lambda file: time.sleep(60)  # a slow disk
         sealed.write(pathlib.Path({str(tmp_path / "run.nc")!r}), memoryview(b"half"))
     """

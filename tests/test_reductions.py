@@ -393,7 +393,8 @@ def test_auto_chooses_by_shape_and_device(monkeypatch, device, n, inputs, works,
 
 _MEMORY = """
 import torch
-from meanfield import activation, reductions
+from meanfield import activation
+from meanfield.measures import reductions
 from tests.memory import forget_peak, peak
 
 n, p, d = 200_000, 2_000, 8

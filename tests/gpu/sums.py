@@ -63,7 +63,7 @@ def keops_compilers(card: Card) -> None:
         "exclude-libs": "-Wl,--exclude-libs,ALL",
         "shared": "-shared-libgcc",
     }
-    compiler, code = shutil.which(os.environ.get("CXX", "g++")), "from meanfield import keops; keops.probe()"
+    compiler, code = shutil.which(os.environ.get("CXX", "g++")), "from meanfield.measures import keops; keops.probe()"
     if compiler is None or not card.device.startswith("cuda"):
         row(why="no C++ compiler" if compiler is None else "needs a GPU")
         return
