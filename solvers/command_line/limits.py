@@ -1,4 +1,7 @@
-"""Commands that solve a limit, one for each solver: what each is asked. main.py makes flags of the fields, help of the texts under them."""
+"""Commands that solve a limit, one for each solver, and what other commands share with them.
+
+main.py makes flags of the fields, help of the texts under them.
+"""
 
 from __future__ import annotations
 
@@ -18,46 +21,54 @@ from solvers.two_layer.wasserstein_flow import WassersteinFlow
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Limit:
+class Command:
+    """What every command that solves is asked"""
+
     out: Path
     """File to write (.nc)"""
     problem: Problem
     """What is asked"""
+    threads: int | None = None
+    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Command):
+    """What a command that solves once is asked"""
+
     solver: Solver
     """Numerical settings"""
     overwrite: bool = False
     """Replace a file that holds another run"""
     checkpoint: int | None = None
     """Keep the state every so many steps; the same command again goes on from there"""
-    threads: int | None = None
-    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
     dry_run: bool = False
     """Print the time and memory that it would take, found in a few seconds, and keep nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flow(_Limit):
+class Flow(Run):
     """Solve a two-layer network of infinite width, as the flow of a measure of particles."""
 
     solver: WassersteinFlow
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dmft(_Limit):
+class Dmft(Run):
     """Solve a network of infinite width and any depth, by dynamical mean-field theory; linear ones exactly."""
 
     solver: CausalDMFT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixedpoint(_Limit):
+class Fixedpoint(Run):
     """Solve the same equations by the classical iteration over the whole training window, as a cross-check of dmft."""
 
     solver: FixedPointDMFT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lazy(_Limit):
+class Lazy(Run):
     """Solve the lazy limit of a network of any depth, in which the tangent kernel stays as it started.
 
     With --scaling ntk it is the limit of infinite width, with mean_field that of small gamma0 after it, up to gamma0^2.
@@ -67,17 +78,18 @@ class Lazy(_Limit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logits(_Limit):
+class Logits(Run):
     """Solve a two-layer classifier whose outputs grow with the width, as with --scaling default and sym_default."""
 
     solver: InfiniteLogitsLimit
 
 
-def _limit(asked: _Limit) -> int:
+def run(asked: Run) -> int:
+    """Solve, or print what it would take"""
     problem, solver = asked.problem, asked.solver
     if asked.dry_run:
         return told(solver.estimate(problem))
     return solve(problem, solver, lambda: solver(problem), asked.out, asked.overwrite, asked.checkpoint)
 
 
-COMMANDS: dict[type, Callable[[Any], int]] = dict.fromkeys((Flow, Dmft, Fixedpoint, Lazy, Logits), _limit)
+COMMANDS: dict[type, Callable[[Any], int]] = dict.fromkeys((Flow, Dmft, Fixedpoint, Lazy, Logits), run)

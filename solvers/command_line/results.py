@@ -17,7 +17,7 @@ from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution
 from solvers.dmft.certificate import planned, residual
 from solvers.running.failures import SolverError
-from solvers.running.keeping import DONE, exit_status, keep
+from solvers.running.keeping import DONE, ELSEWHERE, free, keep
 from solvers.two_layer.predicted_variance import predicted_variance
 
 
@@ -85,10 +85,8 @@ def _certify(asked: Certify) -> int:
 
 def _compare(asked: Compare) -> int:
     storage.writable(asked.out)
-    picture = asked.out.with_suffix(".png")
-    for path in (asked.out, picture):
-        if path.exists() and not asked.overwrite:
-            raise ValueError(f"{path} is there already: give another --out, or --overwrite to replace it")
+    for path in (asked.out, asked.out.with_suffix(".png")):
+        free(path, asked.overwrite)
     nets, limits = _runs(_loaded(asked.nets)), _runs(_loaded(asked.limits))
     predicted = predicted_variance(limits[0].problem).train if asked.predict else None
     report = deviation(nets, limits, asked.names, predicted)
@@ -97,7 +95,7 @@ def _compare(asked: Compare) -> int:
     plot, picture = _plots(), path.with_suffix(".png")
     plot.save(plot.deviation(report), picture)
     print(f"drawn in {picture}")
-    return exit_status(path, asked.out)
+    return DONE if path == asked.out else ELSEWHERE
 
 
 def _plot(asked: Plot) -> int:

@@ -19,8 +19,8 @@ import torch
 
 from meanfield.checking import checks
 from meanfield.files import storage
-from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Given, Solution
+from solvers.command_line.limits import Command, Run, run
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
 from solvers.finite.finite_width import FiniteWidth
@@ -42,38 +42,24 @@ _SOLVERS: tuple[type[Solver], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Net:
+@dataclass(frozen=True, kw_only=True)
+class Net(Run):
     """Train one network of finite width, of any depth."""
 
-    out: Path
-    """File to write (.nc)"""
-    problem: Problem
-    """What is asked"""
     solver: FiniteWidth
     """Numerical settings; initial weights depend on the seed and the width alone"""
     width: int = 512
     """Neurons in each hidden layer"""
     seed: int = 0
     """Of the initial weights"""
-    overwrite: bool = False
-    """Replace a file that holds another run"""
-    checkpoint: int | None = None
-    """Keep the state every so many steps; the same command again goes on from there"""
-    threads: int | None = None
-    """Threads of the processor; those of OMP_NUM_THREADS, or all, if left out"""
-    dry_run: bool = False
-    """Print the time and memory that it would take, found in a few seconds, and keep nothing"""
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Command):
     """Train networks of many widths and seeds, one file each; the same command again goes on with what is missing."""
 
     out: Path
     """Folder of the networks"""
-    problem: Problem
-    """What is asked"""
     solver: FiniteWidth
     """Numerical settings; initial weights depend on the seed and the width alone"""
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -111,10 +97,7 @@ class Resume:
 
 
 def _net(asked: Net) -> int:
-    solver = replace(asked.solver, width=asked.width, seed=asked.seed)
-    if asked.dry_run:
-        return told(solver.estimate(asked.problem))
-    return solve(asked.problem, solver, lambda: solver(asked.problem), asked.out, asked.overwrite, asked.checkpoint)
+    return run(replace(asked, solver=replace(asked.solver, width=asked.width, seed=asked.seed)))
 
 
 def _resume(asked: Resume) -> int:

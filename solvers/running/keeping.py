@@ -60,11 +60,11 @@ def solve(
     """
     storage.writable(out)
     if out.exists() and not overwrite:
-        kept = readable(out)
-        if not (_of_this_run(kept, problem, solver) and ended_well(kept)):
-            what = str(kept).splitlines()[0]
+        there = readable(out)
+        if not (_of_this_run(there, problem, solver) and ended_well(there)):
+            what = str(there).splitlines()[0]
             raise ValueError(f"{out} holds another run, {what}: give another --out, or --overwrite to replace it")
-        print(f"{kept}\nalready kept in {out}; --overwrite solves it again")
+        print(f"{there}\nalready kept in {out}; --overwrite solves it again")
         return DONE
     beside = out.with_suffix(".checkpoint.nc")
     try:
@@ -78,16 +78,13 @@ def solve(
         raise _kept_in_part(error, out) from error
     except SolverError as error:
         raise _kept_in_part(error, out) from error
-    path = keep(solution, out)
+    status = kept(solution, out, f"{solution.stats['seconds']:.2f} s, ")
     for left in _beside(out, "checkpoint") if checkpoint else ():
         left.unlink()
     for left in _beside(out, "partial"):
         if _superseded(left, solution):
             left.unlink()
-    print(f"{solution}\n{solution.stats['seconds']:.2f} s, kept in {path}")
-    if "warning" in solution.stats:
-        print(f"warning: {solution.stats['warning']}")
-    return exit_status(path, out)
+    return status
 
 
 def told(estimate: Estimate) -> int:
@@ -96,9 +93,19 @@ def told(estimate: Estimate) -> int:
     return DONE
 
 
-def exit_status(path: Path, asked: Path) -> int:
-    """DONE, or ELSEWHERE if a result lies in `path` since it could not be kept where it was asked to be"""
-    return DONE if path == asked else ELSEWHERE
+def kept(result: Any, out: Path, more: str = "") -> int:
+    """Keep a result and print it, `more`, where it lies, and what it warns of. Returns the exit status."""
+    path = keep(result, out)
+    print(f"{result}\n{more}kept in {path}")
+    if warning := getattr(result, "stats", {}).get("warning"):
+        print(f"warning: {warning}")
+    return DONE if path == out else ELSEWHERE
+
+
+def free(path: Path, overwrite: bool) -> None:
+    """ValueError if there is something already that nobody wants to replace"""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already: give another --out, or --overwrite to replace it")
 
 
 def _kept_in_part(error: SolverError | Interrupted, out: Path) -> SolverError | Interrupted:
