@@ -94,7 +94,7 @@ def places(graph: Graph) -> Places:
         found |= {name: (STEP * (2 * i - len(row) + 1), 1.5 * level) for i, name in enumerate(row)}
 
     def cost(where: Places) -> float:
-        arrows = [(name, to) for name in graph for to in graph[name]]
+        arrows = [(name, to) for name in graph for to in sorted(graph[name])]
         return sum(abs(where[a][0] - where[b][0]) + 50 * hidden(where, a, b) for a, b in arrows)
 
     def moves(name: str) -> Iterator[Places]:
@@ -128,7 +128,7 @@ def draw(path: Path) -> None:
         axes.add_patch(box)
         axes.text(x, y + 0.13, short, ha="center", va="center", fontsize=11)
         axes.text(x, y - 0.2, purpose(rooms[name]), ha="center", va="center", fontsize=7)
-        for to in shown[name]:
+        for to in sorted(shown[name]):
             ends = (x, y - 0.39), (where[to][0], where[to][1] + 0.39)
             style = {"arrowstyle": "-|>", "mutation_scale": 10, "color": "#777777", "shrinkA": 0, "shrinkB": 0}
             axes.add_patch(FancyArrowPatch(*ends, zorder=0, **style))
