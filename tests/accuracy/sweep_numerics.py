@@ -101,27 +101,25 @@ def _outputs(asked: mf.Problem, samples: int, draws: Draws, seeds: int, toleranc
 
 
 def tolerance() -> None:
-    """digits 0/1, P = 6, T = 30, gamma0 = 1, eta = 0.1, L = 2, S = 4096, 8 seeds: a tolerance below the default 1e-2 moves f by no more
-    than other draws do (sqrt 2 times the spread of seeds: other ranks mean other draws), and their mean by nothing that is seen (z)
+    """digits 0/1, P = 6, T = 30, gamma0 = 1, eta = 0.1, L = 2, S = 4096, 40 seeds: a tolerance below the default 1e-2 moves f by no more
+    than other draws do (sqrt 2 times the spread of seeds: other ranks mean other draws), and their mean by less than half that spread
     """
     print(
         "| network | tolerance | f of one seed moves by | sqrt 2 x spread of seeds | their mean by | z |\n|---|---|---|---|---|---|"
     )
-    z = []
-    for activation, finer in (("tanh", (3e-3, 1e-3)), ("relu", (3e-3,))):
+    for activation, finer in (("tanh", (3e-3, 1e-3)), ("relu", (3e-3, 1e-3))):
         asked = digits(6, 2, activation, 30, 0.1)
-        base = _outputs(asked, 4096, "sobol", SEEDS)
+        base = _outputs(asked, 4096, "sobol", 40)
         size = float(base.mean(0).norm())
         noise = float(2 * base.var(0).sum()) ** 0.5 / size
         for tau in finer:
-            apart = _outputs(asked, 4096, "sobol", SEEDS, tau) - base
+            apart = _outputs(asked, 4096, "sobol", 40, tau) - base
             one = float(apart.square().sum(1).mean()) ** 0.5 / size
             found = distance([Group(apart, 1.0, "differences")], size)
-            z.append(found.z)
             cells = f"{one:.2g} | {noise:.2g} | {found.distance:.2g} | {found.z:+.1f}"
             print(f"| {activation} | {tau:g} | {cells} |", flush=True)
-            assert one < 1.25 * noise  # each from eight seeds
-    assert max(z) < largest_z(len(z)), z
+            assert one < 1.1 * noise  # each from forty seeds: standard errors of 11 % over the root of many numbers
+            assert found.distance < 0.5 * noise / 2**0.5
 
 
 def tolerance_at_small_gamma0() -> None:
