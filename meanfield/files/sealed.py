@@ -41,14 +41,17 @@ def write(path: Path, content: memoryview) -> None:
         raise OSError(error.errno, needed, str(path)) from error
 
 
-def verified(path: Path) -> bool:
-    """Whether `path` ends with the digest of all that stands before it; False if it ends with none. DamagedFile if they differ."""
+def verify(path: Path) -> None:
+    """DamagedFile unless `path` ends with the digest of all that stands before it"""
     with path.open("rb") as file:
         left = file.seek(0, os.SEEK_END) - _LENGTH
         file.seek(max(0, left))
         end = file.read()
         if not end.startswith(_MARK):
-            return False
+            raise DamagedFile(
+                f"{path} is truncated or no netCDF-4 file of meanfield: it ends without a digest, cut or written to by another program; "
+                "save the result again"
+            )
         file.seek(0)
         found = hashlib.sha256()
         while left > 0:
@@ -59,7 +62,6 @@ def verified(path: Path) -> bool:
         raise DamagedFile(
             f"{path} is damaged: its content is not what was saved (SHA-256); take a copy, or save it again"
         )
-    return True
 
 
 def _temporary(path: Path) -> BinaryIO:

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from meanfield.checking.arguments import checked
-from meanfield.checking.warning import warn
 from meanfield.files import sealed
 from meanfield.files.reports import KINDS, Result
 from meanfield.files.sealed import DamagedFile
@@ -30,7 +29,6 @@ from meanfield.files.solutions import Arrays
 from meanfield.solution.solution import Solution
 
 FORMAT = 2  # to be raised when an older `load` would misread the file; from 2 on files have a digest
-_HDF5_END = {0: 40, 2: 28, 3: 28}  # by the version of the superblock: where the length of the file stands in it
 
 
 class Unwritable(ValueError, OSError):
@@ -58,34 +56,22 @@ def save(result: Result, path: str | Path) -> Path:
 def load(path: str | Path) -> Any:
     """The result kept in `path`, equal to the one saved. ValueError for a file that is broken, too new or none of ours.
 
-    Its digest is checked before HDF5 sees the file. Files of format 1 have none: they are read with a warning, since damage may go
-    unseen there, or keep HDF5 busy for ever.
+    Its digest is checked before HDF5 sees the file, which on damaged ones may hang.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the .nc file itself")
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
-    verified = sealed.verified(path)
-    if not verified:
-        _check_length(path)
+    sealed.verify(path)
     arrays, attributes = _read(path)
     name, version = attributes.get("kind"), attributes.get("format_version")
     kind = next((k for k in KINDS if k.name == name), None)
     if kind is None:
-        held = "no result of meanfield" if name is None else f"a {name!r}"
-        raise ValueError(f"{path} holds {held}; known: {', '.join(repr(k.name) for k in KINDS)}")
+        raise ValueError(f"{path} holds a {name!r}; known: {', '.join(repr(k.name) for k in KINDS)}")
     if not isinstance(version, int) or version > FORMAT:
         raise ValueError(
             f"{path} has the format version {version}; meanfield {_version('meanfield')} reads versions up to {FORMAT}: update it"
-        )
-    if not verified:
-        if version > 1:
-            raise DamagedFile(
-                f"{path} has lost its digest: it was cut, or written to by another program; save it again"
-            )
-        warn(
-            f"files in {path.parent} were saved by an earlier version, without a digest: damage to them may go unseen; save them again",
         )
     try:
         return kind.unpack(arrays, _tuples(json.loads(attributes["settings"])))
@@ -134,15 +120,6 @@ def _image(arrays: Arrays, attributes: dict[str, Any]) -> memoryview:
             variable.attrs.update(notes | ({"coordinates": beside} if beside and name in arrays.data else {}))
         file.attrs.update(attributes)
     return image.getbuffer()
-
-
-def _check_length(path: Path) -> None:
-    """DamagedFile for one without a digest that is not as long as it says: on some of those HDF5 hangs."""
-    with path.open("rb") as file:
-        head = file.read(48)
-    place = _HDF5_END.get(head[8]) if head.startswith(b"\x89HDF\r\n\x1a\n") and len(head) == 48 else None
-    if place is None or int.from_bytes(head[place : place + 8], "little") != path.stat().st_size:
-        raise DamagedFile(f"{path} is truncated or no netCDF-4 file: it has not the length that it should")
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
