@@ -15,19 +15,13 @@ from meanfield.checking.warning import warn
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.solution.solution import Solution
 
-_EXACT = (
-    2**26
-)  # pairs up to which the exact problem is solved: it is the cheaper one there, and its memory sets the end
+_EXACT = 2**26  # pairs up to which the exact problem is solved: the cheaper one there, until its memory sets the end
 _BYTES = 60.0  # that it holds for each pair
 _MARGINALS = 4  # training samples over which the marginal distance is averaged
-_REACH = (
-    64.0  # squared distances beyond so many times the largest one to a nearest neighbour are told apart only if needed
-)
+_REACH = 64.0  # times the largest squared distance to a nearest neighbour: longer ones are told apart only if needed
 _ROUNDING = 1e-13  # of a cloud's mass: less is the rounding of its masses
-_ITERATIONS, _CONVERGED = (
-    500,
-    1e-4,
-)  # of Sinkhorn; relative change of the potentials, in which the value is of second order
+_ITERATIONS = 500  # of Sinkhorn
+_CONVERGED = 1e-4  # relative change of the potentials, in which the value is of second order
 _WATCHED = 8  # iterations from which their rate is read
 _TILE = 2**17  # pairs at a time, which stay in a processor's cache
 

@@ -11,6 +11,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import Key
 from meanfield.network.perceptron import Network
+from meanfield.problem.dataset import for_tests
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import recorded
 
@@ -25,7 +26,7 @@ def observables(network: Network) -> dict[str, Callable[[Solution], Tensor]]:
         "loss": lambda s: _flat(s.loss),
         "test_loss": lambda s: _flat(s.test_loss),
         "f": lambda s: _flat(s.f),
-        "f_test": lambda s: _flat(_present(s.f_test)),
+        "f_test": lambda s: _flat(for_tests(s.f_test)),
         "tangent_kernel": lambda s: _flat(s.tangent_kernel()),
     } | kernels
 
@@ -78,9 +79,3 @@ def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = 
 
 def _flat(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float64).flatten()
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("the problem has no test samples: give the Dataset x_test")
-    return tensor

@@ -14,6 +14,7 @@ from meanfield.kernels.kernel_gradients import Differentiable, differentiable_pa
 from meanfield.kernels.kernel_range import among_all, kernels_in_range, layers_in_range, living
 from meanfield.kernels.relu_angles import ReluLayers
 from meanfield.kernels.weights import KernelWeights, kernel_weights
+from meanfield.network.layered import branch2
 from meanfield.network.perceptron import Network
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
@@ -92,7 +93,7 @@ def _differentiable(
             for _ in range(1, network.depth):
                 before = kept[-1]
                 new = network.weight_std**2 * form(before, before, before)[0] + network.bias_std**2
-                kept.append(new if network.residual is None else before + branch(network) * new)
+                kept.append(new if network.residual is None else before + branch2(network) * new)
         return recursion(network, weights, lambda l, c: form(p[l][:, None], q[l][None], c), z @ z2.T)
 
     def values(x: Tensor, x2: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -171,7 +172,7 @@ class _Layers:
 
     def _variances(self, p: Tensor) -> list[Tensor]:
         """Variances of h^1 .. h^L"""
-        kept, add = [p], branch(self.network)
+        kept, add = [p], branch2(self.network)
         for _ in range(1, self.network.depth):
             new = add * (self.network.weight_std**2 * self.averages.single(kept[-1])[0] + self.network.bias_std**2)
             kept.append(new if self.network.residual is None else kept[-1] + new)
@@ -179,14 +180,9 @@ class _Layers:
         return kept
 
 
-def branch(network: Network) -> float:
-    """The square of what multiplies a new layer: beta^2 / L with residual branches, else 1"""
-    return 1.0 if network.residual is None else network.residual**2 / network.depth
-
-
 def recursion(network: Network, weights: KernelWeights, averages: Any, c: Tensor) -> tuple[Tensor, Tensor]:
     """Equation 43 from Sigma^1 = c; `averages(l, c)` gives <phi phi> and <phi' phi'> of layer l + 1."""
-    std2, bias2, add = network.weight_std**2, network.bias_std**2, branch(network)
+    std2, bias2, add = network.weight_std**2, network.bias_std**2, branch2(network)
     feature, bias = weights.layers[0]
     theta = (c - bias2) * (feature / std2) + bias
     for l in range(network.depth - 1):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meanfield.kernels.kernel_range import layers_in_range
 from meanfield.kernels.weights import KernelWeights
+from meanfield.network.layered import branch2
 from meanfield.network.perceptron import Network
 
 NEAR = 0.022  # half chords below this are taken from differences: there a correlation gives them to 1e-14 only
@@ -30,7 +31,7 @@ class ReluLayers:
         self.network = network
         self.weights = weights
         self.same = z is z2
-        self.branch = 1.0 if network.residual is None else network.residual**2 / network.depth
+        self.branch = branch2(network)
         self.z, norm = _directions(z)
         self.z2, norm2 = (self.z, norm) if self.same else _directions(z2)
         self.p = self._variances(norm.square())

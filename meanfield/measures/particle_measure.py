@@ -185,11 +185,8 @@ def principal_directions(rows: Tensor | None, inputs: int) -> Tensor:
 
 
 def _sizes(particles: int, inputs: int, outputs: int) -> tuple[int, int, int]:
-    n, d, c = (
-        checks.integer("particles", particles, 1),
-        checks.integer("inputs", inputs, 1),
-        checks.integer("outputs", outputs, 1),
-    )
+    given = {"particles": particles, "inputs": inputs, "outputs": outputs}
+    n, d, c = (checks.integer(name, value, 1) for name, value in given.items())
     what = f"a cloud of particles={n} with inputs={d} and outputs={c}"
     checks.memory(what, 8.0 * (n * (d + c) + d * d), "take fewer particles or dimensions")
     return n, d, c

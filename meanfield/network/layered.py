@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 
@@ -17,3 +18,13 @@ class Layered(Protocol):
     def bias_std(self) -> float: ...
     @property
     def residual(self) -> float | None: ...
+
+
+def branch(network: Layered) -> float:
+    """What multiplies a new layer: beta / sqrt(depth) with residual branches, else 1"""
+    return 1.0 if network.residual is None else network.residual / math.sqrt(network.depth)
+
+
+def branch2(network: Layered) -> float:
+    """Its square"""
+    return 1.0 if network.residual is None else network.residual**2 / network.depth

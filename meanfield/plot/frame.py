@@ -16,6 +16,7 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.plot import data as plot_data
+from meanfield.problem.dataset import for_tests
 from meanfield.solution.solution import Solution
 
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.5, "zorder": 5}
@@ -74,9 +75,7 @@ def width_axis(ax: Axes, widths: Sequence[int], label: bool = True) -> None:
 
 
 def output_of(solution: Solution, mu: int, column: int, test: bool) -> Tensor:
-    f = solution.f_test if test else solution.f
-    if f is None:
-        raise ValueError("the problem has no test samples: give the Dataset x_test")
+    f = for_tests(solution.f_test) if test else solution.f
     if not 0 <= column < f.shape[2]:
         raise ValueError(f"output={column} does not exist: the outputs are 0..{f.shape[2] - 1}")
     return plot_data.row(f.transpose(0, 1), mu)[:, column]

@@ -13,6 +13,7 @@ from meanfield.kernels.spectrum import KernelSpectrum
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
 from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, TIME, beside, colours, output_of, panels
+from meanfield.problem.dataset import for_tests
 from meanfield.solution.prediction import LazyPrediction
 
 
@@ -79,9 +80,7 @@ def prediction(
 ) -> np.ndarray:
     """f_mu(t) of single samples, one panel each: mean and band of one standard deviation as predicted, single networks as thin lines."""
     groups = plot_data.by_width(nets, None)[0] if nets else {}
-    mean, std = (found.mean_test, found.std_test) if test else (found.mean, found.std)
-    if mean is None or std is None:
-        raise ValueError("the problem has no test samples: give the Dataset x_test")
+    mean, std = map(for_tests, (found.mean_test, found.std_test) if test else (found.mean, found.std))
     finite = found.times.isfinite()
     times, targets = found.times[finite].numpy(), found.problem.data.y_test if test else found.problem.data.y
     axes = panels(ax, 1, len(samples), size=(3.3, 3.3), sharey=True)

@@ -79,6 +79,11 @@ class Dataset:
         return self.samples + (0 if self.x_test is None else len(self.x_test))
 
     @property
+    def test_targets(self) -> Tensor:
+        """(P_test, C); ValueError if there are none"""
+        return for_tests(self.y_test, "targets", "x_test and y_test")
+
+    @property
     def all_x(self) -> Tensor:
         """(P + P_test, D) the training samples, then the test samples"""
         return self.x if self.x_test is None else torch.cat([self.x, self.x_test])
@@ -92,6 +97,13 @@ class Dataset:
     def outputs(self) -> int:
         """C"""
         return self.y.shape[1]
+
+
+def for_tests(value: Tensor | None, what: str = "samples", give: str = "x_test") -> Tensor:
+    """What a problem has of test samples; ValueError if it has none"""
+    if value is None:
+        raise ValueError(f"the problem has no test {what}: give the Dataset {give}")
+    return value
 
 
 def split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:

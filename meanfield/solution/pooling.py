@@ -28,21 +28,18 @@ def pooled(solutions: Sequence[Solution], solver: Mapping[str, Any] | None = Non
     first = solutions[0]
     errors: dict[str, Tensor] = {}
 
-    def mean(name: str, values: Sequence[Tensor]) -> Tensor:
-        stack = torch.stack(list(values))
+    def mean(name: str, values: Sequence[Tensor | None]) -> Tensor:
+        stack = torch.stack([value for value in values if value is not None])
         errors[name] = stack.double().std(0).div(math.sqrt(len(stack))).to(stack)
         return stack.mean(0)
 
     f = mean("f", [s.f for s in solutions])
-    f_test = None if first.f_test is None else mean("f_test", [_present(s.f_test) for s in solutions])
+    f_test = None if first.f_test is None else mean("f_test", [s.f_test for s in solutions])
     mean("loss", [s.loss for s in solutions])
     if first.f_test is not None and first.problem.data.y_test is not None:
         mean("test_loss", [s.test_loss for s in solutions])
-    tangents = (
-        None
-        if first.tangent_kernels is None
-        else mean("tangent_kernels", [_present(s.tangent_kernels) for s in solutions])
-    )
+    recorded = first.tangent_kernels is not None
+    tangents = mean("tangent_kernels", [s.tangent_kernels for s in solutions]) if recorded else None
     kernels = {name: _mean_kernel([s.kernels[name] for s in solutions]) for name in first.kernels}
     for name, kernel in first.kernels.items():
         steps = [step for step in first.snapshots if step in kernel.steps]
@@ -84,8 +81,3 @@ def _check(solutions: Sequence[Solution]) -> None:
 def _mean_kernel(kernels: Sequence[TwoTimeKernel]) -> TwoTimeKernel:
     """The factor of a mean of c^T c is all factors on top of each other."""
     return TwoTimeKernel(kernels[0].steps, torch.cat([k.factor for k in kernels], 1) / math.sqrt(len(kernels)))
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor

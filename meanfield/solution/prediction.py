@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking.arguments import checked
+from meanfield.problem.dataset import for_tests
 from meanfield.problem.problem import Problem
 
 
@@ -49,9 +50,8 @@ class LazyPrediction:
     @property
     def test_loss(self) -> Tensor:
         """(T,) loss of one network on the test samples, expected over the random start; ValueError if there are none"""
-        if self.mean_test is None or self.std_test is None or self.problem.data.y_test is None:
-            raise ValueError("the problem has no test targets: give the Dataset x_test and y_test")
-        return self._loss(self.mean_test, self.std_test, self.problem.data.y_test)
+        y = self.problem.data.test_targets
+        return self._loss(for_tests(self.mean_test), for_tests(self.std_test), y)
 
     def _std(self) -> Tensor:
         return self.covariance.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()

@@ -15,6 +15,7 @@ from torch import Tensor
 from meanfield.checking.arguments import checked
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import ByKey, Key
+from meanfield.problem.dataset import for_tests
 from meanfield.problem.problem import Problem
 from meanfield.solution.field_kernels import FieldKernels
 from meanfield.solution.measure_kernels import MeasureKernels
@@ -148,9 +149,8 @@ class Solution:
     @property
     def test_loss(self) -> Tensor:
         """(R,) loss on the test samples; ValueError if there are none"""
-        if self.f_test is None or self.problem.data.y_test is None:
-            raise ValueError("the problem has no test targets: give the Dataset x_test and y_test")
-        return self.problem.loss_function.mean(self.f_test.double(), self.problem.data.y_test)
+        y = self.problem.data.test_targets
+        return self.problem.loss_function.mean(for_tests(self.f_test).double(), y)
 
     @cached_property
     def tangent_kernels(self) -> Tensor | None:

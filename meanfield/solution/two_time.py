@@ -13,6 +13,7 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.measures import reductions
+from meanfield.network.layered import branch2
 from meanfield.problem.problem import Problem
 from meanfield.scaling.scaling import MeasureLimit
 
@@ -54,7 +55,7 @@ class TwoTimeKernel:
             return self._blocks[j, i].T
         if (i, j) not in self._blocks:
             chosen = tuple(dict.fromkeys((self.steps[i], self.steps[j])))
-            self._blocks[i, j] = self._source(*chosen).block(0, len(chosen) - 1)
+            self._blocks[i, j] = self._source(*chosen).block()
         return self._blocks[i, j]
 
     def __eq__(self, other: object) -> bool:
@@ -102,21 +103,21 @@ class NeuronAverages:
         if self.total is None and len(self.m) <= joined:
             factor = torch.stack([self.m.sqrt()[:, None] * self.feature(q) for q in self.fields])
         else:
-            joint = self._gram(*self.fields)
+            joint = self._gram()
             factor = _square_root(joint).reshape(-1, count, self.columns).transpose(0, 1)
         return factor.contiguous().to("cpu")
 
-    def block(self, t: int, s: int) -> Tensor:
-        chosen = (self.fields[t],) if t == s else (self.fields[t], self.fields[s])
-        size = (len(chosen) * self.columns) ** 2
+    def block(self) -> Tensor:
+        """(columns, columns) between the first field and the last, of one or two"""
+        size = (len(self.fields) * self.columns) ** 2
         checks.memory(f"a kernel of {self.columns} columns", 24.0 * size, "take fewer samples")
-        return self._gram(*chosen)[: self.columns, -self.columns :].to("cpu")
+        return self._gram()[: self.columns, -self.columns :].to("cpu")
 
-    def _gram(self, *fields: Tensor) -> Tensor:
+    def _gram(self) -> Tensor:
         def joined(*tiles: Tensor) -> Tensor:
             return torch.cat([self.feature(q) for q in tiles], 1)
 
-        joint = reductions.gram(joined, self.m, *fields, columns=len(fields) * self.columns)
+        joint = reductions.gram(joined, self.m, *self.fields, columns=len(self.fields) * self.columns)
         return joint if self.total is None else self.total(joint)
 
 
@@ -182,14 +183,13 @@ def tangent_of(problem: Problem, limit: MeasureLimit, phi: Sequence[Tensor], g: 
     """K (P, C, P, C) from Phi^1..Phi^L (P, P) and G^1..G^L (P C, P C) of one time (equation 11)."""
     network, (p, c) = problem.network, problem.data.y.shape
     x = problem.data.x.to(phi[0]) / math.sqrt(problem.data.inputs)
-    branch2 = 1.0 if network.residual is None else network.residual**2 / network.depth
 
     def trained(below: Tensor, rate: float) -> Tensor:
         return (rate * limit.gamma * (network.weight_std**2 * below + network.bias_std**2))[:, None, :, None]
 
     total = trained(phi[-1], limit.kappa_a) * torch.eye(c).to(x)[:, None, :]
     for l, (below, gradients) in enumerate(zip([x @ x.T, *phi[:-1]], g, strict=True)):
-        total += trained(below, limit.kappa_w * (branch2 if l else 1.0)) * gradients.reshape(p, c, p, c)
+        total += trained(below, limit.kappa_w * (branch2(network) if l else 1.0)) * gradients.reshape(p, c, p, c)
     return total
 
 

@@ -223,7 +223,7 @@ class CausalDMFT:
 
     def _flow(self, problem: Problem, sweep: Sweep) -> Flow:
         """Errors are allowed in units of what training moves, where that is less than the neurons' own size, which is one (equation 33)"""
-        rtol = tolerance(self.rtol, problem.network.nonlinearity, checks.dtype(self._kind(problem)))
+        rtol = tolerance(self.rtol, problem.network.nonlinearity, self._kind(problem))
         rtol *= min(1.0, learned(problem))
         return Flow(problem.training.learning_rate, problem.data.samples, rtol, self.evaluations, sweep.network.norm)
 

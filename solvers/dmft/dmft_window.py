@@ -126,10 +126,8 @@ class Window:
                 rows, columns = len(q) // old, q.shape[1] // old
                 wide = q.reshape(old, rows, old, columns)[at][:, :, at] * (known if name in self.responses else 1)
                 out[name] = wide.reshape(self.times * rows, -1)
-        end, end_g = (
-            slice(-self.points, p - self.points or None),
-            slice(-p * self.c, None),
-        )  # training rows of the last step
+        # training rows of the last step
+        end, end_g = slice(-self.points, p - self.points or None), slice(-p * self.c, None)
         phi = [now[key][end, end] for key in self.problem.network.keys("Phi")]
         g = [now[key][end_g, end_g] for key in self.problem.network.keys("G")]
         rate, loss, y = self.problem.training.learning_rate / p, self.problem.loss_function, self.problem.data.y

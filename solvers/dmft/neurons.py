@@ -101,9 +101,8 @@ def sobol_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shar
             order = torch.randperm(samples, generator=g)
             u = engine.draw(samples, dtype=torch.float64)[order] if own.whole else _some(engine, order[own.rows])
             blocks.clear()
-            centred = (
-                u.clamp_(0, 1 - 2.0**-30).add_(2.0**-31).mul_(2).sub_(1)
-            )  # exact; erfinv takes a third of ndtri's time
+            # exact; erfinv takes a third of ndtri's time
+            centred = u.clamp_(0, 1 - 2.0**-30).add_(2.0**-31).mul_(2).sub_(1)
             blocks[index] = centred.erfinv_().mul_(2**0.5).to(dtype=dtype, device=device).T.contiguous()
         return blocks[index]
 

@@ -5,7 +5,6 @@ Fields are rows (points, S) over the S neurons that stand for a layer, training 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from meanfield.measures.particle_measure import principal_directions
+from meanfield.network.layered import branch
 from meanfield.problem.problem import Problem
 from solvers.dmft.basis import Basis, orthonormal
 from solvers.dmft.basis import Rows as Growing
@@ -69,7 +69,7 @@ class LimitNetwork:
         self.tolerance, self.coarse = tolerances
         self.gain, self.rate_a, self.rate_w = problem.scaling.measure_limit()
         self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
-        self.branch = 1.0 if network.residual is None else network.residual / math.sqrt(network.depth)
+        self.branch = branch(network)
         self.x, self.y = _coordinates(problem).to(population.like), problem.data.y.to(population.like)
         self.train, self.c_out = problem.data.samples, problem.data.outputs
         first = population.neurons(0)  # a skip connection joins equal neurons of all layers

@@ -12,10 +12,8 @@ from solvers.dmft.sweep import Snapshot, Sweep
 from solvers.running.integrator import State
 from solvers.running.trajectory import Trajectory
 
-_MOMENTA = {
-    "learned": "learned_velocity",
-    "parameter_": "momentum_",
-}  # names in files, of what a step remembers of a tensor
+# names in files, of what a step remembers of a tensor
+_MOMENTA = {"learned": "learned_velocity", "parameter_": "momentum_"}
 
 
 def state_of(sweep: Sweep, run: Trajectory) -> dict[str, Tensor]:

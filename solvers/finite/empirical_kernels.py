@@ -16,6 +16,7 @@ from torch.nn import functional
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.convolutional import ConvNetwork, images
+from meanfield.network.layered import branch
 from meanfield.network.perceptron import Network
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
@@ -105,9 +106,8 @@ class _Model:
         standard = isinstance(scaling, Standard)
         reference = scaling.layers(network) if standard else (1,) * network.depth
         self.widths = (x.shape[1], *(width * n for n in reference))
-        self.stretch = (
-            math.sqrt(width) if standard and scaling.improved else 1.0
-        )  # 1/sqrt(s) before all layers but the first
+        # 1/sqrt(s) before all layers but the first
+        self.stretch = math.sqrt(width) if standard and scaling.improved else 1.0
         filters = (network.filter_size,) * 2 if isinstance(network, ConvNetwork) else ()
         positions = network.image_size(*x.shape[2:]) if isinstance(network, ConvNetwork) else ()
         pooled = isinstance(network, ConvNetwork) and network.readout == "global_average"
@@ -152,7 +152,7 @@ class _Model:
         h = self._layer(parameters, 0, x)
         for l in range(1, network.depth):
             new = self._layer(parameters, l, phi(h))
-            h = new if network.residual is None else h + network.residual / math.sqrt(network.depth) * new
+            h = new if network.residual is None else h + branch(network) * new
         last = phi(h).mean((-2, -1)) if self.conv and parameters["a"].ndim == 1 else phi(h)
         sigma = 1.0 if isinstance(self.scaling, Standard) else self.scaling.output_multiplier(self.widths[-1])
         weight, bias = self._multipliers("a")

@@ -170,7 +170,7 @@ class FiniteWidth:
         like = torch.empty(0, dtype=checks.DTYPES[self.dtype], device=self.device)
         networks = Networks(problem, self.width, seeds, like, self.keep_neurons)
         steps = snapshot_steps(self.snapshots, problem.training)
-        rtol = tolerance(self.rtol, problem.network.nonlinearity, self.dtype)
+        rtol = tolerance(self.rtol, problem.network.nonlinearity, like.dtype)
         flow = Flow(problem.training.learning_rate, problem.data.samples, rtol, self.evaluations)
         memory = tuple(v[None] for v in kept_momentum(previous, networks.names, networks.y))
         run = evolve(

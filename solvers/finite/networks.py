@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from meanfield.measures.particle_measure import ParticleMeasure
+from meanfield.network.layered import branch
 from meanfield.problem.problem import Problem
 from meanfield.solution.field_kernels import FieldKernels
 from meanfield.solution.solution import Solution
@@ -165,20 +166,15 @@ class Networks(Method):
     def _forward(self, parameters: Sequence[Tensor], x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Outputs (E, P, C) and preactivations of each layer (E, N, P)."""
         p = dict(zip(self.names, parameters, strict=True))
-        std, bias, depth, beta = (
-            self.network.weight_std,
-            self.network.bias_std,
-            self.network.depth,
-            self.network.residual,
-        )
+        std, bias, skip = self.network.weight_std, self.network.bias_std, self.network.residual is not None
         h = [std * (p["W0"] @ x.T) / math.sqrt(x.shape[1])]
         if bias:
             h[0] = h[0] + bias * p["b0"]
-        for l in range(1, depth):
+        for l in range(1, self.network.depth):
             new = std * torch.bmm(p[f"W{l}"], self.phi(h[-1])) / math.sqrt(self.width)
             if bias:
                 new = new + bias * p[f"b{l}"]
-            h.append(new if beta is None else h[-1] + beta / math.sqrt(depth) * new)
+            h.append(h[-1] + branch(self.network) * new if skip else new)
         f = std * torch.bmm(self.phi(h[-1]).transpose(1, 2), p["a"])
         if bias:
             f = f + bias * math.sqrt(self.width) * p["b"][:, None, :]

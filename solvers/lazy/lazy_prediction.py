@@ -59,9 +59,8 @@ def lazy_prediction(
         left = found.decay(time[None], rate)[0]
         if jitter and time.isinf():
             left = jitter * found.eigenvalues.clamp(min=0).mean() * gain
-        kept = (
-            found.eigenvectors * left
-        ) @ found.eigenvectors.T  # 1 - learned on training samples, without the difference
+        # 1 - learned on training samples, without the difference
+        kept = (found.eigenvectors * left) @ found.eigenvectors.T
         spread.append(learned.new_zeros(q, q) if root is None else _spread(learned, kept, root))
     joint = torch.stack(mean)
     test = None if q == p else joint[:, p:]

@@ -120,12 +120,8 @@ class TangentKernelLimit:
         kernels = 2 * rows**2 if self._drawn and has_random_start(problem.scaling) else rows * columns
         work = 7 * columns**2 + flow * (columns**2 + 2 * rows * columns)
         shown = int(data.outputs > 1 and not given and len(self.snapshots) > 0)  # one kernel stands for all snapshots
-        own = {
-            "kernels and their decomposition": (
-                8.0 * (kernels + work),
-                "take fewer samples; FiniteWidth needs no kernel",
-            )
-        }
+        remedy = "take fewer samples; FiniteWidth needs no kernel"
+        own = {"kernels and their decomposition": (8.0 * (kernels + work), remedy)}
         return own | kept(problem, shown, checks.DTYPES[self.dtype].itemsize, seeds, seeds)
 
     def _start(self, problem: Problem, kernels: LazyKernels, seeds: Sequence[int]) -> Tensor:

@@ -39,9 +39,8 @@ class Proxy:
     def problem(self, problem: Problem, reference_width: int) -> Problem:
         """The problem with this scaling, equal to the asked one at the reference width"""
         reference_width = checks.integer("reference_width", reference_width, 1)
-        scaling = (
-            checks.lookup("scaling", self.scaling, NAMED)() if not isinstance(self.scaling, Scaling) else self.scaling
-        )
+        named = self.scaling
+        scaling = named if isinstance(named, Scaling) else checks.lookup("scaling", named, NAMED)()
         return replace(problem, scaling=scaling.matching(problem.scaling, reference_width))
 
     def outputs(self, problem: Problem, reference_width: int, seeds: Sequence[int]) -> np.ndarray:

@@ -68,9 +68,8 @@ def predicted_variance(
     measure = flow.initial_measure(problem)
     a, w, m = (t.clone() for t in measure.tensors)  # a cloud that was given stays as it is
     m, b = m.requires_grad_(), torch.zeros(c, dtype=torch.float64, requires_grad=True)
-    own = (
-        problem.scaling.measure_limit().gamma * problem.network.bias_std
-    ) ** 2  # N times the variance of a network's readout bias
+    # N times the variance of a network's readout bias
+    own = (problem.scaling.measure_limit().gamma * problem.network.bias_std) ** 2
     activation = _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width))
     f, stride = _final_outputs(problem, a, w, m, b, x, activation)
     if problem.network.nonlinearity.kinks and stride > kink_width:

@@ -146,10 +146,8 @@ class WassersteinFlow:
         parts |= kept(problem, 0, checks.DTYPES[self.dtype].itemsize)  # kernels are made when they are looked at
         points = problem.data.points
         if self.initial == "sobol" and self.balanced and self.particles >= PER_POINT * points:
-            parts[f"balancing the start on {points} points"] = (
-                32.0 * points**2,
-                "give balanced=False, or take fewer samples",
-            )
+            remedy = "give balanced=False, or take fewer samples"
+            parts[f"balancing the start on {points} points"] = (32.0 * points**2, remedy)
         return parts
 
     def _numbers(self, problem: Problem, particles: float) -> float:
@@ -182,10 +180,7 @@ class WassersteinFlow:
     def _nodes(self, problem: Problem) -> int:
         """Gauss-Hermite nodes a coordinate; ValueError below two, and for what is not linear below three, which tell sizes apart"""
         dims = problem.data.outputs + int(torch.linalg.matrix_rank(_directions(problem)))
-        nodes, least = (
-            int(self.particles ** (1 / dims) + 1e-9),
-            2 if problem.network.is_linear else 3,
-        )
+        nodes, least = int(self.particles ** (1 / dims) + 1e-9), 2 if problem.network.is_linear else 3
         if nodes < least:
             more = f", or at least {least}^{dims} = {least**dims} particles" if dims * math.log2(least) <= 22 else ""
             raise ValueError(
@@ -224,7 +219,7 @@ class WassersteinFlow:
     ) -> Solution:
         method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen, shard)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
-        training, rtol = problem.training, tolerance(self.rtol, problem.network.nonlinearity, self.dtype)
+        training, rtol = problem.training, tolerance(self.rtol, problem.network.nonlinearity, m.dtype)
         flow = Flow(training.learning_rate, problem.data.samples, rtol, self.evaluations, method.norm)
         memory = tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m)))
         run = evolve(
@@ -245,10 +240,7 @@ class WassersteinFlow:
         shard, particles = method.shard, run.captured
         f, f_test = run.history(previous)
         state, first = {} if run.status.blew_up else method.whole_state(run), shard.ranks.first
-        clouds = {
-            step: measure.gathered(shard) if isinstance(measure, Cloud) else measure
-            for step, measure in particles.items()
-        }
+        clouds = {step: q.gathered(shard) if isinstance(q, Cloud) else q for step, q in particles.items()}
         kept = {step: measure.to("cpu") for step, measure in clouds.items() if measure is not None}
         source = MeasureKernels(problem, kept, problem.scaling.trained.measure_limit(), self.device)
         if not shard.whole:  # all processes take part in the sums
