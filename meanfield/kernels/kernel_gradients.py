@@ -18,7 +18,8 @@ TILE = 256  # points
 
 def differentiable_pair(phi: Activation) -> Pair | None:
     """(p, q, c), which broadcast, -> <phi phi>, <phi' phi'> for autograd, finite at correlations of +-1; None if they are not known"""
-    return _FORMS.get(phi.name) if closed_form(phi) else None
+    closed = closed_form(phi)
+    return None if closed is None else closed.pair if phi.name in _SMOOTH else _FORMS.get(phi.name)
 
 
 class Differentiable(torch.autograd.Function):
@@ -70,10 +71,6 @@ class _Angle(torch.autograd.Function):
         return cotangents[0] * rest + cotangents[1] * torch.where(sine > 0, 1 / (math.pi * sine), 0.0)
 
 
-def _linear(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    return c, torch.ones_like(c)
-
-
 def _relu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     norm = p.sqrt() * q.sqrt()
     features, slopes = _Angle.apply(c / norm)  # pyright: ignore[reportGeneralTypeIssues]
@@ -85,11 +82,6 @@ def _erf(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.atan(2 * c / root) * (2 / math.pi), (4 / math.pi) / root
 
 
-def _sin(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    near, far = torch.exp(c - (p + q) / 2), torch.exp(-c - (p + q) / 2)
-    return (near - far) / 2, (near + far) / 2
-
-
 def _gelu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     s, t, gap = 1 + p, 1 + q, p * q - c * c
     root = (1 + p + q + gap).sqrt()
@@ -98,4 +90,5 @@ def _gelu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return c * both + scale * (gap + c * c * (1 / s + 1 / t)), both + scale * c * (1 / s + 1 / t + 1 / root.square())
 
 
-_FORMS: dict[str, Pair] = {"linear": _linear, "relu": _relu, "erf": _erf, "sin": _sin, "gelu": _gelu}
+_FORMS: dict[str, Pair] = {"relu": _relu, "erf": _erf, "gelu": _gelu}
+_SMOOTH = ("linear", "sin")  # whose closed averages serve autograd as they are

@@ -20,14 +20,8 @@ from meanfield.problem.dataset import for_tests
 from meanfield.solution.solution import Solution
 
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.5, "zorder": 5}
-
-
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.45"  # colour-blind readers tell them apart (Okabe and Ito)
-
-
 TIME = r"training time $\eta k$"
-
-
 SMALL: dict[str, Any] = {"fontsize": "small", "title_fontsize": "small"}
 
 

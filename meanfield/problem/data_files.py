@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import zipfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,8 +31,6 @@ def from_file(path: str | Path, targets: int | str | Sequence[str] = 1, n_test: 
         targets: Target columns of a .csv file: their names, or how many at the right
         n_test: The last rows become as many test samples
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"path must be the name of a file: received {path!r}; give e.g. 'data.csv'")
     path, n_test = Path(path), checks.integer("n_test", n_test, 0)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the .npz or .csv file itself")

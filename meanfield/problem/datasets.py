@@ -46,8 +46,6 @@ def digits(
     x = torch.as_tensor(images[chosen])
     x = x * (math.sqrt(x.shape[1]) / x.norm(dim=1, keepdim=True))
     index = torch.tensor([classes.index(int(label)) for label in labels[chosen]])
-    if one_hot not in (None, True, False):
-        raise ValueError(f"one_hot must be True, False or None: received {one_hot!r}")
     if one_hot or (one_hot is None and len(classes) > 2):
         y = torch.nn.functional.one_hot(index, len(classes)).double()
     elif len(classes) == 2:

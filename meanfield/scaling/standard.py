@@ -22,10 +22,11 @@ class Standard:
     its kernel grows with them"""
 
     def __post_init__(self) -> None:
-        many = tuple(self.widths) if isinstance(self.widths, Iterable) else (self.widths,)
-        if not many:
+        if not self.widths:
             raise ValueError("widths is empty: give one per hidden layer, or one for all, e.g. widths=(512, 512)")
-        object.__setattr__(self, "widths", tuple(checks.integer(f"widths[{i}]", n, 1) for i, n in enumerate(many)))
+        object.__setattr__(
+            self, "widths", tuple(checks.integer(f"widths[{i}]", n, 1) for i, n in enumerate(self.widths))
+        )
 
     def layers(self, network: Layered) -> tuple[int, ...]:
         """(N_1, .., N_L) of this network; ValueError if their number is another than its depth."""

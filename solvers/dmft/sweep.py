@@ -97,10 +97,13 @@ class Sweep(Method):
         keep_neurons: bool,
     ) -> Solution:
         network, problem, shard = self.network, self.network.problem, self.network.shard
-        f, f_test = run.history(previous)
         steps, kept = sorted(run.captured), [run.captured[step] for step in sorted(run.captured)]
-        recorded, records = run.recorded_steps(previous), _records(run, previous)
-        kernels = {name: TwoTimeKernel(recorded, c) for name, c in records.items() if parts(name)[0] in ("Phi", "G")}
+        answer, records = run.answer(previous), _records(run, previous)
+        kernels = {
+            name: TwoTimeKernel(answer["recorded_steps"], c)
+            for name, c in records.items()
+            if parts(name)[0] in ("Phi", "G")
+        }
         if kept and not self.two_time:
             kernels |= _at_snapshots(steps, kept, network.depth, shard)
         names = [problem.network.keys(kind) for kind in ("Phi", "G")]
@@ -113,11 +116,8 @@ class Sweep(Method):
         return Solution(
             problem=problem,
             solver=solver,
-            f=f,
-            f_test=f_test,
-            recorded_steps=recorded,
+            **answer,
             state=state,
-            status=run.status,
             snapshots=tuple(steps),
             kernels={name: kernels[name] for own in names for name in own if name in kernels},
             responses=_responses(records, network.depth) if self.responses else {},

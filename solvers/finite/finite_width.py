@@ -186,20 +186,9 @@ class FiniteWidth:
         run.stats["seconds"] /= len(seeds)
         if run.status.blew_up and len(seeds) > 1:
             return [solution for group in _without_blown(seeds, run.bad) for solution in self._train(problem, group)]
-        f, f_test = run.history(previous)
-        many = previous is None  # a resumed run has lost its axis of seeds
-        return [
-            networks.solution(
-                run,
-                e,
-                settings(replace(self, seed=seed)),
-                steps,
-                f[:, e] if many else f,
-                f_test[:, e] if many and f_test is not None else f_test,
-                previous,
-            )
-            for e, seed in enumerate(seeds)
-        ]
+        named = [settings(replace(self, seed=seed)) for seed in seeds]
+        both = enumerate(zip(named, run.answers(previous, len(seeds)), strict=True))
+        return [networks.solution(run, e, solver, steps, answer, previous) for e, (solver, answer) in both]
 
 
 _BATCH_BYTES = 5e8

@@ -120,8 +120,7 @@ class Networks(Method):
         e: int,
         solver: Mapping[str, Any],
         wanted: Sequence[int],
-        f: Tensor,
-        f_test: Tensor | None,
+        answer: Mapping[str, Any],
         previous: Solution | None,
     ) -> Solution:
         """The solution of the e-th seed; wanted: steps of its snapshots"""
@@ -150,11 +149,8 @@ class Networks(Method):
         return Solution(
             problem=self.problem,
             solver=solver,
-            f=f,
-            f_test=f_test,
-            recorded_steps=run.recorded_steps(previous),
+            **answer,
             state={} if run.status.blew_up else state,
-            status=run.status,
             snapshots=tuple(steps),
             kernels=kernels,
             tangent=source if source is None or self.keep else source(),

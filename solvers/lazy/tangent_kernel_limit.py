@@ -155,23 +155,17 @@ class TangentKernelLimit:
         run.stats["seconds"] /= len(seeds)
         run.stats |= statistics(found, problem)
         recorded = tuple(sorted(run.captured))
-        f, f_test = run.history(previous)
-        if previous is not None:  # which has lost its axis of seeds
-            f, f_test = f[:, None], None if f_test is None else f_test[:, None]
         solutions = [
             Solution(
                 problem=problem,
                 solver=settings(replace(self, seed=seed)),
-                f=f[:, e],
-                f_test=None if f_test is None else f_test[:, e],
-                recorded_steps=run.recorded_steps(previous),
+                **answer,
                 state=_state(run, e),
-                status=run.status,
                 snapshots=recorded,
                 tangent=method.tangent_kernels(len(recorded)) if recorded else None,
                 stats=dict(run.stats),
             )
-            for e, seed in enumerate(seeds)
+            for e, (seed, answer) in enumerate(zip(seeds, run.answers(previous, len(seeds)), strict=True))
         ]
         return conclude(solutions, self.raise_on_failure)
 

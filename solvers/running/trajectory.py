@@ -59,8 +59,15 @@ class Trajectory:
         """How many records of `previous` stay: its last one is repeated here, or belongs to a run that ends there"""
         return len(previous.f) - bool(self.steps)
 
-    def history(self, previous: Solution | None = None) -> tuple[Tensor, Tensor | None]:
-        """f and f_test from step 0 on, (R, ..., P, C) on the CPU"""
+    def answers(self, previous: Solution | None, seeds: int) -> list[dict[str, Any]]:
+        """`answer` for each of so many seeds; a run that goes on is alone, and has lost its axis of seeds"""
+        whole = self.answer(previous)
+        outputs = {name: whole[name] for name in ("f", "f_test") if whole[name] is not None}
+        each = [whole | {name: f[:, e] for name, f in outputs.items()} for e in range(seeds if previous is None else 0)]
+        return each or [whole]
+
+    def answer(self, previous: Solution | None = None) -> dict[str, Any]:
+        """What a Solution says of the run, by field: its outputs from step 0 on, on the CPU, and how it ended"""
 
         def joined(new: list[Tensor], old: Tensor | None) -> Tensor | None:
             recorded = torch.stack(new).cpu() if new else None
@@ -76,7 +83,8 @@ class Trajectory:
                 "the outputs or their loss are non-finite at the very first step: check the scale of the data and of the weights, and a "
                 "loss of your own"
             )
-        return f, joined(self.f_test, previous.f_test if previous else None)
+        f_test = joined(self.f_test, previous.f_test if previous else None)
+        return {"f": f, "f_test": f_test, "recorded_steps": self.recorded_steps(previous), "status": self.status}
 
 
 def snapshot_steps(snapshots: Sequence[int], training: Training) -> tuple[int, ...]:

@@ -154,7 +154,6 @@ class InfiniteLogitsLimit:
         problem, e = flow.problem, exponents(flow.problem.scaling)
         measures = {step: measure.to("cpu") for step, measure in particles.items()}
         source = MeasureKernels(problem, measures, rescaled_limit(problem.scaling), self.device)
-        f, f_test = run.history(previous)
         kept = dict(zip(_STATE, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
         kept |= {f"momentum_{name}": v for name, v in zip(_STATE, run.memory, strict=False)}
         powers = {"initial_exponent": max(0.0, e.f0), "output_exponent": e.f}
@@ -162,11 +161,8 @@ class InfiniteLogitsLimit:
         return Solution(
             problem=problem,
             solver=settings(self),
-            f=f,
-            f_test=f_test,
-            recorded_steps=run.recorded_steps(previous),
+            **run.answer(previous),
             state={} if run.status.blew_up else {k: v.cpu() for k, v in kept.items()},
-            status=run.status,
             snapshots=tuple(sorted(particles)),
             kernels=source.kernels,
             tangent=source,

@@ -238,7 +238,6 @@ class WassersteinFlow:
 
     def _solution(self, problem: Problem, method: MeasureFlow, run: Trajectory, previous: Solution | None) -> Solution:
         shard, particles = method.shard, run.captured
-        f, f_test = run.history(previous)
         state, first = {} if run.status.blew_up else method.whole_state(run), shard.ranks.first
         clouds = {step: q.gathered(shard) if isinstance(q, Cloud) else q for step, q in particles.items()}
         kept = {step: measure.to("cpu") for step, measure in clouds.items() if measure is not None}
@@ -248,11 +247,8 @@ class WassersteinFlow:
         return Solution(
             problem=problem,
             solver=settings(self),
-            f=f,
-            f_test=f_test,
-            recorded_steps=run.recorded_steps(previous),
+            **run.answer(previous),
             state=state if first else {},
-            status=run.status,
             snapshots=tuple(sorted(particles)),
             kernels=source.kernels,
             tangent=source if shard.whole else source(),
