@@ -141,11 +141,7 @@ def normalise(settings: Any, **least: int) -> None:
     Its fields dtype, device, seed, rtol and tolerance, where it has them, and those named in `least`: whole numbers of at least so much.
     None passes where it is the default. ValueError for the first that will not do.
     """
-    forms: dict[str, Callable[[Any], Any]] = {
-        "dtype": dtype,
-        "device": device,
-        "seed": partial(seed, "seed"),
-    }
+    forms: dict[str, Callable[[Any], Any]] = {"dtype": dtype, "device": device, "seed": partial(seed, "seed")}
     forms |= {name: partial(positive, name) for name in ("rtol", "tolerance")}
     forms |= {name: partial(integer, name, least=low) for name, low in least.items()}
     for field in fields(settings):

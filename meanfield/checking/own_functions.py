@@ -62,10 +62,7 @@ def same(what: str, where: Tensor, received: Tensor, right: Tensor, remedy: str,
 
 
 def check_activation(
-    name: str,
-    phi: Callable[[Tensor], Tensor],
-    dphi: Callable[[Tensor], Tensor],
-    kinks: tuple[tuple[float, float], ...],
+    name: str, phi: Callable[[Tensor], Tensor], dphi: Callable[[Tensor], Tensor], kinks: tuple[tuple[float, float], ...]
 ) -> None:
     """ValueError for a phi' that is not the derivative, other shapes or dtypes, NaN, or kinks that are not where phi' jumps."""
     own = f"the activation {name!r}"

@@ -231,10 +231,7 @@ def _scaled_variance(width: int, group: Sequence[Solution]) -> tuple[float, floa
 
 
 def _distance(
-    name: str,
-    by_width: Mapping[int, list[Solution]],
-    limits: Sequence[Solution],
-    rng: np.random.Generator,
+    name: str, by_width: Mapping[int, list[Solution]], limits: Sequence[Solution], rng: np.random.Generator
 ) -> Deviation:
     """Distances of distributions, beside those of independent neurons drawn from the limit (equation 17)."""
     limit = limits[0]

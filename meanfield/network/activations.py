@@ -143,12 +143,7 @@ for _activation in (
         (_erf_formula("{h}"), "({k[31]}*Exp(-Square({h})))"),
         _erf_constants,
     ),
-    _library(
-        "sigmoid",
-        torch.sigmoid,
-        _sigmoid_slope,
-        (_SIGMOID, f"({_EXP}/Square(IntCst(1)+{_EXP}))"),
-    ),
+    _library("sigmoid", torch.sigmoid, _sigmoid_slope, (_SIGMOID, f"({_EXP}/Square(IntCst(1)+{_EXP}))")),
     _library(
         "softplus",
         lambda h: torch.logaddexp(h, torch.zeros_like(h)),
@@ -160,10 +155,7 @@ for _activation in (
         "gelu",
         lambda h: h * _gaussian_cumulative(h),
         lambda h: _gaussian_cumulative(h) + h * _gaussian_density(h),
-        (
-            f"({{h}}*{_CUMULATIVE})",
-            f"({_CUMULATIVE}+{{h}}*{{k[33]}}*Exp(-(Square({{h}})/IntCst(2))))",
-        ),
+        (f"({{h}}*{_CUMULATIVE})", f"({_CUMULATIVE}+{{h}}*{{k[33]}}*Exp(-(Square({{h}})/IntCst(2))))"),
         _erf_constants,
     ),
 ):

@@ -197,8 +197,4 @@ def _executor(workers: int) -> Iterator[Executor | None]:
         pool.shutdown()
 
 
-COMMANDS: dict[type, Callable[[Any], int]] = {
-    Net: _net,
-    Sweep: _sweep,
-    Resume: _resume,
-}
+COMMANDS: dict[type, Callable[[Any], int]] = {Net: _net, Sweep: _sweep, Resume: _resume}

@@ -129,9 +129,7 @@ class FixedPointDMFT:
             remedy = "lower damping or learning_rate, or take CausalDMFT, which needs no iteration"
             raise NonFiniteError(f"non-finite: the iteration blew up; {remedy}. {done}.", [solution], WHERE)
         raise SolverError(
-            f"{status.value}. {done} the kernels still moved by {changes[-1]:.2g} (relative).",
-            [solution],
-            WHERE,
+            f"{status.value}. {done} the kernels still moved by {changes[-1]:.2g} (relative).", [solution], WHERE
         )
 
     def check(self, problem: Problem) -> None:

@@ -71,9 +71,7 @@ class Sweep(Method):
         del state
         samples, first = passed.train, self.network.gradients(passed)[0]
         return Snapshot(
-            [h[:samples].T.clone() for h in passed.h],
-            passed.phi[-1][:samples].T.clone(),
-            first.flatten(0, 1).T.clone(),
+            [h[:samples].T.clone() for h in passed.h], passed.phi[-1][:samples].T.clone(), first.flatten(0, 1).T.clone()
         )
 
     def growing(self) -> dict[str, Any]:
@@ -126,11 +124,7 @@ class Sweep(Method):
             if fields and shard.ranks.first
             else {},
             stats=run.stats
-            | {
-                "ranks": ranks,
-                "tolerances": (network.tolerance, network.coarse),
-                "exact": network.population.exact,
-            }
+            | {"ranks": ranks, "tolerances": (network.tolerance, network.coarse), "exact": network.population.exact}
             | shard.stats(),
         )
 

@@ -63,7 +63,7 @@ def _tell_of_threads(solution: Solution) -> None:
     if before not in (None, now) and current().first:
         warn(
             f"the run was made with {before} thread{'s' if before > 1 else ''} and goes on with {now}, which round differently: it will "
-            f"equal an uninterrupted run to rounding, not bit for bit; OMP_NUM_THREADS={before} (or torch.set_num_threads) keeps the bits",
+            f"equal an uninterrupted run to rounding, not bit for bit; OMP_NUM_THREADS={before} (or torch.set_num_threads) keeps the bits"
         )
 
 

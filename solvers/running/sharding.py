@@ -199,7 +199,7 @@ def _warn_of_old_addresses() -> None:
     ):
         warn(
             "torchrun started these ranks again; if they wait for each other until the timeout, start torchrun with "
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
         )
 
 

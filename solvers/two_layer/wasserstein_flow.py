@@ -209,13 +209,7 @@ class WassersteinFlow:
         return None if problem.scaling.frozen == "none" else initial_outputs(problem, self.f0, self.seed).to(like)
 
     def _run(
-        self,
-        problem: Problem,
-        m: Tensor,
-        state: State,
-        frozen: Tensor | None,
-        previous: Solution | None,
-        shard: Shard,
+        self, problem: Problem, m: Tensor, state: State, frozen: Tensor | None, previous: Solution | None, shard: Shard
     ) -> Solution:
         method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen, shard)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
