@@ -130,7 +130,7 @@ def test_on_a_gpu_memory_alone_limits_a_batch(monkeypatch):
 
 def test_an_ensemble_trains_as_many_at_once_as_it_says(monkeypatch):
     asked, solver, sizes = problem(), FiniteWidth(8), []
-    monkeypatch.setattr(finite_width, "_STEP_BYTES", 2.5 * solver._bytes_per_step(asked))
+    monkeypatch.setattr(finite_width, "_STEP_BYTES", 2.5 * sum(solver._numbers(asked)) * solver._itemsize)
     train = FiniteWidth._train
     monkeypatch.setattr(FiniteWidth, "_train", lambda self, p, seeds: sizes.append(len(seeds)) or train(self, p, seeds))
     split = solver.ensemble(asked, 5)

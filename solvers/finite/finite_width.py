@@ -133,7 +133,8 @@ class FiniteWidth:
             return self.batch
         fit = _BATCH_BYTES / self.bytes_per_seed(problem)
         if torch.device(self.device).type == "cpu":
-            fit = min(fit, _STEP_BYTES / self._bytes_per_step(problem))
+            # what one step takes from the system anew for one network: its gradients and fields
+            fit = min(fit, _STEP_BYTES / (sum(self._numbers(problem)) * self._itemsize))
         return max(1, int(fit))
 
     def bytes_per_seed(self, problem: Problem) -> float:
@@ -148,10 +149,6 @@ class FiniteWidth:
         per_snapshot += n * (data.inputs + data.outputs + 1) if depth == 1 else 0
         snapshots = len(self.snapshots) if self.keep_neurons else 0
         return (snapshots * per_snapshot + self._numbers(problem)[0]) * self._itemsize
-
-    def _bytes_per_step(self, problem: Problem) -> float:
-        """What one step takes from the system anew for one network: its gradients and fields."""
-        return sum(self._numbers(problem)) * self._itemsize
 
     def _numbers(self, problem: Problem) -> tuple[int, int]:
         """Weights, and fields of one step"""

@@ -25,7 +25,7 @@ from solvers.finite.finite_width import FiniteWidth
 from solvers.running.clock import progress_bar
 from solvers.running.failures import Interrupted, SolverError
 from solvers.running.keeping import keep
-from solvers.running.solver import settings
+from solvers.running.resuming import differing
 
 
 @dataclass(frozen=True)
@@ -216,15 +216,12 @@ class _Store:
             return None
 
     def _check(self, path: Path, solution: object) -> Solution:
-        mine, free = settings(self.solver), {"width", "seed", "batch", "device"}
         if not isinstance(solution, Solution) or solution.problem != self.problem:
             raise ValueError(
                 f"{self.folder} holds another run: {path.name} solves another problem; give an empty folder"
             )
-        differing = [key for key in mine if key not in free and mine[key] != solution.solver.get(key)]
-        if differing:
-            theirs = ", ".join(f"{key}={solution.solver.get(key)!r}" for key in differing)
+        if differ := differing(self.solver, solution, {"width", "seed", "batch", "device"}):
             raise ValueError(
-                f"{self.folder} holds another run: {path.name} was made with {theirs}; give an empty folder"
+                f"{self.folder} holds another run: {path.name} was made with {differ}; give an empty folder"
             )
         return solution

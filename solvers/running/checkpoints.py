@@ -17,7 +17,7 @@ from meanfield.problem.problem import Problem
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
 from solvers.running.failures import Interrupted, SolverError, conclude
-from solvers.running.resuming import FREE, ended_well, recorded_before
+from solvers.running.resuming import differing, ended_well, recorded_before
 from solvers.running.sharding import RankLost, current
 from solvers.running.solver import Grouped, KeepsState, Solver, settings, stated
 from solvers.running.trajectory import snapshot_steps
@@ -143,10 +143,7 @@ def _check(solver: Solver, problem: Problem, found: object, path: Path) -> None:
     total = problem.training.steps
     if found.problem.with_steps(total) != stated(solver, problem) or found.steps > total:
         raise ValueError(f"the checkpoint {path} belongs to another problem, {found!r}: {remedy}")
-    mine = {k: v for k, v in settings(solver).items() if k not in FREE}
-    other = {k: found.solver.get(k) for k in mine}
-    if mine != other:
-        differ = ", ".join(f"{k}={other[k]!r} there, {mine[k]!r} here" for k in mine if mine[k] != other[k])
+    if differ := differing(solver, found):
         raise ValueError(f"the checkpoint {path} was made with other settings ({differ}): {remedy}")
     recorded_before(solver, problem, found)
 

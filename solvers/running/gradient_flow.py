@@ -37,31 +37,23 @@ class Flow:
 
     def __call__(self, method: Method, state: State, passed: Pass, underway: Underway) -> State:
         """Stopped if `underway` says so before an evaluation, Spent when there may be no more, Stuck where none would do."""
-
-        def velocity(now: State) -> State:
-            return method.backward(method.forward(now, slice(0, self.samples), True))
-
-        return self.between(velocity, state, method.backward(passed), underway)
-
-    def between(self, velocity: Callable[[State], State], state: State, first: State, underway: Underway) -> State:
-        """The state a time `length` after `state`, at which the velocity is `first`"""
         count, reached, rate = 0, 0.0, 0.0
 
-        def counted(state: State) -> State:
+        def velocity(now: State) -> State:
             nonlocal count
             if underway.stopped():
                 raise Stopped
             if count == self.evaluations:
                 raise Spent(_told(count, reached, self.length, rate))
             count += 1
-            return velocity(state)
+            return method.backward(method.forward(now, slice(0, self.samples), True))
 
         def noted(time: float, fastest: float) -> None:
             nonlocal reached, rate
             reached, rate = time, fastest
             underway.told(time / self.length)
 
-        return Integrator(counted, self.rtol, self.norm, noted)(state, self.length, first)
+        return Integrator(velocity, self.rtol, self.norm, noted)(state, self.length, method.backward(passed))
 
 
 def _told(count: int, reached: float, length: float, rate: float) -> str:

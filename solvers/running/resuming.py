@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -29,18 +29,22 @@ def earlier(solver: Solver, solution: Solution, steps: int) -> Problem:
         raise ValueError(f"a solution of {name} cannot be resumed by {type(solver).__name__}: take {name}(...).resume")
     if solution.status.blew_up:
         raise ValueError("a solution that blew up cannot be resumed: solve again with a lower learning rate")
-    mine = settings(solver)
-    other = {k for k, v in mine.items() if k not in FREE and solution.solver.get(k) != v}
-    if other:
+    if other := differing(solver, solution):
         raise ValueError(
-            f"the solution was made with other settings: {', '.join(f'{k}={solution.solver.get(k)!r}' for k in sorted(other))}; "
-            "resume with a solver of the same settings"
+            f"the solution was made with other settings: {other}; resume with a solver of the same settings"
         )
     problem = solution.problem.with_steps(solution.steps + checks.integer("steps", steps, 1))
     solver.check(problem)
     recorded_before(solver, problem, solution)
     _tell_of_threads(solution)
     return problem
+
+
+def differing(solver: Solver, solution: Solution, free: Collection[str] = FREE) -> str:
+    """The settings, but for `free` ones, with which it was made and this solver would not go on; empty if there are none"""
+    mine, theirs = settings(solver), solution.solver
+    fixed = sorted(k for k, v in mine.items() if k not in free and theirs.get(k) != v)
+    return ", ".join(f"{k}={theirs.get(k)!r} there, {mine[k]!r} here" for k in fixed)
 
 
 def recorded_before(solver: Solver, problem: Problem, solution: Solution) -> None:

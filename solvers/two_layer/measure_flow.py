@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -114,12 +113,8 @@ class MeasureFlow(Method):
         whole = whole.to(self.m.device)
         return whole if self.shard.whole else Cloud(*map(self.shard.take, whole.tensors))
 
-    @property
-    def norm(self) -> Callable[[State], Tensor] | None:
-        """The integrator's norm, over the particles of all processes: the largest root mean square of a, w, b; None for its own"""
-        return None if self.shard.whole else self._norm
-
-    def _norm(self, state: State) -> Tensor:
+    def norm(self, state: State) -> Tensor:
+        """The integrator's, over the particles of all processes: the largest root mean square of a, w, b"""
         a, w, b = state
         sums = self.shard.sum(torch.stack([a.square().sum(dtype=torch.float64), w.square().sum(dtype=torch.float64)]))
         means = [sums[0] / (self.shard.size * a.shape[1]), sums[1] / (self.shard.size * w.shape[1]), b.square().mean()]

@@ -214,7 +214,9 @@ class WassersteinFlow:
         method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen, shard)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
         training, rtol = problem.training, tolerance(self.rtol, problem.network.nonlinearity, m.dtype)
-        flow = Flow(training.learning_rate, problem.data.samples, rtol, self.evaluations, method.norm)
+        flow = Flow(
+            training.learning_rate, problem.data.samples, rtol, self.evaluations, None if shard.whole else method.norm
+        )
         memory = tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m)))
         run = evolve(
             method,
