@@ -7,6 +7,7 @@ import time
 import types
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -639,3 +640,15 @@ def test_two_activations_of_one_name_keep_their_own_formulas(monkeypatch):
     for which in ("outputs", "velocity"):
         first, second = (mf.Activation("mine", torch.sin, torch.cos, (f, f)) for f in ("Sin({h})", "Cos({h})"))
         assert keops._reduction(which, first, D, C) != keops._reduction(which, second, D, C)
+
+
+def test_the_trial_of_keops_runs_its_probe(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        keops.subprocess, "run", lambda command, **_: asked.append(command) or SimpleNamespace(returncode=0)
+    )
+    assert keops.survives.__wrapped__()
+    ran = []
+    monkeypatch.setattr(keops, "probe", lambda: ran.append(True))
+    exec(asked[0][-1], {})
+    assert ran == [True]

@@ -62,7 +62,7 @@ def survives() -> bool:
     loaded it crashes, which would end this one (seen: docs/performance_gpu.md). Some ten seconds, once.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", "from meanfield import keops; keops.probe()"]
+    command = [sys.executable, "-c", f"from {__name__} import probe; probe()"]
     try:
         return subprocess.run(command, env=environment, capture_output=True, timeout=120).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
