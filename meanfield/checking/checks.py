@@ -135,14 +135,20 @@ def device(name: str | torch.device) -> str:
     return str(asked)
 
 
-def normalise(settings: Any, **least: int) -> None:
-    """Check the numerical settings that solvers share and put them in plain form: for `__post_init__` of a frozen dataclass.
+_POSITIVE = ("learning_rate", "weight_std", "residual", "sigma", "eta_a", "eta_w", "rtol", "tolerance")
 
-    Its fields dtype, device, seed, rtol and tolerance, where it has them, and those named in `least`: whole numbers of at least so much.
-    None passes where it is the default. ValueError for the first that will not do.
+
+def normalise(settings: Any, **least: int) -> None:
+    """Check settings that mean the same wherever they stand and put them in plain form: for `__post_init__` of a frozen dataclass.
+
+    They are known by the names of their fields, and those named in `least` as whole numbers of at least so much. None passes where it
+    is the default. ValueError for the first that will not do.
     """
-    forms: dict[str, Callable[[Any], Any]] = {"dtype": dtype, "device": device, "seed": partial(seed, "seed")}
-    forms |= {name: partial(positive, name) for name in ("rtol", "tolerance")}
+    forms: dict[str, Callable[[Any], Any]] = {"dtype": dtype, "device": device}
+    forms |= {name: partial(seed, name) for name in ("seed", "batch_seed")}
+    forms |= {name: partial(positive, name) for name in _POSITIVE}
+    forms |= {name: partial(positive, name, zero=True) for name in ("bias_std", "weight_decay")}
+    forms["momentum"] = partial(positive, "momentum", zero=True, below=1)
     forms |= {name: partial(integer, name, least=low) for name, low in least.items()}
     for field in fields(settings):
         value = getattr(settings, field.name)

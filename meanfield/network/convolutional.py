@@ -38,11 +38,8 @@ class ConvNetwork:
     """Multiplies trained biases; 0 means no biases"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depth", checks.integer("depth", self.depth, 1))
+        checks.normalise(self, depth=1, filter_size=1)
         object.__setattr__(self, "activation", activation(self.activation))
-        object.__setattr__(self, "filter_size", checks.integer("filter_size", self.filter_size, 1))
-        object.__setattr__(self, "weight_std", checks.positive("weight_std", self.weight_std))
-        object.__setattr__(self, "bias_std", checks.positive("bias_std", self.bias_std, zero=True))
         checks.lookup("padding", self.padding, dict.fromkeys(get_args(Padding)))
         checks.lookup("readout", self.readout, dict.fromkeys(get_args(Readout)))
         if self.padding != "valid" and self.filter_size % 2 == 0:

@@ -31,12 +31,8 @@ class Network:
     """beta of h^{l+1} = h^l + (beta / sqrt(depth)) W^l phi(h^l) / sqrt(N); plain layers if left out"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depth", checks.integer("depth", self.depth, 1))
+        checks.normalise(self, depth=1)
         object.__setattr__(self, "activation", activation(self.activation))
-        object.__setattr__(self, "weight_std", checks.positive("weight_std", self.weight_std))
-        object.__setattr__(self, "bias_std", checks.positive("bias_std", self.bias_std, zero=True))
-        if self.residual is not None:
-            object.__setattr__(self, "residual", checks.positive("residual", self.residual))
 
     @property
     def nonlinearity(self) -> Activation:

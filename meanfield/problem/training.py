@@ -39,24 +39,17 @@ class Training:
     """Steps between two records of the outputs on all samples (the last step is one); in between a step costs its batch alone"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "learning_rate", checks.positive("learning_rate", self.learning_rate))
-        object.__setattr__(self, "steps", checks.integer("steps", self.steps, 0))
+        checks.normalise(self, steps=0, batch_size=1, record_every=1)
         if self.optimiser not in get_args(Optimiser):
             adam = "adam" in str(self.optimiser).lower()
             why = "; Adam normalises by gradients that vanish with the width: its limit is another one" if adam else ""
             raise ValueError(
                 f"unknown optimiser: received {self.optimiser!r}; known: {', '.join(get_args(Optimiser))}{why}"
             )
-        object.__setattr__(self, "momentum", checks.positive("momentum", self.momentum, zero=True, below=1))
-        object.__setattr__(self, "weight_decay", checks.positive("weight_decay", self.weight_decay, zero=True))
         if self.learning_rate * self.weight_decay >= 1:
             raise ValueError(
                 f"learning_rate * weight_decay must be below 1: received {self.learning_rate * self.weight_decay:g}"
             )
-        if self.batch_size is not None:
-            object.__setattr__(self, "batch_size", checks.integer("batch_size", self.batch_size, 1))
-        object.__setattr__(self, "batch_seed", checks.seed("batch_seed", self.batch_seed))
-        object.__setattr__(self, "record_every", checks.integer("record_every", self.record_every, 1))
         if self.optimiser == "gradient_flow" and not self.plain:
             raise ValueError(
                 "momentum, weight_decay and batch_size belong to gradient_descent: leave them out of gradient_flow"

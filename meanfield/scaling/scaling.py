@@ -58,9 +58,7 @@ class Scaling:
     def __post_init__(self) -> None:
         for key in ("q_sigma", "q_a", "q_w"):
             object.__setattr__(self, key, _exponent(checks.finite(key, getattr(self, key))))
-        for key in ("sigma", "eta_a", "eta_w"):
-            object.__setattr__(self, key, checks.positive(key, getattr(self, key)))
-        object.__setattr__(self, "reference_width", checks.integer("reference_width", self.reference_width, 1))
+        checks.normalise(self, reference_width=1)
         checks.lookup("frozen part", self.frozen, dict.fromkeys(get_args(Frozen)))
 
     def output_multiplier(self, width: int) -> float:
