@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from meanfield.checking import checks
-from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
 from meanfield.solution.two_time import NeuronAverages, TwoTimeKernel, same, tangent_of
@@ -35,13 +34,6 @@ class FieldKernels:
         """Phi1, G1, .. at every pair of snapshots"""
         keys = self.problem.network.keys("Phi", "G")
         return {key: TwoTimeKernel(self.steps, partial(self._neurons, key)) for key in keys}
-
-    def told_by(
-        self, particles: Mapping[int, ParticleMeasure], fields: Mapping[str, Tensor], snapshots: Sequence[int]
-    ) -> bool:
-        """Whether a solution that keeps these holds what the kernels are made from"""
-        del particles
-        return fields.keys() >= self.fields.keys() and list(self.steps) == list(snapshots)
 
     def __call__(self) -> Tensor:
         return torch.stack([self._tangent(step) for step in self.steps]).cpu()

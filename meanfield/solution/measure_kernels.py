@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -42,13 +42,6 @@ class MeasureKernels:
     @property
     def steps(self) -> list[int]:
         return sorted(self.particles)
-
-    def told_by(
-        self, particles: Mapping[int, ParticleMeasure], fields: Mapping[str, Tensor], snapshots: Sequence[int]
-    ) -> bool:
-        """Whether a solution that keeps these holds what the kernels are made from"""
-        del fields, snapshots
-        return self.steps == sorted(particles)
 
     def __call__(self) -> Tensor:
         pairs = ([kernel.at(t).double() for kernel in self.kernels.values()] for t in self.steps)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
@@ -20,6 +19,7 @@ from meanfield.network.layered import branch
 from meanfield.network.perceptron import Network
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
+from solvers.finite.networks import generator
 
 Parameters = dict[str, Tensor]
 
@@ -136,8 +136,7 @@ class _Model:
             self.rates = {name: rate_a if name in ("a", "b") else rate_w for name in self.shapes}
 
     def draw(self, seed: int) -> Parameters:
-        entropy = np.random.SeedSequence([seed, self.widths[-1]]).generate_state(1, np.uint64)[0] % 2**63
-        g = torch.Generator().manual_seed(int(entropy))
+        g = generator(seed, self.widths[-1])
         return {
             name: self.stds[name] * torch.randn(shape, generator=g, dtype=torch.float64)
             for name, shape in self.shapes.items()

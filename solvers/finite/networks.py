@@ -144,8 +144,7 @@ class Networks(Method):
         kernels = source.kernels if source else {}
         if not self.keep:  # then now or never
             kernels = {name: TwoTimeKernel(steps, kernel.factor) for name, kernel in kernels.items()}
-        state = {name: tensor[e].cpu() for name, tensor in zip(self.names, run.state, strict=True)}
-        state |= {f"momentum_{name}": v[e].cpu() for name, v in zip(self.names, run.memory, strict=False)}
+        state = {name: tensor[e].cpu() for name, tensor in run.named_state(self.names).items()}
         return Solution(
             problem=self.problem,
             solver=solver,
@@ -187,14 +186,19 @@ class Networks(Method):
         return ParticleMeasure(p["a"], w, torch.full((self.width,), 1 / self.width, dtype=self.like.dtype))
 
     def _draw(self, seed: int) -> list[Tensor]:
-        entropy = np.random.SeedSequence([seed, self.width]).generate_state(1, np.uint64)[0] % 2**63
-        g = torch.Generator().manual_seed(int(entropy))
+        g = generator(seed, self.width)
         return [
             torch.randn(shape, generator=g, dtype=torch.float64).to(self.like.dtype) for shape in self.shapes.values()
         ]
 
     def _here(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.like)
+
+
+def generator(seed: int, width: int) -> torch.Generator:
+    """Of the initial weights of one network"""
+    entropy = np.random.SeedSequence([seed, width]).generate_state(1, np.uint64)[0] % 2**63
+    return torch.Generator().manual_seed(int(entropy))
 
 
 def _joined(previous: Solution, steps: list[int], fields: dict[str, Tensor]) -> tuple[list[int], dict[str, Tensor]]:

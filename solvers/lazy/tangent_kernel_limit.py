@@ -27,7 +27,7 @@ from solvers.running.method import Method, Step, Underway
 from solvers.running.rehearsal import SECONDS, expected
 from solvers.running.resuming import earlier, kept_momentum
 from solvers.running.solver import Estimate, settings
-from solvers.running.trajectory import Trajectory, snapshot_steps
+from solvers.running.trajectory import snapshot_steps
 
 _LAZY = 0.1  # gamma0 up to which mean-field networks are within about a per cent of their lazy limit
 
@@ -155,12 +155,13 @@ class TangentKernelLimit:
         run.stats["seconds"] /= len(seeds)
         run.stats |= statistics(found, problem)
         recorded = tuple(sorted(run.captured))
+        kept = {} if run.status.blew_up else run.named_state(("f",))
         solutions = [
             Solution(
                 problem=problem,
                 solver=settings(replace(self, seed=seed)),
                 **answer,
-                state=_state(run, e),
+                state={name: tensor[e].cpu() for name, tensor in kept.items()},
                 snapshots=recorded,
                 tangent=method.tangent_kernels(len(recorded)) if recorded else None,
                 stats=dict(run.stats),
@@ -250,14 +251,6 @@ class _Linear(Method):
         """One product for all starts: f (E, P, C) -> (E, Q B, C / B)"""
         fields = f.reshape(len(f), matrix.shape[1], -1).transpose(0, 1)
         return (matrix @ fields.flatten(1)).reshape(len(matrix), *fields.shape[1:]).transpose(0, 1)
-
-
-def _state(run: Trajectory, e: int) -> dict[str, Tensor]:
-    """What the e-th solution goes on from"""
-    if run.status.blew_up:
-        return {}
-    named = zip(("f", "momentum_f"), (*run.state, *run.memory), strict=False)
-    return {name: tensor[e].cpu() for name, tensor in named}
 
 
 def statistics(found: KernelSpectrum, problem: Problem, jitter: float = 0.0) -> dict[str, float | str]:

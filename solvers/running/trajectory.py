@@ -51,6 +51,11 @@ class Trajectory:
         if f.shape[-2] > train:
             self.f_test.append(f[..., train:, :])
 
+    def named_state(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The state by name, and as momentum_NAME what a step remembers: what `kept_momentum` finds again"""
+        memory = zip((f"momentum_{name}" for name in names), self.memory, strict=False)
+        return dict(zip(names, self.state, strict=True)) | dict(memory)
+
     def recorded_steps(self, previous: Solution | None = None) -> tuple[int, ...]:
         """The steps of `history`"""
         return (*(previous.recorded_steps[: self.earlier(previous)] if previous else ()), *self.steps)

@@ -154,8 +154,7 @@ class InfiniteLogitsLimit:
         problem, e = flow.problem, exponents(flow.problem.scaling)
         measures = {step: measure.to("cpu") for step, measure in particles.items()}
         source = MeasureKernels(problem, measures, rescaled_limit(problem.scaling), self.device)
-        kept = dict(zip(_STATE, run.state, strict=True)) | {"m": flow.m, "f0": method.f0}
-        kept |= {f"momentum_{name}": v for name, v in zip(_STATE, run.memory, strict=False)}
+        kept = run.named_state(_STATE) | {"m": flow.m, "f0": method.f0}
         powers = {"initial_exponent": max(0.0, e.f0), "output_exponent": e.f}
         powers["readout_exponent"] = readout_exponent(problem.scaling)
         return Solution(

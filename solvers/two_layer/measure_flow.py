@@ -126,7 +126,6 @@ class MeasureFlow(Method):
 
     def whole_state(self, run: Trajectory) -> dict[str, Tensor]:
         """What a run goes on from, on the CPU; the particles are gathered on the first process"""
-        named = zip(("a", "w", "b", "m"), (*run.state, self.m), strict=True)
-        memory = zip(("momentum_a", "momentum_w", "momentum_b"), run.memory, strict=False)
-        kept = {k: v.cpu() if k.endswith("b") else self.shard.gather(v) for k, v in (*named, *memory)}
+        named = run.named_state(("a", "w", "b")) | {"m": self.m}
+        kept = {k: v.cpu() if k.endswith("b") else self.shard.gather(v) for k, v in named.items()}
         return kept | ({} if self.frozen is None else {"frozen": self.frozen.cpu()})
