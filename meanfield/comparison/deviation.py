@@ -241,13 +241,8 @@ def _distance(
         pairs = [_pair(name, net, limit, width, int(rng.integers(2**31))) for net in chosen]
         distances.append(np.array([d for d, _ in pairs]))
         floors.append(float(np.mean([f for _, f in pairs])))
-    slope = exponent_of(
-        np.array(list(by_width), dtype=float),
-        [d.mean() for d in distances],
-        [left_out_means(d) for d in distances],
-        1.0,
-    )
-    mean = np.array([d.mean() for d in distances])
+    mean, widths = np.array([d.mean() for d in distances]), np.array(list(by_width), dtype=float)
+    slope = exponent_of(widths, mean.tolist(), [left_out_means(d) for d in distances], 1.0)
     none = np.full(len(mean), math.nan)
     return Deviation(
         name,

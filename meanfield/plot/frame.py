@@ -30,7 +30,7 @@ def panels(ax: Any, rows: int = 1, columns: int = 1, count: int = 0, size: Any =
     count = count or rows * columns
     if not count:
         raise ValueError(
-            "nothing to draw: received an empty list of steps, samples, names or reports; give at least one"
+            "nothing to draw: received an empty list of steps, samples, names, solutions or reports; give at least one"
         )
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()

@@ -24,12 +24,10 @@ def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0,
     """
     chosen = plot_data.several(solutions)
     maps = [(s, step, plot_data.kernel_matrix(s, name, step)) for s in chosen for step in steps]
-    if not maps:
-        raise ValueError("nothing to draw: solutions and steps must hold at least one each")
+    axes, picture = panels(ax, len(chosen), len(steps), size=(3.1, 2.7)), None
     low, high = min(k.min() for *_, k in maps), max(k.max() for *_, k in maps)
     signed = low < 0
     norm = CenteredNorm(0, max(-low, high)) if signed else Normalize(low, high)
-    axes, picture = panels(ax, len(chosen), len(steps), size=(3.1, 2.7)), None
     for i, (panel, (solution, step, kernel)) in enumerate(zip(axes, maps, strict=True)):
         order, borders = plot_data.by_class(solution.problem.data.y)
         colours = "RdBu_r" if signed else "viridis"
