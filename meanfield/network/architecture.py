@@ -1,0 +1,90 @@
+"""Architecture: a network as `build(width) -> torch.nn.Module`, with what its builder cannot say (equations 79 and 80)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from meanfield import checks
+from meanfield.network.roles import Build, Description, Parameter, describe
+
+Patterned = tuple[tuple[str, float], ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of any width. Patterns are names of parameters, with * and ? as in names of files, e.g. "blocks.*.up.weight"; of
+    several that fit, the first counts.
+
+    ValueError, when it is made, for a module that has no width limit and for a pattern that fits no parameter.
+    """
+
+    build: Build = field(compare=False)
+    """A function or class: build(n) is a torch.nn.Module of width n."""
+    weight_std: float | Mapping[str, float] | Patterned = 1.0
+    """Of all input, hidden and readout weights, as a multiple of equation 79's; or {pattern: multiple}, 1 elsewhere. A bias or another
+    vector that a pattern names starts as N(0, 1) times this rather than as its author starts it."""
+    rate: Mapping[str, float] | Patterned = ()
+    """{pattern: multiple} of the learning rates of equation 80."""
+    frozen: Iterable[str] = ()
+    """Patterns of parameters that stay as they start."""
+    name: str = ""
+    """For tables and files; the builder's own, unless it is given."""
+    description: Description = field(init=False, repr=False)
+    """Parameters and their roles, found when it is made."""
+
+    def __post_init__(self) -> None:
+        found = describe(self.build)
+        object.__setattr__(self, "description", found)
+        std = self.weight_std
+        several = isinstance(std, (Mapping, tuple))
+        object.__setattr__(
+            self, "weight_std", _pairs("weight_std", std, found) if several else checks.positive("weight_std", std)
+        )
+        object.__setattr__(self, "rate", _pairs("rate", self.rate, found))
+        if isinstance(self.frozen, str):
+            raise ValueError(
+                f"frozen must be several patterns: received {self.frozen!r}; give frozen=({self.frozen!r},)"
+            )
+        object.__setattr__(self, "frozen", tuple(_fitting("frozen", pattern, found) for pattern in self.frozen))
+        object.__setattr__(self, "name", self.name or getattr(self.build, "__name__", type(self.build).__name__))
+
+    def std(self, parameter: Parameter) -> float | None:
+        """weight_std of a parameter; None for one that starts as its author starts it"""
+        drawn = parameter.role in ("input", "hidden", "readout")
+        if isinstance(self.weight_std, tuple):
+            return _first(self.weight_std, parameter, 1.0 if drawn else None)
+        return float(self.weight_std) if drawn and not isinstance(self.weight_std, Mapping) else None
+
+    def rate_of(self, parameter: Parameter) -> float:
+        """What multiplies the learning rate of equation 80; 0 for a frozen parameter"""
+        if any(fnmatchcase(parameter.name, pattern) for pattern in self.frozen):
+            return 0.0
+        return _first(self.rate if isinstance(self.rate, tuple) else (), parameter, 1.0)
+
+
+def architecture(network: Build | Architecture) -> Architecture:
+    """An architecture as it is, or that of a builder alone"""
+    return network if isinstance(network, Architecture) else Architecture(network)
+
+
+def _first(pairs: Patterned, parameter: Parameter, otherwise: T) -> T | float:
+    return next((value for pattern, value in pairs if fnmatchcase(parameter.name, pattern)), otherwise)
+
+
+def _pairs(what: str, given: object, description: Description) -> Patterned:
+    if not isinstance(given, (Mapping, tuple)):
+        raise ValueError(f"{what} must be a mapping of patterns to numbers: received {checks.shown(given)}")
+    pairs = given.items() if isinstance(given, Mapping) else given
+    return tuple((_fitting(what, p, description), checks.positive(f"{what}[{p!r}]", value)) for p, value in pairs)
+
+
+def _fitting(what: str, pattern: object, description: Description) -> str:
+    """A pattern that fits some parameter"""
+    names = [parameter.name for parameter in description]
+    if not isinstance(pattern, str) or not any(fnmatchcase(name, pattern) for name in names):
+        raise ValueError(f"{what} must name parameters: received {checks.shown(pattern)}; known: {', '.join(names)}")
+    return pattern

@@ -1,0 +1,42 @@
+"""Units: what multiplies each parameter of a module in a given scaling, and its learning rate (equation 80)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from meanfield.network.architecture import Architecture
+from meanfield.network.roles import Parameter
+from meanfield.scaling import Scaling
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A module's parameter w is multiplier times theta, which descends at `rate` times Training.learning_rate.
+
+    drawn: whether theta starts as N(0, 1); else w starts as the author of the module starts it.
+    """
+
+    multiplier: float
+    rate: float
+    drawn: bool
+
+
+def units(network: Architecture, scaling: Scaling, width: int) -> dict[str, Unit]:
+    """Of every parameter by name, in a network of this width"""
+    return {parameter.name: _unit(network, scaling, width, parameter) for parameter in network.description}
+
+
+def _unit(network: Architecture, scaling: Scaling, width: int, parameter: Parameter) -> Unit:
+    std = network.std(parameter)
+    eta_a, eta_w = scaling.learning_rate_multipliers(width)
+    multiplier, rate = std or 1.0, eta_w
+    if parameter.role in ("input", "hidden"):
+        multiplier /= math.sqrt(parameter.fan_in(width))
+    elif parameter.role == "readout":
+        multiplier, rate = multiplier * scaling.output_multiplier(parameter.fan_in(width)), eta_a
+    elif parameter.role == "output bias":
+        multiplier, rate = multiplier * scaling.output_multiplier(width) * math.sqrt(width), eta_a
+    elif parameter.role == "plain":
+        rate = scaling.eta_w * scaling.reference_width**-scaling.q_w
+    return Unit(multiplier, rate * network.rate_of(parameter), std is not None)
