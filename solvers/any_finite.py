@@ -1,0 +1,110 @@
+"""Real networks of one width from any module: seeds batched by torch.func, derivatives by autograd (equations 79 and 80)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meanfield.losses import Loss
+from meanfield.network.architecture import Architecture
+from meanfield.scaling import Scaling
+from meanfield.units import units
+from solvers.inputs import EVERYWHERE, Rows
+from solvers.integrator import State
+from solvers.module_start import Skeleton, seeded, written_for
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs x (P, ...) and targets y (P, ..., C); inputs of test points."""
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor | None = None
+
+    def to(self, like: Tensor) -> Samples:
+        """On a device, real numbers in a precision; integers stay integers"""
+        x, x_test = (None if t is None else t.to(like.device, like.dtype if t.is_floating_point() else None) for t in (self.x, self.x_test))
+        return Samples(x, self.y.to(like), x_test)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ModulePass:
+    """Outputs f (E, n, ..., C), which remember the parameters `leaves` they came from, and targets y of the training samples, which are first"""
+
+    f: Tensor
+    leaves: State
+    y: Tensor
+
+
+class ModuleNetworks:
+    """A batch of E independent networks. The state is theta of every trained parameter, each with a leading axis of seeds."""
+
+    def __init__(
+        self,
+        network: Architecture,
+        scaling: Scaling,
+        width: int,
+        seeds: Sequence[int],
+        data: Samples,
+        loss: Loss,
+        like: Tensor,
+    ) -> None:
+        self.network, self.width, self.loss, self.like, self.seeds = network, width, loss, like, tuple(seeds)
+        self.data, self.units = data.to(like), units(network, scaling, width)
+        self.skeleton = Skeleton(network, self.units, width, seeded(self.seeds[0], width), like)
+        self.names = tuple(name for name, unit in self.units.items() if unit.rate)
+        self.rates = tuple(self.units[name].rate for name in self.names)
+        self.frozen: dict[str, Tensor] = {}
+
+    def initial_state(self) -> State:
+        drawn = [self._draw(seed) for seed in self.seeds]
+        every = {name: torch.stack([one[name] for one in drawn]) for name in self.units}
+        self.frozen = {name: theta for name, theta in every.items() if name not in self.names}
+        return tuple(every[name] for name in self.names)
+
+    def _draw(self, seed: int) -> dict[str, Tensor]:
+        """theta of each parameter: of (seed, width) alone"""
+        entropy = seeded(seed, self.width)
+        g = torch.Generator().manual_seed(entropy)
+        skeleton, found = Skeleton(self.network, self.units, self.width, entropy, self.like), {}
+        for parameter in self.network.description:
+            unit = self.units[parameter.name]
+            if unit.drawn:
+                theta = torch.randn(parameter.shape(self.width), generator=g, dtype=torch.float64).to(self.like)
+                found[parameter.name] = skeleton.without_padding(parameter, theta)
+            else:
+                found[parameter.name] = skeleton.starts[parameter.name] / unit.multiplier
+        return found
+
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> ModulePass:
+        leaves = tuple(tensor.detach().requires_grad_(differentiated) for tensor in state)
+        with torch.set_grad_enabled(differentiated):
+            if isinstance(rows, Tensor):
+                return ModulePass(self.outputs(leaves, self.data.x[rows]), leaves, self.data.y[rows])
+            f = self.outputs(leaves, self.data.x)
+        if rows == EVERYWHERE and self.data.x_test is not None:
+            with torch.no_grad():
+                f_test = self.outputs(state, self.data.x_test)
+            f = torch.cat([f, f_test], 1)
+        return ModulePass(f, leaves, self.data.y)
+
+    def backward(self, passed: ModulePass) -> State:
+        with torch.enable_grad():
+            f = passed.f[:, : len(passed.y)]
+            loss = self.loss.value(f, passed.y).flatten(1).mean(1).sum()  # seeds do not interact
+        gradients = torch.autograd.grad(loss, passed.leaves, allow_unused=True)
+        pairs = zip(gradients, passed.leaves, self.rates, strict=True)
+        return tuple(torch.zeros_like(leaf) if g is None else g.mul_(-rate) for g, leaf, rate in pairs)
+
+    def outputs(self, state: Sequence[Tensor], x: Tensor) -> Tensor:
+        """f (E, n, ..., C) of the points x (n, ...)"""
+        theta = dict(zip(self.names, state, strict=True)) | self.frozen
+        weights = {name: t * self.units[name].multiplier for name, t in theta.items()}
+        with written_for(self.like):
+            if len(self.seeds) == 1:
+                return self.skeleton({name: w[0] for name, w in weights.items()}, x)[None]
+            return torch.func.vmap(lambda own: self.skeleton(own, x))(weights)

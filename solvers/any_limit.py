@@ -1,0 +1,299 @@
+"""The feature-learning limit of any module: S sampled neurons in the place of its width, infinite maps in the place of its matrices.
+
+Activations, norms, attention and averages over neurons stay the module's own torch code (equations 81 to 87).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meanfield.losses import Loss
+from meanfield.measure import principal_directions
+from meanfield.network.architecture import Architecture
+from meanfield.network.roles import Parameter
+from meanfield.scaling import Scaling
+from meanfield.units import units
+from solvers.any_finite import Samples
+from solvers.infinite_dense import Basis, orthonormal
+from solvers.infinite_map import InfiniteMap
+from solvers.inputs import EVERYWHERE, Rows
+from solvers.integrator import State
+from solvers.module_start import Skeleton, seeded, written_for
+from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
+from solvers.stand_in import Matrix, Met, Record
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """samples: S, the width of the module whose neurons stand for infinitely many. tolerance, coarse: of features and of gradients
+    (equation 28). exact: for modules that are linear in every field, whose "neurons" are coefficients (equation 30).
+    """
+
+    samples: int = 4096
+    seed: int = 0
+    draws: str = "sobol"
+    tolerance: float = 1e-2
+    coarse: float = 1e-2
+    exact: bool = False
+
+
+@dataclass
+class LimitPass:
+    """Outputs f (n, ..., C) of a pass, targets y of its training samples, which are first, and what its backward pass needs."""
+
+    f: Tensor
+    y: Tensor
+    leaves: dict[str, Tensor]  # theta of the module's own parameters, which autograd follows
+    shapes: list[torch.Size]  # of L
+    record: Record = field(default_factory=Record)
+
+
+class ModuleLimit:
+    """One network in the limit. The state: a scale of all W0 (weight decay), L of each trained matrix, theta of other trained parameters.
+
+    Bases and images are this object's own: they are what is known of the infinite matrices, and only grow.
+    """
+
+    def __init__(
+        self, network: Architecture, scaling: Scaling, data: Samples, loss: Loss, like: Tensor, numerics: Numerics
+    ) -> None:
+        scaling.measure_limit()  # refuses those without such a limit
+        self.network, self.loss, self.like, self.numerics = network, loss, like, numerics
+        self.data, width = data.to(like), numerics.samples
+        self.units = units(network, scaling, width)
+        self.skeleton = Skeleton(network, self.units, width, seeded(numerics.seed, width), like)
+        self.sources: dict[int, Neurons] = {}
+        hidden = network.description.having("hidden")
+        self.matrices = {p.name: p for p in hidden}
+        self.layers = {p.name: self._layer(p) for p in hidden}
+        self.learning = [p.name for p in hidden if self.units[p.name].rate]
+        self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.layers]
+        self.constant: dict[str, Tensor] = {}
+
+    def _layer(self, p: Parameter) -> InfiniteMap:
+        width, n = self.numerics.samples, self.numerics
+        below, above = (self.source(axis.at(width)) for axis in (p.below, p.above))
+        return InfiniteMap(below, above, n.tolerance, self.like, p.offsets, coarser=n.coarse)
+
+    def source(self, size: int) -> Neurons:
+        """The Gaussians of all axes of a size: one source, since the fields of any two may meet neuron by neuron (equation 85)"""
+        if size not in self.sources:
+            n, where = self.numerics, (self.like.dtype, str(self.like.device))
+            if n.exact:
+                self.sources[size] = exact_neurons(size, *where)
+            else:
+                make = sobol_neurons if n.draws == "sobol" else plain_neurons
+                self.sources[size] = make(size, seeded(n.seed, size) % 2**32, *where)
+        return self.sources[size]
+
+    # -- start -----------------------------------------------------------------------------------------------------------
+
+    def initial_state(self) -> State:
+        """Draws every parameter where a first pass over all points meets it, and makes the readouts' outputs vanish (equation 86)"""
+        start = _Start(self)
+        learned = {name: self.like.new_zeros(0, 0) for name in self.learning}
+        given = {name: Unmet.of(start, p) for name, p in start.drawn.items()} | start.undrawn()
+        with torch.no_grad():
+            for x in (self.data.x, self.data.x_test):
+                if x is not None:
+                    self._outputs(given, learned, 1.0, x, Record())
+        theta = start.finished()
+        self.constant = {name: t for name, t in theta.items() if name not in self.own}
+        return (self.like.new_ones(()), *learned.values(), *(theta[name] for name in self.own))
+
+    # -- one step --------------------------------------------------------------------------------------------------------
+
+    def forward(self, state: State, rows: Rows, differentiated: bool = True) -> LimitPass:
+        scale, count = state[0], 1 + len(self.learning)
+        learned = dict(zip(self.learning, state[1:count], strict=True))
+        own = {n: t.detach().requires_grad_(differentiated) for n, t in zip(self.own, state[count:], strict=True)}
+        given = {n: t * self.units[n].multiplier for n, t in self.constant.items()}
+        x, y = (t[rows] if isinstance(rows, Tensor) else t for t in (self.data.x, self.data.y))
+        record = Record()
+        with torch.set_grad_enabled(differentiated):
+            weights = {n: t * self.units[n].multiplier for n, t in own.items()} | given
+            f = self._outputs(weights, learned, scale, x, record)
+        if not isinstance(rows, Tensor) and rows == EVERYWHERE and self.data.x_test is not None:
+            with torch.no_grad():
+                f = torch.cat([f, self._outputs(weights, learned, scale, self.data.x_test, Record())])
+        return LimitPass(f, y, own, [t.shape for t in learned.values()], record)
+
+    def backward(self, passed: LimitPass) -> State:
+        """Minus the gradient of the loss times the rates; of a matrix as dL (equation 84)"""
+        with torch.enable_grad():
+            loss = self.loss.value(passed.f[: len(passed.y)], passed.y).mean()
+        passed.record.traces.clear()
+        leaves = tuple(passed.leaves.values())
+        slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
+        own = [
+            leaf.new_zeros(leaf.shape) if slope is None else slope.mul_(-self.units[name].rate)
+            for (name, leaf), slope in zip(passed.leaves.items(), slopes, strict=True)
+        ]
+        return (self.like.new_zeros(()), *self._learning(passed), *own)
+
+    def _learning(self, passed: LimitPass) -> list[Tensor]:
+        found = {name: self.like.new_zeros(shape) for name, shape in zip(self.learning, passed.shapes, strict=True)}
+        for trace in passed.record.traces:
+            if trace.name not in found:
+                continue
+            size = self.layers[trace.name].above.samples
+            d = trace.d * (-self.units[trace.name].rate * trace.factor / size)
+            before = found[trace.name]
+            rows, columns = max(len(before), len(d)), max(before.shape[1], len(trace.seen))
+            total = F.pad(before, (0, columns - before.shape[1], 0, rows - len(before)))
+            total[: len(d), : len(trace.seen)].addmm_(d, trace.seen.T)
+            found[trace.name] = total
+        return list(found.values())
+
+    def _outputs(
+        self,
+        weights: Mapping[str, Tensor],
+        learned: Mapping[str, Tensor],
+        scale: float | Tensor,
+        x: Tensor,
+        record: Record,
+    ) -> Tensor:
+        width, given = self.numerics.samples, dict(weights)
+        for name, layer in self.layers.items():
+            parameter = self.matrices[name]
+            factor = self.units[name].multiplier * math.sqrt(parameter.below.at(width))
+            trained = name in learned
+            met = Met(
+                name,
+                layer,
+                learned[name] if trained else self.like.new_zeros(0, 0),
+                scale if trained else 1.0,
+                factor,
+                record,
+            )
+            given[name] = Matrix.of(met, parameter.shape(width), self.like.dtype)
+        with written_for(self.like):
+            return self.skeleton(given, x)
+
+
+class _Start:
+    """Parameters before training, drawn in the order in which a first pass meets them."""
+
+    def __init__(self, limit: ModuleLimit) -> None:
+        self.limit, self.theta, self.spans = limit, {}, {}
+        own = [p for p in limit.network.description if p.name not in limit.layers]
+        self.drawn = {p.name: p for p in own if limit.units[p.name].drawn}
+        self.theta: dict[str, Tensor] = {}
+        self.spans: dict[str, Basis] = {}
+
+    def undrawn(self) -> dict[str, Tensor]:
+        """Parameters as their author starts them; biases that shrink with the width are 0 in the limit"""
+        limit, width = self.limit, self.limit.numerics.samples
+        fans = {p.layer: p.fan_in(width) for p in limit.network.description.having("hidden", "readout")}
+        found = {}
+        for p in limit.network.description:
+            if p.name in limit.layers or p.name in self.drawn:
+                continue
+            w = limit.skeleton.starts[p.name]
+            if p.layer in fans and float(w.abs().max()) <= 1.0001 / math.sqrt(fans[p.layer]):
+                w = torch.zeros_like(w)
+            found[p.name], self.theta[p.name] = w, w / limit.units[p.name].multiplier
+        return found
+
+    def weight(self, p: Parameter, seen: Tensor | None) -> Tensor:
+        """multiplier theta, theta drawn if it is not yet; seen (n, fan_in): what the weight multiplies"""
+        if p.name not in self.theta:
+            self.theta[p.name] = self._draw(p, seen)
+        return self.theta[p.name] * self.limit.units[p.name].multiplier
+
+    def _draw(self, p: Parameter, seen: Tensor | None) -> Tensor:
+        shape = p.shape(self.limit.numerics.samples)
+        wide = [axis.wide for axis in p.axes]
+        if not any(wide):  # a number or two, of no neuron
+            g = torch.Generator().manual_seed(seeded(self.limit.numerics.seed, len(self.theta)))
+            return torch.randn(shape, generator=g, dtype=torch.float64).to(self.limit.like)
+        at = wide.index(True)
+        rows = self.limit.source(shape[at]).fresh(math.prod(shape) // shape[at])
+        if p.role == "input":
+            rows = orthonormal(rows, rows[:0])
+            if seen is not None:
+                rows = principal_directions(seen, len(rows)).to(rows) @ rows
+        theta = rows.reshape(*shape[:at], *shape[at + 1 :], shape[at]).movedim(-1, at).contiguous()
+        return self.limit.skeleton.without_padding(p, theta)
+
+    def keep_apart(self, p: Parameter, features: Tensor) -> None:
+        """A readout is to be orthogonal to these features (n, S)"""
+        if p.name not in self.spans:
+            limit, rough = self.limit, self.limit.like.dtype == torch.float32
+            tolerance = min(limit.numerics.tolerance, 1e-3) if rough else 1e-8
+            self.spans[p.name] = Basis(features.shape[1], tolerance, limit.like)
+        for some in features.split(512):
+            self.spans[p.name].reveal(some)
+
+    def finished(self) -> dict[str, Tensor]:
+        for name, p in self.drawn.items():
+            self.weight(p, None)
+            if name in self.spans and not self.limit.numerics.exact:
+                theta, span = self.theta[name], self.spans[name].fields.rows
+                rows = theta.movedim(1, -1)
+                free = orthonormal(orthonormal(rows.reshape(-1, rows.shape[-1]), span), span)
+                self.theta[name] = free.reshape(rows.shape).movedim(-1, 1).contiguous()
+        return self.theta
+
+
+class Unmet(Tensor):
+    """An input weight, readout or vector before its draw: what torch does with it is done with its numbers, drawn when it is first met.
+
+    A readout gives zeros in the linear and convolutional layers of a first pass, as it does in the limit, and remembers what it read.
+    """
+
+    start: _Start
+    parameter: Parameter
+
+    @staticmethod
+    def of(start: _Start, parameter: Parameter) -> Unmet:
+        limit = start.limit
+        shape = parameter.shape(limit.numerics.samples)
+        unmet = torch.empty(shape, dtype=limit.like.dtype, device="meta").as_subclass(Unmet)
+        unmet.start, unmet.parameter = start, parameter
+        return unmet
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        seen = _seen(func, args, kwargs)
+
+        def real(value: Any) -> Any:
+            if not isinstance(value, Unmet):
+                return value
+            p, start = value.parameter, value.start
+            weight = start.weight(p, seen if p.role == "input" else None)
+            if p.role != "readout" or seen is None or start.limit.numerics.exact:
+                return weight
+            start.keep_apart(p, seen.reshape(-1, weight.shape[1]))
+            return torch.zeros_like(weight)
+
+        return func(*map(real, args), **{key: real(value) for key, value in kwargs.items()})
+
+
+def _seen(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a weight multiplies in a layer: (n, fan_in) of a linear one or, for a readout by a filter, (n, ..) channels last"""
+    if func is F.linear:
+        return args[0].detach().reshape(-1, args[0].shape[-1])
+    if func not in (F.conv1d, F.conv2d, F.conv3d) or len(args) < 2:
+        return None
+    x, weight = args[0].detach(), args[1]
+    if weight.parameter.role == "readout":
+        return x.movedim(-weight.ndim + 1, -1).contiguous()
+    return _patches(x, weight, *args[3:], **{k: v for k, v in kwargs.items() if k not in ("bias", "groups")})
+
+
+def _patches(x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1) -> Tensor:
+    """(n, fan_in) what a filter sees at each position: the convolution with unit filters"""
+    del groups
+    fan_in = math.prod(weight.shape[1:])
+    units_ = torch.eye(fan_in, dtype=x.dtype, device=x.device).reshape(fan_in, *weight.shape[1:])
+    convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
+    return convolve(x, units_, None, stride, padding, dilation).movedim(1, -1).reshape(-1, fan_in)

@@ -1,0 +1,62 @@
+"""A module of some width as it is before training, and its `forward` with other parameters in their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield.network.architecture import Architecture
+from meanfield.network.making import made
+from meanfield.network.roles import Parameter
+from meanfield.units import Unit
+
+FULLY_MADE = 2**22  # numbers of matrices that are made although nobody looks at them
+
+
+class Skeleton:
+    """A module of one width for `functional_call`: its buffers are real, of its parameters those that its author's start decides."""
+
+    def __init__(self, network: Architecture, units: Mapping[str, Unit], width: int, seed: int, like: Tensor) -> None:
+        sizes = [np.prod(p.shape(width), dtype=float) for p in network.description.having("hidden")]
+        least = int(min(sizes, default=np.inf)) if sum(sizes) > FULLY_MADE else FULLY_MADE**2
+        net = made(network.build, width, least, seed)
+        undrawn = {name for name, unit in units.items() if not unit.drawn}
+        if any(p.is_meta for name, p in net.named_parameters() if name in undrawn) or any(b.is_meta for b in net.buffers()):
+            net = made(network.build, width, FULLY_MADE**2, seed)
+        self.starts = {name: p.detach().to(like) for name, p in net.named_parameters() if name in undrawn}
+        for name, buffer in net.named_buffers():
+            owner = net.get_submodule(name.rpartition(".")[0])
+            owner._buffers[name.rpartition(".")[2]] = buffer.to(like.device, like.dtype if buffer.is_floating_point() else None)
+        self.module, self.like = net, like
+
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Its outputs with these parameters, all of them by name"""
+        return torch.func.functional_call(self.module, dict(parameters), (x,))
+
+    def without_padding(self, parameter: Parameter, theta: Tensor) -> Tensor:
+        """theta, in which the row of an embedding that stands for no token is zero"""
+        index = getattr(self.module.get_submodule(parameter.name.rpartition(".")[0]), "padding_idx", None)
+        if parameter.kind == "embedding" and index is not None:
+            theta[index] = 0
+        return theta
+
+
+@contextmanager
+def written_for(like: Tensor) -> Iterator[None]:
+    """Within it tensors that a module's forward makes for itself are of a kind with its fields"""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(like.dtype)
+    try:
+        with torch.device(like.device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def seeded(*numbers: int) -> int:
+    """A seed for torch from several numbers"""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] % 2**63)

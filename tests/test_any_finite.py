@@ -1,0 +1,157 @@
+"""Real networks from modules against the perceptrons of FiniteWidth and against loops written from scratch here."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import meanfield as mf
+from meanfield.network.architecture import Architecture
+from solvers import FiniteWidth
+from solvers.any_finite import ModuleNetworks, Samples
+from solvers.inputs import EVERYWHERE
+from solvers.networks import Networks
+from tests.any_networks import Convolutional, Language, Perceptron, digits, text
+
+DOUBLE = torch.empty(0, dtype=torch.float64)
+
+
+def descend(networks, state, eta, steps):
+    """f (steps + 1, E, P + P_test, ...)"""
+    fs = []
+    for step in range(steps + 1):
+        fs.append(networks.forward(state, EVERYWHERE, False).f)
+        if step < steps:
+            velocity = networks.backward(networks.forward(state, slice(0, len(networks.data.x)), True))
+            state = tuple(t + eta * v for t, v in zip(state, velocity, strict=True))
+    return torch.stack(fs)
+
+
+@pytest.mark.parametrize("scaling", [mf.mean_field(1.5), mf.ntk(), mf.sym_default(8)], ids=lambda s: s.name)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_module_that_is_a_perceptron_trains_as_the_library_s(scaling, depth):
+    data = mf.single_index_teacher(n_train=6, n_test=4, inputs=3, seed=1)
+    problem = mf.Problem(data, mf.Network(depth, "tanh", weight_std=1.2, bias_std=0.3), scaling, mf.Training(0.2, 10))
+    own = Networks(problem, FiniteWidth(32), (0, 1, 2))
+    start = dict(zip(own.names, own.initial_state(), strict=True))
+    build = lambda n: Perceptron(n, depth=depth, bias=True)  # noqa: E731
+    std = {"*.weight": 1.2, "*.bias": 0.3}
+    networks = ModuleNetworks(
+        Architecture(build, std), scaling, 32, (0, 1, 2), Samples(data.x, data.y, data.x_test), problem.loss_function, DOUBLE
+    )
+    networks.initial_state()
+    given = {"read.weight": start["W0"], "read.bias": start["b0"][..., 0], "out.weight": start["a"].transpose(1, 2)}
+    given |= {f"mix.{l - 1}.weight": start[f"W{l}"] for l in range(1, depth)} | {"out.bias": start["b"]}
+    given |= {f"mix.{l - 1}.bias": start[f"b{l}"][..., 0] for l in range(1, depth)}
+    f = descend(networks, tuple(given[name] for name in networks.names), 0.2, 10)
+    right = torch.stack([torch.cat([s.f, s.f_test], 1) for s in FiniteWidth(32).ensemble(problem, (0, 1, 2))], 1)
+    torch.testing.assert_close(f, right, rtol=1e-11, atol=1e-12)
+    assert float((f[-1] - f[0]).abs().max()) > 0.01
+
+
+def by_hand(n, theta, x, y, gamma0, eta, steps, forward, multipliers):
+    """Descent written here: every theta by eta gamma0^2 n along minus the gradient"""
+    theta, fs = [t.clone() for t in theta], []
+    for _ in range(steps + 1):
+        leaves = [t.requires_grad_() for t in theta]
+        f = forward(x, *(m * t for m, t in zip(multipliers, leaves, strict=True)))
+        loss = 0.5 * ((f - y) ** 2).sum() / len(x)
+        slopes = torch.autograd.grad(loss, leaves)
+        fs.append(f.detach())
+        theta = [(t - eta * gamma0**2 * n * g).detach() for t, g in zip(leaves, slopes, strict=True)]
+    return torch.stack(fs)
+
+
+def test_a_convolutional_network_against_a_loop_written_here():
+    n, gamma0 = 16, 1.3
+    x, y = digits(5, image=True)
+    networks = ModuleNetworks(
+        Architecture(Convolutional), mf.mean_field(gamma0), n, (3, 4), Samples(x, y), mf.losses.loss("squared"), DOUBLE
+    )
+    start = networks.initial_state()
+
+    def forward(x, read, mix, out):
+        h = torch.relu(F.conv2d(x, read, stride=2))
+        h = torch.relu(F.conv2d(h, mix, stride=2, padding=1))
+        return h.flatten(2).mean(2) @ out.T
+
+    f = descend(networks, start, 0.2, 8)
+    for e in range(2):
+        right = by_hand(
+            n, [t[e] for t in start], x, y, gamma0, 0.2, 8, forward, (1 / 2, 1 / (3 * math.sqrt(n)), 1 / (gamma0 * n))
+        )
+        torch.testing.assert_close(f[:, e], right, rtol=1e-11, atol=1e-12)
+        assert float((right[-1] - right[0]).abs().max()) > 0.1
+    for theta in start:  # unit Gaussians, another draw for each seed
+        assert abs(float(theta.square().mean()) - 1) < 4 * math.sqrt(2 / theta.numel())
+        assert not torch.equal(theta[0], theta[1])
+
+
+def test_a_seed_has_the_same_network_in_any_company():
+    x, y = digits(3, image=True)
+    given = (Architecture(Convolutional), mf.ntk(), 8)
+    alone = ModuleNetworks(*given, (7,), Samples(x, y), mf.losses.loss("squared"), DOUBLE)
+    beside = ModuleNetworks(*given, (2, 7), Samples(x, y), mf.losses.loss("squared"), DOUBLE)
+    for one, two in zip(alone.initial_state(), beside.initial_state(), strict=True):
+        assert torch.equal(one[0], two[1])
+
+
+def test_tokens_a_language_model_s_loss_over_positions_and_rates_by_name():
+    """One step of descent moves each parameter by its own rate times the gradient of the mean over samples and positions"""
+    x, y = text()
+    rate, std = {"block.up.weight": 0.5}, {"tok.weight": 2.0}
+    architecture = Architecture(Language, std, rate, frozen=("pos.*",))
+    networks = ModuleNetworks(
+        architecture, mf.mean_field(0.7), 12, (1,), Samples(x, y), mf.losses.loss("cross_entropy"), DOUBLE
+    )
+    state = networks.initial_state()
+    assert "pos.weight" not in networks.names
+    passed = networks.forward(state, slice(0, 6), True)
+    assert passed.f.shape == (1, 6, 8, 13)
+    velocity = dict(zip(networks.names, networks.backward(passed), strict=True))
+    net = Language(12).double()
+    with torch.no_grad():
+        theta = dict(zip(networks.names, state, strict=True)) | networks.frozen
+        scale = dict.fromkeys(theta, 1.0) | {
+            name: 1 / math.sqrt(p.shape[1]) for name, p in net.block.named_parameters(prefix="block") if p.ndim == 2
+        }
+        scale |= {"tok.weight": 2.0, "head.weight": 1 / (0.7 * 12)}
+        for name, p in net.named_parameters():
+            p.copy_(scale[name] * theta[name][0])
+    F.cross_entropy(net(x).flatten(0, 1), y.argmax(-1).flatten()).backward()
+    for name, p in net.named_parameters():
+        if name != "pos.weight":
+            right = -(0.7**2) * 12 * rate.get(name, 1.0) * scale[name] * p.grad
+            torch.testing.assert_close(velocity[name][0], right, rtol=1e-9, atol=1e-12)
+
+
+def test_vectors_start_as_their_author_starts_them_and_output_biases_have_the_rate_of_equation_80():
+    class Net(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.read, self.out = nn.Linear(3, n), nn.Linear(n, 2)
+            self.gain, self.slope = nn.Parameter(torch.rand(n)), nn.Parameter(torch.tensor(0.5))
+            nn.init.constant_(self.read.bias, 0.25)
+
+        def forward(self, x):
+            return self.out(self.gain * torch.tanh(self.slope * self.read(x)))
+
+    data = mf.single_index_teacher(n_train=6, inputs=3, seed=1)
+    y = data.y.expand(6, 2)
+    networks = ModuleNetworks(
+        Architecture(Net), mf.mean_field(0.5), 20, (1, 2), Samples(data.x, y), mf.losses.loss("squared"), DOUBLE
+    )
+    state = networks.initial_state()
+    start, rates = dict(zip(networks.names, state, strict=True)), dict(zip(networks.names, networks.rates, strict=True))
+    assert torch.all(start["read.bias"] == 0.25)
+    assert float(start["gain"].min()) > 0
+    assert not torch.equal(*start["gain"])
+    assert rates["gain"] == rates["read.weight"] == pytest.approx(0.25 * 20)
+    assert rates["slope"] == pytest.approx(0.25)
+    moved = dict(zip(networks.names, networks.backward(networks.forward(state, slice(0, 6), True)), strict=True))
+    m = networks.units["out.bias"].multiplier
+    f = networks.forward(state, slice(0, 6), False).f
+    np.testing.assert_allclose(m * moved["out.bias"], (y - f).mean(1), rtol=1e-10)  # db = mean Delta, whatever n and gamma0
