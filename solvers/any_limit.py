@@ -27,6 +27,7 @@ from solvers.inputs import EVERYWHERE, Rows
 from solvers.integrator import State
 from solvers.module_start import Skeleton, seeded, written_for
 from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
+from solvers.places import phases
 from solvers.stand_in import Matrix, Met, Record
 
 
@@ -72,15 +73,22 @@ class ModuleLimit:
         self.sources: dict[int, Neurons] = {}
         hidden = network.description.having("hidden")
         self.matrices = {p.name: p for p in hidden}
-        self.layers = {p.name: self._layer(p) for p in hidden}
-        self.learning = [p.name for p in hidden if self.units[p.name].rate]
-        self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.layers]
+        self.phases = {p.name: self._phases(p) for p in hidden}
+        self.layers = {name: layer for own in self.phases.values() for name, layer in own.items()}
+        self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
+        self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
         self.constant: dict[str, Tensor] = {}
 
-    def _layer(self, p: Parameter) -> InfiniteMap:
+    def _phases(self, p: Parameter) -> dict[str, InfiniteMap]:
+        """The maps of a matrix by name: one, or of a filter with a stride one for each phase"""
         width, n = self.numerics.samples, self.numerics
         below, above = (self.source(axis.at(width)) for axis in (p.below, p.above))
-        return InfiniteMap(below, above, n.tolerance, self.like, p.offsets, coarser=n.coarse)
+        offsets = [1]
+        if p.kind == "convolution":
+            layer: Any = self.skeleton.module.get_submodule(p.layer)
+            offsets = [len(own) for own in phases(layer.kernel_size, layer.stride, layer.dilation)]
+        maps = [InfiniteMap(below, above, n.tolerance, self.like, count, coarser=n.coarse) for count in offsets]
+        return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
 
     def source(self, size: int) -> Neurons:
         """The Gaussians of all axes of a size: one source, since the fields of any two may meet neuron by neuron (equation 85)"""
@@ -144,7 +152,7 @@ class ModuleLimit:
             if trace.name not in found:
                 continue
             size = self.layers[trace.name].above.samples
-            d = trace.d * (-self.units[trace.name].rate * trace.factor / size)
+            d = trace.d * (-self.units[trace.name.partition("[")[0]].rate * trace.factor / size)
             before = found[trace.name]
             rows, columns = max(len(before), len(d)), max(before.shape[1], len(trace.seen))
             total = F.pad(before, (0, columns - before.shape[1], 0, rows - len(before)))
@@ -160,20 +168,12 @@ class ModuleLimit:
         x: Tensor,
         record: Record,
     ) -> Tensor:
-        width, given = self.numerics.samples, dict(weights)
-        for name, layer in self.layers.items():
-            parameter = self.matrices[name]
-            factor = self.units[name].multiplier * math.sqrt(parameter.below.at(width))
-            trained = name in learned
-            met = Met(
-                name,
-                layer,
-                learned[name] if trained else self.like.new_zeros(0, 0),
-                scale if trained else 1.0,
-                factor,
-                record,
-            )
-            given[name] = Matrix.of(met, parameter.shape(width), self.like.dtype)
+        width, given, empty = self.numerics.samples, dict(weights), self.like.new_zeros(0, 0)
+        for name, p in self.matrices.items():
+            factor = self.units[name].multiplier * math.sqrt(p.below.at(width))
+            own = (scale if self.units[name].rate else 1.0, factor, record)
+            met = tuple(Met(part, q, learned.get(part, empty), *own) for part, q in self.phases[name].items())
+            given[name] = Matrix.of(met, p.shape(width), self.like.dtype)
         with written_for(self.like):
             return self.skeleton(given, x)
 
@@ -183,7 +183,7 @@ class _Start:
 
     def __init__(self, limit: ModuleLimit) -> None:
         self.limit, self.theta, self.spans = limit, {}, {}
-        own = [p for p in limit.network.description if p.name not in limit.layers]
+        own = [p for p in limit.network.description if p.name not in limit.matrices]
         self.drawn = {p.name: p for p in own if limit.units[p.name].drawn}
         self.theta: dict[str, Tensor] = {}
         self.spans: dict[str, Basis] = {}
@@ -194,7 +194,7 @@ class _Start:
         fans = {p.layer: p.fan_in(width) for p in limit.network.description.having("hidden", "readout")}
         found = {}
         for p in limit.network.description:
-            if p.name in limit.layers or p.name in self.drawn:
+            if p.name in limit.matrices or p.name in self.drawn:
                 continue
             w = limit.skeleton.starts[p.name]
             if p.layer in fans and float(w.abs().max()) <= 1.0001 / math.sqrt(fans[p.layer]):

@@ -37,7 +37,8 @@ class InfiniteMap:
         self.e = Basis(below.samples, tolerance, like, limit, below.shard)
         self.f = Basis(above.samples, coarser or tolerance, like, limit, above.shard)
         self.u, self.r = Rows(above.shard.local, like), Rows(below.shard.local, like)
-        self.known_below, self.known_above = Known(below, like), Known(above, like)
+        self.known_below = [Known(below, like) for _ in range(offsets)]  # of each matrix its own
+        self.known_above = [Known(above, like) for _ in range(offsets)]
         self.ratio = math.sqrt(below.samples / above.samples)
 
     def forward(
@@ -49,8 +50,8 @@ class InfiniteMap:
         """
         c, new, pulled = _revealed(self.e, v, self.r.rows)
         if new is not None:
-            self.u.append(self.known_above.fresh(len(new) * self.offsets))
-            self.known_below.learn(new)
+            self.u.append(_images(self.known_above, len(new)))
+            _learn(self.known_below, new)
         seen = c
         if where is not None:
             inputs = where.writes.shape[1]
@@ -66,8 +67,8 @@ class InfiniteMap:
         """(W* g (n, S), coefficients <F, g> (J, n')) of gradients g (n', S'), W* = (n_below / n_above) W^T (equation 81)"""
         d, new, pushed = _revealed(self.f, g, self.u.rows)
         if new is not None:
-            self.r.append(self.ratio * self.known_below.fresh(len(new) * self.offsets))
-            self.known_above.learn(new)
+            self.r.append(self.ratio * _images(self.known_below, len(new)))
+            _learn(self.known_above, new)
         rows, columns = learned.shape
         along, heard = scale * pushed, d
         along[:columns] += learned.T @ d[:rows]
@@ -75,6 +76,18 @@ class InfiniteMap:
             outputs = where.reads.shape[1]
             along, heard = gathered(along, where.writes, outputs), spread(d, where.writes, outputs)
         return combination(scale * heard, self.r.rows, combination(along, self.e.fields.rows)), d
+
+
+def _images(known: list[Known], directions: int) -> Tensor:
+    """Gaussians of each matrix for new directions, which come first in the order of rows"""
+    if len(known) == 1:
+        return known[0].fresh(directions)
+    return torch.stack([one.fresh(directions) for one in known], 1).flatten(0, 1)
+
+
+def _learn(known: list[Known], directions: Tensor) -> None:
+    for one in known:
+        one.learn(directions)
 
 
 def _revealed(basis: Basis, v: Tensor, others: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

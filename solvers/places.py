@@ -1,4 +1,7 @@
-"""Places: which input position each offset of a filter sees from each output position, of a convolution in any number of dimensions."""
+"""Places: which input position each offset of a filter sees from each output position, of a convolution in any number of dimensions.
+
+With a stride, the offsets fall into phases: those of different phases never see the same position (equation 83).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -13,22 +17,38 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Tables of positions, one past the last for none: of the padding, or of positions that no output sees (equation 83)."""
+    """Tables of positions for the offsets of a phase, one past the last for none: of the padding, or of positions that no output sees."""
 
-    reads: Tensor  # (O, outputs): the input position
+    used: Tensor | None  # the input positions that the phase sees; None for all
+    reads: Tensor  # (O, outputs): the input position, a number within `used`
     writes: Tensor  # (O, inputs): the output position that sees an input at this offset
-    space: tuple[int, ...]  # of the outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """The places of each phase, in the order of `phases`, and the shape of the outputs in space."""
+
+    places: tuple[Places, ...]
+    space: tuple[int, ...]
+
+
+def phases(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[list[int]]:
+    """The numbers of the filter's offsets, those of a phase together"""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, offset in enumerate(product(*map(range, kernel))):
+        found.setdefault(tuple(o * d % s for o, d, s in zip(offset, dilation, stride, strict=True)), []).append(number)
+    return list(found.values())
 
 
 @lru_cache(64)
-def places(
+def convolution(
     space: tuple[int, ...],
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...] | str,
     dilation: tuple[int, ...],
     device: str,
-) -> Places:
+) -> Convolution:
     """Of a convolution as torch's, over an input of this shape in space"""
     seen, valid, out = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool), []
     for size, k, s, before, after, d in zip(space, kernel, stride, *_sides(kernel, padding, dilation), dilation, strict=True):
@@ -38,28 +58,39 @@ def places(
         seen = (seen[:, None, :, None] * size + at[None, :, None, :]).flatten(2).flatten(0, 1)
         valid = (valid[:, None, :, None] & inside[None, :, None, :]).flatten(2).flatten(0, 1)
         out.append(count)
-    inputs, outputs = math.prod(space), math.prod(out)
-    reads = torch.where(valid, seen, inputs)
-    writes = torch.full((len(reads), inputs + 1), outputs)
-    writes.scatter_(1, reads, torch.arange(outputs).expand_as(reads))  # distinct: no offset sees an input twice
-    return Places(reads.to(device), writes[:, :inputs].contiguous().to(device), tuple(out))
+    reads = torch.where(valid, seen, -1)
+    own = [reads[offsets] for offsets in phases(kernel, stride, dilation)]
+    return Convolution(tuple(_places(r, math.prod(space), device) for r in own), tuple(out))
+
+
+def _places(reads: Tensor, inputs: int, device: str) -> Places:
+    used = reads[reads >= 0].unique()
+    number = torch.full((inputs + 1,), len(used))
+    number[used] = torch.arange(len(used))
+    reads = number[reads]  # the last for -1
+    outputs = reads.shape[1]
+    writes = torch.full((len(reads), len(used) + 1), outputs)
+    writes.scatter_(1, reads, torch.arange(outputs).expand_as(reads))  # no offset sees an input from two places
+    return Places(
+        None if len(used) == inputs else used.to(device), reads.to(device), writes[:, :-1].contiguous().to(device)
+    )
 
 
 def spread(c: Tensor, table: Tensor, positions: int) -> Tensor:
     """(K O, B q): what each offset sees from each of q positions, by a table (O, q), of rows c (K, B p) over p `positions`"""
-    rows, offsets = len(c), len(table)
-    seen = torch.nn.functional.pad(c.reshape(rows, -1, positions), (0, 1))[:, :, table]  # (K, B, O, q)
-    return seen.transpose(1, 2).reshape(rows * offsets, -1)
+    rows, batch = len(c), c.shape[1] // positions
+    seen = torch.nn.functional.pad(c.reshape(rows, batch, positions), (0, 1))[:, :, table]  # (K, B, O, q)
+    return seen.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def gathered(a: Tensor, table: Tensor, positions: int) -> Tensor:
     """(J, B q): the sum over offsets of what each sees of its own rows, a (J O, B p)"""
-    offsets, q = table.shape
-    own = torch.nn.functional.pad(a.reshape(len(a) // offsets, offsets, -1, positions), (0, 1))  # (J, O, B, p + 1)
+    offsets, batch = len(table), a.shape[1] // positions
+    own = torch.nn.functional.pad(a.reshape(len(a) // offsets, offsets, batch, positions), (0, 1))  # (J, O, B, p + 1)
     total = own[:, 0][:, :, table[0]]
     for offset in range(1, offsets):
         total += own[:, offset][:, :, table[offset]]
-    return total.reshape(len(total), -1)
+    return total.flatten(1)
 
 
 def _sides(kernel: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int]) -> tuple[list[int], list[int]]:

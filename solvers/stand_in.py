@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from solvers.infinite_map import InfiniteMap
-from solvers.places import Places, places
+from solvers.places import Places, convolution
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Met:
-    """An infinite matrix as a pass meets it: `factor` times it, or times its transpose."""
+    """An infinite matrix as a pass meets it: `factor` times it, or times its transpose. A convolution is one for each phase."""
 
     name: str
     layer: InfiniteMap
@@ -77,15 +77,22 @@ class _Image(torch.autograd.Function):
 
 
 class Matrix(Tensor):
-    """A tensor without numbers, in the shape of a weight; what torch functions do with it is done by `met`."""
+    """A tensor without numbers, in the shape of a weight; what torch functions do with it is done by `met`, for filters by all `phases`."""
 
-    met: Met
+    phases: tuple[Met, ...]
 
     @staticmethod
-    def of(met: Met, shape: tuple[int, ...], dtype: torch.dtype) -> Matrix:
+    def of(phases: tuple[Met, ...], shape: tuple[int, ...], dtype: torch.dtype) -> Matrix:
         matrix = torch.empty(shape, dtype=dtype, device="meta").as_subclass(Matrix)
-        matrix.met = met
+        matrix.phases = phases
         return matrix
+
+    @property
+    def met(self) -> Met:
+        return self.phases[0]
+
+    def changed(self, shape: tuple[int, ...], **new: Any) -> Matrix:
+        return Matrix.of(tuple(replace(met, **new) for met in self.phases), shape, self.dtype)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -134,10 +141,13 @@ def _convolution(dims: int) -> Callable[..., Tensor]:
         several = input if input.ndim == dims + 2 else input[None]
         space, kernel = tuple(several.shape[2:]), tuple(weight.shape[2:])
         pads = padding if isinstance(padding, str) else _each(padding, dims)
-        where = places(space, kernel, _each(stride, dims), pads, _each(dilation, dims), str(input.device))
-        rows = several.movedim(1, -1).reshape(-1, several.shape[1]).contiguous()
-        out = replace(weight.met, where=where)(rows)
-        out = out.reshape(len(several), *where.space, -1)
+        where = convolution(space, kernel, _each(stride, dims), pads, _each(dilation, dims), str(input.device))
+        rows = several.movedim(1, -1).flatten(1, -2)
+        images = [
+            replace(met, where=own)((rows if own.used is None else rows[:, own.used]).flatten(0, 1))
+            for met, own in zip(weight.phases, where.places, strict=True)
+        ]
+        out = sum(images[1:], images[0]).reshape(len(several), *where.space, -1)
         out = (out if bias is None else out + bias).movedim(-1, 1)
         return out if input.ndim == dims + 2 else out[0]
 
@@ -160,7 +170,7 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
 def _turned(matrix: Matrix, *axes: Any) -> Matrix:
     if matrix.ndim != 2 or (axes and {a % 2 for a in (axes[0] if isinstance(axes[0], tuple) else axes)} != {0, 1}):
         raise _unknown(matrix, "permute")
-    return Matrix.of(replace(matrix.met, turned=not matrix.met.turned), tuple(matrix.shape)[::-1], matrix.dtype)
+    return matrix.changed(tuple(matrix.shape)[::-1], turned=not matrix.met.turned)
 
 
 def _permuted(matrix: Matrix, *axes: Any) -> Matrix:
@@ -172,7 +182,7 @@ def _times(left: Any, right: Any) -> Matrix:
     matrix, number = (left, right) if isinstance(left, Matrix) else (right, left)
     if not isinstance(number, (int, float)):
         raise _unknown(matrix, "a product with a tensor")
-    return Matrix.of(replace(matrix.met, factor=matrix.met.factor * number), tuple(matrix.shape), matrix.dtype)
+    return matrix.changed(tuple(matrix.shape), factor=matrix.met.factor * number)
 
 
 def _over(matrix: Any, number: Any) -> Matrix:
