@@ -86,10 +86,10 @@ class ModuleNetworks:
             if isinstance(rows, Tensor):
                 return ModulePass(self.outputs(leaves, self.data.x[rows]), leaves, self.data.y[rows])
             f = self.outputs(leaves, self.data.x)
-        if rows == EVERYWHERE and self.data.x_test is not None:
-            with torch.no_grad():
-                f_test = self.outputs(state, self.data.x_test)
-            f = torch.cat([f, f_test], 1)
+            if rows == EVERYWHERE and self.data.x_test is not None:
+                with torch.no_grad():
+                    f_test = self.outputs(state, self.data.x_test)
+                f = torch.cat([f, f_test], 1)
         return ModulePass(f, leaves, self.data.y)
 
     def backward(self, passed: ModulePass) -> State:

@@ -128,9 +128,10 @@ class ModuleLimit:
         with torch.set_grad_enabled(differentiated):
             weights = {n: t * self.units[n].multiplier for n, t in own.items()} | given
             f = self._outputs(weights, learned, scale, x, record)
-        if not isinstance(rows, Tensor) and rows == EVERYWHERE and self.data.x_test is not None:
-            with torch.no_grad():
-                f = torch.cat([f, self._outputs(weights, learned, scale, self.data.x_test, Record())])
+            if not isinstance(rows, Tensor) and rows == EVERYWHERE and self.data.x_test is not None:
+                with torch.no_grad():
+                    f_test = self._outputs(weights, learned, scale, self.data.x_test, Record())
+                f = torch.cat([f, f_test])
         return LimitPass(f, y, own, [t.shape for t in learned.values()], record)
 
     def backward(self, passed: LimitPass) -> State:

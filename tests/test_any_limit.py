@@ -1,0 +1,353 @@
+"""The limit of modules: against the sweep of perceptrons, exactly where it is exact, and against real networks of growing width."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import meanfield as mf
+import solvers.infinite_dense
+from meanfield.network.architecture import Architecture
+from solvers import CausalDMFT
+from solvers.any_finite import ModuleNetworks, Samples
+from solvers.any_limit import ModuleLimit, Numerics
+from solvers.inputs import EVERYWHERE
+from solvers.integrator import weighted
+from tests.any_networks import Convolutional, Language, Perceptron, Recurrent, Residual, digits, text
+
+SINGLE, DOUBLE = torch.empty(0), torch.empty(0, dtype=torch.float64)
+SQUARED = mf.losses.loss("squared")
+
+
+def limit(build, data, gamma0=1.5, loss=SQUARED, like=SINGLE, **numerics):
+    network = build if isinstance(build, Architecture) else Architecture(build)
+    return ModuleLimit(network, mf.mean_field(gamma0), data, loss, like, Numerics(**numerics))
+
+
+def trained(method, eta, steps):
+    """f (steps + 1, P + P_test, ..) in float64"""
+    state, fs = method.initial_state(), []
+    for step in range(steps + 1):
+        passed = method.forward(state, EVERYWHERE, step < steps)
+        fs.append(passed.f.detach().double())
+        if step < steps:
+            state = weighted((1.0, eta), (state, method.backward(passed)))
+    return torch.stack(fs)
+
+
+def exactly(build, data, eta=0.3, steps=8, **numerics):
+    return trained(limit(build, data, like=DOUBLE, exact=True, samples=400, **numerics), eta, steps)
+
+
+def networks_of(build, data, width, seeds, eta, steps, gamma0=1.5, loss=SQUARED):
+    """f (seeds, steps + 1, P, ..) of real networks"""
+    network = build if isinstance(build, Architecture) else Architecture(build)
+    method = ModuleNetworks(network, mf.mean_field(gamma0), width, range(seeds), data, loss, SINGLE)
+    state, fs = method.initial_state(), []
+    for step in range(steps + 1):
+        passed = method.forward(state, EVERYWHERE, step < steps)
+        fs.append(passed.f.detach().double())
+        if step < steps:
+            state = tuple(t + eta * v for t, v in zip(state, method.backward(passed), strict=True))
+    return torch.stack(fs, 1)
+
+
+def off(found, right):
+    return float((found - right).norm() / right.norm())
+
+
+# -- perceptrons -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("phi", "depth"), [("tanh", 2), ("relu", 3)])
+def test_perceptrons_agree_with_the_sweep_within_the_error_over_seeds(phi, depth):
+    x, y = digits(6)
+    problem = mf.Problem(
+        mf.Dataset(x=x, y=y), mf.Network(depth, phi), mf.mean_field(1.5), mf.Training(0.5, 15)
+    )
+    build = lambda n: Perceptron(n, 64, depth=depth, phi=getattr(torch, phi))  # noqa: E731
+    new = torch.stack([trained(limit(build, Samples(x, y), samples=2048, seed=s), 0.5, 15) for s in range(4)])
+    old = torch.stack([CausalDMFT(samples=2048, seed=s, progress=False)(problem).f.double() for s in range(4)])
+    error = float(((new.var(0) + old.var(0)) / 4).sum().sqrt())
+    assert float((new.mean(0) - old.mean(0)).norm()) < 2 * error
+    assert error < 0.005 * float(old.norm())
+    assert float(new[:, 0].abs().max()) < 1e-6
+
+
+def test_linear_perceptrons_are_exact_with_biases_deviations_and_test_points():
+    data = mf.single_index_teacher(n_train=6, n_test=3, inputs=3, seed=1)
+    network = mf.Network(3, "linear", weight_std=1.2, bias_std=0.3)
+    right = CausalDMFT(samples=400, progress=False)(
+        mf.Problem(data, network, mf.mean_field(1.5), mf.Training(0.3, 8))
+    )
+    build = lambda n: Perceptron(n, 3, depth=3, phi=lambda h: h, bias=True)  # noqa: E731
+    std = {"*.weight": 1.2, "read.bias": 0.3, "mix.*.bias": 0.3}
+    # a readout bias starts at 0 in the limit and moves at the rate 0.3^2
+    architecture = Architecture(build, std, rate={"out.bias": 0.3**2})
+    f = exactly(architecture, Samples(data.x, data.y, data.x_test))
+    torch.testing.assert_close(f, torch.cat([right.f, right.f_test], 1), rtol=1e-9, atol=1e-10)
+    assert float(f[-1].abs().max()) > 0.1
+
+
+# -- the ways in which a module may meet a matrix, exactly --------------------------------------------------------------------
+
+
+def chain(meet):
+    """A linear network with a matrix of its own between two layers"""
+
+    class Net(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.read, self.out = nn.Linear(3, n, bias=False), nn.Linear(n, 1, bias=False)
+            self.w = nn.Parameter(torch.empty(n, n))
+
+        def forward(self, x):
+            return self.out(meet(self.read(x), self.w))
+
+    return Net
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [
+        lambda h, w: h @ w,
+        lambda h, w: h @ w.T,
+        lambda h, w: (w @ h.T).T,
+        lambda h, w: torch.einsum("pi,ij->pj", h, w),
+        lambda h, w: torch.einsum("ji,pi->pj", w, h),
+        lambda h, w: F.linear(h, w.t()),
+        lambda h, w: 2 * F.linear(h, w / 2),
+        lambda h, w: torch.matmul(h, w.transpose(0, 1) * 0.5) * 2,
+        lambda h, w: torch.stack([w @ row for row in h]),
+        lambda h, w: F.linear(h[:, None], w)[:, 0],
+    ],
+)
+def test_every_way_to_multiply_by_a_matrix_is_the_same_network(meet):
+    data = mf.single_index_teacher(n_train=5, inputs=3, seed=2)
+    samples = Samples(data.x, data.y)
+    right = exactly(lambda n: Perceptron(n, phi=lambda h: h), samples)
+    torch.testing.assert_close(exactly(chain(meet), samples), right, rtol=1e-9, atol=1e-10)
+    assert float(right[-1].abs().max()) > 0.1
+
+
+def test_a_matrix_and_its_transpose_in_one_network_against_wide_networks():
+    """h -> W^T W h: the mean over networks of width 512 agrees within three standard errors and a bias of order 1/n"""
+    data = mf.single_index_teacher(n_train=4, inputs=3, seed=2)
+    build = chain(lambda h, w: torch.tanh(h @ w) @ w.T)
+    found = torch.stack(
+        [trained(limit(build, Samples(data.x, data.y), samples=4096, seed=s), 0.3, 8) for s in range(3)]
+    )
+    nets = networks_of(build, Samples(data.x, data.y), 512, 24, 0.3, 8)
+    error = float((nets.var(0) / 24 + found.var(0) / 3).sum().sqrt())
+    assert float((nets.mean(0) - found.mean(0)).norm()) < 3 * error
+    assert error < 0.02 * float(found.mean(0).norm())
+
+
+@pytest.mark.parametrize(
+    ("meet", "what"),
+    [
+        (lambda h, w: h @ F.normalize(w), "needs its entries"),
+        (lambda h, w: h @ (w + h.mean()), "needs its entries"),
+        (lambda h, w: h @ w[:3].T, "needs its entries"),
+        (lambda h, w: h @ (w @ w), "two matrices"),
+        (lambda h, w: h @ (w * h.mean()), "product with a tensor"),
+        (lambda h, w: torch.einsum("pi,ij->p", h, w), "einsum"),
+        (lambda h, w: h @ w.relu(), "needs its entries"),
+    ],
+)
+def test_what_needs_the_entries_of_a_matrix_is_refused(meet, what):
+    data = mf.single_index_teacher(n_train=4, inputs=3, seed=2)
+    with pytest.raises(ValueError, match="'w' between two wide axes must multiply fields.*") as error:
+        limit(chain(meet), Samples(data.x, data.y), samples=64).initial_state()
+    assert what in str(error.value)
+
+
+# -- convolutions, exactly -----------------------------------------------------------------------------------------------------
+
+
+class Filtered(nn.Module):
+    """Linear: an input layer at each position, a filter, the mean over positions."""
+
+    def __init__(self, n, **geometry):
+        super().__init__()
+        self.read, self.mix = nn.Conv1d(2, n, 1, bias=False), nn.Conv1d(n, n, bias=False, **geometry)
+        self.out = nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        return self.out(self.mix(self.read(x)).mean(2))
+
+
+def line(positions, samples=4):
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(samples, 2, positions, generator=g, dtype=torch.float64)
+    return x, torch.randn(samples, 1, generator=g, dtype=torch.float64)
+
+
+def test_a_filter_on_equal_positions_is_one_matrix():
+    x, y = line(1)
+    dense = exactly(lambda n: Perceptron(n, 2, phi=lambda h: h), Samples(x[:, :, 0], y))
+    filtered = exactly(lambda n: Filtered(n, kernel_size=3), Samples(x.expand(-1, -1, 3).contiguous(), y))
+    torch.testing.assert_close(filtered, dense, rtol=1e-9, atol=1e-10)
+
+
+def test_a_filter_of_which_one_offset_sees_something_is_a_smaller_matrix():
+    x, y = line(1)
+    dense = exactly(
+        Architecture(lambda n: Perceptron(n, 2, phi=lambda h: h), {"mix.0.weight": 1 / math.sqrt(3)}), Samples(x[:, :, 0], y)
+    )
+    filtered = exactly(lambda n: Filtered(n, kernel_size=3), Samples(F.pad(x, (1, 1)), y))
+    torch.testing.assert_close(filtered, dense, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [(3, 2, 1, 1), (2, 3, 0, 1), (3, 2, 2, 2), (2, 2, 0, 1)])
+def test_a_stride_leaves_out_positions_of_the_same_filter(kernel, stride, padding, dilation):
+    """One basis for each phase against one for all offsets: the same network, without sampling error"""
+    x, y = line(7)
+
+    class Thinned(Filtered):
+        def forward(self, x):
+            return self.out(self.mix(self.read(x))[:, :, ::stride].mean(2))
+
+    given = dict(kernel_size=kernel, padding=padding, dilation=dilation)
+    found = exactly(lambda n: Filtered(n, stride=stride, **given), Samples(x, y))
+    right = exactly(lambda n: Thinned(n, **given), Samples(x, y))
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
+    assert float(right[-1].abs().max()) > 0.1
+
+
+def test_a_filter_as_large_as_its_input_is_a_matrix_on_flattened_features():
+    """An axis of 4n, neurons times positions: within the error over seeds"""
+    x, y = line(4)
+
+    class Whole(nn.Module):
+        def __init__(self, n, flat):
+            super().__init__()
+            self.read, self.flat = nn.Conv1d(2, n, 1, bias=False), flat
+            self.mix = nn.Linear(4 * n, n, bias=False) if flat else nn.Conv1d(n, n, 4, bias=False)
+            self.out = nn.Linear(n, 1, bias=False)
+
+        def forward(self, x):
+            h = torch.tanh(self.read(x))
+            return self.out(torch.tanh(self.mix(h.flatten(1)) if self.flat else self.mix(h)[:, :, 0]))
+
+    both = [
+        torch.stack([trained(limit(lambda n: Whole(n, flat), Samples(x, y), samples=2048, seed=s), 0.5, 12) for s in range(4)])  # noqa: B023
+        for flat in (True, False)
+    ]
+    error = float(sum(f.var(0) / 4 for f in both).sum().sqrt())
+    assert float((both[0].mean(0) - both[1].mean(0)).norm()) < 2 * error
+    assert error < 0.01 * float(both[0].mean(0).norm())
+
+
+# -- against real networks -----------------------------------------------------------------------------------------------------
+
+CASES = {
+    "tanh convolution": (lambda n: Convolutional(n, torch.tanh), lambda: digits(4, True), 0.5, 8),
+    "relu convolution": (Convolutional, lambda: digits(4, True), 0.5, 8),
+    "recurrent": (Recurrent, lambda: digits(4), 0.5, 8),
+    "residual": (Residual, lambda: digits(4), 0.1, 8),
+    "language": (Language, text, 0.1, 8),
+}
+
+
+def loss_of(case):
+    return mf.losses.loss("cross_entropy" if case == "language" else "squared")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_mean_over_networks_agrees_with_the_limit_and_not_without_responses(case, monkeypatch):
+    build, data, eta, steps = CASES[case]
+    data, loss, seeds = Samples(*data()), loss_of(case), 24
+
+    def sweep(seed):
+        return trained(limit(build, data, 1.5, loss, samples=2048, seed=seed), eta, steps)
+
+    found = torch.stack([sweep(seed) for seed in range(2)])
+    nets = networks_of(build, data, 256, seeds, eta, steps, loss=loss)
+    error = float((nets.var(0) / seeds + found.var(0) / 2).sum().sqrt())
+    bias = float(nets.var(0).sum().sqrt()) / math.sqrt(256)  # of order 1/n, as one network's error is of order 1/sqrt(n)
+    difference = float((nets.mean(0) - found.mean(0)).norm())
+    whole = solvers.infinite_dense.Basis.reveal_beside
+
+    def deaf(self, v, others):
+        c, new, beside = whole(self, v, others)
+        return c, new, torch.zeros_like(beside)
+
+    monkeypatch.setattr(solvers.infinite_dense.Basis, "reveal_beside", deaf)
+    without = float((nets.mean(0) - sweep(0)).norm())
+    print(case, difference, error, bias, without, float(found.norm()))
+    assert difference < 2 * error + 2 * bias
+    assert without > 4 * difference
+
+
+# -- start and derivatives ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["relu convolution", "residual", "language"])
+def test_outputs_vanish_at_the_start_at_all_points(case):
+    x, y = CASES[case][1]()
+    method = limit(CASES[case][0], Samples(x[:3], y[:3], x[3:]), loss=loss_of(case), samples=1024)
+    f = method.forward(method.initial_state(), EVERYWHERE, False).f
+    assert f.shape[0] == len(x)
+    assert float(f.detach().abs().max()) < 1e-6
+
+
+def test_the_velocity_of_what_is_learned_is_minus_the_gradient_of_the_loss():
+    """Entries of L moved by hand, for a filter with a stride and a matrix that is used at several times"""
+    for build, data in ((Convolutional, digits(3, True)), (Recurrent, digits(3))):
+        method = limit(build, Samples(*data), like=DOUBLE, samples=256, tolerance=1e-6, coarse=1e-6)
+        state = method.initial_state()
+        for _ in range(3):
+            state = weighted((1.0, 0.5), (state, method.backward(method.forward(state, slice(0, 3), True))))
+        velocity = method.backward(method.forward(state, slice(0, 3), True))
+        state = weighted((1.0, 0.0), (state, velocity))  # in its size
+        for k, name in enumerate(method.learning, 1):
+            rate = method.units[name.partition("[")[0]].rate / method.layers[name].above.samples
+            large = velocity[k].abs().flatten().topk(2).indices
+            for at in [divmod(int(i), velocity[k].shape[1]) for i in large]:
+                loss = []
+                for sign in (1, -1):
+                    moved = [t.clone() for t in state]
+                    moved[k][at] += sign * 1e-4
+                    loss.append(float(SQUARED.value(method.forward(tuple(moved), slice(0, 3), False).f, data[1]).mean()))
+                assert float(velocity[k][at]) == pytest.approx(-rate * (loss[0] - loss[1]) / 2e-4, rel=1e-4)
+
+
+def test_axes_of_one_size_have_independent_draws():
+    """Where the fields of two axes meet neuron by neuron, stratification must not make them alike"""
+    x, y = text()
+    method = limit(Language, Samples(x, y), loss=loss_of("language"), samples=4096)
+    state = dict(zip(method.own, method.initial_state()[1 + len(method.learning) :], strict=True))
+    rows = [state["tok.weight"], state["pos.weight"], state["head.weight"]]
+    rows += [method.layers[f"block.{name}.weight"].u.rows[:8] for name in ("q", "k", "v", "o")]
+    for one, two in itertools.combinations(rows, 2):
+        for power in (1, 2):
+            a, b = (t.double() ** power for t in (one, two))
+            a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+            z = a @ b.T / 4096 / (a.std(1)[:, None] * b.std(1)) * 64
+            assert float(z.abs().max()) < 5
+
+
+def test_author_s_vectors_start_as_they_are_but_for_biases_that_shrink_with_the_width():
+    class Net(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.read, self.mix, self.out = nn.Linear(3, n), nn.Linear(n, n), nn.Linear(n, 1)
+            self.gain, self.shift = nn.Parameter(torch.rand(n)), nn.Parameter(torch.full((n,), 0.5))
+
+        def forward(self, x):
+            return self.out(torch.tanh(self.mix(self.gain * torch.tanh(self.read(x)) + self.shift)))
+
+    data = mf.single_index_teacher(n_train=4, inputs=3, seed=2)
+    method = limit(Architecture(Net, frozen=("mix.weight",)), Samples(data.x, data.y), samples=1024)
+    state = method.initial_state()
+    assert method.learning == []
+    own = dict(zip(method.own, state[1:], strict=True))
+    assert float(own["mix.bias"].abs().max()) == 0
+    assert float(own["out.bias"].abs().max()) == 0
+    assert float(own["read.bias"].std()) == pytest.approx(1 / 3, rel=0.1)  # uniform up to 1 / sqrt(3)
+    assert torch.all(own["shift"] == 0.5)
+    assert 0 < float(own["gain"].min()) < float(own["gain"].max()) < 1
