@@ -108,10 +108,13 @@ class ModuleLimit:
         start = _Start(self)
         learned = {name: self.like.new_zeros(0, 0) for name in self.learning}
         given = {name: Unmet.of(start, p) for name, p in start.drawn.items()} | start.undrawn()
+        points = [x for x in (self.data.x, self.data.x_test) if x is not None]
         with torch.no_grad():
-            for x in (self.data.x, self.data.x_test):
-                if x is not None:
-                    self._outputs(given, learned, 1.0, x, Record())
+            for x in points:
+                self._outputs(given, learned, 1.0, x, Record())
+            start.spans.clear()  # what later points revealed has moved the fields of earlier ones, within the tolerance
+            for x in points:
+                self._outputs(given, learned, 1.0, x, Record())
         theta = start.finished()
         self.constant = {name: t for name, t in theta.items() if name not in self.own}
         return (self.like.new_ones(()), *learned.values(), *(theta[name] for name in self.own))

@@ -38,8 +38,9 @@ def trained(method, eta, steps):
     return torch.stack(fs)
 
 
-def exactly(build, data, eta=0.3, steps=8, **numerics):
-    return trained(limit(build, data, like=DOUBLE, exact=True, samples=400, **numerics), eta, steps)
+def exactly(build, data, eta=0.3, steps=8):
+    fine = dict(tolerance=1e-11, coarse=1e-11)
+    return trained(limit(build, data, like=DOUBLE, exact=True, samples=600, **fine), eta, steps)
 
 
 def networks_of(build, data, width, seeds, eta, steps, gamma0=1.5, loss=SQUARED):
@@ -215,7 +216,7 @@ def test_a_stride_leaves_out_positions_of_the_same_filter(kernel, stride, paddin
     found = exactly(lambda n: Filtered(n, stride=stride, **given), Samples(x, y))
     right = exactly(lambda n: Thinned(n, **given), Samples(x, y))
     torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
-    assert float(right[-1].abs().max()) > 0.1
+    assert float(right[-1].abs().max()) > 0.05
 
 
 def test_a_filter_as_large_as_its_input_is_a_matrix_on_flattened_features():
@@ -244,12 +245,12 @@ def test_a_filter_as_large_as_its_input_is_a_matrix_on_flattened_features():
 
 # -- against real networks -----------------------------------------------------------------------------------------------------
 
-CASES = {
-    "tanh convolution": (lambda n: Convolutional(n, torch.tanh), lambda: digits(4, True), 0.5, 8),
-    "relu convolution": (Convolutional, lambda: digits(4, True), 0.5, 8),
-    "recurrent": (Recurrent, lambda: digits(4), 0.5, 8),
-    "residual": (Residual, lambda: digits(4), 0.1, 8),
-    "language": (Language, text, 0.1, 8),
+CASES = {  # builder, data, eta, gamma0
+    "tanh convolution": (lambda n: Convolutional(n, torch.tanh), lambda: digits(4, True), 0.5, 1.5),
+    "relu convolution": (Convolutional, lambda: digits(4, True), 0.5, 1.5),
+    "recurrent": (Recurrent, lambda: digits(4), 0.5, 1.5),
+    "residual": (Residual, lambda: digits(4), 0.1, 1.5),
+    "language": (Language, text, 0.1, 4.0),
 }
 
 
@@ -259,16 +260,16 @@ def loss_of(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_mean_over_networks_agrees_with_the_limit_and_not_without_responses(case, monkeypatch):
-    build, data, eta, steps = CASES[case]
-    data, loss, seeds = Samples(*data()), loss_of(case), 24
+    build, data, eta, gamma0 = CASES[case]
+    data, loss, width, seeds, steps = Samples(*data()), loss_of(case), 128, 64 if case == "language" else 32, 6
 
     def sweep(seed):
-        return trained(limit(build, data, 1.5, loss, samples=2048, seed=seed), eta, steps)
+        return trained(limit(build, data, gamma0, loss, samples=2048, seed=seed), eta, steps)
 
     found = torch.stack([sweep(seed) for seed in range(2)])
-    nets = networks_of(build, data, 256, seeds, eta, steps, loss=loss)
+    nets = networks_of(build, data, width, seeds, eta, steps, gamma0, loss)
     error = float((nets.var(0) / seeds + found.var(0) / 2).sum().sqrt())
-    bias = float(nets.var(0).sum().sqrt()) / math.sqrt(256)  # of order 1/n, as one network's error is of order 1/sqrt(n)
+    bias = float(nets.var(0).sum().sqrt()) / math.sqrt(width)  # of order 1/n, as one network's error is of order 1/sqrt(n)
     difference = float((nets.mean(0) - found.mean(0)).norm())
     whole = solvers.infinite_dense.Basis.reveal_beside
 
@@ -278,9 +279,8 @@ def test_the_mean_over_networks_agrees_with_the_limit_and_not_without_responses(
 
     monkeypatch.setattr(solvers.infinite_dense.Basis, "reveal_beside", deaf)
     without = float((nets.mean(0) - sweep(0)).norm())
-    print(case, difference, error, bias, without, float(found.norm()))
-    assert difference < 2 * error + 2 * bias
-    assert without > 4 * difference
+    assert difference < 2 * (error + bias)
+    assert without > 3 * (error + bias)
 
 
 # -- start and derivatives ------------------------------------------------------------------------------------------------------
@@ -289,15 +289,15 @@ def test_the_mean_over_networks_agrees_with_the_limit_and_not_without_responses(
 @pytest.mark.parametrize("case", ["relu convolution", "residual", "language"])
 def test_outputs_vanish_at_the_start_at_all_points(case):
     x, y = CASES[case][1]()
-    method = limit(CASES[case][0], Samples(x[:3], y[:3], x[3:]), loss=loss_of(case), samples=1024)
+    method = limit(CASES[case][0], Samples(x[:3], y[:3], x[3:]), loss=loss_of(case), like=DOUBLE, samples=1024)
     f = method.forward(method.initial_state(), EVERYWHERE, False).f
     assert f.shape[0] == len(x)
-    assert float(f.detach().abs().max()) < 1e-6
+    assert float(f.detach().abs().max()) < 1e-9
 
 
 def test_the_velocity_of_what_is_learned_is_minus_the_gradient_of_the_loss():
     """Entries of L moved by hand, for a filter with a stride and a matrix that is used at several times"""
-    for build, data in ((Convolutional, digits(3, True)), (Recurrent, digits(3))):
+    for build, data in ((CASES["tanh convolution"][0], digits(3, True)), (Recurrent, digits(3))):
         method = limit(build, Samples(*data), like=DOUBLE, samples=256, tolerance=1e-6, coarse=1e-6)
         state = method.initial_state()
         for _ in range(3):
@@ -313,7 +313,7 @@ def test_the_velocity_of_what_is_learned_is_minus_the_gradient_of_the_loss():
                     moved = [t.clone() for t in state]
                     moved[k][at] += sign * 1e-4
                     loss.append(float(SQUARED.value(method.forward(tuple(moved), slice(0, 3), False).f, data[1]).mean()))
-                assert float(velocity[k][at]) == pytest.approx(-rate * (loss[0] - loss[1]) / 2e-4, rel=1e-4)
+                assert float(velocity[k][at]) == pytest.approx(-rate * (loss[0] - loss[1]) / 2e-4, rel=1e-6)
 
 
 def test_axes_of_one_size_have_independent_draws():
