@@ -27,13 +27,16 @@ class Samples:
 
     def to(self, like: Tensor) -> Samples:
         """On a device, real numbers in a precision; integers stay integers"""
-        x, x_test = (None if t is None else t.to(like.device, like.dtype if t.is_floating_point() else None) for t in (self.x, self.x_test))
+        x, x_test = (
+            None if t is None else t.to(like.device, like.dtype if t.is_floating_point() else None)
+            for t in (self.x, self.x_test)
+        )
         return Samples(x, self.y.to(like), x_test)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class ModulePass:
-    """Outputs f (E, n, ..., C), which remember the parameters `leaves` they came from, and targets y of the training samples, which are first"""
+    """Outputs f (E, n, ..., C), which remember the `leaves` they came from, and targets y of the training samples, which are first."""
 
     f: Tensor
     leaves: State

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,11 +53,12 @@ class LimitPass:
     y: Tensor
     leaves: dict[str, Tensor]  # theta of the module's own parameters, which autograd follows
     shapes: list[torch.Size]  # of L
-    record: Record = field(default_factory=Record)
+    record: Record
 
 
 class ModuleLimit:
-    """One network in the limit. The state: a scale of all W0 (weight decay), L of each trained matrix, theta of other trained parameters.
+    """One network in the limit. The state: L of each trained matrix, theta of other trained parameters, and how much is left of each W0
+    (float64, on the CPU).
 
     Bases and images are this object's own: they are what is known of the infinite matrices, and only grow.
     """
@@ -65,7 +66,7 @@ class ModuleLimit:
     def __init__(
         self, network: Architecture, scaling: Scaling, data: Samples, loss: Loss, like: Tensor, numerics: Numerics
     ) -> None:
-        scaling.measure_limit()  # refuses those without such a limit
+        self.gain = scaling.measure_limit()[0]  # sigma n; refuses scalings without such a limit
         self.network, self.loss, self.like, self.numerics = network, loss, like, numerics
         self.data, width = data.to(like), numerics.samples
         self.units = units(network, scaling, width)
@@ -101,6 +102,16 @@ class ModuleLimit:
                 self.sources[size] = make(size, seeded(n.seed, size) % 2**32, *where)
         return self.sources[size]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the state's tensors"""
+        return (*(f"learned_{name}" for name in self.learning), *self.own, "scales")
+
+    @property
+    def _nowhere(self) -> Record:
+        """For passes of which nothing is kept"""
+        return Record(self.like.new_zeros(()))
+
     # -- start -----------------------------------------------------------------------------------------------------------
 
     def initial_state(self) -> State:
@@ -111,29 +122,30 @@ class ModuleLimit:
         points = [x for x in (self.data.x, self.data.x_test) if x is not None]
         with torch.no_grad():
             for x in points:
-                self._outputs(given, learned, 1.0, x, Record())
+                self._outputs(given, learned, {}, x, self._nowhere)
             start.spans.clear()  # what later points revealed has moved the fields of earlier ones, within the tolerance
             for x in points:
-                self._outputs(given, learned, 1.0, x, Record())
+                self._outputs(given, learned, {}, x, self._nowhere)
         theta = start.finished()
         self.constant = {name: t for name, t in theta.items() if name not in self.own}
-        return (self.like.new_ones(()), *learned.values(), *(theta[name] for name in self.own))
+        scales = torch.ones(len(self.learning), dtype=torch.float64)
+        return (*learned.values(), *(theta[name] for name in self.own), scales)
 
     # -- one step --------------------------------------------------------------------------------------------------------
 
     def forward(self, state: State, rows: Rows, differentiated: bool = True) -> LimitPass:
-        scale, count = state[0], 1 + len(self.learning)
-        learned = dict(zip(self.learning, state[1:count], strict=True))
-        own = {n: t.detach().requires_grad_(differentiated) for n, t in zip(self.own, state[count:], strict=True)}
+        count, scales = len(self.learning), dict(zip(self.learning, state[-1].tolist(), strict=True))
+        learned = dict(zip(self.learning, state[:count], strict=True))
+        own = {n: t.detach().requires_grad_(differentiated) for n, t in zip(self.own, state[count:-1], strict=True)}
         given = {n: t * self.units[n].multiplier for n, t in self.constant.items()}
         x, y = (t[rows] if isinstance(rows, Tensor) else t for t in (self.data.x, self.data.y))
-        record = Record()
+        record = Record(self.like.new_zeros(()).requires_grad_(differentiated))
         with torch.set_grad_enabled(differentiated):
             weights = {n: t * self.units[n].multiplier for n, t in own.items()} | given
-            f = self._outputs(weights, learned, scale, x, record)
+            f = self._outputs(weights, learned, scales, x, record)
             if not isinstance(rows, Tensor) and rows == EVERYWHERE and self.data.x_test is not None:
                 with torch.no_grad():
-                    f_test = self._outputs(weights, learned, scale, self.data.x_test, Record())
+                    f_test = self._outputs(weights, learned, scales, self.data.x_test, self._nowhere)
                 f = torch.cat([f, f_test])
         return LimitPass(f, y, own, [t.shape for t in learned.values()], record)
 
@@ -141,14 +153,34 @@ class ModuleLimit:
         """Minus the gradient of the loss times the rates; of a matrix as dL (equation 84)"""
         with torch.enable_grad():
             loss = self.loss.value(passed.f[: len(passed.y)], passed.y).mean()
-        passed.record.traces.clear()
-        leaves = tuple(passed.leaves.values())
-        slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
+        slopes = self._slopes(passed, loss, False)
         own = [
             leaf.new_zeros(leaf.shape) if slope is None else slope.mul_(-self.units[name].rate)
             for (name, leaf), slope in zip(passed.leaves.items(), slopes, strict=True)
         ]
-        return (self.like.new_zeros(()), *self._learning(passed), *own)
+        return (*self._learning(passed), *own, torch.zeros(len(self.learning), dtype=torch.float64))
+
+    def _slopes(self, passed: LimitPass, of: Tensor, again: bool) -> tuple[Tensor | None, ...]:
+        """Derivatives in the pass's leaves; the record has the traces. again: whether the pass will be asked for others"""
+        passed.record.traces.clear()
+        leaves = (*passed.leaves.values(), passed.record.anchor)
+        return torch.autograd.grad(of, leaves, retain_graph=again, allow_unused=True)[:-1]
+
+    def noted(self, passed: LimitPass) -> dict[str, Tensor]:
+        """Coefficients of the features that enter each matrix, "Phi name" (K, n), and of the gradients that leave it for each of C outputs,
+        "G name" (J, C n), over rows and calls (equation 88); those of a filter with a stride by phase
+        """
+        found = {f"Phi {name}": _beside(calls) for name, calls in passed.record.features.items()}
+        if not passed.f.requires_grad:
+            return found
+        gradients: dict[str, list[Tensor]] = {}
+        nominal = self.numerics.samples / self.gain  # 1 / sigma
+        for output in passed.f[: len(passed.y)].flatten(1).unbind(1):
+            self._slopes(passed, output.sum(), True)
+            for trace in reversed(passed.record.traces):
+                scale = nominal / self.layers[trace.name].above.samples
+                gradients.setdefault(trace.name, []).append(scale * trace.d)
+        return found | {f"G {name}": _beside(parts) for name, parts in gradients.items()}
 
     def _learning(self, passed: LimitPass) -> list[Tensor]:
         found = {name: self.like.new_zeros(shape) for name, shape in zip(self.learning, passed.shapes, strict=True)}
@@ -168,18 +200,26 @@ class ModuleLimit:
         self,
         weights: Mapping[str, Tensor],
         learned: Mapping[str, Tensor],
-        scale: float | Tensor,
+        scales: Mapping[str, float],
         x: Tensor,
         record: Record,
     ) -> Tensor:
         width, given, empty = self.numerics.samples, dict(weights), self.like.new_zeros(0, 0)
         for name, p in self.matrices.items():
             factor = self.units[name].multiplier * math.sqrt(p.below.at(width))
-            own = (scale if self.units[name].rate else 1.0, factor, record)
-            met = tuple(Met(part, q, learned.get(part, empty), *own) for part, q in self.phases[name].items())
+            met = tuple(
+                Met(part, q, learned.get(part, empty), scales.get(part, 1.0), factor, record)
+                for part, q in self.phases[name].items()
+            )
             given[name] = Matrix.of(met, p.shape(width), self.like.dtype)
         with written_for(self.like):
             return self.skeleton(given, x)
+
+
+def _beside(parts: Sequence[Tensor]) -> Tensor:
+    """(K, n) of all, zeros below where a basis was still smaller"""
+    most = max(map(len, parts))
+    return torch.cat([F.pad(part, (0, 0, 0, most - len(part))) for part in parts], 1)
 
 
 class _Start:
@@ -294,7 +334,9 @@ def _seen(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor |
     return _patches(x, weight, *args[3:], **{k: v for k, v in kwargs.items() if k not in ("bias", "groups")})
 
 
-def _patches(x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1) -> Tensor:
+def _patches(
+    x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1
+) -> Tensor:
     """(n, fan_in) what a filter sees at each position: the convolution with unit filters"""
     del groups
     fan_in = math.prod(weight.shape[1:])

@@ -42,7 +42,7 @@ class InfiniteMap:
         self.ratio = math.sqrt(below.samples / above.samples)
 
     def forward(
-        self, v: Tensor, learned: Tensor, scale: float | Tensor, where: Places | None = None
+        self, v: Tensor, learned: Tensor, scale: float = 1.0, where: Places | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(W v (n', S'), coefficients <E, v> (K, n), what each offset sees of them (K O, n')) of features v (n, S)
 
@@ -62,7 +62,7 @@ class InfiniteMap:
         return combination(along, self.f.fields.rows, combination(scale * seen, self.u.rows)), c, seen
 
     def backward(
-        self, g: Tensor, learned: Tensor, scale: float | Tensor, where: Places | None = None
+        self, g: Tensor, learned: Tensor, scale: float = 1.0, where: Places | None = None
     ) -> tuple[Tensor, Tensor]:
         """(W* g (n, S), coefficients <F, g> (J, n')) of gradients g (n', S'), W* = (n_below / n_above) W^T (equation 81)"""
         d, new, pushed = _revealed(self.f, g, self.u.rows)

@@ -25,12 +25,16 @@ class Skeleton:
         least = int(min(sizes, default=np.inf)) if sum(sizes) > FULLY_MADE else FULLY_MADE**2
         net = made(network.build, width, least, seed)
         undrawn = {name for name, unit in units.items() if not unit.drawn}
-        if any(p.is_meta for name, p in net.named_parameters() if name in undrawn) or any(b.is_meta for b in net.buffers()):
+        if any(p.is_meta for name, p in net.named_parameters() if name in undrawn) or any(
+            b.is_meta for b in net.buffers()
+        ):
             net = made(network.build, width, FULLY_MADE**2, seed)
         self.starts = {name: p.detach().to(like) for name, p in net.named_parameters() if name in undrawn}
         for name, buffer in net.named_buffers():
             owner = net.get_submodule(name.rpartition(".")[0])
-            owner._buffers[name.rpartition(".")[2]] = buffer.to(like.device, like.dtype if buffer.is_floating_point() else None)
+            owner._buffers[name.rpartition(".")[2]] = buffer.to(
+                like.device, like.dtype if buffer.is_floating_point() else None
+            )
         self.module, self.like = net, like
 
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:

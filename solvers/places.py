@@ -51,7 +51,9 @@ def convolution(
 ) -> Convolution:
     """Of a convolution as torch's, over an input of this shape in space"""
     seen, valid, out = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool), []
-    for size, k, s, before, after, d in zip(space, kernel, stride, *_sides(kernel, padding, dilation), dilation, strict=True):
+    for size, k, s, before, after, d in zip(
+        space, kernel, stride, *_sides(kernel, padding, dilation), dilation, strict=True
+    ):
         count = (size + before + after - d * (k - 1) - 1) // s + 1
         at = torch.arange(count) * s - before + torch.arange(k)[:, None] * d  # (k, count)
         inside = (at >= 0) & (at < size)

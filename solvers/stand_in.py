@@ -26,8 +26,12 @@ class Trace:
 
 @dataclass
 class Record:
-    """What the matrices of a pass were applied to: coefficients (K, n) of features by name and call, and traces of the last backward pass."""
+    """What the matrices of a pass were applied to: coefficients (K, n) of features by name and call, and traces of the last backward pass.
 
+    anchor: a number on which all images depend, so that autograd reaches matrices on features that nothing trained lies below.
+    """
+
+    anchor: Tensor
     features: dict[str, list[Tensor]] = field(default_factory=dict)
     traces: list[Trace] = field(default_factory=list)
 
@@ -39,21 +43,21 @@ class Met:
     name: str
     layer: InfiniteMap
     learned: Tensor
-    scale: float | Tensor
+    scale: float
     factor: float
     record: Record
     turned: bool = False
     where: Places | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return _Image.apply(rows, self)  # type: ignore[return-value]
+        return _Image.apply(rows, self.record.anchor, self)  # type: ignore[return-value]
 
 
 class _Image(torch.autograd.Function):
     """factor W v and its derivative. Fields g = n dLoss/dh are of order 1 whatever the number n of neurons."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, met: Met) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, v: Tensor, anchor: Tensor, met: Met) -> Tensor:  # type: ignore[override]
         layer, given = met.layer, (met.learned, met.scale, met.where)
         ctx.met = met
         if met.turned:
@@ -64,16 +68,16 @@ class _Image(torch.autograd.Function):
         return image.mul_(met.factor)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         met, layer = ctx.met, ctx.met.layer
         above, below, given = layer.above.samples, layer.below.samples, (met.learned, met.scale, met.where)
         if met.turned:
             image, _, seen = layer.forward(slope * below, *given)
             met.record.traces.append(Trace(met.name, met.factor * above / below, ctx.kept, seen))
-            return image.mul_(met.factor / below), None
+            return image.mul_(met.factor / below), slope.new_zeros(()), None
         z, d = layer.backward(slope * above, *given)
         met.record.traces.append(Trace(met.name, met.factor, d, ctx.kept))
-        return z.mul_(met.factor / below), None
+        return z.mul_(met.factor / below), slope.new_zeros(()), None
 
 
 class Matrix(Tensor):
@@ -218,12 +222,16 @@ _RULES: dict[Any, Callable[..., Any]] = {
     F.conv3d: _convolution(3),
     torch.einsum: _einsum,
     torch.functional.einsum: _einsum,
-    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.mv, Tensor.mv), _matmul),
+    **dict.fromkeys(
+        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.mv, Tensor.mv), _matmul
+    ),
     **dict.fromkeys((torch.t, Tensor.t, _getter("T"), _getter("mT"), torch.transpose, Tensor.transpose), _turned),
     **dict.fromkeys((torch.permute, Tensor.permute), _permuted),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
     **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), _over),
     Tensor.__rmatmul__: lambda right, left: _matmul(left, right),
 }
-_PLAIN = {_getter(name) for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_meta", "is_cuda", "layout")}
+_PLAIN = {
+    _getter(name) for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_meta", "is_cuda", "layout")
+}
 _PLAIN |= {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.__len__}

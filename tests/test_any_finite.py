@@ -40,7 +40,13 @@ def test_a_module_that_is_a_perceptron_trains_as_the_library_s(scaling, depth):
     build = lambda n: Perceptron(n, depth=depth, bias=True)  # noqa: E731
     std = {"*.weight": 1.2, "*.bias": 0.3}
     networks = ModuleNetworks(
-        Architecture(build, std), scaling, 32, (0, 1, 2), Samples(data.x, data.y, data.x_test), problem.loss_function, DOUBLE
+        Architecture(build, std),
+        scaling,
+        32,
+        (0, 1, 2),
+        Samples(data.x, data.y, data.x_test),
+        problem.loss_function,
+        DOUBLE,
     )
     networks.initial_state()
     given = {"read.weight": start["W0"], "read.bias": start["b0"][..., 0], "out.weight": start["a"].transpose(1, 2)}
@@ -154,4 +160,6 @@ def test_vectors_start_as_their_author_starts_them_and_output_biases_have_the_ra
     moved = dict(zip(networks.names, networks.backward(networks.forward(state, slice(0, 6), True)), strict=True))
     m = networks.units["out.bias"].multiplier
     f = networks.forward(state, slice(0, 6), False).f
-    np.testing.assert_allclose(m * moved["out.bias"], (y - f).mean(1), rtol=1e-10)  # db = mean Delta, whatever n and gamma0
+    np.testing.assert_allclose(
+        m * moved["out.bias"], (y - f).mean(1), rtol=1e-10
+    )  # db = mean Delta, whatever n and gamma0

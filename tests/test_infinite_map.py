@@ -95,4 +95,6 @@ def test_many_fields_at_once_span_what_they_span_in_parts():
     image, c, _ = layer.forward(v, DOUBLE.reshape(0, 0), 1.0)
     assert len(layer.e) == 20
     torch.testing.assert_close(c.T @ layer.e.fields.rows, v, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(image @ image.T / 700, v @ v.T / 700, rtol=1e-6, atol=1e-6)  # orthonormal images keep Gram matrices
+    torch.testing.assert_close(
+        image @ image.T / 700, v @ v.T / 700, rtol=1e-6, atol=1e-6
+    )  # orthonormal images keep Gram matrices

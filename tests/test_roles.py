@@ -58,7 +58,7 @@ def test_parameters_without_a_layer_flattened_axes_heads_and_plain_numbers():
     }
     assert found["head.weight"].shape(64) == (8, 64)
     assert found["flat.weight"].fan_in(64) == 16 * 64
-    with pytest.raises(ValueError, match="multiple of 8.*received 12"):
+    with pytest.raises(ValueError, match=r"multiple of 8.*received 12"):
         found["head.weight"].shape(12)
 
 
@@ -102,7 +102,10 @@ REFUSED = {
     "no width": (lambda n: nn.Linear(3, 4), "no parameter of the network grows"),
     "squares": (lambda n: nn.Linear(3, n * n), "multiple of the width: received 36864 at width 192 and 82944"),
     "one more": (lambda n: nn.Linear(3, n + 1), "multiple of the width: received 193"),
-    "other layers": (lambda n: nn.Sequential(*(nn.Linear(3, n) for _ in range(n // 96))), "the same parameters at every"),
+    "other layers": (
+        lambda n: nn.Sequential(*(nn.Linear(3, n) for _ in range(n // 96))),
+        "the same parameters at every",
+    ),
     "tied": (tied, r"'tok.weight' \(input\) and 'head.weight' \(readout\) are one tensor"),
     "groups": (layer(nn.Conv1d, out_channels=96, kernel_size=1, groups=2), "groups=2.*take groups=1"),
     "dropout": (layer(lambda n: nn.Dropout(0.1)), "new random numbers.*Take p=0"),
@@ -116,11 +119,20 @@ REFUSED = {
     "small groups": (layer(lambda n: nn.GroupNorm(n // 4, n)), "4 neurons whose mean"),
     "normed rows": (layer(lambda n: nn.Embedding(5, n, max_norm=1.0)), "max_norm=1.0 changes the weights"),
     "lazy": (layer(lambda n: nn.LazyLinear(n)), "found in the first pass"),
-    "weight norm": (layer(lambda n: nn.utils.parametrizations.weight_norm(nn.Linear(n, n))), "leave the parametrization"),
+    "weight norm": (
+        layer(lambda n: nn.utils.parametrizations.weight_norm(nn.Linear(n, n))),
+        "leave the parametrization",
+    ),
     "wide vocabulary": (layer(lambda n: nn.Embedding(n, 4)), "number of embeddings of 'middle.weight' grows"),
     "wide filter": (layer(lambda n: nn.Conv1d(n, n, n)), "filter of 'middle.weight' grows"),
-    "stack": (layer(lambda n: nn.ParameterDict({"w": nn.Parameter(torch.ones(3, n, n))})), "3 x n x n, which does not tell"),
-    "two widths": (layer(lambda n: nn.ParameterDict({"w": nn.Parameter(torch.ones(2 * n, n))})), "2n x n, which does not"),
+    "stack": (
+        layer(lambda n: nn.ParameterDict({"w": nn.Parameter(torch.ones(3, n, n))})),
+        "3 x n x n, which does not tell",
+    ),
+    "two widths": (
+        layer(lambda n: nn.ParameterDict({"w": nn.Parameter(torch.ones(2 * n, n))})),
+        "2n x n, which does not",
+    ),
     "not trained": (layer(lambda n: nn.Linear(n, n).requires_grad_(False)), r"frozen=\('middle.weight',\)"),
 }
 
@@ -145,7 +157,9 @@ def test_what_an_architecture_says_beside_its_builder():
     by_name = {p.name: p for p in plain.description}
     assert plain.std(by_name["block.q.weight"]) == 1.0
     assert plain.std(by_name["ln.weight"]) is None
-    given = Architecture(Language, {"*.up.*": 2.0, "block.*.weight": 0.5, "ln.bias": 0.1}, {"tok.*": 3.0}, ("pos.*",), "mine")
+    given = Architecture(
+        Language, {"*.up.*": 2.0, "block.*.weight": 0.5, "ln.bias": 0.1}, {"tok.*": 3.0}, ("pos.*",), "mine"
+    )
     assert given.std(by_name["block.up.weight"]) == 2.0  # the first that fits
     assert given.std(by_name["block.q.weight"]) == 0.5
     assert given.std(by_name["head.weight"]) == 1.0
@@ -177,7 +191,7 @@ def test_large_tensors_are_not_made_and_no_global_generator_moves():
     state = torch.get_rng_state()
     net = made(Language, 4096, 4096**2)
     assert net.block.up.weight.is_meta
-    assert not net.block.up.weight.requires_grad is False
+    assert net.block.up.weight.requires_grad is not False
     assert not net.tok.weight.is_meta
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -172,13 +172,15 @@ def _described(name: str, owner: nn.Module, pair: Sequence[nn.Parameter]) -> Par
     if not pair[0].dtype.is_floating_point:
         raise ValueError(f"the parameter {name!r} must hold real numbers: received {pair[0].dtype}")
     if not pair[0].requires_grad:
-        raise ValueError(f"the parameter {name!r} is not trained: leave requires_grad as it is, and give frozen=({name!r},)")
+        raise ValueError(
+            f"the parameter {name!r} is not trained: leave requires_grad as it is, and give frozen=({name!r},)"
+        )
     if pair[0].ndim != pair[1].ndim:
         raise ValueError(f"the parameter {name!r} has another number of axes at another width: it must be the same")
     axes = tuple(_axis(name, *sizes) for sizes in zip(*(p.shape for p in pair), strict=True))
     weighs = name.rpartition(".")[2] == "weight"
-    known = [kind for layer, kind in _LAYERS.items() if isinstance(owner, layer)] if weighs else []
-    kind: Kind = known[0] if known else "own"
+    known: list[Kind] = [kind for layer, kind in _LAYERS.items() if isinstance(owner, layer)] if weighs else []
+    kind = known[0] if known else "own"
     if kind == "own":
         return Parameter(name, _own_role(name, axes), kind, axes)
     if any(axis.wide for axis in axes[2:]):
