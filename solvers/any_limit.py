@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,24 +25,12 @@ from solvers.infinite_dense import Basis, orthonormal
 from solvers.infinite_map import InfiniteMap
 from solvers.inputs import EVERYWHERE, Rows
 from solvers.integrator import State
+from solvers.method import Method
 from solvers.module_start import Skeleton, seeded, written_for
-from solvers.neurons import Neurons, exact_neurons, plain_neurons, sobol_neurons
+from solvers.neurons import Neurons, Population
 from solvers.places import phases
+from solvers.sharding import Shard
 from solvers.stand_in import Matrix, Met, Record
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """samples: S, the width of the module whose neurons stand for infinitely many. tolerance, coarse: of features and of gradients
-    (equation 28). exact: for modules that are linear in every field, whose "neurons" are coefficients (equation 30).
-    """
-
-    samples: int = 4096
-    seed: int = 0
-    draws: str = "sobol"
-    tolerance: float = 1e-2
-    coarse: float = 1e-2
-    exact: bool = False
 
 
 @dataclass
@@ -56,21 +44,31 @@ class LimitPass:
     record: Record
 
 
-class ModuleLimit:
+class ModuleLimit(Method):
     """One network in the limit. The state: L of each trained matrix, theta of other trained parameters, and how much is left of each W0
     (float64, on the CPU).
 
-    Bases and images are this object's own: they are what is known of the infinite matrices, and only grow.
+    Bases and images are this object's own: they are what is known of the infinite matrices, and only grow. population: S, the width of
+    the module whose neurons stand for infinitely many. tolerances: of features and of gradients (equation 28). limit: the most directions
+    of one side of a matrix.
     """
 
     def __init__(
-        self, network: Architecture, scaling: Scaling, data: Samples, loss: Loss, like: Tensor, numerics: Numerics
+        self,
+        network: Architecture,
+        scaling: Scaling,
+        data: Samples,
+        loss: Loss,
+        population: Population,
+        tolerances: tuple[float, float],
+        limit: int | None = None,
     ) -> None:
         self.gain = scaling.measure_limit()[0]  # sigma n; refuses scalings without such a limit
-        self.network, self.loss, self.like, self.numerics = network, loss, like, numerics
-        self.data, width = data.to(like), numerics.samples
-        self.units = units(network, scaling, width)
-        self.skeleton = Skeleton(network, self.units, width, seeded(numerics.seed, width), like)
+        _must_be_possible(network, population)
+        self.network, self.loss, self.population, self.like = network, loss, population, population.like
+        self.tolerances, self.limit, self.width = tolerances, limit, population.samples
+        self.data, self.units = data.to(self.like), units(network, scaling, self.width)
+        self.skeleton = Skeleton(network, self.units, self.width, seeded(population.seed, self.width), self.like)
         self.sources: dict[int, Neurons] = {}
         hidden = network.description.having("hidden")
         self.matrices = {p.name: p for p in hidden}
@@ -82,24 +80,20 @@ class ModuleLimit:
 
     def _phases(self, p: Parameter) -> dict[str, InfiniteMap]:
         """The maps of a matrix by name: one, or of a filter with a stride one for each phase"""
-        width, n = self.numerics.samples, self.numerics
-        below, above = (self.source(axis.at(width)) for axis in (p.below, p.above))
+        below, above = (self.source(axis.at(self.width)) for axis in (p.below, p.above))
         offsets = [1]
         if p.kind == "convolution":
             layer: Any = self.skeleton.module.get_submodule(p.layer)
             offsets = [len(own) for own in phases(layer.kernel_size, layer.stride, layer.dilation)]
-        maps = [InfiniteMap(below, above, n.tolerance, self.like, count, coarser=n.coarse) for count in offsets]
+        fine, coarse = self.tolerances
+        maps = [InfiniteMap(below, above, fine, self.like, count, self.limit, coarse) for count in offsets]
         return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
 
     def source(self, size: int) -> Neurons:
         """The Gaussians of all axes of a size: one source, since the fields of any two may meet neuron by neuron (equation 85)"""
         if size not in self.sources:
-            n, where = self.numerics, (self.like.dtype, str(self.like.device))
-            if n.exact:
-                self.sources[size] = exact_neurons(size, *where)
-            else:
-                make = sobol_neurons if n.draws == "sobol" else plain_neurons
-                self.sources[size] = make(size, seeded(n.seed, size) % 2**32, *where)
+            own = replace(self.population, samples=size, shard=Shard(size))
+            self.sources[size] = own.neurons(size)
         return self.sources[size]
 
     @property
@@ -174,13 +168,36 @@ class ModuleLimit:
         if not passed.f.requires_grad:
             return found
         gradients: dict[str, list[Tensor]] = {}
-        nominal = self.numerics.samples / self.gain  # 1 / sigma
-        for output in passed.f[: len(passed.y)].flatten(1).unbind(1):
-            self._slopes(passed, output.sum(), True)
+        nominal = self.width / self.gain  # 1 / sigma
+        with torch.enable_grad():
+            outputs = passed.f[: len(passed.y)].flatten(1).sum(0).unbind()
+        for output in outputs:
+            self._slopes(passed, output, True)
             for trace in reversed(passed.record.traces):
                 scale = nominal / self.layers[trace.name].above.samples
                 gradients.setdefault(trace.name, []).append(scale * trace.d)
         return found | {f"G {name}": _beside(parts) for name, parts in gradients.items()}
+
+    def capture(self, state: State, passed: LimitPass) -> None:
+        del state, passed  # fields of single neurons are not kept
+
+    def norm(self, state: State) -> Tensor:
+        """The largest root mean square over neurons, of a matrix of what it does to fields in all directions of its basis"""
+        matrices = [t.square().sum(dtype=torch.float64) for t in state[: len(self.learning)]]
+        own = [t.square().mean(dtype=torch.float64) for t in state[len(self.learning) : -1]]
+        return torch.stack([*matrices, *own]).max().sqrt()
+
+    def growing(self) -> dict[str, Any]:
+        """All that grows as the matrices become known, by name"""
+        layers = {f"{name}_{part}": grows for name, q in self.layers.items() for part, grows in q.growing().items()}
+        return layers | {f"draws{size}": source for size, source in self.sources.items()}
+
+    def mark(self) -> list[Any]:
+        return [part.mark() for part in self.growing().values()]
+
+    def back_to(self, mark: list[Any]) -> None:
+        for part, to in zip(self.growing().values(), mark, strict=True):
+            part.back_to(to)
 
     def _learning(self, passed: LimitPass) -> list[Tensor]:
         found = {name: self.like.new_zeros(shape) for name, shape in zip(self.learning, passed.shapes, strict=True)}
@@ -204,16 +221,29 @@ class ModuleLimit:
         x: Tensor,
         record: Record,
     ) -> Tensor:
-        width, given, empty = self.numerics.samples, dict(weights), self.like.new_zeros(0, 0)
+        given, empty = dict(weights), self.like.new_zeros(0, 0)
         for name, p in self.matrices.items():
-            factor = self.units[name].multiplier * math.sqrt(p.below.at(width))
+            factor = self.units[name].multiplier * math.sqrt(p.below.at(self.width))
             met = tuple(
                 Met(part, q, learned.get(part, empty), scales.get(part, 1.0), factor, record)
                 for part, q in self.phases[name].items()
             )
-            given[name] = Matrix.of(met, p.shape(width), self.like.dtype)
+            given[name] = Matrix.of(met, p.shape(self.width), self.like.dtype)
         with written_for(self.like):
             return self.skeleton(given, x)
+
+
+def _must_be_possible(network: Architecture, population: Population) -> None:
+    if not population.shard.whole:
+        raise ValueError(
+            "a module averages over its neurons in its own code, so that processes cannot share them: spread groups over an executor"
+        )
+    scaled = next((p for p in network.description for axis in p.axes if axis.wide and axis.size != 1), None)
+    if population.exact and scaled is not None:
+        raise ValueError(
+            f"the exact limit of linear modules needs all wide axes to be n: received {' x '.join(map(str, scaled.axes))} for "
+            f"{scaled.name!r}; take draws='sobol'"
+        )
 
 
 def _beside(parts: Sequence[Tensor]) -> Tensor:
@@ -234,7 +264,7 @@ class _Start:
 
     def undrawn(self) -> dict[str, Tensor]:
         """Parameters as their author starts them; biases that shrink with the width are 0 in the limit"""
-        limit, width = self.limit, self.limit.numerics.samples
+        limit, width = self.limit, self.limit.width
         fans = {p.layer: p.fan_in(width) for p in limit.network.description.having("hidden", "readout")}
         found = {}
         for p in limit.network.description:
@@ -253,10 +283,10 @@ class _Start:
         return self.theta[p.name] * self.limit.units[p.name].multiplier
 
     def _draw(self, p: Parameter, seen: Tensor | None) -> Tensor:
-        shape = p.shape(self.limit.numerics.samples)
+        shape = p.shape(self.limit.width)
         wide = [axis.wide for axis in p.axes]
         if not any(wide):  # a number or two, of no neuron
-            g = torch.Generator().manual_seed(seeded(self.limit.numerics.seed, len(self.theta)))
+            g = torch.Generator().manual_seed(seeded(self.limit.population.seed, len(self.theta)))
             return torch.randn(shape, generator=g, dtype=torch.float64).to(self.limit.like)
         at = wide.index(True)
         rows = self.limit.source(shape[at]).fresh(math.prod(shape) // shape[at])
@@ -271,7 +301,7 @@ class _Start:
         """A readout is to be orthogonal to these features (n, S)"""
         if p.name not in self.spans:
             limit, rough = self.limit, self.limit.like.dtype == torch.float32
-            tolerance = min(limit.numerics.tolerance, 1e-3) if rough else 1e-8
+            tolerance = min(limit.tolerances[0], 1e-3) if rough else 1e-8
             self.spans[p.name] = Basis(features.shape[1], tolerance, limit.like)
         for some in features.split(512):
             self.spans[p.name].reveal(some)
@@ -279,7 +309,7 @@ class _Start:
     def finished(self) -> dict[str, Tensor]:
         for name, p in self.drawn.items():
             self.weight(p, None)
-            if name in self.spans and not self.limit.numerics.exact:
+            if name in self.spans and not self.limit.population.exact:
                 theta, span = self.theta[name], self.spans[name].fields.rows
                 rows = theta.movedim(1, -1)
                 free = orthonormal(orthonormal(rows.reshape(-1, rows.shape[-1]), span), span)
@@ -299,7 +329,7 @@ class Unmet(Tensor):
     @staticmethod
     def of(start: _Start, parameter: Parameter) -> Unmet:
         limit = start.limit
-        shape = parameter.shape(limit.numerics.samples)
+        shape = parameter.shape(limit.width)
         unmet = torch.empty(shape, dtype=limit.like.dtype, device="meta").as_subclass(Unmet)
         unmet.start, unmet.parameter = start, parameter
         return unmet
@@ -314,7 +344,7 @@ class Unmet(Tensor):
                 return value
             p, start = value.parameter, value.start
             weight = start.weight(p, seen if p.role == "input" else None)
-            if p.role != "readout" or seen is None or start.limit.numerics.exact:
+            if p.role != "readout" or seen is None or start.limit.population.exact:
                 return weight
             start.keep_apart(p, seen.reshape(-1, weight.shape[1]))
             return torch.zeros_like(weight)

@@ -77,6 +77,12 @@ class InfiniteMap:
             along, heard = gathered(along, where.writes, outputs), spread(d, where.writes, outputs)
         return combination(scale * heard, self.r.rows, combination(along, self.e.fields.rows)), d
 
+    def growing(self) -> dict[str, Rows | Known]:
+        """All that is known of the matrices, by name"""
+        rows: dict[str, Rows | Known] = {"e": self.e.fields, "f": self.f.fields, "u": self.u, "r": self.r}
+        below, above = self.known_below, self.known_above
+        return rows | {f"below{o}": k for o, k in enumerate(below)} | {f"above{o}": k for o, k in enumerate(above)}
+
 
 def _images(known: list[Known], directions: int) -> Tensor:
     """Gaussians of each matrix for new directions, which come first in the order of rows"""

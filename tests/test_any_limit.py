@@ -10,21 +10,26 @@ from torch import nn
 
 import meanfield as mf
 import solvers.infinite_dense
-from meanfield.network.architecture import Architecture
+from meanfield.network.architecture import Architecture, architecture
 from solvers import CausalDMFT
 from solvers.any_finite import ModuleNetworks, Samples
-from solvers.any_limit import ModuleLimit, Numerics
+from solvers.any_limit import ModuleLimit
+from solvers.descent import step_of
+from solvers.evolve import evolve
+from solvers.gradient_flow import Flow
 from solvers.inputs import EVERYWHERE
 from solvers.integrator import weighted
+from solvers.neurons import Population
+from solvers.sharding import Ranks, Shard
 from tests.any_networks import Convolutional, Language, Perceptron, Recurrent, Residual, digits, text
 
 SINGLE, DOUBLE = torch.empty(0), torch.empty(0, dtype=torch.float64)
 SQUARED = mf.losses.loss("squared")
 
 
-def limit(build, data, gamma0=1.5, loss=SQUARED, like=SINGLE, **numerics):
-    network = build if isinstance(build, Architecture) else Architecture(build)
-    return ModuleLimit(network, mf.mean_field(gamma0), data, loss, like, Numerics(**numerics))
+def limit(build, data, gamma0=1.5, loss=SQUARED, like=SINGLE, samples=4096, seed=0, draws="sobol", tolerance=1e-2):
+    population = Population(samples, seed, draws, like, Shard(samples))
+    return ModuleLimit(architecture(build), mf.mean_field(gamma0), data, loss, population, (tolerance, tolerance))
 
 
 def trained(method, eta, steps):
@@ -39,14 +44,12 @@ def trained(method, eta, steps):
 
 
 def exactly(build, data, eta=0.3, steps=8):
-    fine = dict(tolerance=1e-11, coarse=1e-11)
-    return trained(limit(build, data, like=DOUBLE, exact=True, samples=600, **fine), eta, steps)
+    return trained(limit(build, data, like=DOUBLE, draws="exact", samples=600, tolerance=1e-11), eta, steps)
 
 
 def networks_of(build, data, width, seeds, eta, steps, gamma0=1.5, loss=SQUARED):
     """f (seeds, steps + 1, P, ..) of real networks"""
-    network = build if isinstance(build, Architecture) else Architecture(build)
-    method = ModuleNetworks(network, mf.mean_field(gamma0), width, range(seeds), data, loss, SINGLE)
+    method = ModuleNetworks(architecture(build), mf.mean_field(gamma0), width, range(seeds), data, loss, SINGLE)
     state, fs = method.initial_state(), []
     for step in range(steps + 1):
         passed = method.forward(state, EVERYWHERE, step < steps)
@@ -300,7 +303,7 @@ def test_outputs_vanish_at_the_start_at_all_points(case):
 def test_the_velocity_of_what_is_learned_is_minus_the_gradient_of_the_loss():
     """Entries of L moved by hand, for a filter with a stride and a matrix that is used at several times"""
     for build, data in ((CASES["tanh convolution"][0], digits(3, True)), (Recurrent, digits(3))):
-        method = limit(build, Samples(*data), like=DOUBLE, samples=256, tolerance=1e-6, coarse=1e-6)
+        method = limit(build, Samples(*data), like=DOUBLE, samples=256, tolerance=1e-6)
         state = method.initial_state()
         for _ in range(3):
             state = weighted((1.0, 0.5), (state, method.backward(method.forward(state, slice(0, 3), True))))
@@ -393,3 +396,66 @@ def test_kernels_by_matrix_are_those_of_the_sweep():
         error = float(((ours.var(0) + theirs.var(0)) / 4).sum().sqrt())
         assert float((ours.mean(0) - theirs.mean(0)).norm()) < 2 * error
         assert error < 0.06 * float(theirs.mean(0).norm())
+
+
+# -- on the way through time ----------------------------------------------------------------------------------------------------
+
+WAYS = {
+    "momentum, decay and batches": mf.Training(0.2, 10, momentum=0.6, weight_decay=0.2, batch_size=2, record_every=3),
+    "flow": mf.Training(0.2, 4, optimiser="gradient_flow"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_loop_of_all_solvers_takes_a_module_as_the_exact_sweep(way):
+    data = mf.single_index_teacher(n_train=6, n_test=3, inputs=3, seed=1)
+    problem = mf.Problem(data, mf.Network(3, "linear"), mf.mean_field(1.5), WAYS[way])
+    right = CausalDMFT(samples=600, progress=False, rtol=1e-8)(problem)
+    samples = Samples(data.x, data.y, data.x_test)
+    build = lambda n: Perceptron(n, depth=3, phi=lambda h: h)  # noqa: E731
+    method = limit(build, samples, like=DOUBLE, draws="exact", samples=600, tolerance=1e-11)
+    step = step_of(problem.training, Flow(0.2, 6, 1e-8, norm=method.norm))
+    run = evolve(method, method.initial_state(), problem, step, progress=False)
+    f, f_test = run.history()
+    rtol = 1e-9 if way != "flow" else 1e-5
+    torch.testing.assert_close(f, right.f, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(f_test, right.f_test, rtol=rtol, atol=rtol)
+    assert float(f[-1].abs().max()) > 0.1
+
+
+def test_a_restored_limit_goes_on_with_the_same_bits():
+    """State and what is known of the matrices, into a fresh object; and back to a mark"""
+    data = Samples(*digits(3, True))
+
+    def fresh():
+        return limit(Convolutional, data, samples=512, seed=3)
+
+    def onwards(method, state, steps):
+        for _ in range(steps):
+            state = weighted((1.0, 0.5), (state, method.backward(method.forward(state, slice(0, 3), True))))
+        return state
+
+    first = fresh()
+    middle = onwards(first, first.initial_state(), 3)
+    kept = {name: {k: t.clone() for k, t in part.tensors().items()} for name, part in first.growing().items()}
+    mark = first.mark()
+    end = onwards(first, middle, 3)
+    first.back_to(mark)
+    second = fresh()
+    for name, part in second.growing().items():
+        part.restore(kept[name])
+    for method in (first, second):
+        for one, two in zip(onwards(method, middle, 3), end, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_what_cannot_be_is_refused_before_work():
+    samples = Samples(*digits(3))
+    with pytest.raises(ValueError, match="all wide axes to be n: received 2n x n for 'up.0.weight'"):
+        limit(Residual, samples, draws="exact")
+    with pytest.raises(ValueError, match="spread groups over an executor"):
+        population = Population(64, 0, "sobol", SINGLE, Shard(64, Ranks(0, 2)))
+        ModuleLimit(architecture(Residual), mf.mean_field(1.0), samples, SQUARED, population, (1e-2, 1e-2))
+    with pytest.raises(ValueError, match="has no limit as a flow of measures"):
+        population = Population(64, 0, "sobol", SINGLE, Shard(64))
+        ModuleLimit(architecture(Residual), mf.ntk(), samples, SQUARED, population, (1e-2, 1e-2))
