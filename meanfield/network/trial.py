@@ -1,0 +1,185 @@
+"""A trial of a network on a few samples at two small widths, which finds in its `forward` what has no width limit (equation 89)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from meanfield.network.making import Build, made
+
+FEW = 3  # samples
+_EXTREME = (
+    "max",
+    "min",
+    "amax",
+    "amin",
+    "argmax",
+    "argmin",
+    "sort",
+    "argsort",
+    "topk",
+    "kthvalue",
+    "median",
+    "mode",
+    "aminmax",
+)
+_EXTREME += ("quantile", "cummax", "cummin", "cumsum", "cumprod", "prod", "logsumexp", "logcumsumexp")
+_SHARES = ("softmax", "log_softmax", "softmin", "gumbel_softmax", "normalize")
+_PARTS = ("__getitem__", "narrow", "select", "index_select", "take", "gather", "split", "unbind", "take_along_dim")
+_MASKS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+_ATTENTION = (
+    "scaled_dot_product_attention divides its logits by sqrt(n): trained, they grow with the width. Divide by n: "
+    "a = (q @ k.transpose(-1, -2) / q.shape[-1]).softmax(-1), then a @ v, or give scale=1 / q.shape[-1]"
+)
+
+
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    given: tuple[tuple[int, ...], ...]  # shapes of the tensors among its arguments
+    found: tuple[tuple[int, ...], ...]  # of its results
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+class _Log(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name != "__get__":
+            plain = tuple(None if isinstance(a, Tensor) else a for a in args)
+            self.calls.append(_Call(name, _shapes(args), _shapes(result), plain, dict(kwargs or {})))
+        return result
+
+
+def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> tuple[int, ...]:
+    """The shape of the outputs of one sample; x (P, ...): inputs, of which a few are used.
+
+    ValueError for a `forward` that has no width limit, keeps state, draws numbers, or whose outputs do not begin with the samples.
+    """
+    some, logs, shapes = x[:FEW], [], []
+    for width in widths:
+        net = made(build, width, least=2**62).to(torch.float64)
+        some = some.to(torch.float64) if some.is_floating_point() else some
+        with torch.no_grad(), _Log() as log:
+            f = net(some)
+        logs.append(log.calls)
+        shapes.append(_must_be_outputs(f, len(some)))
+        _must_repeat(net, some, f)
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the network's outputs grow with its width: received {shapes[0]} at width {widths[0]} and {shapes[1]} at width {widths[1]}; "
+            "end it with a layer of a fixed number of outputs, e.g. nn.Linear(n, 1)"
+        )
+    names = [[call.name for call in calls] for calls in logs]
+    if names[0] != names[1]:
+        raise ValueError(
+            "the network's forward does other things at another width: it must be the same code for every number of neurons"
+        )
+    for small, large in zip(*logs, strict=True):
+        for why in filter(None, (check(small, large) for check in _CHECKS)):
+            raise ValueError(f"the network has no width limit here: {why}")
+    return shapes[0]
+
+
+def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:
+    if isinstance(values, Tensor):
+        return (tuple(values.shape),)
+    if isinstance(values, (tuple, list)):
+        return tuple(shape for value in values for shape in _shapes(value))
+    return ()
+
+
+def _wide(small: tuple[int, ...], large: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that grow"""
+    return tuple(i for i, (a, b) in enumerate(zip(small, large, strict=False)) if a != b)
+
+
+def _must_be_outputs(f: Any, samples: int) -> tuple[int, ...]:
+    if not isinstance(f, Tensor) or not f.is_floating_point() or f.ndim < 2 or len(f) != samples:
+        got = f"shape {tuple(f.shape)} of {f.dtype}" if isinstance(f, Tensor) else type(f).__name__
+        raise ValueError(
+            f"the network must return real outputs of the shape (samples, .., outputs), ({samples}, .., C) for {samples} samples: "
+            f"received {got}"
+        )
+    return tuple(f.shape[1:])
+
+
+def _must_repeat(net: nn.Module, x: Tensor, f: Tensor) -> None:
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with torch.no_grad():
+        again = net(x)
+    for name, buffer in net.named_buffers():
+        if name not in before or not torch.equal(buffer, before[name]):
+            raise ValueError(
+                f"the network keeps the state {name!r} from pass to pass, which no step of training knows: compute it anew in each pass"
+            )
+    if again.shape != f.shape or not torch.equal(again.nan_to_num(), f.nan_to_num()):
+        raise ValueError(
+            "the network gives other outputs when it is asked again: it keeps state or draws numbers (functional dropout?); leave that out"
+        )
+
+
+def _axis(call: _Call, default: int | None) -> int | None:
+    """The axis that a function acts along, None for all of them"""
+    given = call.options.get("dim", call.options.get("axis"))
+    if given is None:
+        first = 2 if call.name in ("topk", "kthvalue", "quantile") else 1  # behind how many
+        numbers = [a for a in call.arguments[first:] if isinstance(a, int) and not isinstance(a, bool)]
+        given = numbers[0] if numbers else default
+    return given if given is None or isinstance(given, int) else None
+
+
+def _extreme(small: _Call, large: _Call) -> str:
+    if small.name not in _EXTREME + _SHARES or not small.given:
+        return ""
+    if small.name in ("max", "min") and len(small.given) > 1:
+        return ""  # of two tensors, neuron by neuron
+    wide, dims = _wide(small.given[0], large.given[0]), len(small.given[0])
+    axis = _axis(small, -1 if small.name in _SHARES + ("sort", "argsort", "topk", "kthvalue", "mode") else None)
+    if not wide or (axis is not None and axis % dims not in wide):
+        return ""
+    if small.name in _SHARES:
+        return f"{small.name} along an axis of neurons leaves each of them about 1/n: average over neurons instead"
+    return f"{small.name} over neurons is decided by few of them, or grows with their number: take a mean over neurons"
+
+
+def _parts(small: _Call, large: _Call) -> str:
+    if small.name not in _PARTS or not small.given:
+        return ""
+    before, after = _wide(small.given[0], large.given[0]), small.found and _wide(small.found[0], large.found[0])
+    if len(before) <= len(after or ()) or not small.found:
+        return ""
+    return f"{small.name} takes neurons by number, a fixed part of an axis that grows: take a share of it, e.g. x.chunk(2, -1)"
+
+
+def _attention(small: _Call, large: _Call) -> str:
+    if small.name != "scaled_dot_product_attention" or len(small.given[0]) - 1 not in _wide(
+        small.given[0], large.given[0]
+    ):
+        return ""
+    scales = [call.options.get("scale") for call in (small, large)]
+    if None not in scales and abs(scales[0] * small.given[0][-1] / (scales[1] * large.given[0][-1]) - 1) < 1e-9:
+        return ""
+    return _ATTENTION
+
+
+def _masked(small: _Call, large: _Call) -> str:
+    del large
+    if small.name not in _MASKS:
+        return ""
+    p = small.options.get("p", small.arguments[1] if len(small.arguments) > 1 else 0.5)
+    on = small.options.get("training", small.arguments[2] if len(small.arguments) > 2 else True)
+    return f"{small.name} draws new masks in every pass, which no solver here does: leave it out" if p and on else ""
+
+
+_CHECKS: tuple[Callable[[_Call, _Call], str], ...] = (_extreme, _parts, _attention, _masked)
