@@ -12,6 +12,7 @@ from meanfield.losses import Loss
 from meanfield.network.architecture import Architecture
 from meanfield.scaling import Scaling
 from meanfield.units import units
+from solvers.any_kernels import fields
 from solvers.inputs import EVERYWHERE, Rows
 from solvers.integrator import State
 from solvers.module_start import Skeleton, seeded, written_for
@@ -59,6 +60,7 @@ class ModuleNetworks:
         self.network, self.width, self.loss, self.like, self.seeds = network, width, loss, like, tuple(seeds)
         self.data, self.units = data.to(like), units(network, scaling, width)
         self.skeleton = Skeleton(network, self.units, width, seeded(self.seeds[0], width), like)
+        self.sigma = scaling.output_multiplier(width)
         self.names = tuple(name for name, unit in self.units.items() if unit.rate)
         self.rates = tuple(self.units[name].rate for name in self.names)
         self.frozen: dict[str, Tensor] = {}
@@ -111,3 +113,10 @@ class ModuleNetworks:
             if len(self.seeds) == 1:
                 return self.skeleton({name: w[0] for name, w in weights.items()}, x)[None]
             return torch.func.vmap(lambda own: self.skeleton(own, x))(weights)
+
+    def fields(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
+        """Of the network of the seed-th of the seeds what enters and leaves each hidden matrix at the training points (equation 88)"""
+        theta = dict(zip(self.names, state, strict=True)) | self.frozen
+        weights = {name: t[seed].detach() * self.units[name].multiplier for name, t in theta.items()}
+        hidden = tuple(p.name for p in self.network.description.having("hidden"))
+        return fields(self.skeleton, weights, hidden, self.data.x, self.sigma)

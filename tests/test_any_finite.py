@@ -13,7 +13,6 @@ from meanfield.network.architecture import Architecture
 from solvers import FiniteWidth
 from solvers.any_finite import ModuleNetworks, Samples
 from solvers.inputs import EVERYWHERE
-from solvers.networks import Networks
 from tests.any_networks import Convolutional, Language, Perceptron, digits, text
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -30,13 +29,17 @@ def descend(networks, state, eta, steps):
     return torch.stack(fs)
 
 
+def stacked(solutions):
+    """The parameters of each, (seeds, ..) by name"""
+    return {name: torch.stack([s.state[name] for s in solutions]) for name in solutions[0].state}
+
+
 @pytest.mark.parametrize("scaling", [mf.mean_field(1.5), mf.ntk(), mf.sym_default(8)], ids=lambda s: s.name)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_module_that_is_a_perceptron_trains_as_the_library_s(scaling, depth):
     data = mf.single_index_teacher(n_train=6, n_test=4, inputs=3, seed=1)
     problem = mf.Problem(data, mf.Network(depth, "tanh", weight_std=1.2, bias_std=0.3), scaling, mf.Training(0.2, 10))
-    own = Networks(problem, FiniteWidth(32), (0, 1, 2))
-    start = dict(zip(own.names, own.initial_state(), strict=True))
+    start = stacked(FiniteWidth(32).ensemble(problem.with_steps(0), (0, 1, 2)))
     build = lambda n: Perceptron(n, depth=depth, bias=True)  # noqa: E731
     std = {"*.weight": 1.2, "*.bias": 0.3}
     networks = ModuleNetworks(
@@ -163,3 +166,44 @@ def test_vectors_start_as_their_author_starts_them_and_output_biases_have_the_ra
     np.testing.assert_allclose(
         m * moved["out.bias"], (y - f).mean(1), rtol=1e-10
     )  # db = mean Delta, whatever n and gamma0
+
+
+def test_fields_at_the_matrices_are_those_of_the_perceptrons():
+    data = mf.single_index_teacher(n_train=5, inputs=3, seed=1)
+    y = torch.cat([data.y, -data.y], 1)
+    problem = mf.Problem(mf.Dataset(data.x, y), mf.Network(3, "tanh"), mf.mean_field(1.5), mf.Training(0.2, 2))
+    solution = FiniteWidth(24, snapshots=(0,))(problem)
+    networks = ModuleNetworks(
+        Architecture(lambda n: Perceptron(n, outputs=2, depth=3)),
+        problem.scaling,
+        24,
+        (0, 1),
+        Samples(data.x, y),
+        problem.loss_function,
+        DOUBLE,
+    )
+    start = dict(zip(networks.names, networks.initial_state(), strict=True))
+    theirs = stacked([FiniteWidth(24)(problem.with_steps(0))])
+    for name, ours in {"W0": "read.weight", "W1": "mix.0.weight", "W2": "mix.1.weight", "a": "out.weight"}.items():
+        start[ours][1] = theirs[name][0].T if name == "a" else theirs[name][0]
+    found = networks.fields(tuple(start.values()), 1)
+    for l, name in ((1, "mix.0.weight"), (2, "mix.1.weight")):
+        h, g = solution.fields[f"h{l}"][0], solution.fields[f"g{l + 1}"][0]  # (N, P), (N, P C)
+        torch.testing.assert_close(found[f"Phi {name}"], torch.tanh(h).T, rtol=1e-10, atol=1e-12)
+        g = g.reshape(24, 5, 2).permute(2, 1, 0).reshape(10, 24)
+        torch.testing.assert_close(found[f"G {name}"], g, rtol=1e-10, atol=1e-12)
+
+
+def test_fields_at_a_filter_give_its_image():
+    networks = ModuleNetworks(
+        Architecture(Convolutional),
+        mf.mean_field(1.0),
+        6,
+        (0,),
+        Samples(*digits(3, True)),
+        mf.losses.loss("squared"),
+        DOUBLE,
+    )
+    found = networks.fields(networks.initial_state(), 0)
+    assert found["Phi mix.weight"].shape == (3 * 16, 6)
+    assert found["G mix.weight"].shape == (3 * 4, 6)

@@ -140,12 +140,11 @@ def _axis(call: _Call, default: int | None) -> int | None:
 
 
 def _extreme(small: _Call, large: _Call) -> str:
-    if small.name not in _EXTREME + _SHARES or not small.given:
+    of_two = small.name in ("max", "min") and len(small.given) == 2  # neuron by neuron
+    if small.name not in _EXTREME + _SHARES or len(small.given) < 1 or of_two:
         return ""
-    if small.name in ("max", "min") and len(small.given) > 1:
-        return ""  # of two tensors, neuron by neuron
     wide, dims = _wide(small.given[0], large.given[0]), len(small.given[0])
-    axis = _axis(small, -1 if small.name in _SHARES + ("sort", "argsort", "topk", "kthvalue", "mode") else None)
+    axis = _axis(small, -1 if small.name in (*_SHARES, "sort", "argsort", "topk", "kthvalue", "mode") else None)
     if not wide or (axis is not None and axis % dims not in wide):
         return ""
     if small.name in _SHARES:
@@ -156,8 +155,8 @@ def _extreme(small: _Call, large: _Call) -> str:
 def _parts(small: _Call, large: _Call) -> str:
     if small.name not in _PARTS or not small.given:
         return ""
-    before, after = _wide(small.given[0], large.given[0]), small.found and _wide(small.found[0], large.found[0])
-    if len(before) <= len(after or ()) or not small.found:
+    before = _wide(small.given[0], large.given[0])
+    if not small.found or len(before) <= len(_wide(small.found[0], large.found[0])):
         return ""
     return f"{small.name} takes neurons by number, a fixed part of an axis that grows: take a share of it, e.g. x.chunk(2, -1)"
 
@@ -167,8 +166,8 @@ def _attention(small: _Call, large: _Call) -> str:
         small.given[0], large.given[0]
     ):
         return ""
-    scales = [call.options.get("scale") for call in (small, large)]
-    if None not in scales and abs(scales[0] * small.given[0][-1] / (scales[1] * large.given[0][-1]) - 1) < 1e-9:
+    products = [(call.options.get("scale") or 0.0) * call.given[0][-1] for call in (small, large)]
+    if products[0] and abs(products[1] / products[0] - 1) < 1e-9:
         return ""
     return _ATTENTION
 
