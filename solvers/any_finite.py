@@ -64,6 +64,7 @@ class ModuleNetworks:
         self.names = tuple(name for name, unit in self.units.items() if unit.rate)
         self.rates = tuple(self.units[name].rate for name in self.names)
         self.frozen: dict[str, Tensor] = {}
+        self.together = True  # whether seeds run in one batch
 
     def initial_state(self) -> State:
         drawn = [self._draw(seed) for seed in self.seeds]
@@ -112,7 +113,13 @@ class ModuleNetworks:
         with written_for(self.like):
             if len(self.seeds) == 1:
                 return self.skeleton({name: w[0] for name, w in weights.items()}, x)[None]
-            return torch.func.vmap(lambda own: self.skeleton(own, x))(weights)
+            if self.together:
+                try:
+                    return torch.func.vmap(lambda own: self.skeleton(own, x))(weights)
+                except RuntimeError:  # vmap does not know what this module does
+                    self.together = False
+            each = range(len(self.seeds))
+            return torch.stack([self.skeleton({name: w[e] for name, w in weights.items()}, x) for e in each])
 
     def fields(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
         """Of the network of the seed-th of the seeds what enters and leaves each hidden matrix at the training points (equation 88)"""

@@ -207,3 +207,38 @@ def test_fields_at_a_filter_give_its_image():
     found = networks.fields(networks.initial_state(), 0)
     assert found["Phi mix.weight"].shape == (3 * 16, 6)
     assert found["G mix.weight"].shape == (3 * 4, 6)
+
+
+class Makes(nn.Module):
+    """A network that makes tensors of its own, and looks at a number, which torch.func does not batch"""
+
+    def __init__(self, n, looks):
+        super().__init__()
+        self.read, self.again, self.out = nn.Linear(3, n), nn.Linear(n, n), nn.Linear(n, 1)
+        self.looks = looks
+
+    def forward(self, x):
+        h = torch.zeros(len(x), self.read.out_features) + torch.tensor(0.1)
+        for _ in range(2):
+            h = torch.tanh(self.read(x) + self.again(h))
+        return self.out(h) if not self.looks or h.mean().item() < 9 else h
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_tensors_that_a_forward_makes_are_of_its_kind_and_what_is_not_batched_runs_alone(kind):
+    data, found = mf.single_index_teacher(n_train=4, inputs=3, seed=1), []
+    for looks in (False, True):
+        networks = ModuleNetworks(
+            Architecture(lambda n: Makes(n, looks)),  # noqa: B023
+            mf.mean_field(1.0),
+            10,
+            (0, 1, 2),
+            Samples(data.x, data.y),
+            mf.losses.loss("squared"),
+            torch.empty(0, dtype=kind),
+        )
+        found.append(descend(networks, networks.initial_state(), 0.2, 3))
+        assert found[-1].dtype == kind
+        assert networks.together is not looks
+    torch.testing.assert_close(*found)
+    assert torch.get_default_dtype() == torch.float32
