@@ -32,6 +32,8 @@ from solvers.places import phases
 from solvers.sharding import Shard
 from solvers.stand_in import Matrix, Met, Record
 
+_MANY_INPUTS = 4096  # beyond, their moments are not looked at
+
 
 @dataclass
 class LimitPass:
@@ -42,6 +44,31 @@ class LimitPass:
     leaves: dict[str, Tensor]  # theta of the module's own parameters, which autograd follows
     shapes: list[torch.Size]  # of L
     record: Record
+
+
+@dataclass
+class Fixed:
+    """What the start decides and training leaves alone: theta of frozen parameters; of input weights the directions (fan_in, r) that any
+    input has, where these are few: theta is then kept as (r, S), since what lies beyond is never seen.
+    """
+
+    theta: dict[str, Tensor]
+    directions: dict[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By the end of a name"""
+        theta = {f"_theta_{name}": t for name, t in self.theta.items()}
+        return theta | {f"_directions_{name}": t for name, t in self.directions.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        for end, own in (("_theta_", self.theta), ("_directions_", self.directions)):
+            own |= {name.removeprefix(end): t for name, t in tensors.items() if name.startswith(end)}
+
+    def mark(self) -> None:
+        pass
+
+    def back_to(self, mark: None) -> None:
+        pass
 
 
 class ModuleLimit(Method):
@@ -76,7 +103,7 @@ class ModuleLimit(Method):
         self.layers = {name: layer for own in self.phases.values() for name, layer in own.items()}
         self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
-        self.constant: dict[str, Tensor] = {}
+        self.fixed = Fixed({}, {})
 
     def _phases(self, p: Parameter) -> dict[str, InfiniteMap]:
         """The maps of a matrix by name: one, or of a filter with a stride one for each phase"""
@@ -120,8 +147,8 @@ class ModuleLimit(Method):
             start.spans.clear()  # what later points revealed has moved the fields of earlier ones, within the tolerance
             for x in points:
                 self._outputs(given, learned, {}, x, self._nowhere)
-        theta = start.finished()
-        self.constant = {name: t for name, t in theta.items() if name not in self.own}
+        theta, directions = start.finished()
+        self.fixed = Fixed({name: t for name, t in theta.items() if name not in self.own}, directions)
         scales = torch.ones(len(self.learning), dtype=torch.float64)
         return (*learned.values(), *(theta[name] for name in self.own), scales)
 
@@ -131,7 +158,7 @@ class ModuleLimit(Method):
         count, scales = len(self.learning), dict(zip(self.learning, state[-1].tolist(), strict=True))
         learned = dict(zip(self.learning, state[:count], strict=True))
         own = {n: t.detach().requires_grad_(differentiated) for n, t in zip(self.own, state[count:-1], strict=True)}
-        given = {n: t * self.units[n].multiplier for n, t in self.constant.items()}
+        given = {n: t * self.units[n].multiplier for n, t in self.fixed.theta.items()}
         x, y = (t[rows] if isinstance(rows, Tensor) else t for t in (self.data.x, self.data.y))
         record = Record(self.like.new_zeros(()).requires_grad_(differentiated))
         with torch.set_grad_enabled(differentiated):
@@ -190,7 +217,7 @@ class ModuleLimit(Method):
     def growing(self) -> dict[str, Any]:
         """All that grows as the matrices become known, by name"""
         layers = {f"{name}_{part}": grows for name, q in self.layers.items() for part, grows in q.growing().items()}
-        return layers | {f"draws{size}": source for size, source in self.sources.items()}
+        return layers | {f"draws{size}": source for size, source in self.sources.items()} | {"fixed": self.fixed}
 
     def mark(self) -> list[Any]:
         return [part.mark() for part in self.growing().values()]
@@ -222,6 +249,8 @@ class ModuleLimit(Method):
         record: Record,
     ) -> Tensor:
         given, empty = dict(weights), self.like.new_zeros(0, 0)
+        for name, directions in self.fixed.directions.items():
+            given[name] = Narrow.of(directions, given[name])
         for name, p in self.matrices.items():
             factor = self.units[name].multiplier * math.sqrt(p.below.at(self.width))
             met = tuple(
@@ -256,11 +285,12 @@ class _Start:
     """Parameters before training, drawn in the order in which a first pass meets them."""
 
     def __init__(self, limit: ModuleLimit) -> None:
-        self.limit, self.theta, self.spans = limit, {}, {}
+        self.limit = limit
         own = [p for p in limit.network.description if p.name not in limit.matrices]
         self.drawn = {p.name: p for p in own if limit.units[p.name].drawn}
         self.theta: dict[str, Tensor] = {}
-        self.spans: dict[str, Basis] = {}
+        self.spans: dict[str, Basis] = {}  # of what readouts read
+        self.moments: dict[str, Tensor] = {}  # (fan_in, fan_in) of what linear input weights multiply
 
     def undrawn(self) -> dict[str, Tensor]:
         """Parameters as their author starts them; biases that shrink with the width are 0 in the limit"""
@@ -280,6 +310,9 @@ class _Start:
         """multiplier theta, theta drawn if it is not yet; seen (n, fan_in): what the weight multiplies"""
         if p.name not in self.theta:
             self.theta[p.name] = self._draw(p, seen)
+        if p.kind == "linear" and seen is not None and seen.shape[1] <= _MANY_INPUTS:
+            x = seen.double()
+            self.moments[p.name] = self.moments.get(p.name, 0.0) + x.T @ x
         return self.theta[p.name] * self.limit.units[p.name].multiplier
 
     def _draw(self, p: Parameter, seen: Tensor | None) -> Tensor:
@@ -306,7 +339,8 @@ class _Start:
         for some in features.split(512):
             self.spans[p.name].reveal(some)
 
-    def finished(self) -> dict[str, Tensor]:
+    def finished(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """theta of all parameters, and directions as in `Fixed`"""
         for name, p in self.drawn.items():
             self.weight(p, None)
             if name in self.spans and not self.limit.population.exact:
@@ -314,7 +348,40 @@ class _Start:
                 rows = theta.movedim(1, -1)
                 free = orthonormal(orthonormal(rows.reshape(-1, rows.shape[-1]), span), span)
                 self.theta[name] = free.reshape(rows.shape).movedim(-1, 1).contiguous()
-        return self.theta
+        directions = {}
+        for name, moment in self.moments.items():
+            values, vectors = torch.linalg.eigh(moment)
+            seen = values > 1e-14 * values[-1]
+            if 2 * int(seen.sum()) <= len(seen):
+                directions[name] = vectors[:, seen].flip(1).to(self.limit.like)
+                self.theta[name] = (self.theta[name] @ directions[name]).T.contiguous()
+        return self.theta, directions
+
+
+class Narrow(Tensor):
+    """An input weight by the few directions that its inputs have: linear layers multiply by these first."""
+
+    directions: Tensor  # (fan_in, r)
+    rows: Tensor  # (r, S)
+
+    @staticmethod
+    def of(directions: Tensor, rows: Tensor) -> Narrow:
+        narrow = torch.empty(rows.shape[1], len(directions), dtype=rows.dtype, device="meta").as_subclass(Narrow)
+        narrow.directions, narrow.rows = directions, rows
+        return narrow
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear and isinstance(args[1], Narrow):
+            out = args[0] @ args[1].directions @ args[1].rows
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            return out if bias is None else out + bias
+
+        def whole(value: Any) -> Any:
+            return (value.directions @ value.rows).T if isinstance(value, Narrow) else value
+
+        return func(*map(whole, args), **{key: whole(value) for key, value in kwargs.items()})
 
 
 class Unmet(Tensor):

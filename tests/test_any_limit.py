@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import meanfield as mf
+import solvers.any_limit
 import solvers.infinite_dense
 from meanfield.network.architecture import Architecture, architecture
 from solvers import CausalDMFT
@@ -459,3 +460,54 @@ def test_what_cannot_be_is_refused_before_work():
         ModuleLimit(network, mf.mean_field(1.0), *given, shared, (1e-2, 1e-2))
     with pytest.raises(ValueError, match="has no limit as a flow of measures"):
         ModuleLimit(network, mf.ntk(), *given, whole, (1e-2, 1e-2))
+
+
+def test_inputs_of_few_directions_are_kept_as_these_and_the_network_is_the_same(monkeypatch):
+    """Exactly, with a frozen input layer or not, and restored"""
+    g = torch.Generator().manual_seed(1)
+    x, y = (
+        torch.randn(5, 2, generator=g, dtype=torch.float64) @ torch.randn(2, 9, generator=g, dtype=torch.float64),
+        torch.ones(5, 1),
+    )
+    for frozen in ((), ("read.weight",)):
+        build = Architecture(lambda n: Perceptron(n, 9, phi=lambda h: h), frozen=frozen)
+        given = dict(like=DOUBLE, draws="exact", samples=600, tolerance=1e-11)
+        method = limit(build, Samples(x[:4], y[:4].double(), x[4:]), **given)
+        state = method.initial_state()
+        assert method.fixed.directions["read.weight"].shape == (9, 2)
+        f = method.forward(
+            weighted((1.0, 0.3), (state, method.backward(method.forward(state, EVERYWHERE, True)))), EVERYWHERE, False
+        ).f
+        again = limit(build, Samples(x[:4], y[:4].double(), x[4:]), **given)
+        for name, part in again.growing().items():
+            part.restore(method.growing()[name].tensors())
+        assert torch.equal(again.forward(state, EVERYWHERE, False).f, method.forward(state, EVERYWHERE, False).f)
+        with monkeypatch.context() as patch:
+            patch.setattr(solvers.any_limit, "_MANY_INPUTS", 0)
+            whole = limit(build, Samples(x[:4], y[:4].double(), x[4:]), **given)
+            state = whole.initial_state()
+            assert not whole.fixed.directions
+            right = whole.forward(
+                weighted((1.0, 0.3), (state, whole.backward(whole.forward(state, EVERYWHERE, True)))), EVERYWHERE, False
+            ).f
+        torch.testing.assert_close(f, right, rtol=1e-9, atol=1e-10)
+
+
+def test_a_recurrent_network_may_start_from_zeros_of_its_own():
+    """Exactly: a matrix on a field of zeros is one that is not called"""
+
+    class Net(Recurrent):
+        def __init__(self, n, zeros):
+            super().__init__(n)
+            self.zeros = zeros
+
+        def forward(self, x):
+            h = torch.zeros(len(x), self.again.in_features) if self.zeros else None
+            for row in x.reshape(-1, 8, 8)[:, 3:7].unbind(1):
+                h = self.read(row) + (0.0 if h is None else self.again(h))
+            return self.out(h)
+
+    data = Samples(*digits(4))
+    one, two = (exactly(lambda n: Net(n, zeros), data, 0.1) for zeros in (True, False))  # noqa: B023
+    torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-10)
+    assert float(one[-1].abs().max()) > 0.1
