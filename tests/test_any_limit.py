@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import meanfield as mf
-import solvers.any_limit
+import solvers.any_start
 import solvers.infinite_dense
 from meanfield.network.architecture import Architecture, architecture
 from solvers import CausalDMFT
@@ -483,7 +483,7 @@ def test_inputs_of_few_directions_are_kept_as_these_and_the_network_is_the_same(
             part.restore(method.growing()[name].tensors())
         assert torch.equal(again.forward(state, EVERYWHERE, False).f, method.forward(state, EVERYWHERE, False).f)
         with monkeypatch.context() as patch:
-            patch.setattr(solvers.any_limit, "_MANY_INPUTS", 0)
+            patch.setattr(solvers.any_start, "_MANY_INPUTS", 0)
             whole = limit(build, Samples(x[:4], y[:4].double(), x[4:]), **given)
             state = whole.initial_state()
             assert not whole.fixed.directions

@@ -1,0 +1,214 @@
+"""A module in the limit before training: what is drawn where a first pass meets it, readouts whose outputs vanish (equations 85, 86)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meanfield.measure import principal_directions
+from meanfield.network.architecture import Architecture
+from meanfield.network.roles import Parameter
+from meanfield.units import Unit
+from solvers.infinite_dense import Basis, orthonormal
+from solvers.module_start import Skeleton, seeded
+from solvers.neurons import Neurons, Population
+
+_MANY_INPUTS = 4096  # beyond, their moments are not looked at
+
+
+@dataclass
+class Fixed:
+    """What the start decides and training leaves alone: theta of frozen parameters; of input weights the directions (fan_in, r) that any
+    input has, where these are few: theta is then kept as (r, S), since what lies beyond is never seen.
+    """
+
+    theta: dict[str, Tensor]
+    directions: dict[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By the end of a name"""
+        theta = {f"_theta_{name}": t for name, t in self.theta.items()}
+        return theta | {f"_directions_{name}": t for name, t in self.directions.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        for end, own in (("_theta_", self.theta), ("_directions_", self.directions)):
+            own |= {name.removeprefix(end): t for name, t in tensors.items() if name.startswith(end)}
+
+    def mark(self) -> None:
+        pass
+
+    def back_to(self, mark: None) -> None:
+        pass
+
+
+class Start:
+    """Parameters before training, drawn in the order in which a first pass meets them."""
+
+    def __init__(
+        self,
+        network: Architecture,
+        units: Mapping[str, Unit],
+        skeleton: Skeleton,
+        population: Population,
+        source: Callable[[int], Neurons],
+        tolerance: float,
+    ) -> None:
+        self.network, self.units, self.skeleton, self.population = network, units, skeleton, population
+        self.source, self.tolerance, self.width, self.like = source, tolerance, population.samples, population.like
+        self.own = [p for p in network.description if p.role != "hidden"]
+        self.drawn = {p.name: p for p in self.own if units[p.name].drawn}
+        self.theta: dict[str, Tensor] = {}
+        self.spans: dict[str, Basis] = {}  # of what readouts read
+        self.moments: dict[str, Tensor] = {}  # (fan_in, fan_in) of what linear input weights multiply
+
+    def undrawn(self) -> dict[str, Tensor]:
+        """Parameters as their author starts them; biases that shrink with the width are 0 in the limit"""
+        fans = {p.layer: p.fan_in(self.width) for p in self.network.description.having("hidden", "readout")}
+        found = {}
+        for p in self.own:
+            if p.name in self.drawn:
+                continue
+            w = self.skeleton.starts[p.name]
+            if p.layer in fans and float(w.abs().max()) <= 1.0001 / math.sqrt(fans[p.layer]):
+                w = torch.zeros_like(w)
+            found[p.name], self.theta[p.name] = w, w / self.units[p.name].multiplier
+        return found
+
+    def weight(self, p: Parameter, seen: Tensor | None) -> Tensor:
+        """multiplier theta, theta drawn if it is not yet; seen (n, fan_in): what the weight multiplies"""
+        if p.name not in self.theta:
+            self.theta[p.name] = self._draw(p, seen)
+        if p.kind == "linear" and seen is not None and seen.shape[1] <= _MANY_INPUTS:
+            x = seen.double()
+            self.moments[p.name] = self.moments.get(p.name, 0.0) + x.T @ x
+        return self.theta[p.name] * self.units[p.name].multiplier
+
+    def _draw(self, p: Parameter, seen: Tensor | None) -> Tensor:
+        shape = p.shape(self.width)
+        wide = [axis.wide for axis in p.axes]
+        if not any(wide):  # a number or two, of no neuron
+            g = torch.Generator().manual_seed(seeded(self.population.seed, len(self.theta)))
+            return torch.randn(shape, generator=g, dtype=torch.float64).to(self.like)
+        at = wide.index(True)
+        rows = self.source(shape[at]).fresh(math.prod(shape) // shape[at])
+        if p.role == "input":
+            rows = orthonormal(rows, rows[:0])
+            if seen is not None:
+                rows = principal_directions(seen, len(rows)).to(rows) @ rows
+        theta = rows.reshape(*shape[:at], *shape[at + 1 :], shape[at]).movedim(-1, at).contiguous()
+        return self.skeleton.without_padding(p, theta)
+
+    def keep_apart(self, p: Parameter, features: Tensor) -> None:
+        """A readout is to be orthogonal to these features (n, S)"""
+        if p.name not in self.spans:
+            tolerance = min(self.tolerance, 1e-3) if self.like.dtype == torch.float32 else 1e-8
+            self.spans[p.name] = Basis(features.shape[1], tolerance, self.like)
+        for some in features.split(512):
+            self.spans[p.name].reveal(some)
+
+    def finished(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """theta of all parameters, and directions as in `Fixed`"""
+        for name, p in self.drawn.items():
+            self.weight(p, None)
+            if name in self.spans and not self.population.exact:
+                theta, span = self.theta[name], self.spans[name].fields.rows
+                rows = theta.movedim(1, -1)
+                free = orthonormal(orthonormal(rows.reshape(-1, rows.shape[-1]), span), span)
+                self.theta[name] = free.reshape(rows.shape).movedim(-1, 1).contiguous()
+        directions = {}
+        for name, moment in self.moments.items():
+            values, vectors = torch.linalg.eigh(moment)
+            seen = values > 1e-14 * values[-1]
+            if 2 * int(seen.sum()) <= len(seen):
+                directions[name] = vectors[:, seen].flip(1).to(self.like)
+                self.theta[name] = (self.theta[name] @ directions[name]).T.contiguous()
+        return self.theta, directions
+
+
+class Narrow(Tensor):
+    """An input weight by the few directions that its inputs have: linear layers multiply by these first."""
+
+    directions: Tensor  # (fan_in, r)
+    rows: Tensor  # (r, S)
+
+    @staticmethod
+    def of(directions: Tensor, rows: Tensor) -> Narrow:
+        narrow = torch.empty(rows.shape[1], len(directions), dtype=rows.dtype, device="meta").as_subclass(Narrow)
+        narrow.directions, narrow.rows = directions, rows
+        return narrow
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear and isinstance(args[1], Narrow):
+            out = args[0] @ args[1].directions @ args[1].rows
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            return out if bias is None else out + bias
+
+        def whole(value: Any) -> Any:
+            return (value.directions @ value.rows).T if isinstance(value, Narrow) else value
+
+        return func(*map(whole, args), **{key: whole(value) for key, value in kwargs.items()})
+
+
+class Unmet(Tensor):
+    """An input weight, readout or vector before its draw: what torch does with it is done with its numbers, drawn when it is first met.
+
+    A readout gives zeros in the linear and convolutional layers of a first pass, as it does in the limit, and remembers what it read.
+    """
+
+    start: Start
+    parameter: Parameter
+
+    @staticmethod
+    def of(start: Start, parameter: Parameter) -> Unmet:
+        shape = parameter.shape(start.width)
+        unmet = torch.empty(shape, dtype=start.like.dtype, device="meta").as_subclass(Unmet)
+        unmet.start, unmet.parameter = start, parameter
+        return unmet
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        seen = _seen(func, args, kwargs)
+
+        def real(value: Any) -> Any:
+            if not isinstance(value, Unmet):
+                return value
+            p, start = value.parameter, value.start
+            weight = start.weight(p, seen if p.role == "input" else None)
+            if p.role != "readout" or seen is None or start.population.exact:
+                return weight
+            start.keep_apart(p, seen.reshape(-1, weight.shape[1]))
+            return torch.zeros_like(weight)
+
+        return func(*map(real, args), **{key: real(value) for key, value in kwargs.items()})
+
+
+def _seen(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a weight multiplies in a layer: (n, fan_in) of a linear one or, for a readout by a filter, (n, ..) channels last"""
+    if func is F.linear:
+        return args[0].detach().reshape(-1, args[0].shape[-1])
+    if func not in (F.conv1d, F.conv2d, F.conv3d) or len(args) < 2:
+        return None
+    x, weight = args[0].detach(), args[1]
+    if weight.parameter.role == "readout":
+        return x.movedim(-weight.ndim + 1, -1).contiguous()
+    return _patches(x, weight, *args[3:], **{k: v for k, v in kwargs.items() if k not in ("bias", "groups")})
+
+
+def _patches(
+    x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1
+) -> Tensor:
+    """(n, fan_in) what a filter sees at each position: the convolution with unit filters"""
+    del groups
+    fan_in = math.prod(weight.shape[1:])
+    units_ = torch.eye(fan_in, dtype=x.dtype, device=x.device).reshape(fan_in, *weight.shape[1:])
+    convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
+    return convolve(x, units_, None, stride, padding, dilation).movedim(1, -1).reshape(-1, fan_in)
