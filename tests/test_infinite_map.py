@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from solvers.infinite_map import InfiniteMap
-from solvers.neurons import plain_neurons
-from solvers.places import convolution, gathered, phases, spread
+from solvers.dmft.infinite_map import InfiniteMap
+from solvers.dmft.neurons import plain_neurons
+from solvers.dmft.places import convolution, gathered, phases, spread
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
 GEOMETRIES = [

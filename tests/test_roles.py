@@ -191,7 +191,6 @@ def test_large_tensors_are_not_made_and_no_global_generator_moves():
     state = torch.get_rng_state()
     net = made(Language, 4096, 4096**2)
     assert net.block.up.weight.is_meta
-    assert net.block.up.weight.requires_grad is not False
     assert not net.tok.weight.is_meta
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -203,3 +202,22 @@ def test_large_tensors_are_not_made_and_no_global_generator_moves():
                 raise AssertionError
 
     assert {p.name: p.role for p in describe(Looks)} == {"out.weight": "readout", "out.bias": "output bias"}
+
+
+def test_starts_come_from_their_seed_and_not_from_torch_s_generator():
+    class Random(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.own = nn.Parameter(torch.randn(n) + torch.rand(n) + torch.randperm(n) + torch.randint(5, (n,)))
+            self.out = nn.Linear(n, 2)
+            nn.init.trunc_normal_(self.out.weight)
+            nn.init.orthogonal_(self.out.weight)
+            self.more = nn.Parameter(torch.normal(torch.zeros(n), 1.0) + torch.bernoulli(torch.full((n,), 0.5)))
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, again, other = (made(Random, 30, least=2**40, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in one.named_parameters():
+        assert torch.equal(value, again.get_parameter(name))
+        assert not torch.equal(value, other.get_parameter(name))

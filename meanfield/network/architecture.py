@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from meanfield import checks
+from meanfield.checking import checks
 from meanfield.network.roles import Build, Description, Parameter, describe
 
 Patterned = tuple[tuple[str, float], ...]

@@ -7,17 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from meanfield import checks
+from meanfield.checking import checks
 
 Build = Callable[[int], nn.Module]
-_DRAWING = ("normal_", "uniform_", "exponential_", "bernoulli_", "random_", "log_normal_", "cauchy_", "geometric_")
 
 
-def made(build: Build, width: int, least: int = 1, seed: int = 0) -> nn.Module:
-    """build(width), in which tensors of `least` numbers or more have none; random numbers of its own come from the seed.
+def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module:
+    """build(width), in which tensors of `least` numbers or more have none; the random numbers of its start come from the seed.
 
     ValueError for what is no builder of modules. One that looks at numbers which are not there is asked for all of them.
     """
@@ -25,13 +24,11 @@ def made(build: Build, width: int, least: int = 1, seed: int = 0) -> nn.Module:
         raise ValueError(
             f"network must be a function of the width that returns a torch.nn.Module: received {checks.shown(build)}"
         )
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        try:
-            with _Thin(least):
-                net = build(width)
-        except (NotImplementedError, RuntimeError):
-            torch.manual_seed(seed)
+    try:
+        with _Thin(least, seed):
+            net = build(width)
+    except (NotImplementedError, RuntimeError):
+        with _Thin(math.inf, seed):
             net = build(width)
     if not isinstance(net, nn.Module):
         raise ValueError(f"build({width}) must return a torch.nn.Module: received {checks.shown(net)}")
@@ -39,24 +36,31 @@ def made(build: Build, width: int, least: int = 1, seed: int = 0) -> nn.Module:
 
 
 class _Thin(TorchDispatchMode):
-    """New tensors of `least` numbers or more are made on the meta device, where drawing numbers does nothing.
-
-    Torch would import for seconds before it does the same.
+    """New tensors of `least` numbers or more are made on the meta device, where drawing numbers does nothing (torch would import for
+    seconds before it does the same). Others draw from a generator of this mode: torch's own stands still.
     """
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: float, seed: int) -> None:
         super().__init__()
-        self.least = least
+        self.least, self.generator = least, torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = kwargs or {}, func._schema.name.removeprefix("aten::")
-        if name in _DRAWING and args[0].is_meta:
-            return args[0]
-        sized = args and isinstance(args[0], (list, tuple)) and "pin_memory" in kwargs | _takes(func)
+        kwargs, takes = kwargs or {}, {argument.name for argument in func._schema.arguments}
+        sized = args and isinstance(args[0], (list, tuple)) and "pin_memory" in takes
         if sized and all(isinstance(n, int) for n in args[0]) and math.prod(args[0]) >= self.least:
             return torch.empty(args[0], dtype=kwargs.get("dtype"), device="meta")
+        func = _WITH_GENERATOR.get(func, func)
+        if "generator" in takes or func in _WITH_GENERATOR.values():
+            if args and isinstance(args[0], Tensor) and args[0].is_meta:
+                return args[0]
+            kwargs = {"generator": self.generator} | {k: v for k, v in kwargs.items() if v is not None}
         return func(*args, **kwargs)
 
 
-def _takes(func: Any) -> dict[str, None]:
-    return {argument.name: None for argument in func._schema.arguments}
+_WITH_GENERATOR = {
+    torch.ops.aten.rand.default: torch.ops.aten.rand.generator,
+    torch.ops.aten.randn.default: torch.ops.aten.randn.generator,
+    torch.ops.aten.randint.default: torch.ops.aten.randint.generator,
+    torch.ops.aten.randint.low: torch.ops.aten.randint.low_generator,
+    torch.ops.aten.randperm.default: torch.ops.aten.randperm.generator,
+}

@@ -8,31 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meanfield.losses import Loss
 from meanfield.network.architecture import Architecture
-from meanfield.scaling import Scaling
-from meanfield.units import units
-from solvers.any_kernels import fields
-from solvers.inputs import EVERYWHERE, Rows
-from solvers.integrator import State
-from solvers.module_start import Skeleton, seeded, written_for
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Inputs x (P, ...) and targets y (P, ..., C); inputs of test points."""
-
-    x: Tensor
-    y: Tensor
-    x_test: Tensor | None = None
-
-    def to(self, like: Tensor) -> Samples:
-        """On a device, real numbers in a precision; integers stay integers"""
-        x, x_test = (
-            None if t is None else t.to(like.device, like.dtype if t.is_floating_point() else None)
-            for t in (self.x, self.x_test)
-        )
-        return Samples(x, self.y.to(like), x_test)  # type: ignore[arg-type]
+from meanfield.problem.losses import Loss
+from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.units import units
+from solvers.finite.module_fields import fields
+from solvers.running.inputs import EVERYWHERE, Rows
+from solvers.running.integrator import State
+from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
 
 
 @dataclass(frozen=True)

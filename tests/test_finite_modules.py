@@ -10,9 +10,12 @@ from torch import nn
 
 import meanfield as mf
 from meanfield.network.architecture import Architecture
+from meanfield.network.module import perceptron
+from meanfield.problem.losses import loss as loss_called
 from solvers import FiniteWidth
-from solvers.any_finite import ModuleNetworks, Samples
-from solvers.inputs import EVERYWHERE
+from solvers.finite.modules import ModuleNetworks
+from solvers.running.inputs import EVERYWHERE
+from solvers.running.skeleton import Samples
 from tests.any_networks import Convolutional, Language, Perceptron, digits, text
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -34,27 +37,27 @@ def stacked(solutions):
     return {name: torch.stack([s.state[name] for s in solutions]) for name in solutions[0].state}
 
 
+NETWORKS = [
+    mf.Network(1, "tanh", weight_std=1.2, bias_std=0.3),
+    mf.Network(3, "relu"),
+    mf.Network(3, "erf", weight_std=0.9, bias_std=0.2, residual=0.7),
+]
+
+
 @pytest.mark.parametrize("scaling", [mf.mean_field(1.5), mf.ntk(), mf.sym_default(8)], ids=lambda s: s.name)
-@pytest.mark.parametrize("depth", [1, 3])
-def test_a_module_that_is_a_perceptron_trains_as_the_library_s(scaling, depth):
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_a_network_as_a_module_trains_as_the_library_s(scaling, network):
     data = mf.single_index_teacher(n_train=6, n_test=4, inputs=3, seed=1)
-    problem = mf.Problem(data, mf.Network(depth, "tanh", weight_std=1.2, bias_std=0.3), scaling, mf.Training(0.2, 10))
+    problem = mf.Problem(data, network, scaling, mf.Training(0.2, 10))
     start = stacked(FiniteWidth(32).ensemble(problem.with_steps(0), (0, 1, 2)))
-    build = lambda n: Perceptron(n, depth=depth, bias=True)  # noqa: E731
-    std = {"*.weight": 1.2, "*.bias": 0.3}
-    networks = ModuleNetworks(
-        Architecture(build, std),
-        scaling,
-        32,
-        (0, 1, 2),
-        Samples(data.x, data.y, data.x_test),
-        problem.loss_function,
-        DOUBLE,
-    )
+    samples = Samples(data.x, data.y, data.x_test)
+    networks = ModuleNetworks(perceptron(network, 3, 1), scaling, 32, (0, 1, 2), samples, problem.loss_function, DOUBLE)
     networks.initial_state()
-    given = {"read.weight": start["W0"], "read.bias": start["b0"][..., 0], "out.weight": start["a"].transpose(1, 2)}
-    given |= {f"mix.{l - 1}.weight": start[f"W{l}"] for l in range(1, depth)} | {"out.bias": start["b"]}
-    given |= {f"mix.{l - 1}.bias": start[f"b{l}"][..., 0] for l in range(1, depth)}
+    given = {"read.weight": start["W0"], "out.weight": start["a"].transpose(1, 2)}
+    given |= {f"mix.{l - 1}.weight": start[f"W{l}"] for l in range(1, network.depth)}
+    if network.bias_std:
+        given |= {"read.bias": start["b0"][..., 0], "out.bias": start["b"]}
+        given |= {f"mix.{l - 1}.bias": start[f"b{l}"][..., 0] for l in range(1, network.depth)}
     f = descend(networks, tuple(given[name] for name in networks.names), 0.2, 10)
     right = torch.stack([torch.cat([s.f, s.f_test], 1) for s in FiniteWidth(32).ensemble(problem, (0, 1, 2))], 1)
     torch.testing.assert_close(f, right, rtol=1e-11, atol=1e-12)
@@ -78,7 +81,7 @@ def test_a_convolutional_network_against_a_loop_written_here():
     n, gamma0 = 16, 1.3
     x, y = digits(5, image=True)
     networks = ModuleNetworks(
-        Architecture(Convolutional), mf.mean_field(gamma0), n, (3, 4), Samples(x, y), mf.losses.loss("squared"), DOUBLE
+        Architecture(Convolutional), mf.mean_field(gamma0), n, (3, 4), Samples(x, y), loss_called("squared"), DOUBLE
     )
     start = networks.initial_state()
 
@@ -102,8 +105,8 @@ def test_a_convolutional_network_against_a_loop_written_here():
 def test_a_seed_has_the_same_network_in_any_company():
     x, y = digits(3, image=True)
     given = (Architecture(Convolutional), mf.ntk(), 8)
-    alone = ModuleNetworks(*given, (7,), Samples(x, y), mf.losses.loss("squared"), DOUBLE)
-    beside = ModuleNetworks(*given, (2, 7), Samples(x, y), mf.losses.loss("squared"), DOUBLE)
+    alone = ModuleNetworks(*given, (7,), Samples(x, y), loss_called("squared"), DOUBLE)
+    beside = ModuleNetworks(*given, (2, 7), Samples(x, y), loss_called("squared"), DOUBLE)
     for one, two in zip(alone.initial_state(), beside.initial_state(), strict=True):
         assert torch.equal(one[0], two[1])
 
@@ -114,7 +117,7 @@ def test_tokens_a_language_model_s_loss_over_positions_and_rates_by_name():
     rate, std = {"block.up.weight": 0.5}, {"tok.weight": 2.0}
     architecture = Architecture(Language, std, rate, frozen=("pos.*",))
     networks = ModuleNetworks(
-        architecture, mf.mean_field(0.7), 12, (1,), Samples(x, y), mf.losses.loss("cross_entropy"), DOUBLE
+        architecture, mf.mean_field(0.7), 12, (1,), Samples(x, y), loss_called("cross_entropy"), DOUBLE
     )
     state = networks.initial_state()
     assert "pos.weight" not in networks.names
@@ -151,7 +154,7 @@ def test_vectors_start_as_their_author_starts_them_and_output_biases_have_the_ra
     data = mf.single_index_teacher(n_train=6, inputs=3, seed=1)
     y = data.y.expand(6, 2)
     networks = ModuleNetworks(
-        Architecture(Net), mf.mean_field(0.5), 20, (1, 2), Samples(data.x, y), mf.losses.loss("squared"), DOUBLE
+        Architecture(Net), mf.mean_field(0.5), 20, (1, 2), Samples(data.x, y), loss_called("squared"), DOUBLE
     )
     state = networks.initial_state()
     start, rates = dict(zip(networks.names, state, strict=True)), dict(zip(networks.names, networks.rates, strict=True))
@@ -201,7 +204,7 @@ def test_fields_at_a_filter_give_its_image():
         6,
         (0,),
         Samples(*digits(3, True)),
-        mf.losses.loss("squared"),
+        loss_called("squared"),
         DOUBLE,
     )
     found = networks.fields(networks.initial_state(), 0)
@@ -234,7 +237,7 @@ def test_tensors_that_a_forward_makes_are_of_its_kind_and_what_is_not_batched_ru
             10,
             (0, 1, 2),
             Samples(data.x, data.y),
-            mf.losses.loss("squared"),
+            loss_called("squared"),
             torch.empty(0, dtype=kind),
         )
         found.append(descend(networks, networks.initial_state(), 0.2, 3))

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meanfield.measure import principal_directions
+from meanfield.measures.particle_measure import principal_directions
 from meanfield.network.architecture import Architecture
 from meanfield.network.roles import Parameter
-from meanfield.units import Unit
-from solvers.infinite_dense import Basis, orthonormal
-from solvers.module_start import Skeleton, seeded
-from solvers.neurons import Neurons, Population
+from meanfield.scaling.units import Unit
+from solvers.dmft.basis import Basis, orthonormal
+from solvers.dmft.neurons import Neurons, Population
+from solvers.running.skeleton import Skeleton, seeded
 
 _MANY_INPUTS = 4096  # beyond, their moments are not looked at
 
@@ -92,6 +92,8 @@ class Start:
     def _draw(self, p: Parameter, seen: Tensor | None) -> Tensor:
         shape = p.shape(self.width)
         wide = [axis.wide for axis in p.axes]
+        if p.role == "output bias":  # in units of which the outputs are of order n^(1/2)
+            return self.like.new_zeros(shape)
         if not any(wide):  # a number or two, of no neuron
             g = torch.Generator().manual_seed(seeded(self.population.seed, len(self.theta)))
             return torch.randn(shape, generator=g, dtype=torch.float64).to(self.like)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meanfield.network.architecture import Architecture
 from meanfield.network.roles import Parameter
-from meanfield.scaling import Scaling
+from meanfield.scaling.scaling import Scaling
 
 
 @dataclass(frozen=True)

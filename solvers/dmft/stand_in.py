@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from solvers.infinite_map import InfiniteMap
-from solvers.places import Places, convolution
+from solvers.dmft.infinite_map import InfiniteMap
+from solvers.dmft.places import Places, convolution
 
 
 @dataclass(frozen=True)

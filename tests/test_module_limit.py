@@ -9,23 +9,26 @@ import torch.nn.functional as F
 from torch import nn
 
 import meanfield as mf
-import solvers.any_start
-import solvers.infinite_dense
+import solvers.dmft.basis
+import solvers.dmft.module_start
 from meanfield.network.architecture import Architecture, architecture
+from meanfield.network.module import perceptron
+from meanfield.problem.losses import loss as loss_called
 from solvers import CausalDMFT
-from solvers.any_finite import ModuleNetworks, Samples
-from solvers.any_limit import ModuleLimit
-from solvers.descent import step_of
-from solvers.evolve import evolve
-from solvers.gradient_flow import Flow
-from solvers.inputs import EVERYWHERE
-from solvers.integrator import weighted
-from solvers.neurons import Population
-from solvers.sharding import Ranks, Shard
+from solvers.dmft.module_limit import ModuleLimit
+from solvers.dmft.neurons import Population
+from solvers.finite.modules import ModuleNetworks
+from solvers.running.descent import step_of
+from solvers.running.evolve import evolve
+from solvers.running.gradient_flow import Flow
+from solvers.running.inputs import EVERYWHERE
+from solvers.running.integrator import weighted
+from solvers.running.sharding import Ranks, Shard
+from solvers.running.skeleton import Samples
 from tests.any_networks import Convolutional, Language, Perceptron, Recurrent, Residual, digits, text
 
 SINGLE, DOUBLE = torch.empty(0), torch.empty(0, dtype=torch.float64)
-SQUARED = mf.losses.loss("squared")
+SQUARED = loss_called("squared")
 
 
 def limit(build, data, gamma0=1.5, loss=SQUARED, like=SINGLE, samples=4096, seed=0, draws="sobol", tolerance=1e-2):
@@ -80,15 +83,12 @@ def test_perceptrons_agree_with_the_sweep_within_the_error_over_seeds(phi, depth
     assert float(new[:, 0].abs().max()) < 1e-6
 
 
-def test_linear_perceptrons_are_exact_with_biases_deviations_and_test_points():
+@pytest.mark.parametrize("residual", [None, 0.7])
+def test_linear_perceptrons_are_exact_with_biases_deviations_and_test_points(residual):
     data = mf.single_index_teacher(n_train=6, n_test=3, inputs=3, seed=1)
-    network = mf.Network(3, "linear", weight_std=1.2, bias_std=0.3)
-    right = CausalDMFT(samples=400, progress=False)(mf.Problem(data, network, mf.mean_field(1.5), mf.Training(0.3, 8)))
-    build = lambda n: Perceptron(n, 3, depth=3, phi=lambda h: h, bias=True)  # noqa: E731
-    std = {"*.weight": 1.2, "read.bias": 0.3, "mix.*.bias": 0.3}
-    # a readout bias starts at 0 in the limit and moves at the rate 0.3^2
-    architecture = Architecture(build, std, rate={"out.bias": 0.3**2})
-    f = exactly(architecture, Samples(data.x, data.y, data.x_test))
+    network = mf.Network(3, "linear", weight_std=1.2, bias_std=0.3, residual=residual)
+    right = CausalDMFT(samples=600, progress=False)(mf.Problem(data, network, mf.mean_field(1.5), mf.Training(0.3, 8)))
+    f = exactly(perceptron(network, 3, 1), Samples(data.x, data.y, data.x_test))
     torch.testing.assert_close(f, torch.cat([right.f, right.f_test], 1), rtol=1e-9, atol=1e-10)
     assert float(f[-1].abs().max()) > 0.1
 
@@ -268,7 +268,7 @@ CASES = {  # builder, data, eta, gamma0
 
 
 def loss_of(case):
-    return mf.losses.loss("cross_entropy" if case == "language" else "squared")
+    return loss_called("cross_entropy" if case == "language" else "squared")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -286,13 +286,13 @@ def test_the_mean_over_networks_agrees_with_the_limit_and_not_without_responses(
         width
     )  # of order 1/n, as one network's error is of order 1/sqrt(n)
     difference = float((nets.mean(0) - found.mean(0)).norm())
-    whole = solvers.infinite_dense.Basis.reveal_beside
+    whole = solvers.dmft.infinite_dense.Basis.reveal_beside
 
     def deaf(self, v, others):
         c, new, beside = whole(self, v, others)
         return c, new, torch.zeros_like(beside)
 
-    monkeypatch.setattr(solvers.infinite_dense.Basis, "reveal_beside", deaf)
+    monkeypatch.setattr(solvers.dmft.infinite_dense.Basis, "reveal_beside", deaf)
     without = float((nets.mean(0) - sweep(0)).norm())
     assert difference < 2 * (error + bias)
     assert without > 3 * (error + bias)
@@ -492,7 +492,7 @@ def test_inputs_of_few_directions_are_kept_as_these_and_the_network_is_the_same(
             part.restore(method.growing()[name].tensors())
         assert torch.equal(again.forward(state, EVERYWHERE, False).f, method.forward(state, EVERYWHERE, False).f)
         with monkeypatch.context() as patch:
-            patch.setattr(solvers.any_start, "_MANY_INPUTS", 0)
+            patch.setattr(solvers.dmft.module_start, "_MANY_INPUTS", 0)
             whole = limit(build, Samples(x[:4], y[:4].double(), x[4:]), **given)
             state = whole.initial_state()
             assert not whole.fixed.directions

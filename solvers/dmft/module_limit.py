@@ -14,22 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meanfield.losses import Loss
 from meanfield.network.architecture import Architecture
 from meanfield.network.roles import Parameter
-from meanfield.scaling import Scaling
-from meanfield.units import units
-from solvers.any_finite import Samples
-from solvers.any_start import Fixed, Narrow, Start, Unmet
-from solvers.infinite_map import InfiniteMap
-from solvers.inputs import EVERYWHERE, Rows
-from solvers.integrator import State
-from solvers.method import Method
-from solvers.module_start import Skeleton, seeded, written_for
-from solvers.neurons import Neurons, Population
-from solvers.places import phases
-from solvers.sharding import Shard
-from solvers.stand_in import Matrix, Met, Record
+from meanfield.problem.losses import Loss
+from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.units import units
+from solvers.dmft.infinite_map import InfiniteMap
+from solvers.dmft.module_start import Fixed, Narrow, Start, Unmet
+from solvers.dmft.neurons import Neurons, Population
+from solvers.dmft.places import phases
+from solvers.dmft.stand_in import Matrix, Met, Record
+from solvers.running.inputs import EVERYWHERE, Rows
+from solvers.running.integrator import State
+from solvers.running.method import Method
+from solvers.running.sharding import Shard
+from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
 
 
 @dataclass

@@ -10,9 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from solvers.infinite_dense import Basis, Known, Rows, combination
-from solvers.neurons import Neurons
-from solvers.places import Places, gathered, spread
+from solvers.dmft.basis import Basis, Rows, combination
+from solvers.dmft.infinite_dense import Known
+from solvers.dmft.neurons import Neurons
+from solvers.dmft.places import Places, gathered, spread
 
 _TOGETHER = 512  # fields that extend a basis at a time: the work grows with their cube
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from solvers.module_start import Skeleton, written_for
+from solvers.running.skeleton import Skeleton, written_for
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 

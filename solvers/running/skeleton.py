@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,26 @@ from torch.overrides import TorchFunctionMode
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import made
 from meanfield.network.roles import Parameter
-from meanfield.units import Unit
+from meanfield.scaling.units import Unit
 
 FULLY_MADE = 2**22  # numbers of matrices that are made although nobody looks at them
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs x (P, ...) and targets y (P, ..., C); inputs of test points."""
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor | None = None
+
+    def to(self, like: Tensor) -> Samples:
+        """On a device, real numbers in a precision; integers stay integers"""
+        x, x_test = (
+            None if t is None else t.to(like.device, like.dtype if t.is_floating_point() else None)
+            for t in (self.x, self.x_test)
+        )
+        return Samples(x, self.y.to(like), x_test)  # type: ignore[arg-type]
 
 
 class Skeleton:
