@@ -426,7 +426,8 @@ def test_the_loop_of_all_solvers_takes_a_module_as_the_exact_sweep(way):
     method = limit(build, samples, like=DOUBLE, draws="exact", samples=600, tolerance=1e-11)
     step = step_of(problem.training, Flow(0.2, 6, 1e-8, norm=method.norm))
     run = evolve(method, method.initial_state(), problem, step, progress=False)
-    f, f_test = run.history()
+    answer = run.answer()
+    f, f_test = answer["f"], answer["f_test"]
     rtol = 1e-9 if way != "flow" else 1e-5
     torch.testing.assert_close(f, right.f, rtol=rtol, atol=rtol)
     torch.testing.assert_close(f_test, right.f_test, rtol=rtol, atol=rtol)

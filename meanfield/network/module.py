@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 from torch import Tensor, nn
 
 from meanfield.network.architecture import Architecture
+from meanfield.network.layered import branch
 from meanfield.network.perceptron import Network
 
 
@@ -18,7 +18,7 @@ class Perceptron(nn.Module):
         super().__init__()
         bias, depth = network.bias_std > 0, network.depth
         self.phi = network.nonlinearity.phi
-        self.branch = None if network.residual is None else network.residual / math.sqrt(depth)
+        self.skip, self.branch = network.residual is not None, branch(network)
         self.read = nn.Linear(inputs, n, bias)
         self.mix = nn.ModuleList(nn.Linear(n, n, bias) for _ in range(depth - 1))
         self.out = nn.Linear(n, outputs, bias)
@@ -27,7 +27,7 @@ class Perceptron(nn.Module):
         h = self.read(x)
         for layer in self.mix:
             new = layer(self.phi(h))
-            h = new if self.branch is None else h + self.branch * new
+            h = h + self.branch * new if self.skip else new
         return self.out(self.phi(h))
 
 
