@@ -284,9 +284,9 @@ def test_the_comparison_sees_the_responses(monkeypatch, response, case):
     whole, parts = RESPONSES[response]
 
     def blind(self, field, learned, scale):
-        out, coefficients = whole(self, field, learned, scale)
+        out, *coefficients = whole(self, field, learned, scale)
         images, answered = parts(self)
-        return out - scale * (field @ images.rows.T / field.shape[1]) @ answered.fields.rows, coefficients
+        return out - scale * (field @ images.rows.T / field.shape[1]) @ answered.fields.rows, *coefficients
 
     monkeypatch.setattr(InfiniteDense, whole.__name__, blind)
     found = ratios(CASES[case][0], 256)

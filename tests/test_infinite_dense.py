@@ -143,7 +143,7 @@ def test_what_is_learned_along_a_dropped_gradient_is_dropped_too():
     w.backward(g)
     odd = fields(1, 3)
     odd -= dot(odd, g) / dot(g, g) * g
-    h, c = w.forward(v)
+    h, c, _ = w.forward(v)
     d = w.backward(g + 1e-3 * odd)[1]
     assert len(w.f) == 1
     w.update(d, c)
@@ -167,10 +167,10 @@ def test_decay_scales_the_matrix_and_what_is_revealed_later():
     w.decay(0.5)
     torch.testing.assert_close(w.forward(v)[0], 0.5 * h, **EXACT)
     torch.testing.assert_close(w.backward(g)[0], 0.5 * z, **EXACT)
-    fresh = w.known_below.fresh(2)  # unknown to the matrix
+    fresh = w.known_below[0].fresh(2)  # unknown to the matrix
     image = w.forward(fresh)[0]
     torch.testing.assert_close(dot(image, image), 0.25 * dot(fresh, fresh), **EXACT)
-    fresh = w.known_above.fresh(2)
+    fresh = w.known_above[0].fresh(2)
     image = w.backward(fresh)[0]
     torch.testing.assert_close(dot(image, image), 0.25 * dot(fresh, fresh), **EXACT)
 
@@ -233,7 +233,7 @@ def test_fields_that_drift_slowly_leave_all_bases_orthonormal(dtype, orthonormal
         h = w.forward(v.to(dtype))[0]
         w.backward(h.tanh())
     assert len(w.e) > 80
-    for rows in (w.e.fields.rows, w.f.fields.rows, w.known_below.fields.rows, w.known_above.fields.rows):
+    for rows in (w.e.fields.rows, w.f.fields.rows, w.known_below[0].fields.rows, w.known_above[0].fields.rows):
         off = dot(rows.double(), rows.double()) - torch.eye(len(rows), dtype=F64)
         assert float(off.abs().max()) < orthonormal_to
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from solvers.dmft.infinite_map import InfiniteMap
+from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.neurons import plain_neurons
 from solvers.dmft.places import convolution, gathered, phases, spread
 
@@ -66,7 +66,7 @@ def test_offsets_of_different_phases_see_different_positions():
 def test_image_and_adjoint_agree_for_unequal_widths_and_have_the_variance_of_the_entries(offsets):
     """<g, W v> = <W* g, v> with averages over each axis, whatever was learned; |W v|^2 = |v|^2, |W* g|^2 = (n_below / n_above) |g|^2"""
     below, above = plain_neurons(2000, 1, torch.float64, "cpu"), plain_neurons(500, 2, torch.float64, "cpu")
-    layer = InfiniteMap(below, above, 1e-7, DOUBLE, offsets)
+    layer = InfiniteDense(below, above, 1e-7, DOUBLE, offsets=offsets)
     where = convolution((3, 3), (2, 2), (1, 1), (0, 0), (1, 1), "cpu").places[0] if offsets == 4 else None
     g = torch.Generator().manual_seed(3)
     v, w = (torch.randn(9, 2000, generator=g, dtype=torch.float64) for _ in range(2))
@@ -89,7 +89,7 @@ def test_image_and_adjoint_agree_for_unequal_widths_and_have_the_variance_of_the
 
 def test_many_fields_at_once_span_what_they_span_in_parts():
     neurons = plain_neurons(700, 1, torch.float64, "cpu")
-    layer = InfiniteMap(neurons, neurons, 1e-6, DOUBLE)
+    layer = InfiniteDense(neurons, neurons, 1e-6, DOUBLE)
     base = torch.randn(20, 700, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     v = torch.randn(1200, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) @ base
     image, c, _ = layer.forward(v, DOUBLE.reshape(0, 0), 1.0)

@@ -1,4 +1,5 @@
-"""InfiniteDense: an infinitely wide Gaussian matrix between two layers of neurons, revealed as it is used (equations 23 to 27).
+"""InfiniteDense: an infinitely wide Gaussian matrix between two layers of neurons, or a filter of several, revealed as it is used
+(equations 23 to 27 and 81 to 83).
 
 A layer is represented by S neurons; a field is a vector over them, kept as a row, with the inner product <a, b> = sum_s a_s b_s / S.
 Where the neurons are divided over processes (a Shard), each keeps its part of every field, and inner products are summed over all.
@@ -7,6 +8,7 @@ Nothing here knows a network, a loss or a learning rate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from solvers.dmft.basis import Basis, Rows, combination
 from solvers.dmft.neurons import Neurons
+from solvers.dmft.places import Places, gathered, spread
 from solvers.running.failures import RankError
 
 
@@ -80,14 +83,17 @@ class Known:
 
 
 class InfiniteDense:
-    """W = scale W0 + F L E^T, W0 an infinite matrix of N(0, 1/N) entries from the neurons `below` to the neurons `above`.
+    """W = scale W0 + F L E^T, W0 an infinite matrix of N(0, 1/n_below) entries from the neurons `below` to the neurons `above`.
 
-        W0 v   = U <E, v> + F <R, v>        E: orthonormal directions pushed forward, U: their Gaussian images
-        W0^T g = R <F, g> + E <U, g>        F: orthonormal directions pulled back, R: their Gaussian images
+        W0 v  = U <E, v> + F <R, v>         E: orthonormal directions pushed forward, U: their Gaussian images
+        W0* g = R <F, g> + E <U, g>         F: orthonormal directions pulled back, R: their Gaussian images
 
-    The second terms are the responses A and B. What W has learned is a small matrix L (equation 26), that of a time when the bases were
-    smaller being zero beyond. Here is only what is known of W0, which grows as it is used. coarser: the tolerance of gradients, if it is
-    another.
+    W* = (n_below / n_above) W^T (equation 81), W^T where both layers have as many neurons. The second terms are the responses A and B.
+    What W has learned is a small matrix L (equation 26), that of a time when the bases were smaller being zero beyond. Here is only what
+    is known of W0, which grows as it is used. coarser: the tolerance of gradients, if it is another.
+
+    offsets: for filters, so many matrices that see the same features share the bases (equations 82 and 83); rows of U and of R, and
+    columns of L (J, K O), count directions first and offsets then. together: fields that extend a basis at a time, None for all.
     """
 
     def __init__(
@@ -98,34 +104,54 @@ class InfiniteDense:
         like: Tensor,
         limit: int | None = None,
         coarser: float | None = None,
+        offsets: int = 1,
+        together: int | None = None,
     ) -> None:
-        self.below, self.above = below, above
+        self.below, self.above, self.offsets, self.together = below, above, offsets, together
         self.e = Basis(below.samples, tolerance, like, limit, below.shard)
         self.f = Basis(above.samples, coarser or tolerance, like, limit, above.shard)
         self.u, self.r = Rows(above.shard.local, like), Rows(below.shard.local, like)
-        self.known_below, self.known_above = Known(below, like), Known(above, like)
+        self.known_below = [Known(below, like) for _ in range(offsets)]  # of each matrix its own
+        self.known_above = [Known(above, like) for _ in range(offsets)]
+        self.ratio = math.sqrt(below.samples / above.samples)
 
-    def forward(self, phi: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """(W phi (n, S'), coefficients <E, phi> (K, n)) of features phi (n, S); learned: L, at most (J, K)"""
-        c, new, along = self.e.reveal_beside(phi, self.r.rows)
+    def forward(
+        self, v: Tensor, learned: Tensor, scale: float = 1.0, where: Places | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(W v (n', S'), coefficients <E, v> (K, n), what each offset sees of them (K O, n')) of features v (n, S)
+
+        learned: L, at most (J, K O). where: for convolutions, whose n rows are samples times positions.
+        """
+        c, new, along = self._revealed(self.e, v, self.r.rows)
         if new is not None:
-            self.u.append(self.known_above.fresh(len(new)))
-            self.known_below.learn(new)
+            self.u.append(_images(self.known_above, len(new)))
+            _learn(self.known_below, new)
+        seen = c
+        if where is not None:
+            inputs = where.writes.shape[1]
+            seen, along = spread(c, where.reads, inputs), gathered(along, where.reads, inputs)
         rows, columns = learned.shape
         along *= scale
-        along[:rows] += learned @ c[:columns]
-        return combination(along, self.f.fields.rows, combination(scale * c, self.u.rows)), c
+        along[:rows] += learned @ seen[:columns]
+        return combination(along, self.f.fields.rows, combination(scale * seen, self.u.rows)), c, seen
 
-    def backward(self, g: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """(W^T g (n, S), coefficients <F, g> (J, n)) of gradients g (n, S'); learned: L, at most (J, K)"""
-        d, new, along = self.f.reveal_beside(g, self.u.rows)
+    def backward(
+        self, g: Tensor, learned: Tensor, scale: float = 1.0, where: Places | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(W* g (n, S), coefficients <F, g> (J, n')) of gradients g (n', S'); learned and where as in `forward`"""
+        d, new, along = self._revealed(self.f, g, self.u.rows)
         if new is not None:
-            self.r.append(self.known_below.fresh(len(new)))
-            self.known_above.learn(new)
+            images = _images(self.known_below, len(new))
+            self.r.append(images if self.ratio == 1 else self.ratio * images)
+            _learn(self.known_above, new)
         rows, columns = learned.shape
+        heard = d
         along *= scale
         along[:columns] += learned.T @ d[:rows]
-        return combination(scale * d, self.r.rows, combination(along, self.e.fields.rows)), d
+        if where is not None:
+            outputs = where.reads.shape[1]
+            along, heard = gathered(along, where.writes, outputs), spread(d, where.writes, outputs)
+        return combination(scale * heard, self.r.rows, combination(along, self.e.fields.rows)), d
 
     def pulled(self, phi: Tensor) -> Tensor:
         """<R, phi> (J, n) of features phi (n, S)"""
@@ -138,4 +164,27 @@ class InfiniteDense:
     def growing(self) -> dict[str, Rows | Known]:
         """All that is known of W0, by name"""
         rows: dict[str, Rows | Known] = {"e": self.e.fields, "f": self.f.fields, "u": self.u, "r": self.r}
-        return rows | {"below": self.known_below, "above": self.known_above}
+        below, above = self.known_below, self.known_above
+        return rows | {f"below{o}": k for o, k in enumerate(below)} | {f"above{o}": k for o, k in enumerate(above)}
+
+    def _revealed(self, basis: Basis, v: Tensor, others: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`reveal_beside`, of some fields at a time: the work of extending a basis grows with their cube"""
+        if self.together is None or len(v) <= self.together:
+            return basis.reveal_beside(v, others)
+        start = len(basis)
+        for some in v.split(self.together):
+            basis.reveal(some)
+        c, beside = basis.shard.sum(basis.fields.rows @ v.T / basis.size, others @ v.T / basis.size)
+        return c, basis.fields.rows[start:] if len(basis) > start else None, beside
+
+
+def _images(known: list[Known], directions: int) -> Tensor:
+    """Gaussians of each matrix for new directions, which come first in the order of rows"""
+    if len(known) == 1:
+        return known[0].fresh(directions)
+    return torch.stack([one.fresh(directions) for one in known], 1).flatten(0, 1)
+
+
+def _learn(known: list[Known], directions: Tensor) -> None:
+    for one in known:
+        one.learn(directions)

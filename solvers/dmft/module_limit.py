@@ -1,4 +1,4 @@
-"""The feature-learning limit of any module: S sampled neurons in the place of its width, infinite maps in the place of its matrices.
+"""The feature-learning limit of any module: S sampled neurons in the place of its width, infinite matrices in the place of its own.
 
 Activations, norms, attention and averages over neurons stay the module's own torch code (equations 81 to 87).
 """
@@ -19,7 +19,7 @@ from meanfield.network.roles import Parameter
 from meanfield.problem.losses import Loss
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
-from solvers.dmft.infinite_map import InfiniteMap
+from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.module_start import Fixed, Narrow, Start, Unmet
 from solvers.dmft.neurons import Neurons, Population
 from solvers.dmft.places import phases
@@ -29,6 +29,8 @@ from solvers.running.integrator import State
 from solvers.running.method import Method
 from solvers.running.sharding import Shard
 from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
+
+_TOGETHER = 512  # fields that extend a basis at a time: with positions there are many
 
 
 @dataclass
@@ -76,7 +78,7 @@ class ModuleLimit(Method):
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
         self.fixed = Fixed({}, {})
 
-    def _phases(self, p: Parameter) -> dict[str, InfiniteMap]:
+    def _phases(self, p: Parameter) -> dict[str, InfiniteDense]:
         """The maps of a matrix by name: one, or of a filter with a stride one for each phase"""
         below, above = (self.source(axis.at(self.width)) for axis in (p.below, p.above))
         offsets = [1]
@@ -84,7 +86,7 @@ class ModuleLimit(Method):
             layer: Any = self.skeleton.module.get_submodule(p.layer)
             offsets = [len(own) for own in phases(layer.kernel_size, layer.stride, layer.dilation)]
         fine, coarse = self.tolerances
-        maps = [InfiniteMap(below, above, fine, self.like, count, self.limit, coarse) for count in offsets]
+        maps = [InfiniteDense(below, above, fine, self.like, self.limit, coarse, count, _TOGETHER) for count in offsets]
         return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
 
     def source(self, size: int) -> Neurons:

@@ -120,7 +120,7 @@ class LimitNetwork:
         h, phis, cs = [x @ p.w], [], []
         for l, (layer, learned, scale) in enumerate(zip(self.layers, p.learned, p.scales.tolist(), strict=True)):
             phis.append(self.act.phi(h[-1]))
-            image, c = layer.forward(phis[-1], learned, scale)
+            image, c, _ = layer.forward(phis[-1], learned, scale)
             image *= self.std
             if self.bias:
                 image += self.bias * p.biases[l]
@@ -175,7 +175,7 @@ class LimitNetwork:
         for l, layer in enumerate(self.layers):
             parts = layer.growing()
             found |= {f"layer{l + 1}_{name}": parts[name] for name in ("e", "f", "u", "r")}
-            found |= {f"known{2 * l}": parts["below"], f"known{2 * l + 1}": parts["above"]}
+            found |= {f"known{2 * l}": parts["below0"], f"known{2 * l + 1}": parts["above0"]}
         distinct = dict.fromkeys(self.neurons)
         return found | {f"draws{l}": neurons for l, neurons in enumerate(distinct)}
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from solvers.dmft.infinite_map import InfiniteMap
+from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.places import Places, convolution
 
 
@@ -41,7 +41,7 @@ class Met:
     """An infinite matrix as a pass meets it: `factor` times it, or times its transpose. A convolution is one for each phase."""
 
     name: str
-    layer: InfiniteMap
+    layer: InfiniteDense
     learned: Tensor
     scale: float
     factor: float

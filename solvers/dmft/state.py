@@ -17,7 +17,7 @@ _MOMENTA = {"learned": "learned_velocity", "parameter_": "momentum_"}
 
 
 def state_of(sweep: Sweep, run: Trajectory) -> dict[str, Tensor]:
-    """Parameters and velocities, bases, draws, records and snapshots of a run that ended.
+    """Parameters and velocities, bases, draws and snapshots of a run that ended; records are in its solution.
 
     Where processes share the neurons, all of them call this; the first gets the state of all neurons, the others an empty one.
     """

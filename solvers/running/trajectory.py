@@ -57,7 +57,7 @@ class Trajectory:
         return dict(zip(names, self.state, strict=True)) | dict(memory)
 
     def recorded_steps(self, previous: Solution | None = None) -> tuple[int, ...]:
-        """The steps of `history`"""
+        """The steps of all records"""
         return (*(previous.recorded_steps[: self.earlier(previous)] if previous else ()), *self.steps)
 
     def earlier(self, previous: Solution) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth
 from solvers.dmft.infinite_dense import InfiniteDense
+from solvers.dmft.places import Places
 from tests.accuracy.agreement import networks_and_limit
 from tests.accuracy.deep_networks import kernels, problem
 
@@ -51,14 +52,18 @@ def ablated(drop: str, activation: str) -> Iterator[None]:
     forward, backward = InfiniteDense.forward, InfiniteDense.backward
     fields: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def up(self: InfiniteDense, phi: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        out, c = forward(self, phi, learned, scale)
-        out = without_a(self, phi, out, scale) if "A" in drop.split() else out
-        fields[id(self)] = phi, out.clone()
-        return out, c
+    def up(
+        self: InfiniteDense, v: Tensor, learned: Tensor, scale: float = 1.0, where: Places | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        out, c, seen = forward(self, v, learned, scale, where)
+        out = without_a(self, v, out, scale) if "A" in drop.split() else out
+        fields[id(self)] = v, out.clone()
+        return out, c, seen
 
-    def down(self: InfiniteDense, g: Tensor, learned: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        out, d = backward(self, g, learned, scale)
+    def down(
+        self: InfiniteDense, g: Tensor, learned: Tensor, scale: float = 1.0, where: Places | None = None
+    ) -> tuple[Tensor, Tensor]:
+        out, d = backward(self, g, learned, scale, where)
         if "B" in drop.split():
             return without_b(self, g, out, scale), d
         if "B(t,t)" in drop.split():

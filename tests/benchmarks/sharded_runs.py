@@ -156,7 +156,9 @@ def live() -> int:
 
 def matrices(network: LimitNetwork) -> list[Rows]:
     """The matrices over neurons that a network holds, of all its layers"""
-    layers = [(q.e.fields, q.f.fields, q.u, q.r, q.known_below.fields, q.known_above.fields) for q in network.layers]
+    layers = [
+        (q.e.fields, q.f.fields, q.u, q.r, q.known_below[0].fields, q.known_above[0].fields) for q in network.layers
+    ]
     return [rows for layer in layers for rows in layer]
 
 
