@@ -1,9 +1,11 @@
 """Every solver on a GPU gives the numbers that it gives on the CPU, and goes on, saves and fails alike."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
 import meanfield as mf
 from meanfield.measures import keops
@@ -53,7 +55,7 @@ CASES |= {f"networks, {name}": (FiniteWidth(32), problem(2, **way)) for name, wa
 CASES |= {f"linear sweep, {name}": (CausalDMFT(200), problem(3, "linear", **way)) for name, way in WAYS.items()}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.keops) if "keops" in c else c for c in CASES])
 def test_the_numbers_of_the_cpu(case):
     solver, asked = CASES[case]
     if getattr(solver, "engine", "") == "keops" and not keops.survives():
@@ -71,15 +73,16 @@ def test_the_numbers_of_the_cpu(case):
 @pytest.mark.parametrize(("activation", "dtype"), [("tanh", "float32"), ("relu", "float64")])
 def test_a_deep_sweep_agrees_within_its_seeds(activation, dtype):
     """Eigenvectors have other signs there, so the draws meet other directions: equal in law only."""
-    asked, solver = problem(3, activation), CausalDMFT(2048, dtype=dtype)
-    here = torch.stack([replace(solver, seed=seed)(asked).f.double() for seed in range(8)])
-    there = torch.stack([replace(solver, seed=seed, device="cuda")(asked).f.double() for seed in range(8)])
+    asked, solver, seeds = problem(3, activation), CausalDMFT(2048, dtype=dtype), 16
+    here = torch.stack([replace(solver, seed=seed)(asked).f.double() for seed in range(seeds)])
+    there = torch.stack([replace(solver, seed=seed, device="cuda")(asked).f.double() for seed in range(seeds)])
     apart = (here.mean(0) - there.mean(0))[1:]
-    error = ((here.var(0) + there.var(0)) / 8).sqrt()[1:]
+    error = ((here.var(0) + there.var(0)) / seeds).sqrt()[1:]
     assert (
         apart.abs() < 5 * error + 1e-4
-    ).all()  # 48 correlated outputs, t with 14 degrees: 5 has a level of about 1e-3
-    assert here.var(0)[1:].mean() / there.var(0)[1:].mean() == pytest.approx(1, abs=0.9)
+    ).all()  # 48 correlated outputs, t with 30 degrees: 5 has a level of about 1e-3
+    ratio = float(here.var(0)[1:].mean() / there.var(0)[1:].mean())  # as correlated as can be, it is that of one output
+    assert abs(math.log(ratio)) < math.log(stats.f.ppf(1 - 5e-4, seeds - 1, seeds - 1))  # a factor of 6.5
 
 
 @pytest.mark.parametrize("solver", [WassersteinFlow(2**10), CausalDMFT(200, keep_state=True), FiniteWidth(32)])

@@ -130,7 +130,7 @@ def test_float32_is_float64_to_its_precision(engine):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("engine", ["dense", "chunked", "keops"])
+@pytest.mark.parametrize("engine", ["dense", "chunked", pytest.param("keops", marks=pytest.mark.keops)])
 @pytest.mark.parametrize("name", ["tanh", "gelu", "relu"])
 def test_cuda_gives_the_numbers_of_the_cpu(monkeypatch, name, engine):
     if engine == "keops" and not keops.survives():

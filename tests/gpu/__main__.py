@@ -63,7 +63,7 @@ def _outcomes(report: Path) -> dict[str, Any]:
 PARTS: dict[str, tuple[Any, int]] = {  # the function, seconds at most
     "ceilings": (sums.ceilings, 40),
     "cuda_tests": (cuda_tests, 90),
-    "keops_compilers": (sums.keops_compilers, 60),
+    "keops_compilers": (sums.keops_compilers, 90),
     "engines": (sums.engines, 75),
     "particles": (runs.particles, 60),
     "deep": (runs.deep, 150),

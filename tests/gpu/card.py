@@ -36,6 +36,10 @@ class Card:
             found.append(time.perf_counter() - start)
         return {"min": min(found), "median": median(found), "max": max(found), "repetitions": len(found)}
 
+    def holds(self, size: float) -> bool:
+        """Whether so many bytes are free on the card, with a tenth to spare; a CPU's memory is not asked"""
+        return not self.device.startswith("cuda") or 1.1 * size < torch.cuda.mem_get_info(self.device)[0]
+
     def peak(self, call: Callable[[], Any]) -> tuple[Any, float | None]:
         """The result, and the most memory on the card meanwhile in GB; None for a CPU"""
         if not self.device.startswith("cuda"):
