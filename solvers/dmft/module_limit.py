@@ -6,8 +6,9 @@ Activations, norms, attention and averages over neurons stay the module's own to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,11 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meanfield.network.architecture import Architecture
+from meanfield.network.meeting import samples_meet
 from meanfield.network.roles import Parameter
 from meanfield.problem.losses import Loss
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
+from solvers.dmft.basis import Basis
 from solvers.dmft.infinite_dense import InfiniteDense
+from solvers.dmft.module_kernels import Ends, LimitPass, derivatives, noted
 from solvers.dmft.module_start import Fixed, Narrow, Start, Unmet
 from solvers.dmft.neurons import Neurons, Population
 from solvers.dmft.places import phases
@@ -29,19 +33,10 @@ from solvers.running.integrator import State
 from solvers.running.method import Method
 from solvers.running.sharding import Shard
 from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
+from solvers.running.tangents import tangent_kernel
+from solvers.running.watching import Watch, Watched
 
 _TOGETHER = 512  # fields that extend a basis at a time: with positions there are many
-
-
-@dataclass
-class LimitPass:
-    """Outputs f (n, ..., C) of a pass, targets y of its training samples, which are first, and what its backward pass needs."""
-
-    f: Tensor
-    y: Tensor
-    leaves: dict[str, Tensor]  # theta of the module's own parameters, which autograd follows
-    shapes: list[torch.Size]  # of L
-    record: Record
 
 
 class ModuleLimit(Method):
@@ -50,7 +45,7 @@ class ModuleLimit(Method):
 
     Bases and images are this object's own: they are what is known of the infinite matrices, and only grow. population: S, the width of
     the module whose neurons stand for infinitely many. tolerances: of features and of gradients (equation 28). limit: the most directions
-    of one side of a matrix.
+    of one side of a matrix. two_time: note also features and gradients that no matrix needs.
     """
 
     def __init__(
@@ -62,6 +57,7 @@ class ModuleLimit(Method):
         population: Population,
         tolerances: tuple[float, float],
         limit: int | None = None,
+        two_time: bool = True,
     ) -> None:
         self.gain = scaling.measure_limit()[0]  # sigma n; refuses scalings without such a limit
         _must_be_possible(network, population)
@@ -76,7 +72,8 @@ class ModuleLimit(Method):
         self.layers = {name: layer for own in self.phases.values() for name, layer in own.items()}
         self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
-        self.fixed = Fixed({}, {})
+        self.fixed, self.two_time = Fixed({}, {}), two_time
+        self.ends = Ends(network.description, self.width, self._basis, _TOGETHER)
 
     def _phases(self, p: Parameter) -> dict[str, InfiniteDense]:
         """The maps of a matrix by name: one, or of a filter with a stride one for each phase"""
@@ -88,6 +85,10 @@ class ModuleLimit(Method):
         fine, coarse = self.tolerances
         maps = [InfiniteDense(below, above, fine, self.like, self.limit, coarse, count, _TOGETHER) for count in offsets]
         return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
+
+    def _basis(self, size: int) -> Basis:
+        """An empty one, for fields that are only looked at"""
+        return Basis(size, self.tolerances[1], self.like, self.limit)
 
     def source(self, size: int) -> Neurons:
         """The Gaussians of all axes of a size: one source, since the fields of any two may meet neuron by neuron (equation 85)"""
@@ -133,50 +134,52 @@ class ModuleLimit(Method):
         own = {n: t.detach().requires_grad_(differentiated) for n, t in zip(self.own, state[count:-1], strict=True)}
         given = {n: t * self.units[n].multiplier for n, t in self.fixed.theta.items()}
         x, y = (t[rows] if isinstance(rows, Tensor) else t for t in (self.data.x, self.data.y))
-        record = Record(self.like.new_zeros(()).requires_grad_(differentiated))
+        record, watch = Record(self.like.new_zeros(()).requires_grad_(differentiated)), Watch()
         with torch.set_grad_enabled(differentiated):
             weights = {n: t * self.units[n].multiplier for n, t in own.items()} | given
-            f = self._outputs(weights, learned, scales, x, record)
+            f = self._outputs(weights, learned, scales, x, record, watch)
             if not isinstance(rows, Tensor) and rows == EVERYWHERE and self.data.x_test is not None:
                 with torch.no_grad():
                     f_test = self._outputs(weights, learned, scales, self.data.x_test, self._nowhere)
                 f = torch.cat([f, f_test])
-        return LimitPass(f, y, own, [t.shape for t in learned.values()], record)
+        return LimitPass(f, y, own, [t.shape for t in learned.values()], record, watch)
 
     def backward(self, passed: LimitPass) -> State:
         """Minus the gradient of the loss times the rates; of a matrix as dL (equation 84)"""
         with torch.enable_grad():
             loss = self.loss.value(passed.f[: len(passed.y)], passed.y).mean()
-        slopes = self._slopes(passed, loss, False)
+        slopes = passed.slopes(loss, passed.leaves.values(), False)
         own = [
             leaf.new_zeros(leaf.shape) if slope is None else slope.mul_(-self.units[name].rate)
             for (name, leaf), slope in zip(passed.leaves.items(), slopes, strict=True)
         ]
         return (*self._learning(passed), *own, torch.zeros(len(self.learning), dtype=torch.float64))
 
-    def _slopes(self, passed: LimitPass, of: Tensor, again: bool) -> tuple[Tensor | None, ...]:
-        """Derivatives in the pass's leaves; the record has the traces. again: whether the pass will be asked for others"""
-        passed.record.traces.clear()
-        leaves = (*passed.leaves.values(), passed.record.anchor)
-        return torch.autograd.grad(of, leaves, retain_graph=again, allow_unused=True)[:-1]
-
     def noted(self, passed: LimitPass) -> dict[str, Tensor]:
         """Coefficients of the features that enter each matrix, "Phi name" (K, n), and of the gradients that leave it for each of C outputs,
-        "G name" (J, C n), over rows and calls (equation 88); those of a filter with a stride by phase
+        "G name" (J, C n), over rows and calls (equation 88), those of a filter with a stride by phase; with `two_time` also of the features
+        that enter readouts and the gradients that leave input weights
         """
-        found = {f"Phi {name}": _beside(calls) for name, calls in passed.record.features.items()}
-        if not passed.f.requires_grad:
-            return found
-        gradients: dict[str, list[Tensor]] = {}
-        nominal = self.width / self.gain  # 1 / sigma
-        with torch.enable_grad():
-            outputs = passed.f[: len(passed.y)].flatten(1).sum(0).unbind()
-        for output in outputs:
-            self._slopes(passed, output, True)
-            for trace in reversed(passed.record.traces):
-                scale = nominal / self.layers[trace.name].above.samples
-                gradients.setdefault(trace.name, []).append(scale * trace.d)
-        return found | {f"G {name}": _beside(parts) for name, parts in gradients.items()}
+        return noted(passed, self.layers, self.ends if self.two_time else None, self.gain / self.width)
+
+    def tangent_kernel(self, state: State) -> Tensor:
+        """K (P, C, P, C) at the training points, for the C outputs of a sample in the order of f.flatten(1) (equation 90); what it reveals
+        of the matrices is forgotten. Memory: `tangent_bytes`.
+        """
+        samples = len(self.data.x)
+        rows = [slice(0, samples)] if self._meet else [torch.tensor([p]) for p in range(samples)]
+        mark = self.mark()
+        try:
+            count = self.forward(state, slice(0, samples), False).f.flatten(1).shape[1]
+            passes = lambda: (self.forward(state, some) for some in rows)  # noqa: E731
+            found = tangent_kernel(lambda: derivatives(passes(), self.layers, self.units), samples * count, self.like)
+        finally:
+            self.back_to(mark)
+        return found.reshape(samples, count, samples, count)
+
+    @cached_property
+    def _meet(self) -> bool:
+        return samples_meet(self.network.build, self.data.x)
 
     def capture(self, state: State, passed: LimitPass) -> None:
         del state, passed  # fields of single neurons are not kept
@@ -190,6 +193,7 @@ class ModuleLimit(Method):
     def growing(self) -> dict[str, Any]:
         """All that grows as the matrices become known, by name"""
         layers = {f"{name}_{part}": grows for name, q in self.layers.items() for part, grows in q.growing().items()}
+        layers |= self.ends.growing() if self.two_time else {}
         return layers | {f"draws{size}": source for size, source in self.sources.items()} | {"fixed": self.fixed}
 
     def mark(self) -> list[Any]:
@@ -220,10 +224,14 @@ class ModuleLimit(Method):
         scales: Mapping[str, float],
         x: Tensor,
         record: Record,
+        watch: Watch | None = None,
     ) -> Tensor:
         given, empty = dict(weights), self.like.new_zeros(0, 0)
         for name, directions in self.fixed.directions.items():
             given[name] = Narrow.of(directions, given[name])
+        if watch is not None:
+            own = (*self.ends.features, *self.ends.gradients)
+            given |= {name: Watched.of(given[name], name, watch) for name in own}
         for name, p in self.matrices.items():
             factor = self.units[name].multiplier * math.sqrt(p.below.at(self.width))
             met = tuple(
@@ -246,9 +254,3 @@ def _must_be_possible(network: Architecture, population: Population) -> None:
             f"the exact limit of linear modules needs all wide axes to be n: received {' x '.join(map(str, scaled.axes))} for "
             f"{scaled.name!r}; take draws='sobol'"
         )
-
-
-def _beside(parts: Sequence[Tensor]) -> Tensor:
-    """(K, n) of all, zeros below where a basis was still smaller"""
-    most = max(map(len, parts))
-    return torch.cat([F.pad(part, (0, 0, 0, most - len(part))) for part in parts], 1)

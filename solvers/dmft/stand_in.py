@@ -19,20 +19,31 @@ class Trace:
     """What one application of a matrix leaves for its learning: L moves along `factor` d seen^T."""
 
     name: str
+    use: int  # which in the pass
     factor: float
     d: Tensor  # <F, g> (J, n')
     seen: Tensor  # <E, v>, by offset (K O, n')
 
 
+@dataclass(frozen=True)
+class Use:
+    """One application of a matrix, or of its transpose: coefficients (K, n) of what it was applied to, and how many fields it gave."""
+
+    name: str
+    turned: bool
+    c: Tensor
+    images: int
+
+
 @dataclass
 class Record:
-    """What the matrices of a pass were applied to: coefficients (K, n) of features by name and call, and traces of the last backward pass.
+    """What the matrices of a pass were applied to, in turn, and traces of the last backward pass.
 
     anchor: a number on which all images depend, so that autograd reaches matrices on features that nothing trained lies below.
     """
 
     anchor: Tensor
-    features: dict[str, list[Tensor]] = field(default_factory=dict)
+    uses: list[Use] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
 
 
@@ -59,12 +70,13 @@ class _Image(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, anchor: Tensor, met: Met) -> Tensor:  # type: ignore[override]
         layer, given = met.layer, (met.learned, met.scale, met.where)
-        ctx.met = met
+        ctx.met, ctx.use = met, len(met.record.uses)
         if met.turned:
             z, ctx.kept = layer.backward(v, *given)
+            met.record.uses.append(Use(met.name, True, ctx.kept, len(z)))
             return z.mul_(met.factor * layer.above.samples / layer.below.samples)
         image, c, ctx.kept = layer.forward(v, *given)
-        met.record.features.setdefault(met.name, []).append(c)
+        met.record.uses.append(Use(met.name, False, c, len(image)))
         return image.mul_(met.factor)
 
     @staticmethod
@@ -73,10 +85,10 @@ class _Image(torch.autograd.Function):
         above, below, given = layer.above.samples, layer.below.samples, (met.learned, met.scale, met.where)
         if met.turned:
             image, _, seen = layer.forward(slope * below, *given)
-            met.record.traces.append(Trace(met.name, met.factor * above / below, ctx.kept, seen))
+            met.record.traces.append(Trace(met.name, ctx.use, met.factor * above / below, ctx.kept, seen))
             return image.mul_(met.factor / below), slope.new_zeros(()), None
         z, d = layer.backward(slope * above, *given)
-        met.record.traces.append(Trace(met.name, met.factor, d, ctx.kept))
+        met.record.traces.append(Trace(met.name, ctx.use, met.factor, d, ctx.kept))
         return z.mul_(met.factor / below), slope.new_zeros(()), None
 
 

@@ -1,72 +1,74 @@
-"""Fields of a real network by matrix, features that enter and gradients that leave, found where its forward meets it (equation 88)."""
+"""Fields and derivatives of a real network by weight, found where its forward meets it (equations 88 and 90)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from meanfield.network.roles import Description
 from solvers.running.skeleton import Skeleton, written_for
-
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-
-
-@dataclass
-class Watch:
-    """Of each call of a matrix in turn its name, what entered and what left, as autograd knows it, and the axis of their neurons"""
-
-    calls: list[tuple[str, Tensor, Tensor, int]] = field(default_factory=list)
-
-
-class Watched(Tensor):
-    """A weight that notes what it multiplies."""
-
-    called: str
-    watch: Watch
-
-    @staticmethod
-    def of(weight: Tensor, name: str, watch: Watch) -> Watched:
-        watched = weight.detach().requires_grad_().as_subclass(Watched)
-        watched.called, watched.watch = name, watch
-        return watched
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        weight = next((a for a in (*args, *(kwargs or {}).values()) if isinstance(a, Watched)), None)
-        with torch._C.DisableTorchFunctionSubclass():
-            plain = [a.as_subclass(Tensor) if isinstance(a, Watched) else a for a in args]
-            out = func(*plain, **(kwargs or {}))
-        if weight is not None and (func is F.linear or func in _CONVOLUTIONS):
-            axis = -1 if func is F.linear else 1 - weight.ndim
-            weight.watch.calls.append((weight.called, args[0].detach(), out, axis))
-        return out
+from solvers.running.tangents import Derivative, beside
+from solvers.running.watching import Watch, Watched, watchable
 
 
 def fields(
-    skeleton: Skeleton, weights: Mapping[str, Tensor], hidden: tuple[str, ...], x: Tensor, sigma: float
+    skeleton: Skeleton, weights: Mapping[str, Tensor], description: Description, x: Tensor, sigma: float
 ) -> dict[str, Tensor]:
-    """Of one network with these weights: "Phi name" (n, N) the features that enter each hidden matrix, "G name" (C n, N) the gradients
-    (1 / sigma) df/dh that leave it for each output, over rows (samples, then positions) and calls
+    """Of one network with these weights, over rows (samples, then positions) and calls: "Phi name" (n, N) the features that enter each
+    hidden matrix and readout, "G name" (C n, N) the gradients (1 / sigma) df/dh that leave each hidden matrix and input weight, for each
+    output. Calls that samples share, as of embedded positions, have the sum of their gradients.
     """
-    watch = Watch()
-    given = {name: Watched.of(w, name, watch) if name in hidden else w for name, w in weights.items()}
-    with torch.enable_grad(), written_for(skeleton.like):
-        outputs = skeleton(given, x).flatten(1).sum(0).unbind()
-        left = [out for _, _, out, _ in watch.calls]
-        slopes = [torch.autograd.grad(f, left, retain_graph=True) for f in outputs]
+    entered = {p.name for p in description.having("hidden", "readout")}
+    left = {p.name for p in description.having("input", "hidden")}
+    watch, f = _passed(skeleton, weights, watchable(description), x)
+    calls = watch.of(*left)
+    edges: list[Any] = [call.left for call in calls]
+    with torch.enable_grad():
+        outputs = f.flatten(1).sum(0).unbind()
     found: dict[str, list[Tensor]] = {}
-    for name, entered, _, axis in watch.calls:
-        found.setdefault(f"Phi {name}", []).append(_rows(entered, axis))
-    for own in slopes:
-        for (name, _, _, axis), slope in zip(watch.calls, own, strict=True):
-            found.setdefault(f"G {name}", []).append(_rows(slope, axis) / sigma)
+    for call in watch.of(*entered):
+        found.setdefault(f"Phi {call.name}", []).append(call.features)
+    for output in outputs:
+        slopes = torch.autograd.grad(output, edges, retain_graph=True, allow_unused=True)
+        for call, slope in zip(calls, slopes, strict=True):
+            found.setdefault(f"G {call.name}", []).append(call.slopes(slope) / sigma)
     return {name: torch.cat(rows) for name, rows in found.items()}
 
 
-def _rows(values: Tensor, axis: int) -> Tensor:
-    """(n, N) with the axis of neurons last"""
-    return values.movedim(axis, -1).flatten(0, -2)
+def derivatives(
+    skeleton: Skeleton,
+    weights: Mapping[str, Tensor],
+    description: Description,
+    scales: Mapping[str, float],
+    passes: Sequence[Tensor],
+) -> Iterator[dict[str, Derivative]]:
+    """Of each output of each sample in turn, in the parameters that have a scale, by which they are multiplied
+
+    passes: samples that go through the network together.
+    """
+    names = watchable(description)
+    for x in passes:
+        leaves = {name: w.detach().requires_grad_(name in scales) for name, w in weights.items()}
+        watch, f = _passed(skeleton, leaves, names, x)
+        calls = [call for call in watch.of(*scales) if call.name not in watch.otherwise]
+        known = {call.name for call in calls}
+        others = [name for name in scales if name not in known]
+        targets: list[Any] = [call.left for call in calls] + [leaves[name] for name in others]
+        for output in f.flatten().unbind():
+            slopes = torch.autograd.grad(output, targets, retain_graph=True, allow_unused=True) if targets else ()
+            found = zip(calls, slopes[: len(calls)], strict=True)
+            yield beside((call.name, *call.factors(g, scales[call.name])) for call, g in found) | {
+                name: Derivative(torch.atleast_1d(g * scales[name]))
+                for name, g in zip(others, slopes[len(calls) :], strict=True)
+                if g is not None
+            }
+
+
+def _passed(skeleton: Skeleton, weights: Mapping[str, Tensor], names: Sequence[str], x: Tensor) -> tuple[Watch, Tensor]:
+    watch = Watch()
+    given = {name: Watched.of(w, name, watch) if name in names else w for name, w in weights.items()}
+    with torch.enable_grad(), written_for(skeleton.like):
+        return watch, skeleton(given, x)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from meanfield.network.architecture import Architecture
+from meanfield.network.meeting import samples_meet
 from meanfield.problem.losses import Loss
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
-from solvers.finite.module_fields import fields
+from solvers.finite.module_fields import derivatives, fields
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State
 from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
+from solvers.running.tangents import tangent_kernel
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,25 @@ class ModuleNetworks:
             return torch.stack([self.skeleton({name: w[e] for name, w in weights.items()}, x) for e in each])
 
     def fields(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
-        """Of the network of the seed-th of the seeds what enters and leaves each hidden matrix at the training points (equation 88)"""
+        """Of the network of the seed-th of the seeds what enters and leaves each weight at the training points (equation 88)"""
+        return fields(self.skeleton, self._weights(state, seed), self.network.description, self.data.x, self.sigma)
+
+    def tangent_kernel(self, state: Sequence[Tensor], seed: int) -> Tensor:
+        """K (P, C, P, C) of the network of the seed-th of the seeds at the training points, for the C outputs of a sample in the order of
+        f.flatten(1) (equation 90). Memory: `tangent_bytes`.
+        """
+        weights, x, own = self._weights(state, seed), self.data.x, self.units
+        passes = (x,) if self._meet else x.split(1)
+        scales = {name: own[name].multiplier * math.sqrt(own[name].rate) for name in self.names}
+        given = (self.skeleton, weights, self.network.description, scales, passes)
+        with torch.no_grad(), written_for(self.like):
+            shape = self.skeleton(weights, x).flatten(1).shape
+        return tangent_kernel(lambda: derivatives(*given), shape.numel(), self.like).reshape(*shape, *shape)
+
+    def _weights(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
         theta = dict(zip(self.names, state, strict=True)) | self.frozen
-        weights = {name: t[seed].detach() * self.units[name].multiplier for name, t in theta.items()}
-        hidden = tuple(p.name for p in self.network.description.having("hidden"))
-        return fields(self.skeleton, weights, hidden, self.data.x, self.sigma)
+        return {name: t[seed].detach() * self.units[name].multiplier for name, t in theta.items()}
+
+    @cached_property
+    def _meet(self) -> bool:
+        return samples_meet(self.network.build, self.data.x)

@@ -1,0 +1,127 @@
+"""What a pass of a module in the limit shows: kernels by weight, as factors, and derivatives of its outputs (equations 88 and 90)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meanfield.network.roles import Description
+from meanfield.scaling.units import Unit
+from solvers.dmft.basis import Basis
+from solvers.dmft.infinite_dense import InfiniteDense
+from solvers.dmft.stand_in import Record, Trace, Use
+from solvers.running.tangents import Derivative, beside
+from solvers.running.watching import Watch, watchable
+
+
+@dataclass
+class LimitPass:
+    """Outputs f (n, ..., C) of a pass, targets y of its training samples, which are first, and what its backward pass needs."""
+
+    f: Tensor
+    y: Tensor
+    leaves: dict[str, Tensor]  # theta of the module's own parameters, which autograd follows
+    shapes: list[torch.Size]  # of L
+    record: Record
+    watch: Watch  # of the module's own weights
+
+    def slopes(self, of: Tensor, targets: Iterable[Any], again: bool) -> tuple[Tensor | None, ...]:
+        """Derivatives of a number in the targets; the record then has the traces. again: whether the pass will be asked for others"""
+        self.record.traces.clear()
+        return torch.autograd.grad(of, (*targets, self.record.anchor), retain_graph=again, allow_unused=True)[:-1]
+
+
+class Ends:
+    """Bases of what no matrix needs: features that enter readouts, gradients that leave input weights. together: fields that extend one
+    at a time.
+    """
+
+    def __init__(self, description: Description, width: int, basis: Callable[[int], Basis], together: int) -> None:
+        readouts, inputs = description.having("readout"), description.having("input")
+        self.features = {p.name: basis(p.below.at(width)) for p in readouts if p.name in watchable(readouts)}
+        self.gradients = {p.name: basis(p.above.at(width)) for p in inputs if p.name in watchable(inputs)}
+        self.together = together
+
+    def growing(self) -> dict[str, Any]:
+        """By name"""
+        found = {f"features_{name}": basis.fields for name, basis in self.features.items()}
+        return found | {f"gradients_{name}": basis.fields for name, basis in self.gradients.items()}
+
+    def seen(self, basis: Basis, fields: Tensor) -> Tensor:
+        """(K, n) coefficients of fields (n, S)"""
+        for some in fields.split(self.together):
+            basis.reveal(some)
+        return basis.coefficients(fields)
+
+
+def noted(passed: LimitPass, layers: Mapping[str, InfiniteDense], ends: Ends | None, sigma: float) -> dict[str, Tensor]:
+    """Coefficients of the features that enter each matrix and readout, "Phi name" (K, n), and of the gradients (1 / sigma) df/dh that leave
+    each matrix and input weight for each of C outputs, "G name" (J, C n)
+
+    Of a matrix that is also met as its transpose those of the matrix alone.
+    """
+    straight = {use.name for use in passed.record.uses if not use.turned}
+    uses = {i: use for i, use in enumerate(passed.record.uses) if use.name not in straight or not use.turned}
+    found: dict[str, list[Tensor]] = {}
+    for use in uses.values():
+        found.setdefault(f"Phi {use.name}", []).append(use.c)
+    if ends is not None:
+        for call in passed.watch.of(*ends.features):
+            c = ends.seen(ends.features[call.name], call.features)
+            found.setdefault(f"Phi {call.name}", []).append(c)
+    if passed.f.requires_grad:
+        with torch.enable_grad():
+            outputs = passed.f[: len(passed.y)].flatten(1).sum(0).unbind()
+        left = passed.watch.of(*ends.gradients) if ends else []
+        for output in outputs:
+            slopes = passed.slopes(output, [call.left for call in left], True)
+            traces = {trace.use: trace for trace in passed.record.traces}
+            for i, use in uses.items():
+                found.setdefault(f"G {use.name}", []).append(_gradients(use, traces.get(i), layers[use.name], sigma))
+            for call, slope in zip(left, slopes, strict=True):
+                d = ends.seen(ends.gradients[call.name], call.slopes(slope) / sigma)  # type: ignore[union-attr]
+                found.setdefault(f"G {call.name}", []).append(d)
+    return {name: _beside(parts) for name, parts in found.items()}
+
+
+def derivatives(
+    passes: Iterable[LimitPass], layers: Mapping[str, InfiniteDense], units: Mapping[str, Unit]
+) -> Iterator[dict[str, Derivative]]:
+    """Of each output of the passes in turn, in what is learned and in the module's own parameters, times the roots of their rates"""
+    roots = {name: math.sqrt(unit.rate) for name, unit in units.items()}
+    scale = {part: roots[part.partition("[")[0]] / math.sqrt(q.above.samples) for part, q in layers.items()}
+    for passed in passes:
+        calls = [call for call in passed.watch.of(*passed.leaves) if call.name not in passed.watch.otherwise]
+        known = {call.name for call in calls}
+        others = [name for name in passed.leaves if name not in known]
+        targets = [call.left for call in calls] + [passed.leaves[name] for name in others]
+        for output in passed.f.flatten().unbind():
+            slopes = passed.slopes(output, targets, True)
+            traces = [(t, t.factor * scale[t.name]) for t in passed.record.traces if scale[t.name]]
+            factors = [(t.name, t.d * weight, t.seen) for t, weight in traces]
+            for call, g in zip(calls, slopes[: len(calls)], strict=True):
+                factors.append((call.name, *call.factors(g, units[call.name].multiplier * roots[call.name])))
+            rest = zip(others, slopes[len(calls) :], strict=True)
+            entries = {name: Derivative(torch.atleast_1d(g * roots[name])) for name, g in rest if g is not None}
+            yield beside(factors) | entries
+
+
+def _gradients(use: Use, trace: Trace | None, layer: InfiniteDense, sigma: float) -> Tensor:
+    """(J, n) of what left at a use, of an output that need not depend on it"""
+    if trace is None:
+        return use.c.new_zeros(0, use.images)
+    if use.turned:
+        return trace.seen / (sigma * layer.below.samples)
+    return trace.d / (sigma * layer.above.samples)
+
+
+def _beside(parts: Sequence[Tensor]) -> Tensor:
+    """(K, n) of all, zeros below where a basis was still smaller"""
+    most = max(map(len, parts))
+    return torch.cat([F.pad(part, (0, 0, 0, most - len(part))) for part in parts], 1)

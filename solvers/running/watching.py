@@ -1,0 +1,167 @@
+"""Weights that note what they multiply and what leaves them, where a module's forward meets them (equations 88 and 90)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from meanfield.network.roles import Parameter
+
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a weight: what entered, where autograd finds what left, and the axis of their neurons."""
+
+    name: str
+    entered: Tensor
+    left: GradientEdge | None  # None in passes that nothing will differentiate
+    like: Tensor  # zeros of the shape of what left
+    axis: int
+    geometry: tuple[Any, ...] | None = None  # of a filter: its size, stride, padding and dilation
+    nothing: int | None = None  # of an embedding: the number that stands for no token
+    turned: bool = False  # x @ weight
+
+    @property
+    def features(self) -> Tensor:
+        """(n, N) what entered, over rows (samples, then positions)"""
+        return rows(self.entered, self.axis)
+
+    @cached_property
+    def _multiplied(self) -> Tensor:
+        """(fan-in, n) what the weight multiplied to give each row of what left; of an embedding the n tokens"""
+        if not self.entered.is_floating_point():
+            return self.entered.flatten()
+        return self.features.T if self.geometry is None else _patches(self.entered, *self.geometry)
+
+    def factors(self, slope: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        """(a, n) and (b, n): scale times the derivative of an output in the weight (a, b) is the product of the one with the other's
+        transpose; of an embedding (N, n) and tokens
+        """
+        g = self.slopes(slope).T * scale
+        return (self._multiplied, g) if self.turned else (g, self._multiplied)
+
+    def slopes(self, slope: Tensor | None) -> Tensor:
+        """(n, N) the derivatives of an output in what left, over rows; None for an output that does not depend on it"""
+        slope = self.like if slope is None else slope
+        if self.nothing is not None:
+            slope = slope * (self.entered != self.nothing)[..., None]
+        return rows(slope, self.axis)
+
+
+@dataclass
+class Watch:
+    """The calls of each weight in turn; `otherwise`: weights that something else was done with."""
+
+    calls: list[Call] = field(default_factory=list)
+    otherwise: set[str] = field(default_factory=set)
+
+    def of(self, *names: str) -> list[Call]:
+        return [call for call in self.calls if call.name in names]
+
+
+class Watched(Tensor):
+    """A shell around a weight: what torch does with it is done with the weight, and noted."""
+
+    called: str
+    weight: Tensor
+    watch: Watch
+
+    @staticmethod
+    def of(weight: Tensor, name: str, watch: Watch) -> Watched:
+        watched = torch.empty(weight.shape, dtype=weight.dtype, device="meta").as_subclass(Watched)
+        watched.called, watched.weight, watched.watch = name, weight, watch
+        return watched
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        own = [a for a in (*args, *kwargs.values()) if isinstance(a, Watched)]
+        plain = [a.weight if isinstance(a, Watched) else a for a in args]
+        named = {key: a.weight if isinstance(a, Watched) else a for key, a in kwargs.items()}
+        out = func(*plain, **named)
+        noted = (
+            len(own) == 1 and len(args) > 1 and isinstance(args[1], Watched) and _noted(func, own[0], args, named, out)
+        )
+        if not noted and any(isinstance(o, Tensor) for o in (out if isinstance(out, (tuple, list)) else (out,))):
+            own[0].watch.otherwise.update(weight.called for weight in own)
+        return out
+
+
+def watchable(parameters: Iterable[Parameter]) -> tuple[str, ...]:
+    """The names of the weights"""
+    return tuple(p.name for p in parameters if p.role in ("input", "hidden", "readout"))
+
+
+def _noted(func: Any, weight: Watched, args: Sequence[Any], options: Mapping[str, Any], out: Tensor) -> bool:
+    """Notes a layer's use of its weight, if it is one"""
+    axis, geometry, nothing = -1, None, None
+    if func in _CONVOLUTIONS:
+        stride, padding, dilation, groups = _given(args[3:], options, stride=1, padding=0, dilation=1, groups=1)
+        if groups != 1:
+            return False
+        axis, geometry = 1 - weight.ndim, (tuple(weight.shape[2:]), stride, padding, dilation)
+    elif func is F.embedding:
+        nothing, most, _, by_frequency, _ = _given(
+            args[2:], options, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
+        )
+        nothing = nothing if nothing is None or nothing >= 0 else len(weight) + nothing
+        if most is not None or by_frequency:
+            return False
+    elif func is not F.linear and not (func in _PRODUCTS and weight.ndim == 2):
+        return False
+    if torch.is_grad_enabled() and not out.requires_grad:
+        out.requires_grad_()
+    left = get_gradient_edge(out) if out.requires_grad else None
+    weight.watch.calls.append(
+        Call(
+            weight.called,
+            args[0].detach(),
+            left,
+            out.new_zeros(()).expand(out.shape),
+            axis,
+            geometry,
+            nothing,
+            func in _PRODUCTS,
+        )
+    )
+    return True
+
+
+def _given(places: Sequence[Any], names: Mapping[str, Any], **usual: Any) -> list[Any]:
+    """The values of these arguments, given by place or by name"""
+    return [places[i] if i < len(places) else names.get(name, value) for i, (name, value) in enumerate(usual.items())]
+
+
+def rows(values: Tensor, axis: int) -> Tensor:
+    """(n, N) with the axis of neurons last"""
+    moved = values.movedim(axis, -1)
+    return moved.reshape(-1, moved.shape[-1])
+
+
+def _patches(x: Tensor, kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """(fan-in, n) what a filter sees at each place"""
+    dims = len(kernel)
+    strides, dilations = _each(stride, dims), _each(dilation, dims)
+    spans = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
+    before = [span // 2 for span in spans] if padding == "same" else _each(0 if padding == "valid" else padding, dims)
+    after = [span - span // 2 for span in spans] if padding == "same" else before
+    x = F.pad(x, [side for pair in zip(reversed(before), reversed(after), strict=True) for side in pair])
+    first = x.ndim - dims
+    for i, (span, s, d) in enumerate(zip(spans, strides, dilations, strict=True)):
+        x = x.unfold(first + i, span + 1, s)[..., ::d]
+    return x.movedim(first - 1, first - 1 + dims).flatten(-dims - 1).flatten(0, -2).T  # batch, places, channels, filter
+
+
+def _each(value: Any, dims: int) -> list[int]:
+    many = [value] * dims if isinstance(value, int) else list(value)
+    return many * dims if len(many) == 1 else many
