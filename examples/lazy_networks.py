@@ -28,7 +28,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     nets = FiniteWidth(256 if quick else 512, dtype="float32", snapshots=(), keep_neurons=False).ensemble(problem, 12)
     final = torch.stack([net.f[-1, :, 0] for net in nets]).double()
     z = (final - predicted.mean[-1, :, 0]) / predicted.std[-1, :, 0]
-    _, kernel = mf.nngp_and_ntk(problem.network, problem.scaling, problem.data.x)
+    _, kernel = mf.nngp_and_ntk(problem.perceptron, problem.scaling, problem.data.x)
     spectrum = mf.spectrum(kernel, problem.data.y)
     shuffled = problem.data.y[torch.randperm(len(kernel), generator=torch.Generator().manual_seed(0))]
     random = mf.spectrum(kernel, shuffled)

@@ -21,6 +21,7 @@ from meanfield.kernels.spectrum import KernelSpectrum, spectrum
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.activations import Activation, activation
 from meanfield.network.activations import register as register_activation
+from meanfield.network.architecture import Architecture
 from meanfield.network.convolutional import ConvNetwork
 from meanfield.network.perceptron import Network
 from meanfield.problem.data_files import from_file
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activation",
+    "Architecture",
     "ConvNetwork",
     "Dataset",
     "DeviationReport",

@@ -189,7 +189,7 @@ def test_first_kernels_are_gaussian_averages():
     solution = CausalDMFT(samples)(problem(2, "tanh", steps=0))
     z, m = np.polynomial.hermite_e.hermegauss(60)
     z, m = torch.from_numpy(z), torch.from_numpy(m / m.sum())
-    x = solution.problem.network.inputs(solution.problem.data.x)
+    x = solution.problem.perceptron.inputs(solution.problem.data.x)
 
     def average(function, kernel):
         """<function(u) function(v)> for all pairs"""

@@ -462,7 +462,7 @@ def test_dmft_and_its_certificate(capsys, tmp_path):
     out = tmp_path / "deep.nc"
     small = ("--data.n-train", "3", "--data.n-test", "0", "--training.steps", "4", "--solver.samples", "512")
     _run(capsys, "dmft", "--out", str(out), "--network.depth", "2", *small)
-    assert load(out).problem.network.depth == 2
+    assert load(out).problem.perceptron.depth == 2
     printed = _run(capsys, "certify", str(out))
     assert "Phi2" in str(printed)
     assert "consistent" in str(printed)

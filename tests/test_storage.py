@@ -271,7 +271,7 @@ def test_registered_activations_are_known_by_name(tiny_problem, tmp_path, monkey
     problem = replace(tiny_problem.with_steps(2), network=mf.Network(activation=mine))
     solution = WassersteinFlow(particles=8)(problem)
     path = save(solution, tmp_path / "run.nc")
-    assert load(path).problem.network.activation is mine
+    assert load(path).problem.perceptron.activation is mine
     activations._KNOWN.pop("cube of mine")
     with pytest.raises(
         ValueError, match=r"unknown activation: received 'cube of mine'; known: .*erf, .*register_activation before"

@@ -53,10 +53,10 @@ def deviation(
     by_width = _grouped(nets, limits)
     expected = math.nan if predicted is None else _mean_prediction(predicted, limits[0])
     names = tuple(names) if names is not None else _default_names(nets, limits)
-    network = limits[0].problem.network
-    distances = {*network.keys("h"), "measure"}
+    problem = limits[0].problem
+    distances = {*problem.keys("h"), "measure"}
     for name in names:
-        checks.lookup("observable", name, {**observables(network), **dict.fromkeys(distances)})
+        checks.lookup("observable", name, {**observables(problem), **dict.fromkeys(distances)})
     rng = np.random.default_rng(checks.seed("seed", seed))
     by_name = {
         name: _distance(name, by_width, limits, rng) if name in distances else _decompose(name, by_width, limits)
@@ -72,9 +72,9 @@ def deviation(
         n_var_se=np.array([e for _, e in scaled]),
         predicted_n_var=expected,
         settings={
-            "networks": f"{len(nets)} of depth {network.depth}, {network.nonlinearity.name}",
+            "networks": f"{len(nets)} of {problem.network_name}",
             "limit": f"{first.solver['name']} x {len(limits)}",
-            "data": f"{first.problem.data.name}, P = {first.problem.data.samples}",
+            "data": f"{problem.data.name}, P = {problem.data.samples}",
             "steps": str(first.steps),
         }
         | _warning(first),
@@ -160,7 +160,7 @@ def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, 
 def _default_names(nets: Sequence[Solution], limits: Sequence[Solution]) -> tuple[str, ...]:
     everyone = [*nets, *limits]
     names = [name for name in recorded_observables(limits[0]) if all(name in recorded_observables(s) for s in everyone)]
-    fields = limits[0].problem.network.keys("h")
+    fields = limits[0].problem.keys("h")
     names += [key for key in fields if all(has_preactivations(s, key.layer) for s in everyone)]
     if all(s.particles for s in everyone) and limits[0].measure().points.shape[1] <= 10:
         names.append("measure")

@@ -10,18 +10,18 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import Key
-from meanfield.network.perceptron import Network
 from meanfield.problem.dataset import for_tests
+from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import recorded
 
 
-def observables(network: Network) -> dict[str, Callable[[Solution], Tensor]]:
-    """The known observables of a network; each gives a flat float64 tensor.
+def observables(problem: Problem) -> dict[str, Callable[[Solution], Tensor]]:
+    """The known observables of a problem; each gives a flat float64 tensor.
 
     Outputs and losses over the whole run; kernels at the last snapshot.
     """
-    kernels = {key: lambda s, key=key: _flat(s.kernels[key].at()) for key in network.keys("Phi", "G")}
+    kernels = {key: lambda s, key=key: _flat(s.kernels[key].at()) for key in problem.keys("Phi", "G")}
     return {
         "loss": lambda s: _flat(s.loss),
         "test_loss": lambda s: _flat(s.test_loss),
@@ -34,20 +34,20 @@ def observables(network: Network) -> dict[str, Callable[[Solution], Tensor]]:
 @checked
 def observe(solution: Solution, name: str) -> Tensor:
     """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
-    return checks.lookup("observable", name, observables(solution.problem.network))(solution)
+    return checks.lookup("observable", name, observables(solution.problem))(solution)
 
 
 def recorded_observables(solution: Solution) -> tuple[str, ...]:
     """The names that this solution can answer."""
-    data, network = solution.problem.data, solution.problem.network
-    lacking = {*map(str, network.keys("Phi", "G"))} - solution.kernels.keys()
+    problem, data = solution.problem, solution.problem.data
+    lacking = {*map(str, problem.keys("Phi", "G"))} - solution.kernels.keys()
     if data.x_test is None:
         lacking.add("f_test")
     if data.y_test is None:
         lacking.add("test_loss")
     if not solution.has_tangent:
         lacking.add("tangent_kernel")
-    return tuple(name for name in observables(network) if name not in lacking)
+    return tuple(name for name in observables(problem) if name not in lacking)
 
 
 def has_preactivations(solution: Solution, layer: int | str) -> bool:

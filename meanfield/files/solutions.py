@@ -16,8 +16,10 @@ from torch import Tensor
 
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network import activations
+from meanfield.network.architecture import Architecture
 from meanfield.network.keys import Key, parts
 from meanfield.network.perceptron import Network
+from meanfield.network.recalled import recalled, told
 from meanfield.problem import losses
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
@@ -90,16 +92,19 @@ class Kind:
 
 def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
     """Puts its data into `arrays`; returns the rest. ValueError for an activation or loss that is not registered."""
-    network = problem.network
-    hint = "make it known with meanfield.register_activation"
-    _registered("activation", network.nonlinearity, activations.activation, hint)
+    if problem.trial is None:
+        hint = "make it known with meanfield.register_activation"
+        _registered("activation", problem.perceptron.nonlinearity, activations.activation, hint)
+        network = by_field(problem.perceptron) | {"activation": problem.perceptron.nonlinearity.name}
+    else:
+        network = {"module": told(problem.architecture)}
     _registered("loss", problem.loss_function, losses.loss, "add it to meanfield/problem/losses.py")
     for name, (dims, meaning) in _DATA.items():
         if (value := getattr(problem.data, name)) is not None:
             arrays.put(name, value, dims, meaning)
     return {
         "data": problem.data.name,
-        "network": by_field(network) | {"activation": network.nonlinearity.name},
+        "network": network,
         "scaling": by_field(problem.scaling),
         "training": by_field(problem.training),
         "loss": problem.loss_function.name,
@@ -108,19 +113,25 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
 
 def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
     """The inverse of `pack_problem`"""
-    network = asked["network"]
-    if network["activation"] not in activations.names():
-        raise ValueError(
-            f"unknown activation: received {network['activation']!r}; known: {', '.join(activations.names())}; "
-            "make yours known with meanfield.register_activation before loading"
-        )
     return Problem(
         data=Dataset(**some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
-        network=Network(**network),
+        network=_network(asked["network"]),
         scaling=Scaling(**asked["scaling"]),
         training=Training(**asked["training"]),
         loss=asked["loss"],
     )
+
+
+def _network(asked: Mapping[str, Any]) -> Network | Architecture:
+    """given: the builder that `load` was given, beside what is told of a module"""
+    if "module" in asked:
+        return recalled(asked["module"], asked.get("given"))
+    if asked["activation"] not in activations.names():
+        raise ValueError(
+            f"unknown activation: received {asked['activation']!r}; known: {', '.join(activations.names())}; "
+            "make yours known with meanfield.register_activation before loading"
+        )
+    return Network(**{name: value for name, value in asked.items() if name != "given"})
 
 
 def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:

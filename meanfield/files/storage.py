@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -20,12 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from meanfield.checking.arguments import checked
 from meanfield.files import sealed
 from meanfield.files.reports import KINDS, Result
 from meanfield.files.sealed import DamagedFile
 from meanfield.files.solutions import Arrays
+from meanfield.network.architecture import Architecture
 from meanfield.solution.solution import Solution
 
 FORMAT = 2  # to be raised when an older `load` would misread the file; from 2 on files have a digest
@@ -53,9 +56,10 @@ def save(result: Result, path: str | Path) -> Path:
 
 
 @checked
-def load(path: str | Path) -> Any:
+def load(path: str | Path, network: Architecture | Callable[[int], nn.Module] | None = None) -> Any:
     """The result kept in `path`, equal to the one saved. ValueError for a file that is broken, too new or none of ours.
 
+    network: the builder of a module, which is code that files do not hold; not needed where its own module was imported before.
     Its digest is checked before HDF5 sees the file, which on damaged ones may hang.
     """
     path = Path(path)
@@ -74,7 +78,10 @@ def load(path: str | Path) -> Any:
             f"{path} has the format version {version}; meanfield {_version('meanfield')} reads versions up to {FORMAT}: update it"
         )
     try:
-        return kind.unpack(arrays, _tuples(json.loads(attributes["settings"])))
+        settings = _tuples(json.loads(attributes["settings"]))
+        if network is not None and "problem" in settings:
+            settings["problem"]["network"]["given"] = network
+        return kind.unpack(arrays, settings)
     except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}): save the result again") from error
     except ValueError as error:

@@ -20,6 +20,11 @@ def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module
 
     ValueError for what is no builder of modules. One that looks at numbers which are not there is asked for all of them.
     """
+    if isinstance(build, nn.Module):
+        raise ValueError(
+            f"network must make a module for every width, but is one of a fixed width: received a {type(build).__name__}; give its class, "
+            "or a function of the width, e.g. lambda n: nn.Sequential(nn.Linear(3, n), nn.Tanh(), nn.Linear(n, 1))"
+        )
     if not callable(build):
         raise ValueError(
             f"network must be a function of the width that returns a torch.nn.Module: received {checks.shown(build)}"

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Literal, cast, get_args
 
 from torch import nn
@@ -82,6 +84,11 @@ class Parameter:
     def layer(self) -> str:
         """The name of the module that owns it"""
         return self.name.rpartition(".")[0] or self.name
+
+    @property
+    def key(self) -> str:
+        """What is recorded of it is called by: the name of its layer, its own if it is no layer's weight"""
+        return self.name.removesuffix(".weight")
 
     @property
     def offsets(self) -> int:
@@ -158,14 +165,24 @@ def describe(build: Build) -> Description:
 
 
 def origin(build: Build) -> tuple[str, str]:
-    """("package.module:Name", sha256 of the source): empty texts where code has no name of its own, or cannot be read"""
+    """("package.module:Name", sha256 of the source and of what it encloses): empty texts where code has no name of its own, or cannot
+    be read"""
+    if isinstance(build, partial):
+        digest, given = origin(build.func)[1], _plain(build.args, build.keywords)
+        return "", hashlib.sha256((digest + given).encode()).hexdigest() if digest else ""
     module, name = getattr(build, "__module__", None), getattr(build, "__qualname__", "<")
     source = f"{module}:{name}" if module and "<" not in name else ""
     try:
         text = inspect.getsource(build)
     except (OSError, TypeError):
         return source, ""
-    return source, hashlib.sha256(text.encode()).hexdigest()
+    enclosed = _plain(*(cell.cell_contents for cell in getattr(build, "__closure__", None) or ()))
+    return source, hashlib.sha256((text + enclosed).encode()).hexdigest()
+
+
+def _plain(*values: object) -> str:
+    """Values as text, without the addresses of objects"""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(values)) if values else ""
 
 
 def _described(name: str, owner: nn.Module, pair: Sequence[nn.Parameter]) -> Parameter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,94 @@ _ATTENTION = (
 )
 
 
+# by the names of torch's functions: what has a kink, and what is linear in the fields
+_KINKED = (
+    "relu",
+    "relu_",
+    "relu6",
+    "leaky_relu",
+    "prelu",
+    "rrelu",
+    "threshold",
+    "hardtanh",
+    "hardshrink",
+    "softshrink",
+)
+_KINKED += ("hardsigmoid", "hardswish", "abs", "absolute", "sign", "clamp", "clip", "clamp_min", "clamp_max", "where")
+_KINKED += ("maximum", "minimum", "max_pool1d", "max_pool2d", "max_pool3d", "boolean_dispatch", "l1_loss")
+_LINEAR = (
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "embedding",
+    "add",
+    "__add__",
+    "__radd__",
+    "__iadd__",
+    "sub",
+    "__sub__",
+)
+_LINEAR += (
+    "neg",
+    "__neg__",
+    "mul",
+    "__mul__",
+    "__rmul__",
+    "div",
+    "__truediv__",
+    "mean",
+    "sum",
+    "flatten",
+    "reshape",
+    "view",
+)
+_LINEAR += (
+    "unsqueeze",
+    "squeeze",
+    "transpose",
+    "permute",
+    "movedim",
+    "contiguous",
+    "__getitem__",
+    "size",
+    "dim",
+    "stack",
+)
+_LINEAR += (
+    "cat",
+    "unbind",
+    "avg_pool1d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "is_floating_point",
+    "to",
+    "double",
+    "float",
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial tells of a network.
+
+    outputs: the shape of the outputs of one sample. fixed, per_neuron: numbers that a forward makes for one sample are fixed + per_neuron
+    times the width. kept: those that enter or leave layers between wide axes, per neuron. kinks: whether it has jumps in its derivative.
+    linear: whether all that it does is linear in its fields.
+    """
+
+    outputs: tuple[int, ...]
+    fixed: float
+    per_neuron: float
+    kept: float
+    kinks: bool
+    linear: bool
+
+    def numbers(self, width: int) -> float:
+        """That a forward makes for one sample"""
+        return self.fixed + self.per_neuron * width
+
+
 @dataclass(frozen=True)
 class _Call:
     name: str
@@ -61,8 +150,8 @@ class _Log(TorchFunctionMode):
         return result
 
 
-def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> tuple[int, ...]:
-    """The shape of the outputs of one sample; x (P, ...): inputs, of which a few are used.
+def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
+    """What a network does with a few of the inputs x (P, ...).
 
     ValueError for a `forward` that has no width limit, keeps state, draws numbers, or whose outputs do not begin with the samples.
     """
@@ -88,7 +177,38 @@ def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> tuple[
     for small, large in zip(*logs, strict=True):
         for why in filter(None, (check(small, large) for check in _CHECKS)):
             raise ValueError(f"the network has no width limit here: {why}")
-    return shapes[0]
+    return _told(shapes[0], len(some), widths, *logs)
+
+
+def _told(
+    outputs: tuple[int, ...], samples: int, widths: tuple[int, int], small: list[_Call], large: list[_Call]
+) -> Trial:
+    made, more = (sum(math.prod(shape) for call in calls for shape in call.found) / samples for calls in (small, large))
+    slope = (more - made) / (widths[1] - widths[0])
+    kept = 0.0
+    for one, other in zip(small, large, strict=True):
+        if one.name in ("linear", "conv1d", "conv2d", "conv3d") and len(_wide(one.given[1], other.given[1])) == 2:
+            kept += (math.prod(one.given[0]) + math.prod(one.found[0])) / samples / widths[0]
+    names = {call.name for call in small}
+    return Trial(
+        outputs,
+        max(0.0, made - slope * widths[0]),
+        slope,
+        kept,
+        bool(names & {*_KINKED}),
+        all(map(_is_linear, small, large)),
+    )
+
+
+def _is_linear(small: _Call, large: _Call) -> bool:
+    """Whether a call is linear in the fields, and neuron by neuron or a layer"""
+    if small.name not in _LINEAR:
+        return False
+    if small.name in ("mul", "__mul__", "__rmul__", "div", "__truediv__"):
+        return len(small.given) == 1
+    if small.name in ("mean", "sum"):
+        return len(_wide(small.given[0], large.given[0])) == len(_wide(small.found[0], large.found[0]))
+    return True
 
 
 def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from meanfield.checking.arguments import checked
+from meanfield.network.architecture import Architecture, architecture
+from meanfield.network.keys import Key
+from meanfield.network.module import perceptron
 from meanfield.network.perceptron import Network
+from meanfield.network.trial import Trial, tried
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.training import Training
@@ -15,27 +22,86 @@ from meanfield.scaling.scaling import Scaling, mean_field
 @checked
 @dataclass(frozen=True)
 class Problem:
-    """One learning problem; every solver takes it and answers with a Solution on its time grid."""
+    """One learning problem; every solver takes it and answers with a Solution on its time grid.
+
+    ValueError for parts that do not fit each other, and for a network that has no width limit, with the reason.
+    """
 
     data: Dataset
     """Samples to train on, and others to watch"""
-    network: Network = field(default_factory=Network)
-    """Fully connected layers, whose width goes to infinity (equation 1)"""
+    network: Network | Architecture | Callable[[int], nn.Module] = field(default_factory=Network)
+    """A perceptron of equation 1; or any network: build(n) makes the torch module of width n, or an Architecture of it (equation 79)"""
     scaling: Scaling = field(default_factory=mean_field)
     """How the output and the learning rates depend on the width"""
     training: Training = field(default_factory=Training)
     """On the mean loss, recorded at times that are the same for every solver (equation 2)"""
     loss: Loss | str = "squared"
     """Averaged over the training samples"""
+    trial: Trial | None = field(init=False, repr=False, compare=False, default=None)
+    """What a trial of a module on a few samples told; None for a perceptron"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss(self.loss))
+        if not isinstance(self.network, Network):
+            network = architecture(self.network)
+            found = tried(network.build, self.data.x)
+            if found.outputs != tuple(self.data.y.shape[1:]):
+                raise ValueError(
+                    f"the network's outputs and y must have the same shape: received {found.outputs} and {tuple(self.data.y.shape[1:])} "
+                    "for one sample"
+                )
+            object.__setattr__(self, "network", network)
+            object.__setattr__(self, "trial", found)
         self.training.batches(self.data.samples)
         self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
 
     @property
     def loss_function(self) -> Loss:
         return loss(self.loss)
+
+    @property
+    def perceptron(self) -> Network:
+        """The network of equation 1; ValueError for a module, which not every solver can take"""
+        if isinstance(self.network, Network):
+            return self.network
+        raise ValueError(
+            f"this solver takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth and CausalDMFT "
+            "take any network"
+        )
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network as a module of any width, a perceptron too"""
+        if isinstance(self.network, Network):
+            return perceptron(self.network, self.data.inputs, self.data.outputs)
+        return architecture(self.network)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the network's limit closes in matrices, without sampling (equations 30 and 87)"""
+        if self.trial is None:
+            return self.perceptron.is_linear
+        drawn = all(self.architecture.std(p) is not None for p in self.architecture.description.having("vector"))
+        plain = all(axis.size == 1 for p in self.architecture.description for axis in p.axes if axis.wide)
+        return self.trial.linear and drawn and plain
+
+    def keys(self, *kinds: str) -> list[Key]:
+        """Of what is recorded of each kind: one for each hidden layer of a perceptron, for each matrix between wide axes of a module"""
+        if isinstance(self.network, Network):
+            return self.network.keys(*kinds)
+        return [Key(kind, p.key) for kind in kinds for p in self.architecture.description.having("hidden")]
+
+    @property
+    def network_name(self) -> str:
+        """For reports"""
+        if isinstance(self.network, Network):
+            return f"depth {self.network.depth}, {self.network.nonlinearity.name}"
+        return self.architecture.name
+
+    @property
+    def has_kinks(self) -> bool:
+        """Whether phi' jumps somewhere"""
+        return bool(self.perceptron.nonlinearity.kinks) if self.trial is None else self.trial.kinks
 
     def with_steps(self, steps: int) -> Problem:
         return replace(self, training=replace(self.training, steps=steps))

@@ -32,7 +32,7 @@ class FieldKernels:
     @cached_property
     def kernels(self) -> dict[str, TwoTimeKernel]:
         """Phi1, G1, .. at every pair of snapshots"""
-        keys = self.problem.network.keys("Phi", "G")
+        keys = self.problem.keys("Phi", "G")
         return {key: TwoTimeKernel(self.steps, partial(self._neurons, key)) for key in keys}
 
     def __call__(self) -> Tensor:
@@ -40,7 +40,7 @@ class FieldKernels:
 
     def _tangent(self, step: int) -> Tensor:
         """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
-        network, outputs = self.problem.network, self.problem.data.y.numel()
+        network, outputs = self.problem.perceptron, self.problem.data.y.numel()
         n = next(iter(self.fields.values())).shape[1]
         checks.memory(f"a tangent kernel of {outputs} outputs", 24.0 * outputs**2, "take fewer samples")
 
@@ -57,7 +57,7 @@ class FieldKernels:
 
     def _neurons(self, key: Key, *steps: int) -> NeuronAverages:
         """Of phi(h) (P columns), or of g (P C columns), in one layer"""
-        field, feature = ("h", self.problem.network.nonlinearity.phi) if key.kind == "Phi" else ("g", same)
+        field, feature = ("h", self.problem.perceptron.nonlinearity.phi) if key.kind == "Phi" else ("g", same)
         fields = [self._field(Key(field, key.layer), step) for step in steps]
         n, columns = fields[0].shape
         return NeuronAverages(fields[0].new_full((n,), 1 / n), fields, columns, feature)

@@ -33,7 +33,7 @@ class MeasureKernels:
     @cached_property
     def kernels(self) -> dict[str, TwoTimeKernel]:
         """Phi1 and G1 at every pair of snapshots; nothing without snapshots"""
-        keys = self.problem.network.keys("Phi", "G") if self.steps else []
+        keys = self.problem.keys("Phi", "G") if self.steps else []
         made: dict[str, TwoTimeKernel] = {
             key: TwoTimeKernel(self.steps, partial(self._neurons, key.kind)) for key in keys
         }
@@ -56,7 +56,7 @@ class MeasureKernels:
 
     def _feature(self, kind: str, q: Tensor) -> Tensor:
         """(n, columns) of the particles q (n, C + D)"""
-        network, c = self.problem.network, self.problem.data.outputs
+        network, c = self.problem.perceptron, self.problem.data.outputs
         h = q[:, c:] @ network.inputs(self.problem.data.x).to(q).T
         if kind == "Phi":
             return network.nonlinearity.phi(h)

@@ -205,11 +205,11 @@ class Solution:
             return h, h.new_full((len(h),), 1 / len(h))
         if layer != 1 or not self.particles:
             raise ValueError(
-                f"no preactivations of layer {layer} were kept: the network has {self.problem.network.depth} hidden layers; "
+                f"no preactivations of layer {layer} were kept: the network has {self.problem.perceptron.depth} hidden layers; "
                 "ask for snapshots and keep_neurons=True"
             )
         measure = self.measure(t)
-        return measure.w @ self.problem.network.inputs(self.problem.data.x).to(measure.w.dtype).T, measure.m
+        return measure.w @ self.problem.perceptron.inputs(self.problem.data.x).to(measure.w.dtype).T, measure.m
 
 
 def _equal(a: Any, b: Any) -> bool:

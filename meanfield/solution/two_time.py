@@ -181,7 +181,7 @@ def recorded(step: int, steps: Sequence[int], name: str = "t") -> int:
 
 def tangent_of(problem: Problem, limit: MeasureLimit, phi: Sequence[Tensor], g: Iterable[Tensor]) -> Tensor:
     """K (P, C, P, C) from Phi^1..Phi^L (P, P) and G^1..G^L (P C, P C) of one time (equation 11)."""
-    network, (p, c) = problem.network, problem.data.y.shape
+    network, (p, c) = problem.perceptron, problem.data.y.shape
     x = problem.data.x.to(phi[0]) / math.sqrt(problem.data.inputs)
 
     def trained(below: Tensor, rate: float) -> Tensor:

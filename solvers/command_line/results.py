@@ -135,7 +135,7 @@ def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any
         pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
     if one.particles:
         pictures["particles"] = lambda: plot.particles(one, steps)
-    for key in one.problem.network.keys("h"):
+    for key in one.problem.keys("h"):
         kept = all(has_preactivations(run, key.layer) for run in runs)
         if steps and kept and all(set(steps) <= set(run.snapshots) for run in runs):
             pictures[key] = lambda layer=key.layer: plot.preactivations(runs, steps=steps, layer=layer)

@@ -1,7 +1,8 @@
-"""CausalDMFT: the infinite-width limit of deep networks in the mean-field scaling, in one causal sweep (equations 20 to 30)."""
+"""CausalDMFT: the infinite-width limit of deep networks in the mean-field scaling, in one causal sweep (equations 20 to 30, 81 to 88)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
+from solvers.dmft.module_sweep import ModuleSweep
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
 from solvers.dmft.state import restore, state_of
@@ -38,13 +40,13 @@ Draws = Literal["sobol", "plain"]
 @checked
 @dataclass(frozen=True)
 class CausalDMFT:
-    """Solves networks of any depth in the mean-field scaling: `CausalDMFT(samples=8192)(problem) -> Solution`.
+    """Solves perceptrons of any depth and modules in the mean-field scaling: `CausalDMFT(samples=8192)(problem) -> Solution`.
 
     Linear networks are solved exactly, without sampling. ValueError for problems that it cannot solve.
     """
 
     samples: int = 8192
-    """Neurons that stand for each hidden layer; a power of 2 is best"""
+    """Neurons that stand for each hidden layer, n of a module; a power of 2 is best"""
     seed: int = 0
     """Of all random draws"""
     groups: int = 1
@@ -65,13 +67,13 @@ class CausalDMFT:
     device: str = "cpu"
     """cpu, cuda, cuda:1, .."""
     snapshots: Sequence[int] = (0, -1)
-    """Steps at which neurons and the tangent kernel are recorded; -1 is the last"""
+    """Steps at which neurons and the tangent kernel are recorded, and all kernels of modules; -1 is the last"""
     two_time: bool = True
-    """Keep the first layer's G and the last layer's Phi at all pairs of steps, as the others are, instead of at snapshots"""
+    """Of perceptrons keep the first layer's G and the last layer's Phi at all pairs of steps, as the others are, instead of at snapshots"""
     responses: bool = False
-    """Record A^l and B^l at all pairs of steps"""
+    """Record A^l and B^l of perceptrons at all pairs of steps"""
     keep_neurons: bool = True
-    """Record preactivations at snapshots"""
+    """Record preactivations of perceptrons at snapshots"""
     keep_state: bool = False
     """Keep what resuming needs, all bases (an interrupted run keeps it anyway)"""
     progress: bool | None = None
@@ -94,7 +96,7 @@ class CausalDMFT:
 
     def alone(self, problem: Problem) -> list[CausalDMFT]:
         """The solver of each group; linear networks have no sampling error to estimate, and so one group only"""
-        groups = 1 if problem.network.is_linear else self.groups
+        groups = 1 if problem.is_linear else self.groups
         return [replace(self, groups=1, seed=self.seed + group) for group in range(groups)]
 
     def check(self, problem: Problem) -> None:
@@ -106,13 +108,15 @@ class CausalDMFT:
             raise ValueError(
                 f"responses are functions of every step: received record_every={problem.training.record_every}; take 1"
             )
-        if not problem.network.is_linear and self.samples <= 2 * points:
+        if not problem.is_linear and self.samples <= 2 * points:
             raise ValueError(
                 f"samples={self.samples} are too few for {points} data points, whose features alone may span as many directions: "
                 f"take at least {4 * points}"
             )
         if self.max_rank is not None and self.max_rank < min(least, self.samples):
             raise ValueError(f"max_rank={self.max_rank} is below the {least} directions that the data alone may span")
+        if problem.trial is not None:
+            self._must_suit_modules(problem)
         must_resolve(problem, self._kind(problem))
         checks.memory_in_all(self.parts(problem, least), checks.free_memory(self.device))
 
@@ -132,15 +136,17 @@ class CausalDMFT:
 
     def tolerances(self, problem: Problem) -> tuple[float, float]:
         """(of features, of gradients), equation 28b: features that were dropped return as noise Gamma tolerance / sqrt(samples) in f"""
-        default = (1e-12, 1e-12) if problem.network.is_linear else (min(1e-2, 0.1 * learned(problem)), 1e-2)
+        default = (1e-12, 1e-12) if problem.is_linear else (min(1e-2, 0.1 * learned(problem)), 1e-2)
         return (self.tolerance, self.tolerance) if self.tolerance else default
 
     def bytes_needed(self, problem: Problem, rank: int) -> float:
         """An estimate of the peak memory of one group whose bases all have `rank` directions, in each process that shares the samples."""
-        data, depth, training = problem.data, problem.network.depth, problem.training
+        if problem.trial is not None:
+            return self._bytes_of_module(problem, rank)
+        data, depth, training = problem.data, problem.perceptron.depth, problem.training
         points, gradients = problem.data.points, data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
-        matrices = 4 if problem.network.is_linear else 8  # whose draws need not be orthogonal to what is known
+        matrices = 4 if problem.is_linear else 8  # whose draws need not be orthogonal to what is known
         per_rank = (depth - 1) * matrices + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
@@ -148,9 +154,33 @@ class CausalDMFT:
         records = training.record_count * depth * rank * (points + gradients)
         return (neurons + records) * self._kind(problem).itemsize
 
+    def _bytes_of_module(self, problem: Problem, rank: int) -> float:
+        """As `bytes_needed`: what a forward makes is kept for the backward pass, of each matrix bases, images and buffers"""
+        assert problem.trial is not None
+        data, network = problem.data, problem.architecture.description
+        fields = 2 * problem.trial.numbers(self.samples) * data.points
+        parameters = 3 * sum(math.prod(p.shape(self.samples)) for p in network if p.role != "hidden")
+        wide = sum(
+            (3 + p.offsets) * (p.below.at(self.samples) + p.above.at(self.samples)) for p in network.having("hidden")
+        )
+        kept = len(self.snapshots) * rank * problem.trial.kept * data.samples * (1 + data.outputs)
+        return (fields + parameters + 1.75 * wide * rank + kept) * self._kind(problem).itemsize
+
+    def _must_suit_modules(self, problem: Problem) -> None:
+        if self.responses:
+            raise ValueError(
+                "responses A and B are recorded of perceptrons only: received a module; leave responses out"
+            )
+        if current().count > 1:
+            raise ValueError(
+                "a module averages over its neurons in its own code, so that processes cannot share them: spread groups over an executor"
+            )
+        for parameter in problem.architecture.description:
+            parameter.shape(self.samples)
+
     def _kind(self, problem: Problem) -> torch.dtype:
         """Of all numbers: linear networks are solved in float64"""
-        return torch.float64 if problem.network.is_linear else checks.DTYPES[self.dtype]
+        return torch.float64 if problem.is_linear else checks.DTYPES[self.dtype]
 
     def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:
         """Time and memory of a run, from its beginning, which is solved for so many `seconds`. ValueError or MemoryError as of the run.
@@ -160,6 +190,18 @@ class CausalDMFT:
         """
         self.check(problem)
         one, ends = replace(self, groups=1), []
+
+        if problem.trial is not None:
+            found, how, last = expected(one, problem, seconds)
+            groups, rank = (
+                len(self.alone(problem)),
+                max((max(pair) for pair in last.solution.stats["ranks"]), default=0) if last.solution else 0,
+            )
+            return Estimate(
+                groups * found,
+                bound(self.parts(problem, max(rank, _least_rank(problem)))),
+                how + f", {groups} times" * (groups > 1),
+            )
 
         def growth(asked: Problem, beginning: Beginning) -> np.ndarray:
             sizes = one._expected_sizes(asked, beginning, seconds / 2)
@@ -191,7 +233,7 @@ class CausalDMFT:
 
     def _bases(self, problem: Problem) -> list[Key]:
         """The kernels whose factors show how far a basis has grown"""
-        (*features, last), (first, *gradients) = (problem.network.keys(kind) for kind in ("Phi", "G"))
+        (*features, last), (first, *gradients) = (problem.keys(kind) for kind in ("Phi", "G"))
         return features + gradients + [last, first] * self.two_time
 
     def _sizes(self, solution: Solution) -> np.ndarray:
@@ -214,23 +256,25 @@ class CausalDMFT:
             )
         return conclude([self._run(earlier(self, solution, steps), solution)], self.raise_on_failure)[0]
 
-    def _sweep(self, problem: Problem) -> Sweep:
+    def _sweep(self, problem: Problem) -> Sweep | ModuleSweep:
         like = torch.empty(0, dtype=self._kind(problem), device=self.device)
-        shard, draws = Shard(self.samples, current()), "exact" if problem.network.is_linear else self.draws
+        shard, draws = Shard(self.samples, current()), "exact" if problem.is_linear else self.draws
         population = Population(self.samples, self.seed, draws, like, shard)
+        if problem.trial is not None:
+            return ModuleSweep(problem, population, self.tolerances(problem), self.rank_limit(problem))
         network = LimitNetwork(problem, population, self.tolerances(problem), self.rank_limit(problem))
         return Sweep(network, self.two_time, self.responses)
 
-    def _flow(self, problem: Problem, sweep: Sweep) -> Flow:
+    def _flow(self, problem: Problem, sweep: Sweep | ModuleSweep) -> Flow:
         """Errors are allowed in units of what training moves, where that is less than the neurons' own size, which is one (equation 33)"""
-        rtol = tolerance(self.rtol, problem.network.nonlinearity, self._kind(problem))
+        rtol = tolerance(self.rtol, problem.has_kinks, self._kind(problem))
         rtol *= min(1.0, learned(problem))
-        return Flow(problem.training.learning_rate, problem.data.samples, rtol, self.evaluations, sweep.network.norm)
+        return Flow(problem.training.learning_rate, problem.data.samples, rtol, self.evaluations, sweep.norm)
 
     def _run(self, problem: Problem, previous: Solution | None = None) -> Solution:
         sweep, training = self._sweep(problem), problem.training
         if previous is None:
-            state, memory, captured = sweep.network.initial_state(), (), {}
+            state, memory, captured = sweep.initial_state(), (), {}
         else:
             state, memory, captured = restore(sweep, previous.state)
         run = evolve(
@@ -243,11 +287,11 @@ class CausalDMFT:
             captured=captured,
             progress=self.progress,
             label=f"DMFT, {self.samples} samples",
-            agree=sweep.network.shard.ranks.any,
+            agree=sweep.shard.ranks.any,
         )
         cut_short = run.status in (Status.INTERRUPTED, Status.OUT_OF_EVALUATIONS)
         keep = cut_short or (self.keep_state and run.status is Status.FINISHED)
-        neurons = self.keep_neurons and not problem.network.is_linear  # the exact solution's "neurons" are coefficients
+        neurons = self.keep_neurons and not problem.is_linear  # the exact solution's "neurons" are coefficients
         return sweep.solution(run, settings(self), state_of(sweep, run) if keep else {}, previous, neurons)
 
 

@@ -121,7 +121,7 @@ def planned(solution: Solution, samples: int | None = None, repeats: int = 8, st
 def _sizes(solution: Solution, samples: int | None, repeats: int) -> tuple[int, int, int]:
     """(samples, draws, the last step that can be tested)"""
     _must_have_a_map(solution.problem)
-    exact = solution.problem.network.is_linear
+    exact = solution.problem.is_linear
     own = solution.solver.get("samples") or solution.solver.get("width") or 4096
     count = checks.integer("samples", own if samples is None else samples, 2)
     draws = 1 if exact else checks.integer("repeats", repeats, 2)
@@ -139,7 +139,7 @@ def _must_fit(solution: Solution, samples: int, draws: int, total: int, steps: i
             f"a certificate of steps 0 to {last} needs at least {2 * rows} samples, two for each Gaussian of a neuron: received {samples}; "
             "give more samples or fewer steps"
         )
-    size = 8 * (solution.problem.network.depth + 3) * rows * samples
+    size = 8 * (solution.problem.perceptron.depth + 3) * rows * samples
     checks.memory(f"a certificate of steps 0 to {last}", size, "test fewer steps, or take fewer samples")
     return last
 
@@ -200,7 +200,7 @@ def residual(
 def _must_have_a_map(problem: Problem) -> None:
     """ValueError for a problem whose single-neuron equations are not those of the window"""
     problem.scaling.measure_limit()
-    network, training = problem.network, problem.training
+    network, training = problem.perceptron, problem.training
     found = [
         word
         for word, present in (
@@ -222,9 +222,7 @@ def _must_have_a_map(problem: Problem) -> None:
 def _known(solution: Solution) -> int:
     """The last step up to which all kernels are known at all pairs of steps; ValueError if there is none"""
     kernels = solution.kernels
-    counts = {
-        name: len(kernels[name].steps) if name in kernels else 0 for name in solution.problem.network.keys("Phi", "G")
-    }
+    counts = {name: len(kernels[name].steps) if name in kernels else 0 for name in solution.problem.keys("Phi", "G")}
     short = [name for name, count in counts.items() if not count or kernels[name].steps != tuple(range(count))]
     if short:
         raise ValueError(
@@ -245,7 +243,7 @@ def _given(solution: Solution, steps: int) -> Kernels:
     """Joint kernels and f of a solution at the steps 0..`steps`"""
     joint = {
         name: solution.kernels[name].factor[: steps + 1].double().transpose(0, 1).flatten(1)
-        for name in solution.problem.network.keys("Phi", "G")
+        for name in solution.problem.keys("Phi", "G")
     }
     return {name: c.T @ c for name, c in joint.items()} | {"f": solution.f[: steps + 1].double()}
 

@@ -35,7 +35,7 @@ class Window:
 
     def __init__(self, problem: Problem, steps: int, samples: int, seed: int, dtype: str = "float64") -> None:
         self.problem = problem
-        network, data = problem.network, problem.data
+        network, data = problem.perceptron, problem.data
         self.act = network.nonlinearity
         self.depth = network.depth
         self.exact = network.is_linear
@@ -103,7 +103,7 @@ class Window:
         sizes = {"Phi": (self.points, self.points), "G": (self.p * self.c,) * 2}
         sizes |= {"A": (self.points, self.p * self.c), "B": (self.p * self.c, self.p)}
         now: Kernels = {}
-        for key in (*self.problem.network.keys("Phi", "G"), *self.responses):
+        for key in (*self.problem.keys("Phi", "G"), *self.responses):
             rows, columns = sizes[key.kind]
             now[key] = torch.zeros(self.times * rows, self.times * columns, dtype=torch.float64)
         return now | {"f": torch.zeros(self.times, self.points, self.c, dtype=torch.float64)}
@@ -128,8 +128,8 @@ class Window:
                 out[name] = wide.reshape(self.times * rows, -1)
         # training rows of the last step
         end, end_g = slice(-self.points, p - self.points or None), slice(-p * self.c, None)
-        phi = [now[key][end, end] for key in self.problem.network.keys("Phi")]
-        g = [now[key][end_g, end_g] for key in self.problem.network.keys("G")]
+        phi = [now[key][end, end] for key in self.problem.keys("Phi")]
+        g = [now[key][end_g, end_g] for key in self.problem.keys("G")]
         rate, loss, y = self.problem.training.learning_rate / p, self.problem.loss_function, self.problem.data.y
         k = tangent_of(self.problem, self.problem.scaling.measure_limit(), phi, g).reshape(p * self.c, -1)
         path = list(now["f"])

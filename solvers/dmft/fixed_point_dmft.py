@@ -83,13 +83,13 @@ class FixedPointDMFT:
 
     def bytes_needed(self, problem: Problem) -> float:
         """A bound on the peak memory of the last window: kernels with what extrapolates them, noise and fields of all neurons"""
-        data, depth, times = problem.data, problem.network.depth, problem.training.steps + 1
+        data, depth, times = problem.data, problem.perceptron.depth, problem.training.steps + 1
         points, p = data.points, data.samples
         u, r = times * points, times * p * data.outputs
         numbers = depth * (u**2 + r**2) + (depth - 1) * (u * r + r * times * p)
         past = min(self.iterations, self.anderson + 1)  # each a point, a change, their differences
         kernels = 8.0 * numbers * (10 + 5 * past)
-        if problem.network.is_linear:
+        if problem.is_linear:
             return kernels + 8 * 14 * max(u, r) ** 2
         size = checks.DTYPES[self.dtype].itemsize
         rows = [(points if l == 0 else u) + (problem.data.outputs if l == depth - 1 else r) for l in range(depth)]
@@ -136,7 +136,7 @@ class FixedPointDMFT:
         """ValueError, before any work, for a problem that this solver does not take."""
         problem.scaling.measure_limit()
         snapshot_steps(self.snapshots, problem.training)
-        network, data = problem.network, problem.data
+        network, data = problem.perceptron, problem.data
         if network.bias_std or network.residual is not None:
             raise ValueError("FixedPointDMFT solves networks without biases and residual branches: take CausalDMFT")
         if problem.training.optimiser != "gradient_descent":
@@ -178,7 +178,7 @@ class FixedPointDMFT:
 
     def windows(self, problem: Problem, passed: int = 0) -> Iterator[tuple[int, float]]:
         """(steps, tolerance) of each window, after one of `passed` steps"""
-        network, steps = problem.network, problem.training.steps
+        network, steps = problem.perceptron, problem.training.steps
         limit = self.tolerance or (1e-10 if network.is_linear else 5e-3 if network.nonlinearity.kinks else 1e-3)
         while (passed := math.ceil(_GROWTH * passed) + 1) < steps:
             yield passed, max(limit, _ROUGH)
@@ -214,7 +214,7 @@ class FixedPointDMFT:
 def _solution(
     problem: Problem, solver: FixedPointDMFT, now: Kernels, status: Status, stats: dict[str, Any]
 ) -> Solution:
-    network, p = problem.network, problem.data.samples
+    network, p = problem.perceptron, problem.data.samples
     times, points = now["f"].shape[:2]
     train = (torch.arange(points) < p).repeat(times)
     kernels = {}

@@ -100,7 +100,7 @@ class ModuleLimit(Method):
     @property
     def names(self) -> tuple[str, ...]:
         """Of the state's tensors"""
-        return (*(f"learned_{name}" for name in self.learning), *self.own, "scales")
+        return (*(f"learned_{name}" for name in self.learning), *(f"theta_{name}" for name in self.own), "scales")
 
     @property
     def _nowhere(self) -> Record:

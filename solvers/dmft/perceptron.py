@@ -63,7 +63,7 @@ class LimitNetwork:
     """
 
     def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
-        network = problem.network
+        network = problem.perceptron
         self.problem, self.population, self.shard = problem, population, population.shard
         self.act, self.depth = network.nonlinearity, network.depth
         self.tolerance, self.coarse = tolerances
@@ -183,7 +183,7 @@ class LimitNetwork:
 def _coordinates(problem: Problem) -> Tensor:
     """(P + P_test, rank) the network's inputs along their principal directions, those of the training points first."""
     data = problem.data
-    x = problem.network.inputs(data.all_x)
+    x = problem.perceptron.inputs(data.all_x)
     weighted = torch.cat([x[: data.samples], 1e-3 * x[data.samples :]])
     projected = x @ principal_directions(weighted, x.shape[1])
     return projected[:, projected.norm(dim=0) >= 1e-10 * projected.norm()]

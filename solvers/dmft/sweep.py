@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,6 @@ class Snapshot:
     phi: Tensor
     g: Tensor
 
-    def over(self, move: Callable[[Tensor], Tensor]) -> Snapshot:
-        return Snapshot([move(h) for h in self.h], move(self.phi), move(self.g))
-
 
 class Sweep(Method):
     """The network with its records: coefficients of features and gradients, whose products are kernels at all pairs of steps.
@@ -40,6 +37,8 @@ class Sweep(Method):
 
     def __init__(self, network: LimitNetwork, two_time: bool, responses: bool) -> None:
         self.network, self.two_time, self.responses = network, two_time, responses
+        self.population, self.shard, self.names = network.population, network.shard, network.names
+        self.initial_state, self.norm = network.initial_state, network.norm
         self.last_features, self.first_gradients = network.basis(), network.basis()
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> LimitPass:
@@ -74,6 +73,14 @@ class Sweep(Method):
             [h[:samples].T.clone() for h in passed.h], passed.phi[-1][:samples].T.clone(), first.flatten(0, 1).T.clone()
         )
 
+    @staticmethod
+    def named(snapshot: Snapshot) -> dict[str, Tensor]:
+        return {f"h{i}": h for i, h in enumerate(snapshot.h)} | {"phi": snapshot.phi, "g": snapshot.g}
+
+    def snapshot(self, named: Mapping[str, Tensor]) -> Snapshot:
+        """The inverse of `named`"""
+        return Snapshot([named[f"h{i}"] for i in range(self.network.depth)], named["phi"], named["g"])
+
     def growing(self) -> dict[str, Any]:
         """All that grows, by name"""
         own = {"last_features": self.last_features.fields, "first_gradients": self.first_gradients.fields}
@@ -104,7 +111,7 @@ class Sweep(Method):
         }
         if kept and not self.two_time:
             kernels |= _at_snapshots(steps, kept, network.depth, shard)
-        names = [problem.network.keys(kind) for kind in ("Phi", "G")]
+        names = [problem.keys(kind) for kind in ("Phi", "G")]
         fields = [[shard.gather(h) for h in snapshot.h] for snapshot in kept] if keep_neurons else []
         limit = problem.scaling.measure_limit()
         tangents = [tangent_of(problem, limit, *([kernels[n].at(t) for n in own] for own in names)) for t in steps]
@@ -120,7 +127,7 @@ class Sweep(Method):
             kernels={name: kernels[name] for own in names for name in own if name in kernels},
             responses=_responses(records, network.depth) if self.responses else {},
             tangent=torch.stack(tangents) if tangents else None,
-            fields={key: torch.stack([h[l] for h in fields]) for l, key in enumerate(problem.network.keys("h"))}
+            fields={key: torch.stack([h[l] for h in fields]) for l, key in enumerate(problem.keys("h"))}
             if fields and shard.ranks.first
             else {},
             stats=run.stats

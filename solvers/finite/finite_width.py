@@ -1,4 +1,4 @@
-"""FiniteWidth: real networks of any depth, trained by autograd, all seeds of a width in one batched run (equations 1 and 62).
+"""FiniteWidth: real networks, perceptrons or modules, trained by autograd, all seeds of a width in one batched run (equations 1, 62, 79).
 
 Nothing here knows a limit: training and gradients come from autograd, without a formula of the limits' solvers. K alone is put
 together as theirs is, from kernels of features and gradients (equation 11).
@@ -6,6 +6,7 @@ together as theirs is, from kernels of features and gradients (equation 11).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution, Status
+from solvers.finite.module_run import ModuleRun
 from solvers.finite.networks import POINTS_AT_ONCE, Networks
 from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
@@ -37,7 +39,7 @@ class FiniteWidth:
     """
 
     width: int = 512
-    """Neurons in each hidden layer"""
+    """Neurons in each hidden layer; n of a module"""
     seed: int = 0
     """Of the initial weights"""
     dtype: str = "float64"
@@ -47,7 +49,7 @@ class FiniteWidth:
     snapshots: Sequence[int] = (0, -1)
     """Steps at which neurons and kernels are recorded; -1 is the last"""
     keep_neurons: bool = True
-    """Record neurons at snapshots, of which kernels are made when they are looked at; otherwise kernels are made at once"""
+    """Record neurons of perceptrons at snapshots, of which kernels are made when they are looked at; otherwise kernels are made at once"""
     batch: int | None = None
     """Seeds trained at once; if left out as many as are faster together (on a GPU as many as fit), which round differently from one alone
     (1e-15 of f, 1e-6 in float32) and share the steps of gradient flow's integrator. With 1 each has the bits of a network alone"""
@@ -89,6 +91,8 @@ class FiniteWidth:
                 f"the loss {problem.loss_function.name!r} belongs to limits: a network of finite width has finite logits; take "
                 f"loss={problem.loss_function.name.split()[0]!r}"
             )
+        if problem.trial is not None:
+            _must_suit_modules(problem, self.width)
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
 
     def parts(self, problem: Problem, seeds: int = 1) -> Parts:
@@ -99,7 +103,8 @@ class FiniteWidth:
         copies = (INTEGRATOR - 3) * (training.optimiser == "gradient_flow") + bool(training.momentum)  # of the weights
         own = at_once * (self.bytes_per_seed(problem) + copies * weights * self._itemsize)
         made = 0 if self.keep_neurons else snapshots  # kernels that are not made when somebody looks at them
-        own += seeds * problem.network.depth * factors(problem, made, self.width)
+        if problem.trial is None:
+            own += seeds * problem.perceptron.depth * factors(problem, made, self.width)
         own += (seeds - at_once) * self._bytes_kept(problem)
         remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, dtype='float32', or fewer snapshots"
         what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"
@@ -144,7 +149,12 @@ class FiniteWidth:
 
     def _bytes_kept(self, problem: Problem) -> float:
         """Neurons at the snapshots, and the state, of one network that is trained"""
-        n, depth, data = self.width, problem.network.depth, problem.data
+        if problem.trial is not None:
+            rows = problem.trial.kept * self.width * problem.data.samples
+            return (
+                len(self.snapshots) * rows * (1 + problem.data.outputs) + self._numbers(problem)[0]
+            ) * self._itemsize
+        n, depth, data = self.width, problem.perceptron.depth, problem.data
         per_snapshot = n * depth * data.samples * (1 + data.outputs)
         per_snapshot += n * (data.inputs + data.outputs + 1) if depth == 1 else 0
         snapshots = len(self.snapshots) if self.keep_neurons else 0
@@ -152,8 +162,11 @@ class FiniteWidth:
 
     def _numbers(self, problem: Problem) -> tuple[int, int]:
         """Weights, and fields of one step"""
-        n, depth, data = self.width, problem.network.depth, problem.data
         batch = problem.training.batch_size
+        if problem.trial is not None:
+            own = sum(math.prod(p.shape(self.width)) for p in problem.architecture.description)
+            return own, int(problem.trial.numbers(self.width) * (problem.data.points + (batch or 0)))
+        n, depth, data = self.width, problem.perceptron.depth, problem.data
         weights = n * (data.inputs + data.outputs + 2) + (depth - 1) * n * (n + 1)
         recorded = 0 if batch is None else 2 * min(n * data.points, POINTS_AT_ONCE)
         return weights, 4 * n * depth * (batch or data.points) + recorded
@@ -165,9 +178,12 @@ class FiniteWidth:
     @torch.inference_mode(False)  # in which nothing is differentiated
     def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
         like = torch.empty(0, dtype=checks.DTYPES[self.dtype], device=self.device)
-        networks = Networks(problem, self.width, seeds, like, self.keep_neurons)
+        if problem.trial is None:
+            networks = Networks(problem, self.width, seeds, like, self.keep_neurons)
+        else:
+            networks = ModuleRun(problem, self.width, seeds, like)
         steps = snapshot_steps(self.snapshots, problem.training)
-        rtol = tolerance(self.rtol, problem.network.nonlinearity, like.dtype)
+        rtol = tolerance(self.rtol, problem.has_kinks, like.dtype)
         flow = Flow(problem.training.learning_rate, problem.data.samples, rtol, self.evaluations)
         memory = tuple(v[None] for v in kept_momentum(previous, networks.names, networks.y))
         run = evolve(
@@ -186,6 +202,16 @@ class FiniteWidth:
         named = [settings(replace(self, seed=seed)) for seed in seeds]
         both = enumerate(zip(named, run.answers(previous, len(seeds)), strict=True))
         return [networks.solution(run, e, solver, steps, answer, previous) for e, (solver, answer) in both]
+
+
+def _must_suit_modules(problem: Problem, width: int) -> None:
+    if problem.scaling.frozen != "none":
+        raise ValueError(
+            f"the scaling {problem.scaling.name!r} keeps a part of the outputs as it starts, which is known for perceptrons: received the "
+            f"module {problem.network_name!r}; take mf.mean_field(gamma0)"
+        )
+    for parameter in problem.architecture.description:
+        parameter.shape(width)
 
 
 _BATCH_BYTES = 5e8

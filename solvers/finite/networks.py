@@ -52,7 +52,7 @@ class Networks(Method):
 
     def __init__(self, problem: Problem, width: int, seeds: Sequence[int], like: Tensor, keep: bool) -> None:
         self.problem, self.width, self.like, self.keep = problem, width, like, keep
-        self.network, self.phi = problem.network, problem.network.nonlinearity.phi
+        self.network, self.phi = problem.perceptron, problem.perceptron.nonlinearity.phi
         data = problem.data
         # many samples of which a step sees few are not kept twice
         self.x = data.x if problem.training.batch_size else self._here(data.x)

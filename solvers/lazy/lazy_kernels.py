@@ -60,7 +60,7 @@ def lazy_kernels(problem: Problem, kernel: Kernel | Tensor, random: bool) -> Laz
 
 def _analytic(problem: Problem, x: Tensor, random: bool) -> tuple[Tensor, Tensor | None]:
     """K (Q, P) and the covariance of f0 (Q, Q) (equation 43)"""
-    scaling, network, p = problem.scaling, problem.network, problem.data.samples
+    scaling, network, p = problem.scaling, problem.perceptron, problem.data.samples
     if scaling.frozen != "none":  # its covariance is that of the exponents of ntk(), and the kernel is the same
         scaling = replace(scaling, q_sigma=-0.5, q_a=0.0, q_w=0.0, frozen="none")
     if random:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meanfield.network.activations import Activation
 from solvers.running.integrator import Integrator, State
 from solvers.running.method import Method, Pass, Underway
 
@@ -66,11 +65,11 @@ def _told(count: int, reached: float, length: float, rate: float) -> str:
     )
 
 
-def tolerance(asked: float | None, activation: Activation, kind: torch.dtype) -> float:
+def tolerance(asked: float | None, kinks: bool, kind: torch.dtype) -> float:
     """The relative tolerance of gradient flow: as asked, else 1e-7.
 
     At least 1e-5 in float32, and 1e-4 for activations with kinks, whose particles each cost the integrator a refined step.
     """
     if asked is not None:
         return asked
-    return 1e-4 if activation.kinks else 1e-5 if kind == torch.float32 else 1e-7
+    return 1e-4 if kinks else 1e-5 if kind == torch.float32 else 1e-7

@@ -47,4 +47,4 @@ class Inputs:
             start, stop, _ = rows.indices(self.points)
             if stop > data.samples:
                 x = torch.cat([x, data.x_test[max(0, start - data.samples) : stop - data.samples]])
-        return self.problem.network.inputs(x).to(self.like)
+        return self.problem.perceptron.inputs(x).to(self.like)

@@ -114,7 +114,7 @@ def proxy_comparison(
         floor=np.full(estimate.shape[1], floor),
         seeds=len(chosen),
         limit_seeds=tuple(len(f) for f in found),
-        settings={"data": data.name, "samples": which, "network": problem.network.nonlinearity.name,
+        settings={"data": data.name, "samples": which, "network": problem.perceptron.nonlinearity.name,
                   "learning rate": f"{problem.training.learning_rate:g}"},
     )  # fmt: skip
 

@@ -106,9 +106,9 @@ class InfiniteLogitsLimit:
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
         scaling, found = problem.scaling, classify(problem.scaling)
-        if problem.network.depth != 1:
+        if problem.perceptron.depth != 1:
             raise ValueError(
-                f"InfiniteLogitsLimit solves networks of depth 1: received depth {problem.network.depth}; take FiniteWidth, or "
+                f"InfiniteLogitsLimit solves networks of depth 1: received depth {problem.perceptron.depth}; take FiniteWidth, or "
                 "CausalDMFT in the mean-field scaling"
             )
         if found.solver != "InfiniteLogitsLimit":

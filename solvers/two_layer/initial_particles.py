@@ -55,13 +55,13 @@ def balance(cloud: ParticleMeasure | Cloud, problem: Problem, shard: Shard | Non
     N >= 4 P only: fewer particles would give up most of their a, and all of it at N = P; f(0) then keeps the error of the draw.
     Not where sums over the particles overflow, either. O(N P^2), about P / 100 steps.
     """
-    phi, m = problem.network.nonlinearity.phi, cloud.m
+    phi, m = problem.perceptron.nonlinearity.phi, cloud.m
     shard = shard or Shard(len(m))
     if shard.size < PER_POINT * problem.data.points:
         return
     x = Inputs(problem, m)(EVERYWHERE)
     gram = reductions.gram(lambda w: phi(w @ x.T), m, cloud.w, columns=len(x))  # (P, P)
-    f = reductions.outputs(cloud.a, cloud.w, m, x, problem.network.nonlinearity)  # (P, C)
+    f = reductions.outputs(cloud.a, cloud.w, m, x, problem.perceptron.nonlinearity)  # (P, C)
     gram, f = shard.sum(gram, f)
     if not (gram.isfinite().all() and f.isfinite().all()):
         return  # the solver names what is not finite at its first step

@@ -49,13 +49,13 @@ class MeasureFlow(Method):
         shard: Shard | None = None,
     ) -> None:
         self.shard = shard or Shard(len(m))
-        self.problem, self.m, self.activation = problem, m, problem.network.nonlinearity
+        self.problem, self.m, self.activation = problem, m, problem.perceptron.nonlinearity
         self.engine: reductions.Engine = engine
         self.inputs = Inputs(problem, m)
         self.y = problem.data.y.to(m)
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
-        self.std, self.bias = problem.network.weight_std, problem.network.bias_std
+        self.std, self.bias = problem.perceptron.weight_std, problem.perceptron.bias_std
         points, shared = problem.training.batch_size or self.train, not self.shard.whole
         one_pass = tiles.kept_points(self.activation, len(m), self.inputs.width, m, points, shared)
         # f and velocity share products

@@ -69,13 +69,13 @@ def predicted_variance(
     a, w, m = (t.clone() for t in measure.tensors)  # a cloud that was given stays as it is
     m, b = m.requires_grad_(), torch.zeros(c, dtype=torch.float64, requires_grad=True)
     # N times the variance of a network's readout bias
-    own = (problem.scaling.measure_limit().gamma * problem.network.bias_std) ** 2
-    activation = _softened(problem.network.nonlinearity, checks.positive("kink_width", kink_width))
+    own = (problem.scaling.measure_limit().gamma * problem.perceptron.bias_std) ** 2
+    activation = _softened(problem.perceptron.nonlinearity, checks.positive("kink_width", kink_width))
     f, stride = _final_outputs(problem, a, w, m, b, x, activation)
-    if problem.network.nonlinearity.kinks and stride > kink_width:
+    if problem.perceptron.nonlinearity.kinks and stride > kink_width:
         warn(
             f"a step moves preactivations by up to {stride:.2g} (root mean square), more than kink_width={kink_width:g}: the "
-            f"prediction for {problem.network.nonlinearity.name} is unreliable; take a smaller learning_rate",
+            f"prediction for {problem.perceptron.nonlinearity.name} is unreliable; take a smaller learning_rate",
             RuntimeWarning,
         )
     variance = torch.full((len(x), c), math.nan, dtype=torch.float64)
@@ -93,7 +93,7 @@ def _final_outputs(
     """f_T (rows of x, C) by gradient descent on the particles, remembered by autograd (equations 7 to 9), and the largest root
     mean square step of a preactivation.
     """
-    network, training, loss = problem.network, problem.training, problem.loss_function
+    network, training, loss = problem.perceptron, problem.training, problem.loss_function
     gain, rate_a, rate_w = problem.scaling.measure_limit()
     train, y, std = problem.data.samples, problem.data.y, network.weight_std
     stride = 0.0

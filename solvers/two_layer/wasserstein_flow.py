@@ -108,9 +108,9 @@ class WassersteinFlow:
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
-        if problem.network.depth != 1:
+        if problem.perceptron.depth != 1:
             raise ValueError(
-                f"WassersteinFlow solves networks of depth 1: received depth {problem.network.depth}; CausalDMFT takes any depth"
+                f"WassersteinFlow solves networks of depth 1: received depth {problem.perceptron.depth}; CausalDMFT takes any depth"
             )
         problem.scaling.trained.measure_limit()
         if self.f0 is not None and problem.scaling.frozen == "none":
@@ -123,7 +123,7 @@ class WassersteinFlow:
         """ValueError or MemoryError, before any work, for particles or snapshots that do not fit the problem, whatever its scaling."""
         must_resolve(problem, checks.DTYPES[self.dtype])
         snapshot_steps(self.snapshots, problem.training)
-        inputs, outputs = problem.data.inputs + bool(problem.network.bias_std), problem.data.outputs
+        inputs, outputs = problem.data.inputs + bool(problem.perceptron.bias_std), problem.data.outputs
         if isinstance(self.initial, ParticleMeasure):
             for tensor in self.initial.tensors:
                 array_input.untracked("the initial measure", tensor)
@@ -153,10 +153,10 @@ class WassersteinFlow:
     def _numbers(self, problem: Problem, particles: float) -> float:
         """State, velocity and a new state while running, and the states of the snapshots; h of as many points as a step keeps"""
         training, outputs = problem.training, problem.data.outputs
-        inputs = problem.network.inputs(problem.data.x[:1]).shape[1]
+        inputs = problem.perceptron.inputs(problem.data.x[:1]).shape[1]
         running = INTEGRATOR if training.optimiser == "gradient_flow" else 3 + bool(training.momentum)
         like, batch = torch.empty(0, dtype=checks.DTYPES[self.dtype]), training.batch_size or problem.data.samples
-        shown = tiles.kept_points(problem.network.nonlinearity, int(particles), inputs, like, batch)
+        shown = tiles.kept_points(problem.perceptron.nonlinearity, int(particles), inputs, like, batch)
         return particles * ((inputs + outputs + 1) * (running + len(self.snapshots)) + shown)
 
     def initial_measure(self, problem: Problem) -> ParticleMeasure:
@@ -180,7 +180,7 @@ class WassersteinFlow:
     def _nodes(self, problem: Problem) -> int:
         """Gauss-Hermite nodes a coordinate; ValueError below two, and for what is not linear below three, which tell sizes apart"""
         dims = problem.data.outputs + int(torch.linalg.matrix_rank(_directions(problem)))
-        nodes, least = int(self.particles ** (1 / dims) + 1e-9), 2 if problem.network.is_linear else 3
+        nodes, least = int(self.particles ** (1 / dims) + 1e-9), 2 if problem.is_linear else 3
         if nodes < least:
             more = f", or at least {least}^{dims} = {least**dims} particles" if dims * math.log2(least) <= 22 else ""
             raise ValueError(
@@ -213,7 +213,7 @@ class WassersteinFlow:
     ) -> Solution:
         method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen, shard)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
-        training, rtol = problem.training, tolerance(self.rtol, problem.network.nonlinearity, m.dtype)
+        training, rtol = problem.training, tolerance(self.rtol, problem.has_kinks, m.dtype)
         flow = Flow(
             training.learning_rate, problem.data.samples, rtol, self.evaluations, None if shard.whole else method.norm
         )

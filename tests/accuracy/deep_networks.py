@@ -90,7 +90,7 @@ def _measured(asked: mf.Problem) -> dict[str, Any]:
     """Slopes, variances, biases and agreement of every observable of one case"""
     limits = [CausalDMFT(8192, seed=seed, two_time=False, keep_neurons=False)(asked) for seed in range(SWEEPS)]
     nets = networks(asked)
-    names = ("f", "f_test", *kernels(asked.network.depth), "tangent_kernel")
+    names = ("f", "f_test", *kernels(asked.perceptron.depth), "tangent_kernel")
     report = mf.deviation([net for group in nets.values() for net in group], limits, names)
     found = {}
     for name in names:

@@ -29,7 +29,7 @@ def _joint(solution: mf.Solution) -> torch.Tensor:
 
 def _kernel(problem: mf.Problem) -> torch.Tensor:
     """(Q, Q) the analytic tangent kernel over training and test samples"""
-    return nngp_and_ntk(problem.network, problem.scaling, problem.data.all_x)[1]
+    return nngp_and_ntk(problem.perceptron, problem.scaling, problem.data.all_x)[1]
 
 
 def ensemble_of_lazy_networks() -> None:
@@ -119,11 +119,11 @@ def small_gamma0() -> None:
 def _mean_field_solver(name: str, problem: mf.Problem, seed: int) -> Any:
     """Accurate, and symmetric in the readouts where that can be had: then terms of order gamma0 vanish exactly"""
     if name == "CausalDMFT":
-        tolerance = None if problem.network.nonlinearity.name == "linear" else 1e-6
+        tolerance = None if problem.perceptron.nonlinearity.name == "linear" else 1e-6
         return CausalDMFT(
             samples=_SAMPLES, seed=seed, tolerance=tolerance, dtype="float64", keep_neurons=False, two_time=False
         )
-    inputs = problem.network.inputs(problem.data.x)
+    inputs = problem.perceptron.inputs(problem.data.x)
     half = mf.ParticleMeasure.sobol(_SAMPLES // 2, inputs.shape[1], problem.data.outputs, seed, "float64", inputs)
     symmetric = mf.ParticleMeasure(torch.cat([half.a, -half.a]), half.w.repeat(2, 1), half.m.repeat(2) / 2)
     return WassersteinFlow(initial=symmetric)
@@ -144,7 +144,7 @@ def complexity_of_labels() -> None:
         for name, y in (("true", data.y), ("random", signs)):
             flow, network = mf.Training(0.1, 1, "gradient_flow"), mf.Network(2, "relu", bias_std=0.2)
             problem = mf.Problem(replace(data, y=y), network, mf.ntk(), flow)
-            kernel = nngp_and_ntk(problem.network, problem.scaling, data.x)[1]
+            kernel = nngp_and_ntk(problem.perceptron, problem.scaling, data.x)[1]
             directions = spectrum(kernel, y)
             end = lazy_prediction(problem, [math.inf])
             assert end.mean_test is not None

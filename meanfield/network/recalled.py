@@ -1,0 +1,85 @@
+"""What a file keeps of an architecture, and the architecture found again: nothing that a file names is imported or run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from meanfield.checking.warning import warn
+from meanfield.network.architecture import Architecture, architecture
+from meanfield.network.making import Build
+
+_MADE: WeakValueDictionary[str, Architecture] = WeakValueDictionary()  # of this process, by what is told of them
+
+
+def told(network: Architecture) -> dict[str, Any]:
+    """The builder's import path, the hash of its source, the table of parameters and the settings; `recalled` is the inverse."""
+    found = network.description
+    kept = {
+        "name": network.name,
+        "source": found.source,
+        "digest": found.digest,
+        "parameters": found.table(),
+        "weight_std": network.weight_std,
+        "rate": network.rate,
+        "frozen": network.frozen,
+    }
+    if found.digest:
+        _MADE[json.dumps(kept)] = network
+    return kept
+
+
+def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None) -> Architecture:
+    """The architecture of which that is told: of the builder that is given, else one that this process has made or imported.
+
+    ValueError where there is none, and for one with other parameters. UserWarning for one whose code has changed.
+    """
+    if given is None:
+        name, same = kept["source"] or kept["name"], _MADE.get(json.dumps(kept))
+        if same is not None:
+            return same
+        given = _imported(kept["source"])
+        if given is None:
+            raise ValueError(
+                f"its network {name!r} is code, which files do not hold: import the module that has it first, or give the class or "
+                "function, mf.load(path, network=Net)"
+            )
+    own = given if isinstance(given, Architecture) else _with_settings(given, kept)
+    asked, found = _lists(kept["parameters"]), own.description.table()
+    if asked != found:
+        row, other = next((a, b) for a, b in zip([*asked, None], [*found, None], strict=False) if a != b)
+        raise ValueError(
+            f"the network {own.name!r} has other parameters than the one that was saved: received {_row(other)} where the file has "
+            f"{_row(row)}"
+        )
+    if kept["digest"] and own.description.digest != kept["digest"]:
+        warn(
+            f"the code of the network {own.name!r} is not what it was when the result was saved: numbers are those of the old code",
+            UserWarning,
+        )
+    return own
+
+
+def _with_settings(build: Build, kept: Mapping[str, Any]) -> Architecture:
+    settings = {key: kept[key] for key in ("weight_std", "rate", "frozen", "name")}
+    return Architecture(build, **settings) if callable(build) else architecture(build)
+
+
+def _imported(source: str) -> Callable[[int], Any] | None:
+    """What "package.module:Name" names, if that module is imported already"""
+    module, _, name = source.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in name.split(".") if name else ():
+        found = getattr(found, part, None)
+    return found if name and callable(found) else None
+
+
+def _lists(rows: Any) -> list[list[str]]:
+    return [list(map(str, row)) for row in rows]
+
+
+def _row(row: list[str] | None) -> str:
+    return "none" if row is None else f"{row[0]} ({' x '.join(row[3:])}, {row[1]})"

@@ -1,0 +1,93 @@
+"""ModuleSweep: a module in the limit on its way through time, and what a solution shows of it (equations 84 and 88)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanfield.network.keys import Key
+from meanfield.problem.problem import Problem
+from meanfield.solution.solution import Solution
+from meanfield.solution.two_time import TwoTimeKernel
+from solvers.dmft.module_limit import LimitPass, ModuleLimit
+from solvers.dmft.neurons import Population
+from solvers.running.inputs import Rows
+from solvers.running.integrator import State
+from solvers.running.method import Method
+from solvers.running.skeleton import Samples
+from solvers.running.trajectory import Trajectory
+
+Coefficients = dict[str, Tensor]  # (K, Q) of each kernel, in an orthonormal basis that only grows
+
+
+class ModuleSweep(Method):
+    """A module's limit with its snapshots: coefficients of features and of gradients, whose products are kernels."""
+
+    def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
+        data = Samples(problem.data.x, problem.data.y, problem.data.x_test)
+        self.problem, self.population, self.shard = problem, population, population.shard
+        self.network = ModuleLimit(
+            problem.architecture, problem.scaling, data, problem.loss_function, population, tolerances, limit
+        )
+        self.names, self.norm, self.initial_state = self.network.names, self.network.norm, self.network.initial_state
+        self.growing, self.mark, self.back_to = self.network.growing, self.network.mark, self.network.back_to
+        self.keys = {p.name: p.key for p in problem.architecture.description}
+
+    def forward(self, state: State, rows: Rows, differentiated: bool) -> LimitPass:
+        return self.network.forward(state, rows, differentiated)
+
+    def backward(self, passed: LimitPass) -> State:
+        return self.network.backward(passed)
+
+    def capture(self, state: State, passed: LimitPass) -> Coefficients:
+        """By key, of the training samples"""
+        del passed  # of test points too, and not always differentiated
+        training = self.network.forward(state, slice(0, self.problem.data.samples), True)
+        return {self._key(name): c for name, c in self.network.noted(training).items()}
+
+    def _key(self, name: str) -> Key:
+        """ "Phi conv.weight[1]", of the second phase of a filter, is Phi[conv[1]]"""
+        kind, _, called = name.partition(" ")
+        parameter, bracket, phase = called.partition("[")
+        return Key(kind, self.keys[parameter] + bracket + phase)
+
+    @staticmethod
+    def named(snapshot: Coefficients) -> dict[str, Tensor]:
+        return snapshot
+
+    @staticmethod
+    def snapshot(named: Mapping[str, Tensor]) -> Coefficients:
+        return {Key.of(name): c for name, c in named.items()}
+
+    def solution(
+        self,
+        run: Trajectory,
+        solver: Mapping[str, Any],
+        state: dict[str, Tensor],
+        previous: Solution | None,
+        keep: bool,
+    ) -> Solution:
+        del keep  # neurons of modules are not kept
+        steps = sorted(run.captured)
+        kept = [run.captured[step] for step in steps]
+        kernels = {name: TwoTimeKernel(steps, _stacked([s[name] for s in kept])) for name in (kept[0] if kept else ())}
+        ranks = {name: (len(q.e), len(q.f)) for name, q in self.network.layers.items()}
+        return Solution(
+            problem=self.problem,
+            solver=solver,
+            **run.answer(previous),
+            state=state,
+            snapshots=tuple(steps),
+            kernels=kernels,
+            stats=run.stats
+            | {"ranks": list(ranks.values()), "tolerances": self.network.tolerances, "exact": self.population.exact},
+        )
+
+
+def _stacked(rows: list[Tensor]) -> Tensor:
+    """(snapshots, K, Q), zeros below where a basis was still smaller"""
+    most = max(map(len, rows))
+    return torch.stack([torch.nn.functional.pad(c, (0, 0, 0, most - len(c))) for c in rows]).cpu()
