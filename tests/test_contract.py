@@ -33,7 +33,7 @@ def case(request, tmp_path, capsys):
     row = TABLE[request.param]
     solver, problem, flags = row.solver, row.problem, row.flags
 
-    usual = (request.param, "--out", tmp_path / "run.nc", *TRAINING.split(), *flags.split())
+    usual = (request.param.split()[-1], "--out", tmp_path / "run.nc", *TRAINING.split(), *flags.split())
 
     def run(*more, command=usual):
         capsys.readouterr()

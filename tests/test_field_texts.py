@@ -21,6 +21,7 @@ from meanfield.comparison.scaling_reports import PowerLaw
 from meanfield.comparison.statistics import Exponent
 from meanfield.network import activations
 from meanfield.scaling import scaling
+from solvers.command_line import builders
 from solvers.command_line import main as cli
 
 PROBLEM = {
@@ -68,7 +69,7 @@ def expected(command):
         for prefix, kind in PROBLEM.items():
             told |= flagged(kind, prefix, ("data", "network", "scaling", "training") if kind is mf.Problem else ())
         asked = texts(mf.Problem)
-        told |= {"--data": asked["data"], "--scaling": asked["scaling"]}
+        told |= {"--data": asked["data"], "--scaling": asked["scaling"], "--network": builders.TOLD}
         for prefix, makers in (("data.", cli._DATA), ("", scaling.NAMED)):
             for make in makers.values():
                 for name in inspect.signature(make).parameters:

@@ -56,7 +56,10 @@ NAN, INF = float("nan"), float("inf")
             lambda: mf.Problem(SIGNS, loss="hinge"),
             "unknown loss: received 'hinge'; known: cross_entropy, logistic, squared",
         ),
-        (lambda: mf.Problem(SIGNS, network="tanh"), "network must be a Network: received 'tanh'; give e.g. mf.Network"),
+        (
+            lambda: mf.Problem(SIGNS, network="tanh"),
+            "network must be a Network or an Architecture or a function: received 'tanh'; give e.g. mf.Network",
+        ),
         (lambda: mf.Problem(SIGNS.x), "data must be a Dataset: received an array of shape"),
         (lambda: mf.Problem(SIGNS, scaling=mf.ntk), "scaling must be a Scaling: received function"),
     ],

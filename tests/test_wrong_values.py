@@ -94,6 +94,10 @@ def _fields(result: Any) -> dict[str, Any]:
     return {field.name: getattr(result, field.name) for field in fields(result) if field.init}
 
 
+def _any_width(n: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(2, n), torch.nn.Tanh(), torch.nn.Linear(n, 1))
+
+
 def calls(folder: Path) -> dict[str, Call]:
     o = objects()
     problem, data, flow, nets = o["problem"], o["data"], o["flow"], o["nets"]
@@ -106,6 +110,16 @@ def calls(folder: Path) -> dict[str, Call]:
     found = {
         "Activation": Call(mf.Activation, _fields(tanh) | {"name": "mine"}),
         "Activation()": Call(tanh, {"h": torch.zeros(2)}),
+        "Architecture": Call(
+            mf.Architecture,
+            {
+                "build": _any_width,
+                "weight_std": {"0.weight": 2.0},
+                "rate": {"*": 0.5},
+                "frozen": ("2.*",),
+                "name": "mine",
+            },
+        ),
         "ConvNetwork": Call(mf.ConvNetwork, _fields(mf.ConvNetwork())),
         "ConvNetwork.image_size": Call(mf.ConvNetwork().image_size, {"height": 3, "width": 3}),
         "Dataset": Call(mf.Dataset, _fields(data)),
@@ -195,7 +209,7 @@ def calls(folder: Path) -> dict[str, Call]:
         ),
         "ic_mean_field": Call(mf.ic_mean_field, {"gamma0": 1.0, "reference_width": 4, "frozen": "matched"}),
         "improved_standard": Call(mf.improved_standard, {"widths": 4}),
-        "load": Call(mf.load, {"path": kept}),
+        "load": Call(mf.load, {"path": kept, "network": _any_width}, but=("network",)),
         "loss": Call(mf.loss, {"which": "squared"}),
         "marginal_distance": Call(
             mf.marginal_distance, {"a": (h, m), "b": (h, m)}, said={"a": "the first", "b": "the second"}
@@ -403,6 +417,9 @@ def _pictures(folder: Path) -> dict[str, Call]:
 WITHOUT = {
     "TwoTimeKernel.from_fields",
     "Network.keys",  # of kinds that the library knows
+    "Problem.keys",
+    "Architecture.rate_of",  # of its own parameters
+    "Architecture.std",
     "Loss.fits",  # Problem asks it of its own targets
     "DivergedError",
     "Interrupted",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+from torch import nn
+
 from meanfield.checking import checks
+from meanfield.checking.arguments import checked
 from meanfield.network.roles import Build, Description, Parameter, describe
 
 Patterned = tuple[tuple[str, float], ...]
 T = TypeVar("T")
 
 
+@checked
 @dataclass(frozen=True)
 class Architecture:
     """A network of any width. Patterns are names of parameters, with * and ? as in names of files, e.g. "blocks.*.up.weight"; of
@@ -22,7 +26,7 @@ class Architecture:
     ValueError, when it is made, for a module that has no width limit and for a pattern that fits no parameter.
     """
 
-    build: Build = field(compare=False)
+    build: Callable[[int], nn.Module] = field(compare=False)
     """A function or class: build(n) is a torch.nn.Module of width n."""
     weight_std: float | Mapping[str, float] | Patterned = 1.0
     """Of all input, hidden and readout weights, as a multiple of equation 79's; or {pattern: multiple}, 1 elsewhere. A bias or another
@@ -45,10 +49,6 @@ class Architecture:
             self, "weight_std", _pairs("weight_std", std, found) if several else checks.positive("weight_std", std)
         )
         object.__setattr__(self, "rate", _pairs("rate", self.rate, found))
-        if isinstance(self.frozen, str):
-            raise ValueError(
-                f"frozen must be several patterns: received {self.frozen!r}; give frozen=({self.frozen!r},)"
-            )
         object.__setattr__(self, "frozen", tuple(_fitting("frozen", pattern, found) for pattern in self.frozen))
         object.__setattr__(self, "name", self.name or getattr(self.build, "__name__", type(self.build).__name__))
 

@@ -35,6 +35,8 @@ def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module
     except (NotImplementedError, RuntimeError):
         with _Thin(math.inf, seed):
             net = build(width)
+    except TypeError as error:
+        raise ValueError(f"network must make a torch.nn.Module of a width: build({width}) failed ({error})") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"build({width}) must return a torch.nn.Module: received {checks.shown(net)}")
     return net

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import nn
 
@@ -37,27 +38,27 @@ class Problem:
     """On the mean loss, recorded at times that are the same for every solver (equation 2)"""
     loss: Loss | str = "squared"
     """Averaged over the training samples"""
-    trial: Trial | None = field(init=False, repr=False, compare=False, default=None)
-    """What a trial of a module on a few samples told; None for a perceptron"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss(self.loss))
         if not isinstance(self.network, Network):
-            network = architecture(self.network)
-            found = tried(network.build, self.data.x)
-            if found.outputs != tuple(self.data.y.shape[1:]):
+            object.__setattr__(self, "network", architecture(self.network))
+            shapes = self.trial.outputs if self.trial else (), tuple(self.data.y.shape[1:])
+            if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"the network's outputs and y must have the same shape: received {found.outputs} and {tuple(self.data.y.shape[1:])} "
-                    "for one sample"
+                    f"the network's outputs and y must have the same shape: received {shapes[0]} and {shapes[1]} for one sample"
                 )
-            object.__setattr__(self, "network", network)
-            object.__setattr__(self, "trial", found)
         self.training.batches(self.data.samples)
         self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
 
     @property
     def loss_function(self) -> Loss:
         return loss(self.loss)
+
+    @cached_property
+    def trial(self) -> Trial | None:
+        """What a trial of a module on a few samples tells; None for a perceptron"""
+        return None if isinstance(self.network, Network) else tried(self.architecture.build, self.data.x)
 
     @property
     def perceptron(self) -> Network:

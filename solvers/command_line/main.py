@@ -21,6 +21,7 @@ from meanfield.checking import checks
 from meanfield.checking.own_numerics import on_threads
 from meanfield.network import activations
 from meanfield.network.activations import Activation
+from meanfield.network.perceptron import Network
 from meanfield.problem import datasets, losses
 from meanfield.problem.data_files import from_file
 from meanfield.problem.dataset import Dataset
@@ -28,6 +29,7 @@ from meanfield.problem.losses import Loss
 from meanfield.problem.problem import Problem
 from meanfield.scaling import scaling
 from meanfield.scaling.scaling import Scaling
+from solvers.command_line import builders
 from solvers.command_line import limits as limit_commands
 from solvers.command_line import results as result_commands
 from solvers.command_line import runs as run_commands
@@ -40,7 +42,7 @@ COMMANDS = limit_commands.COMMANDS | run_commands.COMMANDS | study_commands.COMM
 _registry = ConstructorRegistry()
 
 _HIDDEN = {"f0", "kernel", "progress", "raise_on_failure"}  # fields that a shell cannot give, or has no use for
-_IN_COMMANDS = {FiniteWidth: {"width", "seed"}}  # fields that are given as the command's own
+_IN_COMMANDS: dict[type, set[str]] = {FiniteWidth: {"width", "seed"}}  # fields that are given as the command's own
 
 _DATA: dict[str, Callable[..., Dataset]] = {
     "digits": datasets.digits,
@@ -89,15 +91,19 @@ def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
     if not ours or info.type in (Dataset, Scaling):
         return None
     hints, texts, flags = get_type_hints(info.type), _texts(info.type), []
+    if info.type is Network:
+        shown = {"name": "network", "prefix_name": False, "metavar": "MODULE:NAME"}
+        flags.append(_flag("which", str | None, None, builders.TOLD, **shown))
     for f in fields(info.type):
-        kind, default = hints[f.name], tyro.MISSING_NONPROP if f.default is MISSING else f.default
+        kind = Network if f.name == "network" else hints[f.name]
+        default = tyro.MISSING_NONPROP if f.default is MISSING else f.default
         if is_dataclass(kind):
-            titled = "" if kind in (Problem, Dataset, Scaling) else texts[f.name]
+            titled = "" if kind in (Problem, Dataset, Network, Scaling) else texts[f.name]
             nested: Any = Annotated[kind, tyro.conf.arg(name="" if kind is Problem else None, help=titled)]
             flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
         elif f.name not in _HIDDEN | _IN_COMMANDS.get(info.type, set()):
             flags.append(_flag(f.name, kind, default, texts[f.name], f.metadata.get("positional", False)))
-    return StructConstructorSpec(_refusing(info.type), tuple(flags))
+    return StructConstructorSpec(_refusing(builders.network if info.type is Network else info.type), tuple(flags))
 
 
 @_registry.struct_rule

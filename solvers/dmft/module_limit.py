@@ -36,7 +36,7 @@ from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
 from solvers.running.tangents import tangent_kernel
 from solvers.running.watching import Watch, Watched
 
-_TOGETHER = 512  # fields that extend a basis at a time: with positions there are many
+TOGETHER = 512  # fields that extend a basis at a time: with positions there are many
 
 
 class ModuleLimit(Method):
@@ -83,7 +83,7 @@ class ModuleLimit(Method):
             layer: Any = self.skeleton.module.get_submodule(p.layer)
             offsets = [len(own) for own in phases(layer.kernel_size, layer.stride, layer.dilation)]
         fine, coarse = self.tolerances
-        maps = [InfiniteDense(below, above, fine, self.like, self.limit, coarse, count, _TOGETHER) for count in offsets]
+        maps = [InfiniteDense(below, above, fine, self.like, self.limit, coarse, count, TOGETHER) for count in offsets]
         return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
 
     def _basis(self, size: int) -> Basis:

@@ -12,7 +12,8 @@ from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
-from solvers.dmft.module_limit import LimitPass, ModuleLimit
+from solvers.dmft.basis import Basis
+from solvers.dmft.module_limit import TOGETHER, LimitPass, ModuleLimit
 from solvers.dmft.neurons import Population
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
@@ -33,8 +34,16 @@ class ModuleSweep(Method):
             problem.architecture, problem.scaling, data, problem.loss_function, population, tolerances, limit
         )
         self.names, self.norm, self.initial_state = self.network.names, self.network.norm, self.network.initial_state
-        self.growing, self.mark, self.back_to = self.network.growing, self.network.mark, self.network.back_to
         self.keys = {p.name: p.key for p in problem.architecture.description}
+        own = {"Phi": "e", "G": "f"}  # what a snapshot sees is kept apart, so that it changes no step
+        self.known = {
+            f"{kind} {name}": getattr(layer, side)
+            for kind, side in own.items()
+            for name, layer in self.network.layers.items()
+        }
+        self.seen = {
+            name: Basis(b.fields.rows.shape[1], b.tolerance, population.like, limit) for name, b in self.known.items()
+        }
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> LimitPass:
         return self.network.forward(state, rows, differentiated)
@@ -45,8 +54,28 @@ class ModuleSweep(Method):
     def capture(self, state: State, passed: LimitPass) -> Coefficients:
         """By key, of the training samples"""
         del passed  # of test points too, and not always differentiated
+        mark, kept = self.network.mark(), {}
         training = self.network.forward(state, slice(0, self.problem.data.samples), True)
-        return {self._key(name): c for name, c in self.network.noted(training).items()}
+        for name, c in self.network.noted(training).items():
+            fields, basis = c.T @ self.known[name].fields.rows[: len(c)], self.seen[name]
+            for some in fields.split(TOGETHER):
+                basis.reveal(some)
+            kept[self._key(name)] = basis.coefficients(fields)
+        self.network.back_to(mark)
+        return kept
+
+    def growing(self) -> dict[str, Any]:
+        """All that grows, by name"""
+        return self.network.growing() | {
+            "seen_" + name.replace(" ", "_"): basis.fields for name, basis in self.seen.items()
+        }
+
+    def mark(self) -> list[Any]:
+        return [part.mark() for part in self.growing().values()]
+
+    def back_to(self, mark: list[Any]) -> None:
+        for part, to in zip(self.growing().values(), mark, strict=True):
+            part.back_to(to)
 
     def _key(self, name: str) -> Key:
         """ "Phi conv.weight[1]", of the second phase of a filter, is Phi[conv[1]]"""
