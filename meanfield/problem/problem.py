@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,11 +14,14 @@ from meanfield.network.architecture import Architecture, architecture
 from meanfield.network.keys import Key
 from meanfield.network.module import perceptron
 from meanfield.network.perceptron import Network
+from meanfield.network.roles import Role
 from meanfield.network.trial import Trial, tried
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import Scaling, mean_field
+
+FEW_OUTPUTS = 16  # of a module on one sample, each of which takes a backward pass of its own
 
 
 @checked
@@ -87,10 +91,19 @@ class Problem:
         return self.trial.linear and drawn and plain
 
     def keys(self, *kinds: str) -> list[Key]:
-        """Of what is recorded of each kind: one for each hidden layer of a perceptron, for each matrix between wide axes of a module"""
+        """Of what is recorded of each kind: one for each hidden layer of a perceptron; of a module Phi of what enters each matrix and
+        readout, G of what leaves each matrix and input weight
+        """
         if isinstance(self.network, Network):
             return self.network.keys(*kinds)
-        return [Key(kind, p.key) for kind in kinds for p in self.architecture.description.having("hidden")]
+        roles: dict[str, tuple[Role, ...]] = {"Phi": ("hidden", "readout"), "G": ("input", "hidden")}
+        every = self.architecture.description
+        return [Key(kind, p.key) for kind in kinds for p in every.having(*roles.get(kind, ()))]
+
+    @property
+    def gradients_recorded(self) -> bool:
+        """Whether snapshots have what is known output by output, G and the tangent kernel: of modules those of few outputs a sample"""
+        return self.trial is None or math.prod(self.trial.outputs) <= FEW_OUTPUTS
 
     @property
     def network_name(self) -> str:

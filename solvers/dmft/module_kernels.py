@@ -101,7 +101,9 @@ def derivatives(
         known = {call.name for call in calls}
         others = [name for name in passed.leaves if name not in known]
         targets = [call.left for call in calls] + [passed.leaves[name] for name in others]
-        for output in passed.f.flatten().unbind():
+        with torch.enable_grad():
+            outputs = passed.f.flatten().unbind()
+        for output in outputs:
             slopes = passed.slopes(output, targets, True)
             traces = [(t, t.factor * scale[t.name]) for t in passed.record.traces if scale[t.name]]
             factors = [(t.name, t.d * weight, t.seen) for t, weight in traces]

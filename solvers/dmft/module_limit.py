@@ -73,7 +73,7 @@ class ModuleLimit(Method):
         self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
         self.fixed, self.two_time = Fixed({}, {}), two_time
-        self.ends = Ends(network.description, self.width, self._basis, _TOGETHER)
+        self.ends = Ends(network.description, self.width, self._basis, TOGETHER)
 
     def _phases(self, p: Parameter) -> dict[str, InfiniteDense]:
         """The maps of a matrix by name: one, or of a filter with a stride one for each phase"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
 from solvers.dmft.basis import Basis
-from solvers.dmft.module_limit import TOGETHER, LimitPass, ModuleLimit
+from solvers.dmft.module_kernels import LimitPass
+from solvers.dmft.module_limit import TOGETHER, ModuleLimit
 from solvers.dmft.neurons import Population
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
@@ -21,7 +23,13 @@ from solvers.running.method import Method
 from solvers.running.skeleton import Samples
 from solvers.running.trajectory import Trajectory
 
-Coefficients = dict[str, Tensor]  # (K, Q) of each kernel, in an orthonormal basis that only grows
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Coefficients (K, Q) of each kernel in an orthonormal basis that only grows, and the tangent kernel (P, C, P, C) of few outputs"""
+
+    kernels: dict[str, Tensor]
+    tangent: Tensor | None
 
 
 class ModuleSweep(Method):
@@ -35,15 +43,12 @@ class ModuleSweep(Method):
         )
         self.names, self.norm, self.initial_state = self.network.names, self.network.norm, self.network.initial_state
         self.keys = {p.name: p.key for p in problem.architecture.description}
-        own = {"Phi": "e", "G": "f"}  # what a snapshot sees is kept apart, so that it changes no step
-        self.known = {
-            f"{kind} {name}": getattr(layer, side)
-            for kind, side in own.items()
-            for name, layer in self.network.layers.items()
-        }
-        self.seen = {
-            name: Basis(b.fields.rows.shape[1], b.tolerance, population.like, limit) for name, b in self.known.items()
-        }
+        known = {f"Phi {name}": layer.e for name, layer in self.network.layers.items()}
+        known |= {f"G {name}": layer.f for name, layer in self.network.layers.items()}
+        known |= {f"Phi {name}": basis for name, basis in self.network.ends.features.items()}
+        self.known = known | {f"G {name}": basis for name, basis in self.network.ends.gradients.items()}
+        # what snapshots see is kept apart, so that they change no step
+        self.seen = {name: Basis(b.size, b.tolerance, population.like, limit) for name, b in self.known.items()}
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> LimitPass:
         return self.network.forward(state, rows, differentiated)
@@ -51,18 +56,24 @@ class ModuleSweep(Method):
     def backward(self, passed: LimitPass) -> State:
         return self.network.backward(passed)
 
-    def capture(self, state: State, passed: LimitPass) -> Coefficients:
-        """By key, of the training samples"""
+    def capture(self, state: State, passed: LimitPass) -> Snapshot:
+        """Of the training samples"""
         del passed  # of test points too, and not always differentiated
-        mark, kept = self.network.mark(), {}
-        training = self.network.forward(state, slice(0, self.problem.data.samples), True)
-        for name, c in self.network.noted(training).items():
-            fields, basis = c.T @ self.known[name].fields.rows[: len(c)], self.seen[name]
-            for some in fields.split(TOGETHER):
-                basis.reveal(some)
-            kept[self._key(name)] = basis.coefficients(fields)
+        few, mark = self.problem.gradients_recorded, self.network.mark()
+        training = self.network.forward(state, slice(0, self.problem.data.samples), few)
+        kept: dict[str, Tensor] = {
+            self._key(name): self._kept(name, c) for name, c in self.network.noted(training).items()
+        }
+        del training
         self.network.back_to(mark)
-        return kept
+        return Snapshot(kept, self.network.tangent_kernel(state) if few else None)
+
+    def _kept(self, name: str, c: Tensor) -> Tensor:
+        """Coefficients in a basis of snapshots of fields that are c^T of the basis known"""
+        fields, basis = c.T @ self.known[name].fields.rows[: len(c)], self.seen[name]
+        for some in fields.split(TOGETHER):
+            basis.reveal(some)
+        return basis.coefficients(fields)
 
     def growing(self) -> dict[str, Any]:
         """All that grows, by name"""
@@ -84,12 +95,13 @@ class ModuleSweep(Method):
         return Key(kind, self.keys[parameter] + bracket + phase)
 
     @staticmethod
-    def named(snapshot: Coefficients) -> dict[str, Tensor]:
-        return snapshot
+    def named(snapshot: Snapshot) -> dict[str, Tensor]:
+        return {**snapshot.kernels} | ({} if snapshot.tangent is None else {"tangent": snapshot.tangent})
 
     @staticmethod
-    def snapshot(named: Mapping[str, Tensor]) -> Coefficients:
-        return {Key.of(name): c for name, c in named.items()}
+    def snapshot(named: Mapping[str, Tensor]) -> Snapshot:
+        """The inverse of `named`"""
+        return Snapshot({Key.of(name): c for name, c in named.items() if name != "tangent"}, named.get("tangent"))
 
     def solution(
         self,
@@ -102,7 +114,9 @@ class ModuleSweep(Method):
         del keep  # neurons of modules are not kept
         steps = sorted(run.captured)
         kept = [run.captured[step] for step in steps]
-        kernels = {name: TwoTimeKernel(steps, _stacked([s[name] for s in kept])) for name in (kept[0] if kept else ())}
+        names = kept[0].kernels if kept else ()
+        kernels = {name: TwoTimeKernel(steps, _stacked([s.kernels[name] for s in kept])) for name in names}
+        tangents = [s.tangent.cpu() for s in kept if s.tangent is not None]
         ranks = {name: (len(q.e), len(q.f)) for name, q in self.network.layers.items()}
         return Solution(
             problem=self.problem,
@@ -111,6 +125,7 @@ class ModuleSweep(Method):
             state=state,
             snapshots=tuple(steps),
             kernels=kernels,
+            tangent=torch.stack(tangents) if tangents else None,
             stats=run.stats
             | {"ranks": list(ranks.values()), "tolerances": self.network.tolerances, "exact": self.population.exact},
         )

@@ -15,7 +15,12 @@ from solvers.running.watching import Watch, Watched, watchable
 
 
 def fields(
-    skeleton: Skeleton, weights: Mapping[str, Tensor], description: Description, x: Tensor, sigma: float
+    skeleton: Skeleton,
+    weights: Mapping[str, Tensor],
+    description: Description,
+    x: Tensor,
+    sigma: float,
+    gradients: bool = True,
 ) -> dict[str, Tensor]:
     """Of one network with these weights, over rows (samples, then positions) and calls: "Phi name" (n, N) the features that enter each
     hidden matrix and readout, "G name" (C n, N) the gradients (1 / sigma) df/dh that leave each hidden matrix and input weight, for each
@@ -31,7 +36,7 @@ def fields(
     found: dict[str, list[Tensor]] = {}
     for call in watch.of(*entered):
         found.setdefault(f"Phi {call.name}", []).append(call.features)
-    for output in outputs:
+    for output in outputs if gradients else ():
         slopes = torch.autograd.grad(output, edges, retain_graph=True, allow_unused=True)
         for call, slope in zip(calls, slopes, strict=True):
             found.setdefault(f"G {call.name}", []).append(call.slopes(slope) / sigma)
@@ -57,7 +62,9 @@ def derivatives(
         known = {call.name for call in calls}
         others = [name for name in scales if name not in known]
         targets: list[Any] = [call.left for call in calls] + [leaves[name] for name in others]
-        for output in f.flatten().unbind():
+        with torch.enable_grad():
+            outputs = f.flatten().unbind()
+        for output in outputs:
             slopes = torch.autograd.grad(output, targets, retain_graph=True, allow_unused=True) if targets else ()
             found = zip(calls, slopes[: len(calls)], strict=True)
             yield beside((call.name, *call.factors(g, scales[call.name])) for call, g in found) | {

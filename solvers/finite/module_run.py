@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,13 @@ from solvers.running.method import Method
 from solvers.running.skeleton import Samples
 from solvers.running.trajectory import Trajectory
 
-Factors = dict[str, Tensor]  # (N, Q) of each kernel: c of neurons with kernel c^T c
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Of one network c (N, Q) of each kernel c^T c, over neurons, and the tangent kernel (P, C, P, C) of few outputs"""
+
+    kernels: dict[str, Tensor]
+    tangent: Tensor | None
 
 
 class ModuleRun(ModuleNetworks, Method):
@@ -35,18 +42,18 @@ class ModuleRun(ModuleNetworks, Method):
             self.initial_state()  # which finds what stays as it starts
         return tuple(solution.state[name].to(self.like, copy=True)[None] for name in self.names)
 
-    def capture(self, state: State, passed: ModulePass) -> list[Factors]:
+    def capture(self, state: State, passed: ModulePass) -> list[Snapshot]:
         """Of each seed"""
         del passed
-        return [self._factors(state, e) for e in range(len(self.seeds))]
+        return [self._snapshot(state, e) for e in range(len(self.seeds))]
 
-    def _factors(self, state: State, e: int) -> Factors:
-        keys = {p.name: p.key for p in self.network.description}
-        found: Factors = {}
-        for name, rows in self.fields(state, e).items():
+    def _snapshot(self, state: State, e: int) -> Snapshot:
+        keys, few = {p.name: p.key for p in self.network.description}, self.problem.gradients_recorded
+        found: dict[str, Tensor] = {}
+        for name, rows in self.fields(state, e, few).items():
             kind, _, parameter = name.partition(" ")
             found[Key(kind, keys[parameter])] = (rows.T / math.sqrt(rows.shape[1])).cpu()
-        return found
+        return Snapshot(found, self.tangent_kernel(state, e).cpu() if few else None)
 
     def solution(
         self,
@@ -58,15 +65,10 @@ class ModuleRun(ModuleNetworks, Method):
         previous: Solution | None,
     ) -> Solution:
         """The solution of the e-th seed; wanted: steps of its snapshots"""
-        own = {step: captured[e] for step, captured in run.captured.items()}
-        if previous is not None:
-            before = {
-                step: {name: kernel.factor[i] for name, kernel in previous.kernels.items()}
-                for i, step in enumerate(previous.snapshots)
-            }
-            own = before | own
+        own = _earlier(previous) | {step: captured[e] for step, captured in run.captured.items()}
         steps = [step for step in sorted(own) if step in wanted]
-        names = own[steps[0]] if steps else ()
+        kept = [own[step] for step in steps]
+        tangents = [snapshot.tangent for snapshot in kept if snapshot.tangent is not None]
         state = {name: tensor[e].cpu() for name, tensor in run.named_state(self.names).items()}
         return Solution(
             problem=self.problem,
@@ -74,6 +76,20 @@ class ModuleRun(ModuleNetworks, Method):
             **answer,
             state={} if run.status.blew_up else state,
             snapshots=tuple(steps),
-            kernels={name: TwoTimeKernel(steps, torch.stack([own[step][name] for step in steps])) for name in names},
+            kernels={
+                name: TwoTimeKernel(steps, torch.stack([snapshot.kernels[name] for snapshot in kept]))
+                for name in (kept[0].kernels if kept else ())
+            },
+            tangent=torch.stack(tangents) if tangents else None,
             stats=dict(run.stats),
         )
+
+
+def _earlier(previous: Solution | None) -> dict[int, Snapshot]:
+    """Snapshots of the run that is continued, by step"""
+    found = {}
+    for i, step in enumerate(previous.snapshots if previous else ()):
+        tangents = previous.tangent_kernels  # type: ignore[union-attr]
+        kernels = {name: kernel.factor[i] for name, kernel in previous.kernels.items()}  # type: ignore[union-attr]
+        found[step] = Snapshot(kernels, None if tangents is None else tangents[i])
+    return found

@@ -108,9 +108,10 @@ class ModuleNetworks:
             each = range(len(self.seeds))
             return torch.stack([self.skeleton({name: w[e] for name, w in weights.items()}, x) for e in each])
 
-    def fields(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
+    def fields(self, state: Sequence[Tensor], seed: int, gradients: bool = True) -> dict[str, Tensor]:
         """Of the network of the seed-th of the seeds what enters and leaves each weight at the training points (equation 88)"""
-        return fields(self.skeleton, self._weights(state, seed), self.network.description, self.data.x, self.sigma)
+        weights = self._weights(state, seed)
+        return fields(self.skeleton, weights, self.network.description, self.data.x, self.sigma, gradients)
 
     def tangent_kernel(self, state: Sequence[Tensor], seed: int) -> Tensor:
         """K (P, C, P, C) of the network of the seed-th of the seeds at the training points, for the C outputs of a sample in the order of
