@@ -47,8 +47,8 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
                 f"its network {name!r} is code, which files do not hold: import the module that has it first, or give the class or "
                 "function, mf.load(path, network=Net)"
             )
-    own = given if isinstance(given, Architecture) else _with_settings(given, kept)
-    asked, found = _lists(kept["parameters"]), own.description.table()
+    own = given if isinstance(given, Architecture) else architecture(given)
+    asked, found = [list(map(str, row)) for row in kept["parameters"]], own.description.table()
     if asked != found:
         row, other = next((a, b) for a, b in zip([*asked, None], [*found, None], strict=False) if a != b)
         raise ValueError(
@@ -60,12 +60,9 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
             f"the code of the network {own.name!r} is not what it was when the result was saved: numbers are those of the old code",
             UserWarning,
         )
-    return own
-
-
-def _with_settings(build: Build, kept: Mapping[str, Any]) -> Architecture:
-    settings = {key: kept[key] for key in ("weight_std", "rate", "frozen", "name")}
-    return Architecture(build, **settings) if callable(build) else architecture(build)
+    if isinstance(given, Architecture):
+        return own
+    return Architecture(given, **{key: kept[key] for key in ("weight_std", "rate", "frozen", "name")})
 
 
 def _imported(source: str) -> Callable[[int], Any] | None:
@@ -75,10 +72,6 @@ def _imported(source: str) -> Callable[[int], Any] | None:
     for part in name.split(".") if name else ():
         found = getattr(found, part, None)
     return found if name and callable(found) else None
-
-
-def _lists(rows: Any) -> list[list[str]]:
-    return [list(map(str, row)) for row in rows]
 
 
 def _row(row: list[str] | None) -> str:

@@ -32,6 +32,7 @@ from solvers.running.resuming import earlier
 from solvers.running.rounding import learned, must_resolve
 from solvers.running.sharding import Shard, current
 from solvers.running.solver import Estimate, settings
+from solvers.running.tangents import MOST
 from solvers.running.trajectory import snapshot_steps
 
 Draws = Literal["sobol", "plain"]
@@ -160,11 +161,16 @@ class CausalDMFT:
         data, network = problem.data, problem.architecture.description
         fields = 2 * problem.trial.numbers(self.samples) * data.points
         parameters = 3 * sum(math.prod(p.shape(self.samples)) for p in network if p.role != "hidden")
+        looked = bool(self.snapshots)
         wide = sum(
-            (3 + p.offsets) * (p.below.at(self.samples) + p.above.at(self.samples)) for p in network.having("hidden")
+            (3 + p.offsets + looked) * (p.below.at(self.samples) + p.above.at(self.samples))
+            for p in network.having("hidden")
         )
-        kept = len(self.snapshots) * rank * problem.trial.kept * data.samples * (1 + data.outputs)
-        return (fields + parameters + 1.75 * wide * rank + kept) * self._kind(problem).itemsize
+        outputs = data.outputs if looked and problem.gradients_recorded else 0
+        kept = len(self.snapshots) * rank * problem.trial.kept * data.samples * (1 + outputs)
+        held = fields + parameters + 1.75 * wide * rank + kept
+        tangents = min(MOST, data.samples * outputs * parameters * self._kind(problem).itemsize)
+        return held * self._kind(problem).itemsize + tangents
 
     def _must_suit_modules(self, problem: Problem) -> None:
         if self.responses:

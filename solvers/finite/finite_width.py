@@ -27,6 +27,7 @@ from solvers.running.memory import INTEGRATOR, Parts, bound, factors, kept
 from solvers.running.rehearsal import SECONDS, expected
 from solvers.running.resuming import earlier, kept_momentum
 from solvers.running.solver import Estimate, settings
+from solvers.running.tangents import MOST
 from solvers.running.trajectory import snapshot_steps
 
 
@@ -102,9 +103,14 @@ class FiniteWidth:
         training, weights = problem.training, self._numbers(problem)[0]
         copies = (INTEGRATOR - 3) * (training.optimiser == "gradient_flow") + bool(training.momentum)  # of the weights
         own = at_once * (self.bytes_per_seed(problem) + copies * weights * self._itemsize)
-        made = 0 if self.keep_neurons else snapshots  # kernels that are not made when somebody looks at them
+        made = (
+            0 if self.keep_neurons and problem.trial is None else snapshots
+        )  # kernels that are not made when looked at
         if problem.trial is None:
             own += seeds * problem.perceptron.depth * factors(problem, made, self.width)
+        else:
+            rows = problem.data.samples * problem.data.outputs * problem.gradients_recorded
+            own += min(MOST, rows * weights * self._itemsize) if made else 0
         own += (seeds - at_once) * self._bytes_kept(problem)
         remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, dtype='float32', or fewer snapshots"
         what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"
@@ -150,10 +156,9 @@ class FiniteWidth:
     def _bytes_kept(self, problem: Problem) -> float:
         """Neurons at the snapshots, and the state, of one network that is trained"""
         if problem.trial is not None:
-            rows = problem.trial.kept * self.width * problem.data.samples
-            return (
-                len(self.snapshots) * rows * (1 + problem.data.outputs) + self._numbers(problem)[0]
-            ) * self._itemsize
+            outputs = problem.data.outputs if problem.gradients_recorded else 0
+            per_snapshot = problem.trial.kept * self.width * problem.data.samples * (1 + outputs)
+            return (len(self.snapshots) * per_snapshot + self._numbers(problem)[0]) * self._itemsize
         n, depth, data = self.width, problem.perceptron.depth, problem.data
         per_snapshot = n * depth * data.samples * (1 + data.outputs)
         per_snapshot += n * (data.inputs + data.outputs + 1) if depth == 1 else 0

@@ -16,6 +16,7 @@ def kept(problem: Problem, snapshots: int, size: int, runs: int = 1, at_once: in
     times = problem.training.record_count
     whose, fewer = (f" of {runs} seeds", "fewer seeds or steps") if runs > 1 else ("", "fewer steps")
     pairs = (samples * outputs) ** 2
+    snapshots = snapshots if problem.gradients_recorded else 0
     tangents = (2 * runs * snapshots + 3) * pairs if snapshots else 0
     return {
         f"the record of the outputs at {times} steps{whose}": (

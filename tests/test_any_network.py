@@ -1,0 +1,229 @@
+"""Networks written as torch modules, asked as problems: their limit, their finite widths, their files."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import meanfield as mf
+from solvers import CausalDMFT, FiniteWidth, TangentKernelLimit, WassersteinFlow, width_sweep
+from tests import any_networks
+from tests.any_networks import Recurrent, Residual, digits
+
+
+def problem(network=Residual, steps=8, images=False, samples=6, **asked):
+    x, y = digits(samples + 4, images)
+    data = mf.Dataset(x[:samples], y[:samples], x[samples:], y[samples:])
+    return mf.Problem(data, network, mf.mean_field(1.0), mf.Training(0.2, steps), **asked)
+
+
+class Linear(nn.Module):
+    """A residual network of linear layers, which is a perceptron"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.mix, self.out = (nn.Linear(*sides, bias=False) for sides in ((64, n), (n, n), (n, 1)))
+
+    def forward(self, x):
+        h = self.read(x)
+        return self.out(h + 0.5 * self.mix(h))
+
+
+# -- what a problem takes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        (Residual(8), "one of a fixed width: received a Residual"),
+        (lambda n: nn.Linear(64, 1), "no parameter of the network grows"),
+        (
+            lambda n: nn.Sequential(nn.Linear(64, n), nn.Tanh(), nn.Linear(n, 2)),
+            r"same shape: received \(2,\) and \(1,\)",
+        ),
+        (
+            lambda n: nn.Sequential(nn.Linear(64, n), nn.Softmax(-1), nn.Linear(n, 1)),
+            "softmax along an axis of neurons",
+        ),
+        (lambda n: nn.Sequential(nn.Linear(64, n), nn.Dropout(), nn.Linear(n, 1)), "Dropout '1' has no width limit"),
+        (lambda n: len(n), r"build\(192\) failed"),
+    ],
+)
+def test_networks_without_a_limit_are_refused_when_the_problem_is_made(network, why):
+    with pytest.raises(ValueError, match=why):
+        problem(network)
+
+
+@pytest.mark.parametrize("solver", [WassersteinFlow(64), TangentKernelLimit()])
+def test_solvers_of_perceptrons_say_so(solver):
+    with pytest.raises(
+        ValueError, match=r"takes perceptrons.*received the module 'Residual'.*CausalDMFT take any network"
+    ):
+        solver(problem(Residual))
+
+
+def test_what_is_recorded_is_called_by_the_layers():
+    asked = problem(Residual)
+    assert asked.keys("Phi") == ["Phi[up.0]", "Phi[up.1]", "Phi[down.0]", "Phi[down.1]", "Phi[out]"]
+    assert asked.keys("G") == ["G[read]", "G[up.0]", "G[up.1]", "G[down.0]", "G[down.1]"]
+    assert asked.keys("h") == []
+    for solver in (CausalDMFT(256), FiniteWidth(16)):
+        solution = solver(asked)
+        assert set(solution.kernels) == {*asked.keys("Phi", "G")}
+        assert solution.tangent_kernel().shape == (6, 6)
+        with pytest.raises(ValueError, match=r"no kernel 'Phi\[in\]': recorded are Phi\[up.0\]"):
+            solution.kernels["Phi[in]"]
+
+
+def test_networks_of_many_outputs_have_features_and_no_gradients():
+    x, y = digits(6)
+
+    def build(n):
+        return nn.Sequential(nn.Linear(64, n), nn.Tanh(), nn.Linear(n, 20))
+
+    asked = mf.Problem(mf.Dataset(x, y.expand(-1, 20)), build, mf.mean_field(1.0), mf.Training(0.1, 2))
+    for solver in (CausalDMFT(512), FiniteWidth(48)):
+        solution = solver(asked)
+        assert {key.kind for key in solution.kernels} == {"Phi"}
+        assert not solution.has_tangent
+
+
+# -- the limit and the widths ------------------------------------------------------------------------------------------
+
+
+def test_linear_modules_are_solved_exactly():
+    """Against the closed system of the perceptron with beta / sqrt(2) = 0.5"""
+    asked = problem(Linear)
+    right = CausalDMFT()(problem(mf.Network(2, "linear", residual=0.5 * 2**0.5)))
+    found = CausalDMFT(groups=3)(asked)
+    assert asked.is_linear
+    assert found.stats["exact"]
+    torch.testing.assert_close(found.f, right.f, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(found.f_test, right.f_test, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(found.tangent_kernel(), right.tangent_kernel(), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(found.kernels["Phi[out]"].at(), right.kernels["Phi2"].at(), rtol=1e-9, atol=1e-10)
+
+
+def by_hand(net, x, y, steps, eta, gamma0):
+    """f of an ordinary torch network (steps + 1, P): weights drawn as N(0, 1/fan-in), readouts divided by gamma0 sqrt(n), trained by
+    torch's SGD with the rates of a feature-learning network, gamma0^2 n times those of these units"""
+    n, fs = net.out.in_features, []
+    groups = []
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Linear):
+                scale = module.in_features**-0.5
+                if module is net.out:
+                    scale /= gamma0 * n**0.5
+                module.weight.normal_().mul_(scale)
+                groups.append({"params": [module.weight], "lr": eta * gamma0**2 * n * scale**2})
+                if module.bias is not None:
+                    module.bias.zero_()
+    optimiser = torch.optim.SGD(groups, lr=0.1)
+    for step in range(steps + 1):
+        f = net(x)
+        fs.append(f.detach()[:, 0])
+        if step < steps:
+            optimiser.zero_grad()
+            (0.5 * (f - y).square()).mean().backward()
+            optimiser.step()
+    return torch.stack(fs)
+
+
+class Plain(nn.Module):
+    """Three layers with a skip and an average over four positions"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.mix, self.out = (
+            nn.Linear(16, n, bias=False),
+            nn.Linear(n, n, bias=False),
+            nn.Linear(n, 1, bias=False),
+        )
+
+    def forward(self, x):
+        h = torch.tanh(self.read(x.reshape(-1, 4, 16)))
+        return self.out(torch.tanh(h + self.mix(h)).mean(1))
+
+
+def test_networks_trained_by_a_loop_of_their_own_agree():
+    """At width 512 with 24 networks of no code of this library, f within the error of their mean, and not with gamma0 of another size"""
+    x, y = digits(6)
+    data, steps, eta, gamma0 = mf.Dataset(x, y), 10, 0.2, 1.5
+    torch.random.fork_rng()
+    g = torch.random.get_rng_state()
+    torch.random.manual_seed(0)
+    nets = torch.stack([by_hand(Plain(512).double(), x, y, steps, eta, gamma0) for _ in range(24)])
+    torch.random.set_rng_state(g)
+    nets = nets - nets[:, :1]  # f(0) is random, of order 1/sqrt(n), and is no part of the limit
+    error = float((nets.var(0) / 24).sum().sqrt())
+    found = {}
+    for gamma in (gamma0, 1.5 * gamma0):
+        asked = mf.Problem(data, Plain, mf.mean_field(gamma), mf.Training(eta, steps))
+        f = CausalDMFT(4096, groups=2)(asked).f[..., 0].double()
+        found[gamma] = float((nets.mean(0) - f).norm())
+    assert found[gamma0] < 3 * error
+    assert found[1.5 * gamma0] > 6 * error
+
+
+def test_a_sweep_over_widths_approaches_the_limit(tmp_path):
+    asked = problem(Recurrent)
+    nets = width_sweep(asked, (32, 128), 8, folder=tmp_path)
+    again = width_sweep(asked, (32, 128), 8, folder=tmp_path)  # from the files
+    report = mf.deviation(nets, [CausalDMFT(2048, seed=seed)(asked) for seed in (0, 1)])
+    assert again == nets
+    for name in ("f", "loss", "tangent_kernel", "Phi[again]", "Phi[out]", "G[again]", "G[read]"):
+        small, large = report[name].deviation
+        assert large < 0.75 * small  # by 1/sqrt(4) but for the noise of eight seeds each
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", [CausalDMFT(128, groups=2), CausalDMFT(128, keep_state=True), FiniteWidth(16)])
+def test_files_keep_all_but_the_code(solver, tmp_path):
+    solution = solver(problem(Residual, 3))
+    kept = mf.load(mf.save(solution, tmp_path / "run.nc"))
+    assert kept == solution
+    assert kept.problem.architecture.build is Residual
+    assert mf.load(tmp_path / "run.nc", network=Residual) == solution
+
+
+def test_a_file_asks_for_code_that_is_not_there_and_refuses_other_code(tmp_path, monkeypatch):
+    asked = problem(mf.Architecture(Recurrent, weight_std={"again.*": 0.5}, frozen=("read.*",), name="mine"), 2)
+    mf.save(FiniteWidth(16)(asked), path := tmp_path / "run.nc")
+    assert mf.load(path).problem == asked
+    with pytest.raises(
+        ValueError,
+        match=r"has other parameters.*received read.weight \(n x 64, input\) where the file has read.weight \(n x 8",
+    ):
+        mf.load(path, network=Linear)
+    monkeypatch.setattr("meanfield.network.recalled._MADE", {})
+    monkeypatch.delattr(any_networks, "Recurrent")
+    with pytest.raises(
+        ValueError,
+        match=re.escape("'tests.any_networks:Recurrent' is code, which files do not hold: import the module"),
+    ):
+        mf.load(path)
+
+    class Renamed(Recurrent):
+        pass
+
+    with pytest.warns(UserWarning, match="is not what it was when the result was saved"):
+        assert mf.load(path, network=Renamed).problem.architecture.frozen == ("read.*",)
+
+
+def test_builders_with_settings_are_told_apart():
+    """By what a partial or an enclosing function gave them"""
+
+    def of(phi):
+        return lambda n: any_networks.Perceptron(n, 64, phi=phi)
+
+    tanh, relu = (problem(of(phi)) for phi in (torch.tanh, torch.relu))
+    assert tanh != relu
+    assert tanh == problem(of(torch.tanh))
+    tanh, relu = (problem(partial(any_networks.Perceptron, inputs=64, phi=phi)) for phi in (torch.tanh, torch.relu))
+    assert tanh != relu
+    assert tanh == problem(partial(any_networks.Perceptron, inputs=64, phi=torch.tanh))
