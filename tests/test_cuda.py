@@ -21,6 +21,48 @@ from solvers import (
 )
 
 pytestmark = pytest.mark.cuda
+
+
+class Residual(torch.nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.norm = torch.nn.Linear(3, n), torch.nn.LayerNorm(n)
+        self.up, self.down = torch.nn.Linear(n, 2 * n), torch.nn.Linear(2 * n, n)
+        self.out = torch.nn.Linear(n, 1)
+
+    def forward(self, x):
+        h = self.read(x)
+        return self.out(h + self.down(torch.relu(self.up(self.norm(h)))))
+
+
+class Filters(torch.nn.Module):
+    """On the sample as a line of positions, with filters and a stride"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.mix = (
+            torch.nn.Conv1d(1, n, 2, bias=False),
+            torch.nn.Conv1d(n, n, 2, stride=2, padding=1, bias=False),
+        )
+        self.out = torch.nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.mix(torch.tanh(self.read(x[:, None])))).mean(-1))
+
+
+class Lines(torch.nn.Module):
+    """Linear, and so exact"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.mix = torch.nn.Linear(3, n, bias=False), torch.nn.Linear(n, n, bias=False)
+        self.out = torch.nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        h = self.read(x)
+        return self.out(h + 0.5 * self.mix(h))
+
+
 TO_ROUNDING = {"rtol": 1e-9, "atol": 1e-11}
 
 
@@ -29,7 +71,8 @@ def problem(depth=1, activation="tanh", loss="squared", scaling=None, **training
     if loss == "logistic":
         data = replace(data, y=data.y.sign(), y_test=data.y_test.sign())
     options = {"learning_rate": 0.2, "steps": 8} | training
-    return mf.Problem(data, mf.Network(depth, activation), scaling or mf.mean_field(1.0), mf.Training(**options), loss)
+    network = mf.Network(depth, activation) if isinstance(depth, int) else depth
+    return mf.Problem(data, network, scaling or mf.mean_field(1.0), mf.Training(**options), loss)
 
 
 WAYS = {
@@ -49,6 +92,9 @@ CASES = {
     "lazy": (TangentKernelLimit(), problem(2, "erf", scaling=mf.ntk())),
     "lazy, logistic": (TangentKernelLimit(), problem(2, "erf", "logistic", mf.ntk())),
     "linear sweep": (CausalDMFT(200), problem(3, "linear")),
+    "residual networks": (FiniteWidth(32), problem(Residual)),
+    "networks of filters": (FiniteWidth(32), problem(Filters)),
+    "linear module": (CausalDMFT(200), problem(Lines)),
 }
 CASES |= {f"flow, {name}": (WassersteinFlow(2**10), problem(**way)) for name, way in WAYS.items()}
 CASES |= {f"networks, {name}": (FiniteWidth(32), problem(2, **way)) for name, way in WAYS.items()}
@@ -70,10 +116,18 @@ def test_the_numbers_of_the_cpu(case):
         torch.testing.assert_close(there.kernels[name].at(-1), kernel.at(-1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("activation", "dtype"), [("tanh", "float32"), ("relu", "float64")])
-def test_a_deep_sweep_agrees_within_its_seeds(activation, dtype):
+DEEP = {
+    "tanh": problem(3, "tanh"),
+    "relu": problem(3, "relu"),
+    "residual": problem(Residual),
+    "filters": problem(Filters),
+}
+
+
+@pytest.mark.parametrize(("case", "dtype"), [*zip(DEEP, ("float32", "float64", "float32", "float32"), strict=True)])
+def test_a_deep_sweep_agrees_within_its_seeds(case, dtype):
     """Eigenvectors have other signs there, so the draws meet other directions: equal in law only."""
-    asked, solver, seeds = problem(3, activation), CausalDMFT(2048, dtype=dtype), 16
+    asked, solver, seeds = DEEP[case], CausalDMFT(2048, dtype=dtype), 16
     here = torch.stack([replace(solver, seed=seed)(asked).f.double() for seed in range(seeds)])
     there = torch.stack([replace(solver, seed=seed, device="cuda")(asked).f.double() for seed in range(seeds)])
     apart = (here.mean(0) - there.mean(0))[1:]
@@ -85,10 +139,19 @@ def test_a_deep_sweep_agrees_within_its_seeds(activation, dtype):
     assert abs(math.log(ratio)) < math.log(stats.f.ppf(1 - 5e-4, seeds - 1, seeds - 1))  # a factor of 6.5
 
 
-@pytest.mark.parametrize("solver", [WassersteinFlow(2**10), CausalDMFT(200, keep_state=True), FiniteWidth(32)])
-def test_a_resumed_run_is_the_uninterrupted_one(solver, tmp_path):
+@pytest.mark.parametrize(
+    ("solver", "network"),
+    [
+        (WassersteinFlow(2**10), 1),
+        (CausalDMFT(200, keep_state=True), 2),
+        (FiniteWidth(32), 2),
+        (CausalDMFT(200, keep_state=True), Residual),
+        (FiniteWidth(32), Filters),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(solver, network, tmp_path):
     pytest.importorskip("h5netcdf")
-    asked = problem(1 if isinstance(solver, WassersteinFlow) else 2, momentum=0.5)
+    asked = problem(network, momentum=0.5)
     there = replace(solver, device="cuda")
     whole, half = there(asked), there(asked.with_steps(4))
     kept = mf.load(mf.save(half, tmp_path / "half.nc"))

@@ -71,6 +71,7 @@ PARTS: dict[str, tuple[Any, int]] = {  # the function, seconds at most
     "choice": (sums.choice, 45),
     "parts": (sums.parts, 45),
     "networks": (runs.networks, 45),
+    "modules": (runs.modules, 60),
     "keops_wide": (sums.keops_wide, 40),
 }
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -78,6 +79,51 @@ def _at_most(seconds: float, call: partial) -> mf.Solution:
         return error.solution
     finally:
         timer.cancel()
+
+
+class Residual(torch.nn.Module):
+    """Two residual branches of twice the width behind layer norms"""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.read, self.out = torch.nn.Linear(20, n), torch.nn.Linear(n, 1)
+        self.norm = torch.nn.ModuleList(torch.nn.LayerNorm(n) for _ in range(2))
+        self.up = torch.nn.ModuleList(torch.nn.Linear(n, 2 * n) for _ in range(2))
+        self.down = torch.nn.ModuleList(torch.nn.Linear(2 * n, n) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.read(x)
+        for norm, up, down in zip(self.norm, self.up, self.down, strict=True):
+            h = h + down(torch.relu(up(norm(h))))
+        return self.out(h)
+
+
+class Filters(torch.nn.Module):
+    """Two convolutions of 20 positions, averaged"""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.read, self.mix = torch.nn.Conv1d(1, n, 3, padding=1), torch.nn.Conv1d(n, n, 3, padding=1)
+        self.out = torch.nn.Linear(n, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.mix(torch.tanh(self.read(x[:, None])))).mean(-1))
+
+
+def modules(card: Card) -> None:
+    """Networks written as torch modules, float32, 20 steps, default records: CausalDMFT (P = 128, S = 32768), FiniteWidth (8 seeds)"""
+    steps, p = card.size(20, 2), card.size(128, 4)
+    solvers = [CausalDMFT(card.size(32768, 64)), FiniteWidth(card.size(1024, 8), dtype="float32")]
+    for network in (Residual, Filters):
+        for solver in solvers:
+            asked = replace(_problem(p, 20, 1, steps), network=network)
+            there = replace(solver, device=card.device, progress=False)
+            call = partial(there.ensemble, asked, 8) if isinstance(there, FiniteWidth) else partial(there, asked)
+            start = time.perf_counter()
+            found, memory = card.peak(call)
+            one = found[0] if isinstance(found, list) else found
+            row(what=type(solver).__name__, network=network.__name__, P=p, T=steps, whole_s=time.perf_counter() - start,
+                loop_s=one.stats["seconds"], ranks=one.stats.get("ranks"), memory_gb=memory, loss=float(one.loss[-1]))  # fmt: skip
 
 
 def networks(card: Card) -> None:
