@@ -113,7 +113,7 @@ class Filters(torch.nn.Module):
 def modules(card: Card) -> None:
     """Networks written as torch modules, float32, 20 steps, default records: CausalDMFT (P = 128, S = 32768), FiniteWidth (8 seeds)"""
     steps, p = card.size(20, 2), card.size(128, 4)
-    solvers = [CausalDMFT(card.size(32768, 64)), FiniteWidth(card.size(1024, 8), dtype="float32")]
+    solvers = [CausalDMFT(card.size(32768, 512)), FiniteWidth(card.size(1024, 8), dtype="float32")]
     for network in (Residual, Filters):
         for solver in solvers:
             asked = replace(_problem(p, 20, 1, steps), network=network)
