@@ -16,7 +16,8 @@ from meanfield.scaling.units import Unit
 from solvers.dmft.basis import Basis
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.stand_in import Record, Trace, Use
-from solvers.running.tangents import Derivative, beside
+from solvers.running.apart import derivatives
+from solvers.running.tangents import Derivative, Factors
 from solvers.running.watching import Watch, watchable
 
 
@@ -29,6 +30,9 @@ class LimitPass:
     leaves: dict[str, Tensor]  # theta of the module's own parameters, which autograd follows
     shapes: list[torch.Size]  # of L
     record: Record
+    own: dict[
+        str, Tensor
+    ]  # their weights, with a copy for each sample of those that no layer multiplies by, if these are told apart
     watch: Watch  # of the module's own weights
 
     def slopes(self, of: Tensor, targets: Iterable[Any], again: bool) -> tuple[Tensor | None, ...]:
@@ -90,28 +94,27 @@ def noted(passed: LimitPass, layers: Mapping[str, InfiniteDense], ends: Ends | N
     return {name: _beside(parts) for name, parts in found.items()}
 
 
-def derivatives(
-    passes: Iterable[LimitPass], layers: Mapping[str, InfiniteDense], units: Mapping[str, Unit]
-) -> Iterator[dict[str, Derivative]]:
-    """Of each output of the passes in turn, in what is learned and in the module's own parameters, times the roots of their rates"""
+def tangents(
+    passes: Iterable[tuple[int, int, LimitPass]], layers: Mapping[str, InfiniteDense], units: Mapping[str, Unit]
+) -> Iterator[tuple[int, dict[str, Derivative]]]:
+    """(number, derivatives by name) of all outputs in what is learned and in the module's own parameters, times the roots of their rates
+
+    passes: the first sample of each, for how many samples it tells derivatives apart, and itself.
+    """
     roots = {name: math.sqrt(unit.rate) for name, unit in units.items()}
-    scale = {part: roots[part.partition("[")[0]] / math.sqrt(q.above.samples) for part, q in layers.items()}
-    for passed in passes:
-        calls = [call for call in passed.watch.of(*passed.leaves) if call.name not in passed.watch.otherwise]
-        known = {call.name for call in calls}
-        others = [name for name in passed.leaves if name not in known]
-        targets = [call.left for call in calls] + [passed.leaves[name] for name in others]
-        with torch.enable_grad():
-            outputs = passed.f.flatten().unbind()
-        for output in outputs:
-            slopes = passed.slopes(output, targets, True)
-            traces = [(t, t.factor * scale[t.name]) for t in passed.record.traces if scale[t.name]]
-            factors = [(t.name, t.d * weight, t.seen) for t, weight in traces]
-            for call, g in zip(calls, slopes[: len(calls)], strict=True):
-                factors.append((call.name, *call.factors(g, units[call.name].multiplier * roots[call.name])))
-            rest = zip(others, slopes[len(calls) :], strict=True)
-            entries = {name: Derivative(torch.atleast_1d(g * roots[name])) for name, g in rest if g is not None}
-            yield beside(factors) | entries
+    learned = {part: roots[part.partition("[")[0]] / math.sqrt(q.above.samples) for part, q in layers.items()}
+    for first, samples, passed in passes:
+
+        def slopes(output: Tensor, targets: Sequence[Any], passed: LimitPass = passed) -> Sequence[Tensor | None]:
+            return passed.slopes(output, targets, True)
+
+        def matrices(passed: LimitPass = passed) -> list[Factors]:
+            traces = [t for t in passed.record.traces if learned[t.name]]
+            return [(t.name, t.d * (t.factor * learned[t.name]), t.seen) for t in traces]
+
+        scales = {name: units[name].multiplier * roots[name] for name in passed.own}
+        for number, found in derivatives(passed.f, samples, passed.watch, passed.own, scales, slopes, matrices):
+            yield first * passed.f[0].numel() + number, found
 
 
 def _gradients(use: Use, trace: Trace | None, layer: InfiniteDense, sigma: float) -> Tensor:

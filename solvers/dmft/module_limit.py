@@ -6,7 +6,7 @@ Activations, norms, attention and averages over neurons stay the module's own to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,25 +16,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meanfield.network.architecture import Architecture
-from meanfield.network.meeting import samples_meet
 from meanfield.network.roles import Parameter
 from meanfield.problem.losses import Loss
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
 from solvers.dmft.basis import Basis
 from solvers.dmft.infinite_dense import InfiniteDense
-from solvers.dmft.module_kernels import Ends, LimitPass, derivatives, noted
+from solvers.dmft.module_kernels import Ends, LimitPass, noted, tangents
 from solvers.dmft.module_start import Fixed, Narrow, Start, Unmet
 from solvers.dmft.neurons import Neurons, Population
 from solvers.dmft.places import phases
 from solvers.dmft.stand_in import Matrix, Met, Record
+from solvers.running.apart import Passes, passes_of, rows_of
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State
 from solvers.running.method import Method
 from solvers.running.sharding import Shard
 from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
-from solvers.running.tangents import tangent_kernel
-from solvers.running.watching import Watch, Watched
+from solvers.running.tangents import Derivative, tangent_kernel
+from solvers.running.watching import Watch, shells, watchable
 
 TOGETHER = 512  # fields that extend a basis at a time: with positions there are many
 
@@ -72,6 +72,7 @@ class ModuleLimit(Method):
         self.layers = {name: layer for own in self.phases.values() for name, layer in own.items()}
         self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
+        self.watched = tuple(name for name in watchable(network.description) if name not in self.matrices)
         self.fixed, self.two_time = Fixed({}, {}), two_time
         self.ends = Ends(network.description, self.width, self._basis, TOGETHER)
 
@@ -128,21 +129,25 @@ class ModuleLimit(Method):
 
     # -- one step --------------------------------------------------------------------------------------------------------
 
-    def forward(self, state: State, rows: Rows, differentiated: bool = True) -> LimitPass:
+    def forward(self, state: State, rows: Rows, differentiated: bool = True, apart: bool = False) -> LimitPass:
+        """apart: so that derivatives are told apart by sample"""
         count, scales = len(self.learning), dict(zip(self.learning, state[-1].tolist(), strict=True))
         learned = dict(zip(self.learning, state[:count], strict=True))
         own = {n: t.detach().requires_grad_(differentiated) for n, t in zip(self.own, state[count:-1], strict=True)}
         given = {n: t * self.units[n].multiplier for n, t in self.fixed.theta.items()}
         x, y = (t[rows] if isinstance(rows, Tensor) else t for t in (self.data.x, self.data.y))
-        record, watch = Record(self.like.new_zeros(()).requires_grad_(differentiated)), Watch()
+        record = Record(self.like.new_zeros(()).requires_grad_(differentiated))
+        watch = Watch(len(x) if apart else None)
         with torch.set_grad_enabled(differentiated):
-            weights = {n: t * self.units[n].multiplier for n, t in own.items()} | given
-            f = self._outputs(weights, learned, scales, x, record, watch)
+            weights = {n: t * self.units[n].multiplier for n, t in own.items()}
+            if apart:
+                weights |= {n: w.expand(len(x), *w.shape) for n, w in weights.items() if n not in self.watched}
+            f = self._outputs(weights | given, learned, scales, x, record, watch)
             if not isinstance(rows, Tensor) and rows == EVERYWHERE and self.data.x_test is not None:
                 with torch.no_grad():
-                    f_test = self._outputs(weights, learned, scales, self.data.x_test, self._nowhere)
+                    f_test = self._outputs(weights | given, learned, scales, self.data.x_test, self._nowhere)
                 f = torch.cat([f, f_test])
-        return LimitPass(f, y, own, [t.shape for t in learned.values()], record, watch)
+        return LimitPass(f, y, own, [t.shape for t in learned.values()], record, weights, watch)
 
     def backward(self, passed: LimitPass) -> State:
         """Minus the gradient of the loss times the rates; of a matrix as dL (equation 84)"""
@@ -166,20 +171,28 @@ class ModuleLimit(Method):
         """K (P, C, P, C) at the training points, for the C outputs of a sample in the order of f.flatten(1) (equation 90); what it reveals
         of the matrices is forgotten. Memory: `tangent_bytes`.
         """
-        samples = len(self.data.x)
-        rows = [slice(0, samples)] if self._meet else [torch.tensor([p]) for p in range(samples)]
-        mark = self.mark()
+        samples, mark = len(self.data.x), self.mark()
         try:
             count = self.forward(state, slice(0, samples), False).f.flatten(1).shape[1]
-            passes = lambda: (self.forward(state, some) for some in rows)  # noqa: E731
-            found = tangent_kernel(lambda: derivatives(passes(), self.layers, self.units), samples * count, self.like)
+            found = tangent_kernel(lambda: self._tangents(state), samples * count, self.like)
         finally:
             self.back_to(mark)
         return found.reshape(samples, count, samples, count)
 
+    def _tangents(self, state: State) -> Iterator[tuple[int, dict[str, Derivative]]]:
+        samples, batch = len(self.data.x), self._passes == "batch"
+
+        def passes() -> Iterator[tuple[int, int, LimitPass]]:
+            for own in rows_of(self._passes, samples):
+                rows = torch.arange(own.start, own.stop)
+                yield own.start, samples if batch else 1, self.forward(state, rows, True, batch)
+
+        return tangents(passes(), self.layers, self.units)
+
     @cached_property
-    def _meet(self) -> bool:
-        return samples_meet(self.network.build, self.data.x)
+    def _passes(self) -> Passes:
+        trained = tuple(name for name, unit in self.units.items() if unit.rate)
+        return passes_of(self.network.build, self.network.description, trained, self.data.x)
 
     def capture(self, state: State, passed: LimitPass) -> None:
         del state, passed  # fields of single neurons are not kept
@@ -230,8 +243,8 @@ class ModuleLimit(Method):
         for name, directions in self.fixed.directions.items():
             given[name] = Narrow.of(directions, given[name])
         if watch is not None:
-            own = (*self.ends.features, *self.ends.gradients)
-            given |= {name: Watched.of(given[name], name, watch) for name in own}
+            copied = [name for name in self.own if name not in self.watched] if watch.samples else ()
+            given = shells(given, self.watched, watch, copied)
         for name, p in self.matrices.items():
             factor = self.units[name].multiplier * math.sqrt(p.below.at(self.width))
             met = tuple(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from meanfield.measures.particle_measure import principal_directions
 from meanfield.network.architecture import Architecture
@@ -156,7 +157,8 @@ class Narrow(Tensor):
         def whole(value: Any) -> Any:
             return (value.directions @ value.rows).T if isinstance(value, Narrow) else value
 
-        return func(*map(whole, args), **{key: whole(value) for key, value in kwargs.items()})
+        args, kwargs = tree_map(whole, (tuple(args), dict(kwargs)))
+        return func(*args, **kwargs)
 
 
 class Unmet(Tensor):
@@ -190,7 +192,8 @@ class Unmet(Tensor):
             start.keep_apart(p, seen.reshape(-1, weight.shape[1]))
             return torch.zeros_like(weight)
 
-        return func(*map(real, args), **{key: real(value) for key, value in kwargs.items()})
+        args, kwargs = tree_map(real, (tuple(args), dict(kwargs)))
+        return func(*args, **kwargs)
 
 
 def _seen(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:

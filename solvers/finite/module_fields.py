@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from meanfield.network.roles import Description
+from solvers.running.apart import Passes, derivatives, rows_of
 from solvers.running.skeleton import Skeleton, written_for
-from solvers.running.tangents import Derivative, beside
-from solvers.running.watching import Watch, Watched, watchable
+from solvers.running.tangents import Derivative
+from solvers.running.watching import Watch, shells, watchable
 
 
 def fields(
@@ -28,7 +29,8 @@ def fields(
     """
     entered = {p.name for p in description.having("hidden", "readout")}
     left = {p.name for p in description.having("input", "hidden")}
-    watch, f = _passed(skeleton, weights, watchable(description), x)
+    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    watch, f = _passed(skeleton, leaves, watchable(description), x)
     calls = watch.of(*left)
     edges: list[Any] = [call.left for call in calls]
     with torch.enable_grad():
@@ -43,39 +45,40 @@ def fields(
     return {name: torch.cat(rows) for name, rows in found.items()}
 
 
-def derivatives(
+def tangents(
     skeleton: Skeleton,
     weights: Mapping[str, Tensor],
     description: Description,
     scales: Mapping[str, float],
-    passes: Sequence[Tensor],
-) -> Iterator[dict[str, Derivative]]:
-    """Of each output of each sample in turn, in the parameters that have a scale, by which they are multiplied
-
-    passes: samples that go through the network together.
-    """
+    x: Tensor,
+    passes: Passes,
+) -> Iterator[tuple[int, dict[str, Derivative]]]:
+    """(number, derivatives by name) of all outputs in the parameters that have a scale, by which they are multiplied"""
     names = watchable(description)
-    for x in passes:
-        leaves = {name: w.detach().requires_grad_(name in scales) for name, w in weights.items()}
-        watch, f = _passed(skeleton, leaves, names, x)
-        calls = [call for call in watch.of(*scales) if call.name not in watch.otherwise]
-        known = {call.name for call in calls}
-        others = [name for name in scales if name not in known]
-        targets: list[Any] = [call.left for call in calls] + [leaves[name] for name in others]
+    for rows in rows_of(passes, len(x)):
+        some = x[rows]
+        samples = len(some) if passes == "batch" else 1
+        own = {name: weights[name].detach().requires_grad_() for name in scales}
+        copied = [name for name in own if name not in names and samples > 1]
         with torch.enable_grad():
-            outputs = f.flatten().unbind()
-        for output in outputs:
-            slopes = torch.autograd.grad(output, targets, retain_graph=True, allow_unused=True) if targets else ()
-            found = zip(calls, slopes[: len(calls)], strict=True)
-            yield beside((call.name, *call.factors(g, scales[call.name])) for call, g in found) | {
-                name: Derivative(torch.atleast_1d(g * scales[name]))
-                for name, g in zip(others, slopes[len(calls) :], strict=True)
-                if g is not None
-            }
+            own |= {name: own[name].expand(samples, *own[name].shape) for name in copied}
+        watch, f = _passed(skeleton, {**weights, **own}, names, some, copied if samples > 1 else None)
+        for number, found in derivatives(f, samples, watch, own, scales, _slopes):
+            yield rows.start * f[0].numel() + number, found
 
 
-def _passed(skeleton: Skeleton, weights: Mapping[str, Tensor], names: Sequence[str], x: Tensor) -> tuple[Watch, Tensor]:
-    watch = Watch()
-    given = {name: Watched.of(w, name, watch) if name in names else w for name, w in weights.items()}
+def _slopes(output: Tensor, targets: Sequence[Any]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(output, targets, retain_graph=True, allow_unused=True) if targets else ()
+
+
+def _passed(
+    skeleton: Skeleton,
+    weights: Mapping[str, Tensor],
+    names: Sequence[str],
+    x: Tensor,
+    copied: Sequence[str] | None = None,
+) -> tuple[Watch, Tensor]:
+    """Its notes on the weights with these names, and outputs f; copied: which have a copy for each sample"""
+    watch = Watch(None if copied is None else len(x))
     with torch.enable_grad(), written_for(skeleton.like):
-        return watch, skeleton(given, x)
+        return watch, skeleton(shells(weights, names, watch, copied or ()), x)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from meanfield.network.architecture import Architecture
-from meanfield.network.meeting import samples_meet
 from meanfield.problem.losses import Loss
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
-from solvers.finite.module_fields import derivatives, fields
+from solvers.finite.module_fields import fields, tangents
+from solvers.running.apart import Passes, passes_of
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State
 from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
@@ -118,17 +118,16 @@ class ModuleNetworks:
         f.flatten(1) (equation 90). Memory: `tangent_bytes`.
         """
         weights, x, own = self._weights(state, seed), self.data.x, self.units
-        passes = (x,) if self._meet else x.split(1)
         scales = {name: own[name].multiplier * math.sqrt(own[name].rate) for name in self.names}
-        given = (self.skeleton, weights, self.network.description, scales, passes)
+        given = (self.skeleton, weights, self.network.description, scales, x, self._passes)
         with torch.no_grad(), written_for(self.like):
             shape = self.skeleton(weights, x).flatten(1).shape
-        return tangent_kernel(lambda: derivatives(*given), shape.numel(), self.like).reshape(*shape, *shape)
+        return tangent_kernel(lambda: tangents(*given), shape.numel(), self.like).reshape(*shape, *shape)
 
     def _weights(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
         theta = dict(zip(self.names, state, strict=True)) | self.frozen
         return {name: t[seed].detach() * self.units[name].multiplier for name, t in theta.items()}
 
     @cached_property
-    def _meet(self) -> bool:
-        return samples_meet(self.network.build, self.data.x)
+    def _passes(self) -> Passes:
+        return passes_of(self.network.build, self.network.description, self.names, self.data.x)

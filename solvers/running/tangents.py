@@ -39,29 +39,30 @@ class Derivative:
         return Derivative(left @ self.right.T)
 
 
-Derivatives = Callable[[], Iterator[Mapping[str, Derivative]]]
+Derivatives = Callable[[], Iterator[tuple[int, Mapping[str, Derivative]]]]
+Factors = tuple[str, Tensor, Tensor]  # of a weight by name
 
 
 def tangent_kernel(derivatives: Derivatives, outputs: int, like: Tensor) -> Tensor:
-    """(outputs, outputs) inner products of the derivatives of any two outputs, which `derivatives` goes through as often as memory asks
+    """(outputs, outputs) inner products of the derivatives of any two outputs, through which `derivatives` goes, with the outputs'
+    numbers, as often as memory asks
 
-    Each derivative, by name, counts with the square of itself: the root of its rate is in it. Later ones may have more rows and columns
-    of zeros, which are left out.
+    The roots of the rates are in the derivatives. Some may have fewer rows and columns: zeros are left out.
     """
-    first = next(derivatives())
+    _, first = next(derivatives())
     factored = {name: own.factored for name, own in first.items()}
     held = sum(_numbers(own, factored[name]) for name, own in first.items()) * outputs * like.element_size()
     turns = math.ceil(held / MOST) or 1
     total = like.new_zeros(outputs, outputs, dtype=torch.float64)
     for turn in range(turns):
         kept: dict[str, list[tuple[int, Derivative]]] = {}
-        for output, every in enumerate(derivatives()):
+        for output, every in derivatives():
             for name, own in every.items():
                 factors = factored.setdefault(name, own.factored)
                 if turn < len(own.left):
                     kept.setdefault(name, []).append((output, own.share(turn, turns, factors)))
         for every in kept.values():
-            _add(total, every)
+            _add(total, sorted(every, key=lambda pair: pair[0]))
     return (total.triu() + total.triu(1).T).to(like)
 
 
@@ -120,7 +121,7 @@ def _columns(one: Derivative) -> int:
     return len(one.right) if one.right.ndim > 1 else 0
 
 
-def beside(names: Iterable[tuple[str, Tensor, Tensor]]) -> dict[str, Derivative]:
+def beside(names: Iterable[Factors]) -> dict[str, Derivative]:
     """One derivative of each weight by name, from the factors (a, R) and (b, R) of its calls"""
     lefts: dict[str, list[Tensor]] = {}
     rights: dict[str, list[Tensor]] = {}

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils._pytree import tree_map
 
 from meanfield.network.roles import Parameter
+from solvers.running.spread import Spread
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
@@ -26,7 +28,7 @@ class Call:
     entered: Tensor
     left: GradientEdge | None  # None in passes that nothing will differentiate
     like: Tensor  # zeros of the shape of what left
-    axis: int
+    axis: int = -1
     geometry: tuple[Any, ...] | None = None  # of a filter: its size, stride, padding and dilation
     nothing: int | None = None  # of an embedding: the number that stands for no token
     turned: bool = False  # x @ weight
@@ -60,8 +62,11 @@ class Call:
 
 @dataclass
 class Watch:
-    """The calls of each weight in turn; `otherwise`: weights that something else was done with."""
+    """The calls of each weight in turn; `otherwise`: weights that something else was done with. samples: of passes in which what all
+    samples share is to be spread over so many.
+    """
 
+    samples: int | None = None
     calls: list[Call] = field(default_factory=list)
     otherwise: set[str] = field(default_factory=set)
 
@@ -84,57 +89,66 @@ class Watched(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        own = [a for a in (*args, *kwargs.values()) if isinstance(a, Watched)]
-        plain = [a.weight if isinstance(a, Watched) else a for a in args]
-        named = {key: a.weight if isinstance(a, Watched) else a for key, a in kwargs.items()}
+        own: list[Watched] = []
+
+        def inside(value: Any) -> Any:
+            if not isinstance(value, Watched):
+                return value
+            own.append(value)
+            return value.weight
+
+        plain, named = tree_map(inside, (tuple(args), dict(kwargs or {})))
         out = func(*plain, **named)
-        noted = (
-            len(own) == 1 and len(args) > 1 and isinstance(args[1], Watched) and _noted(func, own[0], args, named, out)
-        )
-        if not noted and any(isinstance(o, Tensor) for o in (out if isinstance(out, (tuple, list)) else (out,))):
+        if len(own) == 1 and len(args) > 1 and isinstance(args[1], Watched):
+            use = _use(func, own[0], args, named)
+            if use is not None:
+                return _noted(own[0], args[0].detach(), out, use)
+        if any(isinstance(o, Tensor) for o in (out if isinstance(out, (tuple, list)) else (out,))):
             own[0].watch.otherwise.update(weight.called for weight in own)
         return out
 
 
 def watchable(parameters: Iterable[Parameter]) -> tuple[str, ...]:
     """The names of the weights"""
-    return tuple(p.name for p in parameters if p.role in ("input", "hidden", "readout"))
+    return tuple(p.name for p in parameters if p.kind != "own" or p.role == "hidden")
 
 
-def _noted(func: Any, weight: Watched, args: Sequence[Any], options: Mapping[str, Any], out: Tensor) -> bool:
-    """Notes a layer's use of its weight, if it is one"""
-    axis, geometry, nothing = -1, None, None
+def shells(
+    weights: Mapping[str, Tensor], names: Iterable[str], watch: Watch, copied: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The parameters of a pass, in shells those with these names and those that are copies, one for each sample"""
+    noted = {name: Watched.of(weights[name], name, watch) for name in names if name in weights}
+    return {**weights, **noted, **{name: Spread.of(weights[name]) for name in copied}}
+
+
+def _use(func: Any, weight: Watched, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a layer uses its weight, in fields of `Call`; None for what is no layer"""
     if func in _CONVOLUTIONS:
         stride, padding, dilation, groups = _given(args[3:], options, stride=1, padding=0, dilation=1, groups=1)
-        if groups != 1:
-            return False
-        axis, geometry = 1 - weight.ndim, (tuple(weight.shape[2:]), stride, padding, dilation)
-    elif func is F.embedding:
+        geometry = (tuple(weight.shape[2:]), stride, padding, dilation)
+        return {"axis": 1 - weight.ndim, "geometry": geometry} if groups == 1 else None
+    if func is F.embedding:
         nothing, most, _, by_frequency, _ = _given(
             args[2:], options, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
         )
         nothing = nothing if nothing is None or nothing >= 0 else len(weight) + nothing
-        if most is not None or by_frequency:
-            return False
-    elif func is not F.linear and not (func in _PRODUCTS and weight.ndim == 2):
-        return False
+        return {"nothing": nothing} if most is None and not by_frequency else None
+    if func is F.linear:
+        return {}
+    return {"turned": True} if func in _PRODUCTS and weight.ndim == 2 else None
+
+
+def _noted(weight: Watched, entered: Tensor, out: Tensor, use: Mapping[str, Any]) -> Tensor:
+    """What left, with the call in the watch; embeddings that all samples share are spread over these"""
+    watch, shared = weight.watch, None
     if torch.is_grad_enabled() and not out.requires_grad:
         out.requires_grad_()
+    if watch.samples is not None and not entered.is_floating_point() and len(entered) != watch.samples:
+        shared = out = out.expand(watch.samples, *out.shape)
+        entered = entered.expand(watch.samples, *entered.shape)
     left = get_gradient_edge(out) if out.requires_grad else None
-    weight.watch.calls.append(
-        Call(
-            weight.called,
-            args[0].detach(),
-            left,
-            out.new_zeros(()).expand(out.shape),
-            axis,
-            geometry,
-            nothing,
-            func in _PRODUCTS,
-        )
-    )
-    return True
+    watch.calls.append(Call(weight.called, entered, left, out.new_zeros(()).expand(out.shape), **use))
+    return out if shared is None else Spread.of(shared)
 
 
 def _given(places: Sequence[Any], names: Mapping[str, Any], **usual: Any) -> list[Any]:
