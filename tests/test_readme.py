@@ -1,0 +1,58 @@
+"""The code of README.md runs, one block after the other, at small sizes, and prints what it says."""
+
+import math
+import re
+
+import matplotlib
+import pytest
+
+import meanfield as mf
+from tests.running import ROOT
+
+matplotlib.use("Agg")
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+SMALLER = [  # what each block says, and what is run instead
+    {"groups=4": "256, groups=2", "(64, 256, 1024)": "(8, 32)", "seeds=16": "seeds=3", "steps=40": "steps=3"},
+    {
+        "n_train=32, n_test=64": "n_train=4, n_test=2",
+        "particles=2**14": "particles=2**7",
+        "predicted_variance(problem)": "predicted_variance(problem, particles=2**7)",
+        "(64, 128, 256, 512)": "(8, 32)",
+        "seeds=16": "seeds=3",
+        "steps=60": "steps=3",
+    },
+    {"mf.Network(3, ": "mf.Network(2, "},
+]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """What was printed, the names that stand after all blocks, and the folder in which they ran"""
+    printed, folder = [], tmp_path_factory.mktemp("readme")
+    names = {"__name__": "readme", "print": printed.append}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for block, smaller in zip(BLOCKS, SMALLER, strict=True):
+            for said, run in smaller.items():
+                assert said in block
+                block = block.replace(said, run)
+            exec(compile(block, "README.md", "exec"), names)
+    matplotlib.pyplot.close("all")
+    return printed, names, folder
+
+
+def test_its_network_is_compared_with_its_limit_by_name(ran):
+    report = ran[0][0]
+    assert report.widths == (8, 32)
+    kernels = {"Phi[mix]", "Phi[out]", "G[read]", "G[mix]", "tangent_kernel"}
+    assert set(report.observables) == {"loss", "test_loss", "f", "f_test"} | kernels
+    assert report["f"].deviation[1] < report["f"].deviation[0]
+    assert ran[1]["limit"].standard_errors["f_test"].shape == (4, 16, 1)
+
+
+def test_its_report_is_kept_and_its_kernels_are_those_of_the_data(ran):
+    printed, names, folder = ran
+    assert mf.load(folder / "digits.nc") == printed[1]
+    assert names["ntk"].shape == (4, 4)
+    assert math.isfinite(names["prediction"].mean.sum())
