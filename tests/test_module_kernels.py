@@ -187,9 +187,17 @@ def test_a_matrix_by_its_transpose_alone_has_the_kernels_of_the_same_network():
     for layer in (True, False):
         build = lambda n: Net(n, layer)  # noqa: B023, E731
         method = limit(build, Samples(data.x, data.y), draws="exact", samples=600, tolerance=1e-11)
-        noted = method.noted(method.forward(onwards(method, 0.3, 4), EVERYWHERE, True))
-        assert set(noted) == {"Phi mix.weight", "G mix.weight", "Phi out.weight", "G read.weight"}
+        passed = method.forward(onwards(method, 0.3, 4), EVERYWHERE, True)
+        noted = method.noted(passed)
+        assert (
+            set(noted)
+            == set(method.bases(passed))
+            == {"Phi mix.weight", "G mix.weight", "Phi out.weight", "G read.weight"}
+        )
         found.append({name: c.T @ c for name, c in noted.items()})
+        fields = {name: noted[name].T @ basis.fields.rows for name, basis in method.bases(passed).items()}
+        for name, rows in fields.items():
+            torch.testing.assert_close(rows @ rows.T / 600, found[-1][name], rtol=1e-9, atol=1e-10)
         method.two_time = False
         assert set(method.noted(method.forward(onwards(method, 0.3, 1), EVERYWHERE, True))) == {
             "Phi mix.weight",

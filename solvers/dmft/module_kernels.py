@@ -70,8 +70,8 @@ def noted(passed: LimitPass, layers: Mapping[str, InfiniteDense], ends: Ends | N
 
     Of a matrix that is also met as its transpose those of the matrix alone.
     """
-    straight = {use.name for use in passed.record.uses if not use.turned}
-    uses = {i: use for i, use in enumerate(passed.record.uses) if use.name not in straight or not use.turned}
+    straight = _straight(passed)
+    uses = {i: use for i, use in enumerate(passed.record.uses) if use.turned != straight.get(use.name, False)}
     found: dict[str, list[Tensor]] = {}
     for use in uses.values():
         found.setdefault(f"Phi {use.name}", []).append(use.c)
@@ -115,6 +115,24 @@ def tangents(
         scales = {name: units[name].multiplier * roots[name] for name in passed.own}
         for number, found in derivatives(passed.f, samples, passed.watch, passed.own, scales, slopes, matrices):
             yield first * passed.f[0].numel() + number, found
+
+
+def bases(passed: LimitPass, layers: Mapping[str, InfiniteDense], ends: Ends) -> dict[str, Basis]:
+    """Those to which the coefficients of `noted` belong, by their names: of a matrix met as its transpose alone the sides are exchanged"""
+    found = {f"Phi {name}": basis for name, basis in ends.features.items()}
+    found |= {f"G {name}": basis for name, basis in ends.gradients.items()}
+    for name, straight in _straight(passed).items():
+        below, above = layers[name].e, layers[name].f
+        found |= {f"Phi {name}": below if straight else above, f"G {name}": above if straight else below}
+    return found
+
+
+def _straight(passed: LimitPass) -> dict[str, bool]:
+    """Of each matrix whether it is met other than as its transpose"""
+    found: dict[str, bool] = {}
+    for use in passed.record.uses:
+        found[use.name] = found.get(use.name, False) or not use.turned
+    return found
 
 
 def _gradients(use: Use, trace: Trace | None, layer: InfiniteDense, sigma: float) -> Tensor:

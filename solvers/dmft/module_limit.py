@@ -22,7 +22,7 @@ from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
 from solvers.dmft.basis import Basis
 from solvers.dmft.infinite_dense import InfiniteDense
-from solvers.dmft.module_kernels import Ends, LimitPass, noted, tangents
+from solvers.dmft.module_kernels import Ends, LimitPass, bases, noted, tangents
 from solvers.dmft.module_start import Fixed, Narrow, Start, Unmet
 from solvers.dmft.neurons import Neurons, Population
 from solvers.dmft.places import phases
@@ -166,6 +166,10 @@ class ModuleLimit(Method):
         that enter readouts and the gradients that leave input weights
         """
         return noted(passed, self.layers, self.ends if self.two_time else None, self.gain / self.width)
+
+    def bases(self, passed: LimitPass) -> dict[str, Basis]:
+        """Those of the coefficients that `noted` gives, by their names"""
+        return bases(passed, self.layers, self.ends)
 
     def tangent_kernel(self, state: State) -> Tensor:
         """K (P, C, P, C) at the training points, for the C outputs of a sample in the order of f.flatten(1) (equation 90); what it reveals

@@ -46,9 +46,9 @@ class ModuleSweep(Method):
         known = {f"Phi {name}": layer.e for name, layer in self.network.layers.items()}
         known |= {f"G {name}": layer.f for name, layer in self.network.layers.items()}
         known |= {f"Phi {name}": basis for name, basis in self.network.ends.features.items()}
-        self.known = known | {f"G {name}": basis for name, basis in self.network.ends.gradients.items()}
+        known |= {f"G {name}": basis for name, basis in self.network.ends.gradients.items()}
         # what snapshots see is kept apart, so that they change no step
-        self.seen = {name: Basis(b.size, b.tolerance, population.like, limit) for name, b in self.known.items()}
+        self.seen = {name: Basis(b.size, b.tolerance, population.like, limit) for name, b in known.items()}
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> LimitPass:
         return self.network.forward(state, rows, differentiated)
@@ -61,16 +61,15 @@ class ModuleSweep(Method):
         del passed  # of test points too, and not always differentiated
         few, mark = self.problem.gradients_recorded, self.network.mark()
         training = self.network.forward(state, slice(0, self.problem.data.samples), few)
-        kept: dict[str, Tensor] = {
-            self._key(name): self._kept(name, c) for name, c in self.network.noted(training).items()
-        }
+        noted, bases = self.network.noted(training), self.network.bases(training)
+        kept: dict[str, Tensor] = {self._key(name): self._kept(name, c, bases[name]) for name, c in noted.items()}
         del training
         self.network.back_to(mark)
         return Snapshot(kept, self.network.tangent_kernel(state) if few else None)
 
-    def _kept(self, name: str, c: Tensor) -> Tensor:
+    def _kept(self, name: str, c: Tensor, known: Basis) -> Tensor:
         """Coefficients in a basis of snapshots of fields that are c^T of the basis known"""
-        fields, basis = c.T @ self.known[name].fields.rows[: len(c)], self.seen[name]
+        fields, basis = c.T @ known.fields.rows[: len(c)], self.seen[name]
         for some in fields.split(TOGETHER):
             basis.reveal(some)
         return basis.coefficients(fields)
