@@ -83,12 +83,15 @@ SAME: dict[str, tuple[Any, list]] = {
     "one sample": ([[1.0]], [[1.0]]),
     "all zero": (np.zeros((2, 2)), [[0.0, 0.0], [0.0, 0.0]]),
 }  # fmt: skip
+TOKENS = {"big-endian integers", "uint8", "largest int32"}  # arrays of integers that no float64 needs to hold
 
 
 @pytest.mark.parametrize("kind", SAME)
 def test_whatever_holds_numbers_gives_the_same_numbers(kind):
     given, expected = SAME[kind]
     data = mf.Dataset(given, range(len(expected)))
+    assert data.x.dtype == (torch.int64 if kind in TOKENS else torch.float64)
+    data = mf.Problem(data).data  # a perceptron's are real
     assert data.x.tolist() == expected  # bit for bit
     assert (data.x.dtype, data.x.device.type, data.x.requires_grad) == (torch.float64, "cpu", False)
     assert data.x.is_contiguous()  # a transposed layout would round differently in matrix products
@@ -191,9 +194,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse tensor": (lambda: torch.eye(2).to_sparse(), r"x is no array of numbers: received Tensor, which is sparse: give .*to_dense"),
     "sparse array": (lambda: scipy.sparse.csr_array(np.eye(2)), r"received csr_array, which is sparse: give .*toarray"),
     "on no device": (lambda: torch.ones(2, 2, device="meta"), "x is no array of numbers: received Tensor"),
-    "scalar": (lambda: 3.0, r"x must have two dimensions \(samples, features\): received shape \(\)"),
+    "scalar": (lambda: 3.0, r"x must have two dimensions \(samples, features\) or more: received shape \(\)"),
     "vector": (lambda: [1.0, 2.0], r"two dimensions .*: received shape \(2,\); for one feature give x\[:, None\]"),
-    "images": (lambda: np.ones((2, 8, 8)), r"two dimensions .*: received shape \(2, 8, 8\)"),
+    "images": (lambda: np.where(np.arange(128).reshape(2, 8, 8) == 83, np.nan, 1), r"the first, nan, at position \[1, 2, 3\]; remove"),
     "no rows": (lambda: np.ones((0, 2)), r"x is empty: received shape \(0, 2\)"),
     "no columns": (lambda: pd.DataFrame(index=[0, 1]), r"x is empty: received shape \(2, 0\)"),
     "empty list": (list, r"two dimensions .*: received shape \(0,\)"),
@@ -225,7 +228,7 @@ def test_what_holds_no_numbers_is_refused_with_its_place(kind):
         (pd.Series(pd.array([1, None], dtype="Int64")), "y holds 1 value.* missing.*at row 1;"),
         (pd.Series(["a", "b"]), "y holds 2 value.* text: the first, 'a', at row 0;"),
         (np.array([1, 2**60 + 1]), "y holds 1 value.* at row 1;"),
-        ([[[1.0]], [[float("nan")]]], "y holds 1 value.* at row 1, column 0, entry 0;"),
+        ([[[1.0]], [[float("nan")]]], "y holds 1 value.* at position \\[1, 0, 0\\];"),
     ],
 )
 def test_targets_name_their_row(y, message):

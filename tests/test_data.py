@@ -21,6 +21,8 @@ def _rows(*tensors):
 )
 def test_arrays_of_any_kind_become_float64_matrices(kind):
     data = mf.Dataset(x=kind([[1, 2, 3], [4, 5, 6]]), y=kind([7, 8]))
+    data = mf.Problem(data).data  # for a perceptron integers are real numbers
+    assert data.x.dtype == data.y.dtype == torch.float64
     assert torch.equal(data.x, torch.tensor([[1, 2, 3], [4, 5, 6]]).double())
     assert torch.equal(data.y, torch.tensor([[7], [8]]).double())  # (P,) is taken as (P, 1)
     assert (data.samples, data.inputs, data.outputs) == (2, 3, 1)
@@ -31,7 +33,8 @@ def test_arrays_of_any_kind_become_float64_matrices(kind):
     [
         ({"x": np.ones((3, 2)), "y": np.ones(4)}, "x and y must have the same number of rows: received 3 and 4"),
         ({"x": np.ones(3), "y": np.ones(3)}, "x must have two dimensions .* received shape \\(3,\\)"),
-        ({"x": np.ones((3, 2, 2)), "y": np.ones(3)}, "x must have two dimensions .* received shape \\(3, 2, 2\\)"),
+        ({"x": np.ones((3, 2, 2)), "y": np.ones(4)}, "x and y must have the same number of rows: received 3 and 4"),
+        ({"x": np.ones((3, 2, 2)), "y": np.ones((3, 0, 2))}, "y is empty: received shape \\(3, 0, 2\\)"),
         ({"x": np.ones((0, 2)), "y": np.ones(0)}, "x is empty: received shape \\(0, 2\\)"),
         ({"x": np.ones((3, 0)), "y": np.ones(3)}, "x is empty: received shape \\(3, 0\\)"),
         ({"x": [[1.0], [np.nan], [np.inf]], "y": np.ones(3)}, "x holds 2 value.* the first, nan, at row 1, column 0"),
@@ -43,6 +46,14 @@ def test_arrays_of_any_kind_become_float64_matrices(kind):
         ({"x": np.ones((1, 2)), "y": [1], "y_test": [1]}, "y_test was given without x_test"),
         ({"x": np.ones((1, 2)), "y": [1], "x_test": np.ones((1, 3))}, "same number of columns: received 2 and 3"),
         ({"x": np.ones((1, 2)), "y": [1], "x_test": np.ones((2, 2)), "y_test": [1]}, "rows: received 2 and 1"),
+        (
+            {"x": np.ones((1, 2, 3)), "y": [1], "x_test": np.ones((1, 3, 2))},
+            "x and x_test must have samples of the same shape: received \\(2, 3\\) and \\(3, 2\\)",
+        ),
+        (
+            {"x": [[1]], "y": np.ones((1, 2, 3)), "x_test": [[1]], "y_test": [[1]]},
+            "y and y_test must have samples of the same shape: received \\(2, 3\\) and \\(1,\\)",
+        ),
         ({"x": [[1]], "y": [1], "x_test": [[1]], "y_test": [[1, 2]]}, "columns: received 1 and 2"),
     ],
 )

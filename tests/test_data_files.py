@@ -303,7 +303,10 @@ def test_damage_that_checksums_do_not_show_is_refused(tmp_path, kind):
     ("arrays", "message"),
     [
         ({"x": np.ones(3)}, "x must have two dimensions"),
-        ({"x": np.ones((3, 2, 2))}, "x must have two dimensions"),
+        (
+            {"x": np.ones((3, 2, 2)), "x_test": np.ones((1, 2))},
+            r"samples of the same shape: received \(2, 2\) and \(2,\)",
+        ),
         ({"x": np.ones((3, 2), complex)}, "x holds 6 value.* complex"),
         ({"x": np.ones((0, 2)), "y": np.ones(0)}, "x is empty"),
         ({"x": np.array([["1", "?"]] * 3)}, r"x holds 3 value.* missing.*'\?', at row 0, column 1"),

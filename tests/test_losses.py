@@ -5,10 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.special import logsumexp
 
 import meanfield as mf
 from meanfield.problem import losses
+from meanfield.problem.fitted_data import with_classes
 
 TARGETS = {
     "squared": torch.tensor([[0.5, -2.0], [1.0, 3.0], [0.0, 0.0]]).double(),
@@ -73,6 +75,7 @@ def test_mean_is_over_samples_and_not_over_outputs(name):
         ("cross_entropy", [[1.0], [1.0]], "received 1 column"),
         ("cross_entropy", [[1.0, 0.0], [0.25, 0.25]], "row 1 is \\[0.25, 0.25\\]"),
         ("cross_entropy", [[-0.5, 1.5], [0.0, 1.0]], "row 0 is \\[-0.5, 1.5\\]"),
+        ("cross_entropy", [[[0.0, 1.0], [0.5, 0.25]]], "row 0, position 1 is \\[0.5, 0.25\\]"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(name, y, message):
@@ -94,6 +97,100 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 @pytest.mark.parametrize("name", TARGETS)
 def test_pickling_gives_the_same_object(name):
     assert pickle.loads(pickle.dumps(mf.loss(name))) is mf.loss(name)
+
+
+# ---- positions, and those that are not counted -----------------------------------------------------------------------
+
+
+def _labels(shape, classes=5):
+    """Outputs (shape, C), labels of which some are -100, and their one-hot rows, zeros where it stands"""
+    g = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, classes, shape, generator=g)
+    labels.view(-1)[::3] = -100
+    data = mf.Dataset(torch.ones(len(labels), 1), labels)
+    f = 3 * torch.randn(*shape, classes, generator=g, dtype=torch.float64)
+    return f, labels, with_classes(data, (*shape[1:], classes), mf.loss("cross_entropy")).y
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 4), (6, 4, 3)])
+def test_the_cross_entropy_of_masked_classes_is_torch_s(shape):
+    f, labels, y = _labels(shape)
+    loss, leaf = mf.loss("cross_entropy"), f.clone().requires_grad_()
+    right = F.cross_entropy(leaf.flatten(0, -2), labels.flatten(), ignore_index=-100)
+    (slope,) = torch.autograd.grad(right, leaf)
+    counted = (labels >= 0).sum()
+    assert 0 < counted < labels.numel()
+    torch.testing.assert_close(loss.mean(f, y), right.detach(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(loss.delta(f, y), -slope * counted, rtol=1e-12, atol=1e-13)
+    assert not loss.delta(f, y)[labels < 0].any()
+    batch = torch.tensor([4, 1, 2])
+    right = F.cross_entropy(f[batch].flatten(0, -2), labels[batch].flatten(), ignore_index=-100)
+    torch.testing.assert_close(loss.mean(f[batch], y[batch]), right, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_mean_is_over_samples_and_positions(name):
+    y, loss = TARGETS[name].expand(4, 3, 2), mf.loss(name)  # (P, positions, C)
+    f = torch.randn(5, 4, 3, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    right = REFERENCES[name](f.numpy(), y.numpy()).reshape(5, -1).mean(1)
+    np.testing.assert_allclose(loss.mean(f, y), right, rtol=1e-13)
+    loss.fits(y)
+    mf.Loss("mine", loss.value, loss.delta, loss.check, loss.counted).fits(y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("samples", [1, 3, 100, 4001])
+def test_a_mean_over_all_has_the_bits_of_a_plain_one(samples, dtype):
+    g = torch.Generator().manual_seed(3)
+    f = torch.randn(2, samples, 3, generator=g, dtype=torch.float64).to(dtype)
+    y, loss = F.one_hot(torch.randint(0, 3, (samples,), generator=g), 3).to(dtype), mf.loss("cross_entropy")
+    assert torch.equal(loss.mean(f, y), loss.value(f, y).mean(-1))
+    assert torch.equal(loss.delta(f, y), y - torch.softmax(f, -1))
+
+
+def test_at_infinite_logits_masked_rows_are_not_counted():
+    f, _, y = _labels((6, 4))
+    loss, c = mf.loss("cross_entropy"), 1e6
+    limit = loss.at_infinite_logits()
+    torch.testing.assert_close(limit.mean(f, y), loss.mean(c * f, y) / c, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(limit.delta(f, y), loss.delta(c * f, y), rtol=1e-9, atol=1e-9)
+
+
+def test_a_batch_of_which_nothing_is_counted_has_no_loss_and_no_slope():
+    f, y, loss = torch.ones(2, 3, 4, requires_grad=True), torch.zeros(2, 3, 4), mf.loss("cross_entropy")
+    loss.mean(f, y).backward()
+    assert loss.mean(f, y) == 0
+    assert not f.grad.any()
+
+
+@pytest.mark.parametrize(("f", "y"), [((3, 2), (2, 2)), ((2,), (2, 2)), ((2, 3, 4), (2, 4)), ((3, 4), (2, 3, 4))])
+def test_outputs_of_another_shape_than_the_targets_are_refused(f, y):
+    with pytest.raises(ValueError, match=r"f must have shape .*received f of shape"):
+        mf.loss("squared").mean(torch.zeros(f), torch.zeros(y))
+
+
+def test_a_loss_of_one_s_own_says_what_it_counts():
+    """A regression in which targets beyond 99 are missing"""
+
+    def there(y):
+        return (y < 99).all(-1)
+
+    def mine(counted):
+        return mf.Loss(
+            "masked",
+            lambda f, y: 0.5 * (f - y).square().sum(-1) * there(y),
+            lambda f, y: (y - f) * there(y)[..., None],
+            lambda y: None,
+            counted,
+        )
+
+    y = torch.tensor([[[1.0], [100.0]], [[2.0], [4.0]]]).double()
+    mine(there).fits(y)
+    assert float(mine(there).mean(torch.zeros(2, 2, 1).double(), y)) == (1 + 4 + 16) / 2 / 3
+    with pytest.raises(
+        ValueError, match=r"counted of the loss 'masked' must return the shape \(2, 2\).*received \(2, 2, 1\)"
+    ):
+        mine(lambda y: y < 99).fits(y)
 
 
 # ---- a loss of one's own, tried against autograd ---------------------------------------------------------------------

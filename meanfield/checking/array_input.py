@@ -30,14 +30,18 @@ _NO_NUMBERS = {  # by the kind of numpy's dtype
 }
 
 
-def numbers(name: str, value: Any) -> Tensor:
-    """A copy of `value`, of the same shape: finite float64 on the CPU, contiguous.
+def numbers(name: str, value: Any, tokens: bool = False) -> Tensor:
+    """A copy of `value`, of the same shape: finite float64 on the CPU, contiguous; int64, if `tokens`, of an array of integers.
 
     ValueError, with row and column (from 0), for entries that are masked, missing, NaN, infinite or no numbers, and for whole numbers that
     float64 cannot hold.
     """
     is_frame = hasattr(value, "columns") and hasattr(value, "items")
-    array = _frame(name, value) if is_frame else _float64(name, _raw(name, value))
+    raw = None if is_frame else _raw(name, value)
+    array = _frame(name, value) if raw is None else _float64(name, raw)
+    whole = raw is not None and raw.dtype.kind in "iu" and not isinstance(value, (list, tuple))
+    if tokens and whole and bool((np.abs(array) < WHOLE).all()):
+        array = array.astype(np.int64)
     with torch.inference_mode(False):  # else nothing could be differentiated beside it
         return torch.from_numpy(array)
 
@@ -184,7 +188,9 @@ def _none(bad: np.ndarray, fault: str, name: str, array: np.ndarray, column: str
 
 
 def _place(index: tuple[int, ...], column: str) -> str:
-    """ "row 3, column 1", "row 3", or "row 3, column 1, entry 0" """
-    places = [str(i) for i in index[:2]] + [column] * bool(column)
+    """ "row 3, column 1", "row 3", or of more axes "position [3, 1, 0]" """
+    if len(index) > 2:
+        return f"position {[*map(int, index)]}"
+    places = [str(i) for i in index] + [column] * bool(column)
     words = [f"{word} {i}" for word, i in zip(("row", "column"), places, strict=False)]
-    return ", ".join(words + [f"entry {i}" for i in index[2:]]) or "its only entry"
+    return ", ".join(words) or "its only entry"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -104,10 +104,28 @@ def matrix(name: str, value: Any, vector_is_column: bool = False) -> Tensor:
     if array.ndim == 1 and vector_is_column:
         array = array[:, None]
     if array.ndim != 2:
-        raise ValueError(
-            f"{name} must have two dimensions (samples, features): received shape {tuple(array.shape)}"
-            + f"; for one feature give {name}[:, None], for one sample {name}[None]" * (array.ndim == 1)
-        )
+        _wrong_axes(name, array, "")
+    return _some(name, array)
+
+
+def samples(name: str, value: Any, targets: bool = False) -> Tensor:
+    """A finite, non-empty CPU tensor (P, ...), a copy: float64, or int64 of an array of integers that are no targets."""
+    array = array_input.numbers(name, value, tokens=not targets)
+    if array.ndim == 1 and targets:
+        array = array[:, None]
+    if array.ndim < 2:
+        _wrong_axes(name, array, " or more")
+    return _some(name, array)
+
+
+def _wrong_axes(name: str, array: Tensor, more: str) -> NoReturn:
+    raise ValueError(
+        f"{name} must have two dimensions (samples, features){more}: received shape {tuple(array.shape)}"
+        + f"; for one feature give {name}[:, None], for one sample {name}[None]" * (array.ndim == 1)
+    )
+
+
+def _some(name: str, array: Tensor) -> Tensor:
     if 0 in array.shape:
         raise ValueError(
             f"{name} is empty: received shape {tuple(array.shape)}; at least one sample and one column needed"

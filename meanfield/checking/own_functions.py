@@ -123,19 +123,30 @@ def _jumps(dphi: Callable[[Tensor], Tensor]) -> list[tuple[float, float]]:
 
 
 def check_loss(
-    name: str, value: Callable[[Tensor, Tensor], Tensor], delta: Callable[[Tensor, Tensor], Tensor], y: Tensor
+    name: str,
+    value: Callable[[Tensor, Tensor], Tensor],
+    delta: Callable[[Tensor, Tensor], Tensor],
+    y: Tensor,
+    counted: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """ValueError for a Delta that is not -d value / d f, for other shapes or dtypes, or NaN, tried on targets y (P, C) that fit."""
+    """ValueError for a Delta that is not -d value / d f, for other shapes or dtypes, or NaN, tried on targets y (P, .., C) that fit."""
     own, y = f"the loss {name!r}", y[:5].detach().cpu()
     g = torch.Generator().manual_seed(0)
     f = torch.randn(3, *y.shape, generator=g, dtype=torch.float64, device="cpu")
     for dtype in (torch.float32, torch.float64):
         for at in (f, 0 * f):  # networks start at f = 0
             pair = (at.to(dtype), y.to(dtype))
-            call(f"value of {own}", value, f.shape[:2], *pair)
+            call(f"value of {own}", value, f.shape[:-1], *pair)
             call(f"Delta of {own}", delta, f.shape, *pair)
     whole, alone = value(f, y.double())[:, :1], value(f[:, :1], y.double()[:1])
     same(f"value of {own} mixes samples", whole, whole, alone, "each sample's value must be its own", "one by itself")
-    derivative = -slope(f"value of {own}", value, f.shape[:2], f, y.double())
+    derivative = -slope(f"value of {own}", value, f.shape[:-1], f, y.double())
     what = f"Delta of {own} is not -d value / d f"
     same(what, f, delta(f, y.double()), derivative, "give delta the negative gradient of value, not divided by P")
+    if counted is not None:
+        received = counted(y)
+        if not isinstance(received, Tensor) or received.shape != y.shape[:-1]:
+            got = tuple(received.shape) if isinstance(received, Tensor) else type(received).__name__
+            raise ValueError(
+                f"counted of {own} must return the shape {tuple(y.shape[:-1])} for y {tuple(y.shape)}: received {got}"
+            )

@@ -57,8 +57,8 @@ def has_preactivations(solution: Solution, layer: int | str) -> bool:
 
 @checked
 def alignment(kernel: Tensor, y: Tensor) -> Tensor:
-    """Tr(K y y^T) / (|K| |y y^T|) in [0, 1] of a kernel (P, P) with targets y (P, C): how much of it points at the task."""
-    kernel, y = checks.matrix("kernel", kernel), checks.matrix("y", y, vector_is_column=True)
+    """Tr(K y y^T) / (|K| |y y^T|) in [0, 1] of a kernel (P, P) with targets y (P, .., C): how much of it points at the task."""
+    kernel, y = checks.matrix("kernel", kernel), checks.samples("y", y, targets=True).flatten(1)
     if not kernel.shape[0] == kernel.shape[1] == len(y):
         raise ValueError(
             f"kernel and y must have shapes (P, P) and (P, C): received {tuple(kernel.shape)} and {tuple(y.shape)}"

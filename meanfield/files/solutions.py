@@ -62,13 +62,17 @@ class Arrays:
         self._sizes: dict[str, int] = {}
 
     def put(self, name: str, value: Any, dims: str = "", meaning: str = "", coordinate: bool = False) -> None:
-        """Add an array; a dimension without a name, or of another size than its name stands for, is named after its size."""
+        """Add an array. Of one with more axes than `dims` names, samples of any shape, the others stand before the last.
+
+        A dimension without a name, or of another size than its name stands for, is named after its size.
+        """
         if not re.fullmatch(r"[\w.+\[\]-]+", name):
             raise ValueError(f"{name!r} cannot name an array of a file: letters, digits and _ . + - [ ] only")
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        wanted = dims.split() if len(dims.split()) == array.ndim else [""] * array.ndim
+        wanted = dims.split()
+        wanted[-1:-1] = [f"{wanted[-1]}_axis_{i}" for i in range(1, array.ndim - len(wanted) + 1)] if wanted else []
         named: list[str] = []
-        for dim, n in zip(wanted, array.shape, strict=True):
+        for dim, n in zip(wanted if len(wanted) == array.ndim else [""] * array.ndim, array.shape, strict=True):
             fits = dim and self._sizes.setdefault(dim, n) == n
             named.append(dim if fits else f"size_{n}" + f"_{len(named)}" * (f"size_{n}" in named))
         attributes = {"long_name": meaning or name} | ({"units": "1"} if array.dtype.kind == "f" else {})

@@ -50,7 +50,9 @@ def row(tensor: Tensor, index: int) -> Tensor:
 
 
 def by_class(y: Tensor) -> tuple[np.ndarray, list[int]]:
-    """Samples in order of their target y (P, C), and where a class ends in it (nowhere for real-valued targets)."""
+    """Samples in order of their target y (P, C), and where a class ends in it (nowhere for real-valued targets, or with positions)."""
+    if y.ndim > 2:
+        return np.arange(len(y)), []
     label = y.argmax(1).numpy() if y.shape[1] > 1 else y[:, 0].numpy()
     order = np.argsort(label, kind="stable")
     borders = (np.flatnonzero(np.diff(label[order])) + 1).tolist()
@@ -59,7 +61,7 @@ def by_class(y: Tensor) -> tuple[np.ndarray, list[int]]:
 
 def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
     """(P, P) the kernel at a step; with several outputs the mean over pairs of equal outputs. ValueError if not recorded."""
-    p, c = solution.problem.data.y.shape
+    p, c = solution.problem.data.samples, solution.problem.data.outputs
     kernel = solution.tangent_kernel(step) if name == "tangent_kernel" else solution.kernels[name].at(step)
     if kernel.numel() > p * p:
         kernel = kernel.reshape(p, c, p, c).diagonal(dim1=1, dim2=3).mean(-1)

@@ -69,7 +69,8 @@ def width_axis(ax: Axes, widths: Sequence[int], label: bool = True) -> None:
 
 
 def output_of(solution: Solution, mu: int, column: int, test: bool) -> Tensor:
-    f = for_tests(solution.f_test) if test else solution.f
+    """(R,) one of the outputs of a sample, counted through its positions if it has some"""
+    f = (for_tests(solution.f_test) if test else solution.f).flatten(2)
     if not 0 <= column < f.shape[2]:
         raise ValueError(f"output={column} does not exist: the outputs are 0..{f.shape[2] - 1}")
     return plot_data.row(f.transpose(0, 1), mu)[:, column]

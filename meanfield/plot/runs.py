@@ -60,7 +60,7 @@ def outputs(
     axes = panels(ax, 1, len(samples), size=(3.3, 3.3), sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
         targets = problem.data.y_test if test else problem.data.y
-        target = None if targets is None else plot_data.row(targets, mu)
+        target = None if targets is None else plot_data.row(targets, mu).flatten()
         column = output if output is not None else 0 if target is None else int(target.argmax())
         base = output_of(limits[0], mu, column, test) if difference else torch.zeros(())
         _curves(panel, groups, limits, lambda s, mu=mu, c=column, base=base: output_of(s, mu, c, test) - base)

@@ -1,7 +1,8 @@
-"""Dataset: samples and targets, to train on and to watch, in float64."""
+"""Dataset: samples and targets of any shape, to train on and to watch."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +21,18 @@ _ALIKE = (  # what must agree along which axis
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training samples with their targets, and optionally test samples; copies, float64 on the CPU.
+    """Training samples with their targets, and optionally test samples; copies on the CPU, float64 but for inputs that are integers.
 
-    Lists, numpy arrays, torch tensors and data frames will do. ValueError, with row and column, for entries that are masked, missing,
+    Lists, numpy arrays, torch tensors and data frames will do. ValueError, with the place, for entries that are masked, missing,
     infinite or no numbers, for whole numbers beyond 2^53 that float64 cannot hold, and for empty or mismatched arrays.
     """
 
     x: Tensor
-    """(P, D) training samples"""
+    """(P, D) training samples, or (P, ..) of any shape for a module; an array of integers holds tokens and stays integer (int64)"""
     y: Tensor
-    """(P, C) their targets; (P,) is taken as (P, 1)"""
+    """(P, C) their targets, (P, positions, .., C) for a module with outputs of that shape; (P,) is taken as (P, 1)"""
     x_test: Tensor | None = None
-    """(P_test, D) samples that are watched, not trained on"""
+    """(P_test, D) samples that are watched, not trained on; of the shape of x but for their number"""
     y_test: Tensor | None = None
     """(P_test, C) their targets, for the test loss"""
     name: str = "data"
@@ -43,14 +44,15 @@ class Dataset:
             raise ValueError("y_test was given without x_test: give both, or x_test alone")
         for key, value in given.items():
             if value is not None or key in ("x", "y"):
-                object.__setattr__(self, key, checks.matrix(key, value, vector_is_column=key.startswith("y")))
+                object.__setattr__(self, key, checks.samples(key, value, targets=key.startswith("y")))
         for a, b, what, axis in _ALIKE:
             one, other = getattr(self, a), getattr(self, b)
             if one is not None and other is not None:
-                if one.shape[axis] != other.shape[axis]:
-                    counts = f"received {one.shape[axis]} and {other.shape[axis]}"
-                    raise ValueError(f"{a} and {b} must have the same number of {what}: {counts}")
+                _same_sizes(a, one, b, other, what, axis)
                 _same_labels(a, given[a], b, given[b], what, axis)
+        if self.x_test is not None and self.x_test.dtype != self.x.dtype:  # integers beside real numbers are no tokens
+            for key in ("x", "x_test"):
+                object.__setattr__(self, key, getattr(self, key).double())
         if not isinstance(self.name, str):
             raise ValueError(f"name must be text: received {self.name!r}; give e.g. name='data'")
 
@@ -64,7 +66,7 @@ class Dataset:
         if not isinstance(other, Dataset):
             return NotImplemented
         return self.name == other.name and all(
-            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+            (a is None and b is None) or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
             for a, b in ((getattr(self, k), getattr(other, k)) for k in ("x", "y", "x_test", "y_test"))
         )
 
@@ -80,23 +82,23 @@ class Dataset:
 
     @property
     def test_targets(self) -> Tensor:
-        """(P_test, C); ValueError if there are none"""
+        """(P_test, .., C); ValueError if there are none"""
         return for_tests(self.y_test, "targets", "x_test and y_test")
 
     @property
     def all_x(self) -> Tensor:
-        """(P + P_test, D) the training samples, then the test samples"""
+        """(P + P_test, ..) the training samples, then the test samples"""
         return self.x if self.x_test is None else torch.cat([self.x, self.x_test])
 
     @property
     def inputs(self) -> int:
-        """D"""
-        return self.x.shape[1]
+        """D, the numbers of one sample"""
+        return math.prod(self.x.shape[1:])
 
     @property
     def outputs(self) -> int:
-        """C"""
-        return self.y.shape[1]
+        """C, the outputs of one sample at all its positions"""
+        return math.prod(self.y.shape[1:])
 
 
 def for_tests(value: Tensor | None, what: str = "samples", give: str = "x_test") -> Tensor:
@@ -110,6 +112,16 @@ def split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:
     """The last `n_test` rows as test samples, the others for training"""
     n = len(x) - n_test
     return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name)
+
+
+def _same_sizes(a: str, one: Tensor, b: str, other: Tensor, what: str, axis: int) -> None:
+    """ValueError if two arrays have other numbers of rows, or samples of other shapes"""
+    sizes = [tuple(t.shape[1:] if axis else t.shape[:1]) for t in (one, other)]
+    if sizes[0] == sizes[1]:
+        return
+    if all(len(size) == 1 for size in sizes):
+        raise ValueError(f"{a} and {b} must have the same number of {what}: received {sizes[0][0]} and {sizes[1][0]}")
+    raise ValueError(f"{a} and {b} must have samples of the same shape: received {sizes[0]} and {sizes[1]}")
 
 
 def _same_labels(a: str, one: Any, b: str, other: Any, what: str, axis: int) -> None:

@@ -1,6 +1,6 @@
-"""Losses of outputs f (..., P, C) against targets y (P, C), and Delta = -d loss / d f (equation 2).
+"""Losses of outputs f (..., P, C) against targets y (P, C), and Delta = -d loss / d f (equation 2); with positions (..., P, positions, C).
 
-The training loss is the mean of `value` over the P samples. To add a loss, add an entry to `_KNOWN`.
+The training loss is the mean of `value` over the P samples, and over their positions. To add a loss, add an entry to `_KNOWN`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ class Loss:
     name: str
     """By which it is found, and what files keep"""
     value: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
-    """value(f, y) -> (..., P), of outputs and targets (..., P, C)"""
+    """value(f, y) -> (..., P), of outputs and targets (..., P, C); of any axes between P and C each position has its own"""
     delta: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
     """delta(f, y) -> (..., P, C), -d value / d f"""
     check: Callable[[Tensor], None] = field(repr=False, compare=False)
     """check(y) raises ValueError for targets that do not fit"""
+    counted: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
+    """counted(y) -> (P, ..) which targets enter the mean, for a loss whose value and Delta vanish at others; None: all"""
 
     def mean(self, f: Tensor, y: Tensor) -> Tensor:
-        """The loss averaged over samples, for every leading dimension of f."""
-        if y.ndim != 2 or f.shape[-2:] != y.shape:
+        """The loss averaged over samples, and their positions, that are counted, for every leading dimension of f (.., P, .., C)."""
+        if y.ndim < 2 or f.ndim < y.ndim or f.shape[-y.ndim :] != y.shape:
             raise ValueError(
                 f"f must have shape (.., P, C) for y (P, C): received f of shape {tuple(f.shape)}, y of {tuple(y.shape)}"
             )
-        return self.value(f, y).mean(-1)
+        return averaged(self, f, y)
 
     def fits(self, *targets: Tensor) -> None:
-        """ValueError for targets (P, C) that do not fit, and for a loss of the user's whose Delta is not -d value / d f on them."""
+        """ValueError for targets (P, .., C) that do not fit, and for a loss of the user's whose Delta is not -d value / d f on them."""
         for y in targets:
             self.check(y)
         if not self._known:
-            check_loss(self.name, self.value, self.delta, targets[0])
+            check_loss(self.name, self.value, self.delta, targets[0], self.counted)
 
     @property
     def _known(self) -> bool:
@@ -74,6 +76,15 @@ class Loss:
         return next((_KNOWN[name] for name, found in _AT_INFINITY.items() if found is self), self)
 
 
+def averaged(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
+    """`Loss.mean` without its checks, which take as long as a small step; 0 where no target is counted"""
+    values = loss.value(f, y).flatten(1 - y.ndim)
+    if loss.counted is None:
+        return values.mean(-1)
+    counts = loss.counted(y).flatten().to(values)
+    return (values * counts).sum(-1) / counts.sum().clamp(min=1)
+
+
 def loss(which: str | Loss) -> Loss:
     """The loss called `which`; ValueError listing the known names."""
     if isinstance(which, Loss):
@@ -99,18 +110,24 @@ def _signs(y: Tensor) -> None:
 
 
 def _distributions(y: Tensor) -> None:
-    if y.shape[1] < 2:
+    if y.shape[-1] < 2:
         raise ValueError(
-            f"labels do not fit the loss 'cross_entropy': received {y.shape[1]} column; each row must be a distribution over "
+            f"labels do not fit the loss 'cross_entropy': received {y.shape[-1]} column; each row must be a distribution over "
             "at least two classes (one-hot; for labels -1/+1 take the loss 'logistic')"
         )
-    bad = ((y < 0).any(1) | ((y.sum(1) - 1).abs() > 1e-6)).nonzero()
+    bad = ((y < 0).any(-1) | (((y.sum(-1) - 1).abs() > 1e-6) & _some_class(y))).nonzero()
     if len(bad):
-        row = int(bad[0])
+        row, *position = bad[0].tolist()
+        where = f"row {row}" + f", position {', '.join(map(str, position))}" * bool(position)
         raise ValueError(
-            f"labels do not fit the loss 'cross_entropy': row {row} is {y[row].tolist()}; each row must be non-negative and "
-            "sum to 1 (one-hot: torch.nn.functional.one_hot(labels))"
+            f"labels do not fit the loss 'cross_entropy': {where} is {y[(row, *position)].tolist()}; each row must be non-negative and "
+            "sum to 1 (one-hot: torch.nn.functional.one_hot(labels)), or be all zeros where it is not counted"
         )
+
+
+def _some_class(y: Tensor) -> Tensor:
+    """(P, ..) whether a row has a class: one of zeros is not counted"""
+    return (y != 0).any(-1)
 
 
 _KNOWN = {
@@ -126,8 +143,9 @@ _KNOWN = {
         Loss(
             "cross_entropy",
             lambda f, y: -(y * torch.log_softmax(f, -1)).sum(-1),
-            lambda f, y: y - torch.softmax(f, -1),
+            lambda f, y: y - torch.softmax(f, -1) * _some_class(y)[..., None],
             _distributions,
+            _some_class,
         ),
     )
 }
@@ -148,9 +166,10 @@ _AT_INFINITY = {
     ),
     "cross_entropy": Loss(
         "cross_entropy at infinite logits",
-        lambda f, y: f.amax(-1) - (y * f).sum(-1),
-        lambda f, y: y - _share_of_largest(f),
+        lambda f, y: f.amax(-1) * _some_class(y) - (y * f).sum(-1),
+        lambda f, y: y - _share_of_largest(f) * _some_class(y)[..., None],
         _distributions,
+        _some_class,
     ),
 }
 _BY_NAME = {found.name: found for found in _AT_INFINITY.values()}

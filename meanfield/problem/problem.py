@@ -17,6 +17,7 @@ from meanfield.network.perceptron import Network
 from meanfield.network.roles import Role
 from meanfield.network.trial import Trial, tried
 from meanfield.problem.dataset import Dataset
+from meanfield.problem.fitted_data import for_perceptron
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import Scaling, mean_field
@@ -54,6 +55,7 @@ class Problem:
                 )
         self.training.batches(self.data.samples)
         self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
+        object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
 
     @property
     def loss_function(self) -> Loss:

@@ -73,9 +73,9 @@ class Solution:
     solver: Mapping[str, Any]
     """Its name and settings"""
     f: Tensor
-    """(R, P, C) outputs at the recorded steps"""
+    """(R, P, C) outputs at the recorded steps; (R, P, positions, .., C) of a module with such outputs"""
     f_test: Tensor | None
-    """(R, P_test, C)"""
+    """(R, P_test, .., C)"""
     state: Mapping[str, Tensor]
     """Tensors from which the solver goes on; empty after a blow-up"""
     status: Status = Status.FINISHED
@@ -102,8 +102,9 @@ class Solution:
 
     def __post_init__(self) -> None:
         data = self.problem.data
-        if self.f.ndim != 3 or tuple(self.f.shape[1:]) != tuple(data.y.shape):
-            raise ValueError(f"f must have shape (R, {data.samples}, {data.outputs}): received {tuple(self.f.shape)}")
+        if self.f.ndim < 1 or self.f.shape[1:] != data.y.shape:
+            right = ", ".join(map(str, data.y.shape))
+            raise ValueError(f"f must have shape (R, {right}): received {tuple(self.f.shape)}")
         every = tuple(self.recorded_steps or range(len(self.f)))
         if len(every) != len(self.f) or any(later <= step for step, later in pairwise(every)):
             raise ValueError(f"recorded_steps must be {len(self.f)} increasing steps, one for each f: received {every}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from meanfield.network.architecture import Architecture
 from meanfield.network.roles import Parameter
-from meanfield.problem.losses import Loss
+from meanfield.problem.losses import Loss, averaged
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
 from solvers.dmft.basis import Basis
@@ -152,7 +152,7 @@ class ModuleLimit(Method):
     def backward(self, passed: LimitPass) -> State:
         """Minus the gradient of the loss times the rates; of a matrix as dL (equation 84)"""
         with torch.enable_grad():
-            loss = self.loss.value(passed.f[: len(passed.y)], passed.y).mean()
+            loss = averaged(self.loss, passed.f[: len(passed.y)], passed.y)
         slopes = passed.slopes(loss, passed.leaves.values(), False)
         own = [
             leaf.new_zeros(leaf.shape) if slope is None else slope.mul_(-self.units[name].rate)

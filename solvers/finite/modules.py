@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from meanfield.network.architecture import Architecture
-from meanfield.problem.losses import Loss
+from meanfield.problem.losses import Loss, averaged
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
 from solvers.finite.module_fields import fields, tangents
@@ -88,7 +88,7 @@ class ModuleNetworks:
     def backward(self, passed: ModulePass) -> State:
         with torch.enable_grad():
             f = passed.f[:, : len(passed.y)]
-            loss = self.loss.value(f, passed.y).flatten(1).mean(1).sum()  # seeds do not interact
+            loss = averaged(self.loss, f, passed.y).sum()  # seeds do not interact
         gradients = torch.autograd.grad(loss, passed.leaves, allow_unused=True)
         pairs = zip(gradients, passed.leaves, self.rates, strict=True)
         return tuple(torch.zeros_like(leaf) if g is None else g.mul_(-rate) for g, leaf, rate in pairs)

@@ -56,9 +56,10 @@ def evolve(
 
         def recorded(at: int, differentiated: bool) -> Any:
             passed = method.forward(run.state, EVERYWHERE, differentiated)
-            loss = watch.loss(passed.f[..., :train, :])
+            f, f_test = passed.f.tensor_split([train], -problem.data.y.ndim)
+            loss = watch.loss(f)
             run.must_be_finite(passed.f, loss)
-            run.record(at, passed.f, train, method.noted(passed))
+            run.record(at, f, f_test, method.noted(passed))
             if at in snapshots:
                 run.captured[at] = method.capture(run.state, passed)
             if bool((far := watch.beyond(loss)).any()):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from meanfield.problem.losses import averaged
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution, Status
 
@@ -53,22 +54,20 @@ class Watch:
     """
 
     def __init__(self, problem: Problem, previous: Solution | None = None) -> None:
-        self._value, self._y = problem.loss_function.value, problem.data.y
-        self._start = None if previous is None else self._mean(previous.f[0].double(), self._y)
+        self._loss, self._y = problem.loss_function, problem.data.y
+        self._start = None if previous is None else averaged(self._loss, previous.f[0].double(), self._y)
         self._limit: Tensor | None = None
 
-    def _mean(self, f: Tensor, y: Tensor) -> Tensor:
-        return self._value(f, y).mean(-1)  # Loss.mean checks its arguments, which takes as long as a small step
-
     def loss(self, f: Tensor, batch: Tensor | None = None) -> Tensor:
-        """(...) the training loss of outputs f (..., P, C), or of those of a batch"""
+        """(...) the training loss of outputs f (..., P, .., C), or of those of a batch"""
         self._y = self._y.to(f.device)
-        return self._mean(f.detach().double(), self._y if batch is None else self._y[batch.to(f.device)])
+        y = self._y if batch is None else self._y[batch.to(f.device)]
+        return averaged(self._loss, f.detach().double(), y)
 
     def beyond(self, loss: Tensor) -> Tensor:
         """(...) whether the run is lost, from the losses (...) of each step in turn"""
         if self._limit is None:
-            wrong = self._mean(torch.where(self._y < 0, 1.0, -1.0) - self._y, self._y)
+            wrong = averaged(self._loss, torch.where(self._y < 0, 1.0, -1.0) - self._y, self._y)
             start = loss if self._start is None else self._start.to(loss.device)
             scale = torch.maximum(start.abs(), wrong.abs())
             self._limit = torch.where(scale > 0, _FAR * scale, torch.inf)

@@ -17,7 +17,7 @@ class Pass(Protocol):
 
     @property
     def f(self) -> Tensor:
-        """(..., n, C) the outputs at the n points that were asked for; leading dimensions (seeds of an ensemble) are the method's own"""
+        """(..., n, .., C) the outputs at the n points that were asked for; leading dimensions (the seeds of an ensemble) are its own"""
         ...
 
 

@@ -36,20 +36,19 @@ class Trajectory:
     bad: Tensor | None = None  # which of an ensemble ended the run, in the shape of f's leading dimensions
 
     def must_be_finite(self, f: Tensor, loss: Tensor) -> None:
-        """BlewUp for outputs (..., n, C) or losses (...) that are not"""
-        bad = ~(torch.isfinite(f).flatten(-2).all(-1) & torch.isfinite(loss))
+        """BlewUp for outputs (..., n, .., C) or losses (...) that are not"""
+        bad = ~(torch.isfinite(f).flatten(loss.ndim).all(-1) & torch.isfinite(loss))
         if bool(bad.any()):
             self.bad = bad
             raise BlewUp
 
-    def record(self, step: int, f: Tensor, train: int, noted: Mapping[str, Tensor]) -> None:
-        """Outputs (..., P + P_test, C), the training samples' first, and what is kept beside them"""
-        f = f.detach()
+    def record(self, step: int, f: Tensor, f_test: Tensor, noted: Mapping[str, Tensor]) -> None:
+        """Outputs (..., P, .., C) and (..., P_test, .., C), which may be empty, and what is kept beside them"""
         self.steps.append(step)
         self.noted.append({name: tensor.cpu() for name, tensor in noted.items()})
-        self.f.append(f[..., :train, :])
-        if f.shape[-2] > train:
-            self.f_test.append(f[..., train:, :])
+        self.f.append(f.detach())
+        if f_test.numel():
+            self.f_test.append(f_test.detach())
 
     def named_state(self, names: Sequence[str]) -> dict[str, Tensor]:
         """The state by name, and as momentum_NAME what a step remembers: what `kept_momentum` finds again"""
