@@ -5,7 +5,28 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.problem.fitted_data import for_module, for_perceptron, with_classes
+from meanfield.problem.fitted_data import for_perceptron, must_suit_modules, with_classes
+
+
+class Tagger(torch.nn.Module):
+    """Three classes for each of the tokens 0, 1, 2"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.tok, self.out = torch.nn.Embedding(3, n), torch.nn.Linear(n, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.tok(x)))
+
+
+class Plain(torch.nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.out = torch.nn.Linear(3, n), torch.nn.Linear(n, 1)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.read(x)))
+
 
 CROSS, SQUARED = mf.loss("cross_entropy"), mf.loss("squared")
 
@@ -53,12 +74,12 @@ def test_a_perceptron_takes_matrices_of_real_numbers():
 
 def test_tokens_are_not_negative():
     good = mf.Dataset(np.array([[0, 2]]), [1])
-    assert for_module(good) is good
-    assert for_module(mf.Dataset([[-1.5]], [1])).x.item() == -1.5
+    must_suit_modules(good)
+    must_suit_modules(mf.Dataset([[-1.5]], [1]))
     with pytest.raises(
         ValueError, match=r"x_test holds integers.*received -3 at position \[1, 0\]; give x_test.double"
     ):
-        for_module(mf.Dataset(np.array([[0, 2]]), [1], np.array([[0, 1], [-3, 1]])))
+        must_suit_modules(mf.Dataset(np.array([[0, 2]]), [1], np.array([[0, 1], [-3, 1]])))
 
 
 # ---- classes ---------------------------------------------------------------------------------------------------------
@@ -111,3 +132,29 @@ def test_rows_that_would_not_fit_in_memory_are_refused(monkeypatch):
     monkeypatch.setattr("meanfield.checking.checks.free_memory", lambda: 1e3)
     with pytest.raises(MemoryError, match="a row of 100 numbers for each of 4 labels in y needs"):
         with_classes(mf.Dataset(np.ones((2, 2)), [[1, 2], [3, 4]]), (2, 100), CROSS)
+
+
+# ---- a problem with a module -----------------------------------------------------------------------------------------
+
+
+def test_a_problem_says_what_kind_of_numbers_its_module_takes():
+    tokens, labels = np.array([[0, 1, 2]] * 2), [[1, 2, 0]] * 2
+    problem = mf.Problem(mf.Dataset(tokens, labels), Tagger, loss="cross_entropy")
+    assert problem.data.x.dtype == torch.int64
+    assert problem.data.y.argmax(-1).tolist() == labels
+    assert problem.with_steps(3).data == problem.data
+    with pytest.raises(
+        ValueError, match=r"fails for x of shape \(2, 3\) and torch.float64.*give tokens as integers, x.long"
+    ):
+        mf.Problem(mf.Dataset(tokens.astype(float), labels), Tagger, loss="cross_entropy")
+    with pytest.raises(ValueError, match=r"fails for x of shape \(2, 3\) and torch.int64.*give real numbers, x.double"):
+        mf.Problem(mf.Dataset(tokens, [1, 2]), Plain)
+    for where in ("x", "x_test"):  # the largest token stands behind the few samples that a trial sees
+        rows = {"x": np.tile(tokens[:1], (9, 1)), "x_test": np.tile(tokens[:1], (9, 1))}
+        rows[where][7, 1] = 3
+        with pytest.raises(ValueError, match=r"fails for x of shape \(3, 3\).*IndexError.*tokens go up to 3"):
+            mf.Problem(mf.Dataset(rows["x"], [[1, 2, 0]] * 9, rows["x_test"]), Tagger, loss="cross_entropy")
+    with pytest.raises(ValueError, match="tokens, and those must not be negative: received -1"):
+        mf.Problem(mf.Dataset(tokens - 1, labels), Tagger, loss="cross_entropy")
+    with pytest.raises(ValueError, match=r"outputs and y must have the same shape: received \(3, 3\) and \(2,\)"):
+        mf.Problem(mf.Dataset(tokens, np.ones((2, 2))), Tagger, loss="cross_entropy")

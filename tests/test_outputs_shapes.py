@@ -11,16 +11,13 @@ import torch.nn.functional as F
 import meanfield as mf
 from meanfield.comparison.observables import observe
 from meanfield.network.architecture import architecture
-from meanfield.problem.fitted_data import with_classes
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
+from solvers import CausalDMFT, FiniteWidth
 from solvers.dmft.module_limit import ModuleLimit
 from solvers.dmft.neurons import Population
 from solvers.finite.modules import ModuleNetworks
-from solvers.running.descent import Descent
-from solvers.running.evolve import evolve
 from solvers.running.failures import Watch
-from solvers.running.method import Method
 from solvers.running.sharding import Shard
 from solvers.running.skeleton import Samples
 from solvers.running.trajectory import BlewUp, Trajectory
@@ -29,24 +26,25 @@ from tests.any_networks import Language, text
 CROSS, DOUBLE = mf.loss("cross_entropy"), torch.empty(0, dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True)
-def _as_for_a_module(monkeypatch):
-    """Problems take any data: what these tests are about does not depend on the network"""
-    monkeypatch.setattr("meanfield.problem.problem.for_perceptron", lambda data, loss: data)
+class Three(torch.nn.Module):
+    """Four outputs for each of three tokens"""
 
+    def __init__(self, n):
+        super().__init__()
+        self.tok, self.out = torch.nn.Embedding(6, n), torch.nn.Linear(n, 4, bias=False)
 
-class Trained(ModuleNetworks, Method):
-    def capture(self, state, passed):
-        del state, passed
+    def forward(self, x):
+        return self.out(torch.tanh(self.tok(x)))
 
 
 def masked_text():
-    """Tokens (5 and 1, 8), of the next ones some -100"""
+    """Tokens (5 and 1, 8), of the next ones some -100, all of the third sample, as a problem has them; and these labels"""
     x, y = text()
     labels = y.argmax(-1)
     labels.view(-1)[::3] = -100
     labels[2] = -100
-    return with_classes(mf.Dataset(x[:5], labels[:5], x[5:], labels[5:]), (8, 13), CROSS), labels
+    given = mf.Dataset(x[:5], labels[:5], x[5:], labels[5:])
+    return mf.Problem(given, Language, loss="cross_entropy").data, labels
 
 
 def samples(data):
@@ -57,16 +55,10 @@ def test_networks_with_masks_and_batches_train_as_in_torch():
     """Two seeds by the loop through time, beside one written here with torch's cross-entropy and its ignore_index"""
     data, labels = masked_text()
     training = mf.Training(0.3, 4, batch_size=2, record_every=2)
-    problem = mf.Problem(data, training=training, loss="cross_entropy")
-    method = Trained(architecture(Language), mf.mean_field(0.8), 10, (3, 4), samples(data), CROSS, DOUBLE)
-    start = [t.clone() for t in method.initial_state()]
-    run = evolve(method, method.initial_state(), problem, Descent(training), progress=False)
-    answers = run.answers(None, 2)
-    for e in range(2):
-        state, batches = [t[[e]] for t in start], training.batches(5, 0)
-        alone = ModuleNetworks(architecture(Language), mf.mean_field(0.8), 10, (3 + e,), samples(data), CROSS, DOUBLE)
-        alone.initial_state()
-        fs, losses = [], []
+    problem = mf.Problem(data, Language, mf.mean_field(0.8), training, "cross_entropy")
+    for seed, solution in zip((3, 4), FiniteWidth(10).ensemble(problem, (3, 4)), strict=True):
+        alone = ModuleNetworks(architecture(Language), mf.mean_field(0.8), 10, (seed,), samples(data), CROSS, DOUBLE)
+        state, batches, fs, losses = alone.initial_state(), training.batches(5, 0), [], []
         for step in range(5):
             with torch.no_grad():
                 f = torch.cat([alone.outputs(state, x)[0] for x in (data.x, data.x_test)])
@@ -80,7 +72,6 @@ def test_networks_with_masks_and_batches_train_as_in_torch():
                 slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
                 own = zip(state, slopes, alone.rates, strict=True)
                 state = [t if g is None else t - 0.3 * rate * g for t, g, rate in own]
-        solution = Solution(problem, {"name": "mine", "seed": e}, state={}, **answers[e])
         assert solution.recorded_steps == (0, 2, 4)
         assert solution.status is Status.FINISHED
         torch.testing.assert_close(
@@ -111,7 +102,7 @@ def test_what_is_not_counted_moves_nothing(method):
 def test_one_network_that_blows_up_is_told_among_others():
     """By outputs at any position; and by its loss, against the scale of the whole start"""
     data, _ = masked_text()
-    problem = mf.Problem(data, loss="cross_entropy")
+    problem = mf.Problem(data, Language, loss="cross_entropy")
     watch, f = Watch(problem), torch.zeros(3, 5, 8, 13, dtype=torch.float64)
     assert watch.beyond(watch.loss(f)).tolist() == [False] * 3
     f[1] = 1e15 * (1 - data.y)
@@ -123,6 +114,17 @@ def test_one_network_that_blows_up_is_told_among_others():
     assert run.bad.tolist() == [False, False, True]
 
 
+def test_the_limit_takes_tokens_and_classes_and_is_kept(tmp_path):
+    x, y = torch.tensor([[0, 1, 5], [2, 0, 3]]), torch.tensor([[1, -1, 3], [0, 2, 2]])
+    problem = mf.Problem(mf.Dataset(x, y, x[:1], y[:1]), Three, training=mf.Training(0.5, 3), loss="cross_entropy")
+    found = CausalDMFT(samples=64)(problem)
+    assert (found.f.shape, found.f_test.shape) == ((4, 2, 3, 4), (4, 1, 3, 4))
+    right = [F.cross_entropy(f.double().flatten(0, 1), y.flatten(), ignore_index=-1) for f in found.f]
+    torch.testing.assert_close(found.loss, torch.stack(right), rtol=1e-13, atol=0)
+    assert float(found.loss[-1]) < float(found.loss[0])
+    assert mf.load(mf.save(found, tmp_path / "limit.nc")) == found
+
+
 # ---- solutions -------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +133,7 @@ def solution(seed, width=None, steps=3):
     g = torch.Generator().manual_seed(seed + 100 * (width or 0))
     y = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
     data = mf.Dataset(np.array([[0, 1, 5], [2, 0, 3]]), y, np.array([[1, 1, 1]]), y[:1])
-    problem = mf.Problem(data, training=mf.Training(0.1, steps))
+    problem = mf.Problem(data, Three, training=mf.Training(0.1, steps))
     spread = 1 if width is None else 2
 
     def f(samples):

@@ -155,12 +155,15 @@ def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
 
     ValueError for a `forward` that has no width limit, keeps state, draws numbers, or whose outputs do not begin with the samples.
     """
-    some, logs, shapes = x[:FEW], [], []
+    some, logs, shapes = _few(x), [], []
     for width in widths:
         net = made(build, width, least=2**62).to(torch.float64)
         some = some.to(torch.float64) if some.is_floating_point() else some
-        with torch.no_grad(), _Log() as log:
-            f = net(some)
+        try:
+            with torch.no_grad(), _Log() as log:
+                f = net(some)
+        except Exception as error:
+            raise ValueError(_failed(some, error)) from error
         logs.append(log.calls)
         shapes.append(_must_be_outputs(f, len(some)))
         _must_repeat(net, some, f)
@@ -178,6 +181,21 @@ def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
         for why in filter(None, (check(small, large) for check in _CHECKS)):
             raise ValueError(f"the network has no width limit here: {why}")
     return _told(shapes[0], len(some), widths, *logs)
+
+
+def _few(x: Tensor) -> Tensor:
+    """Some of the inputs (P, ..), of tokens those with the largest"""
+    return x[:FEW] if x.is_floating_point() else x[x.flatten(1).amax(1).argsort(descending=True, stable=True)[:FEW]]
+
+
+def _failed(x: Tensor, error: Exception) -> str:
+    remedy = f"its tokens go up to {int(x.max())}; give real numbers, x.double(), if it takes none"
+    if x.is_floating_point():
+        remedy = "give tokens as integers, x.long(), if it takes these" if bool((x == x.round()).all()) else ""
+    why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return f"the network's forward fails for x of shape {tuple(x.shape)} and {x.dtype} ({why})" + f"; {remedy}" * bool(
+        remedy
+    )
 
 
 def _told(

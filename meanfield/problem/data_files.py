@@ -21,7 +21,7 @@ from meanfield.problem.dataset import Dataset, split
 
 @checked
 def from_file(path: str | Path, targets: int | str | Sequence[str] = 1, n_test: int = 0) -> Dataset:
-    """A dataset from .npz (arrays x, y and optionally x_test, y_test) or .csv (a header that names the columns, then numbers).
+    """A dataset from .npz (arrays x, y, optionally x_test, y_test, of any shape) or .csv (a header that names the columns, then numbers).
 
     Columns are separated by commas, or by semicolons or tabs if the header has no comma. Nothing is unpickled.
     ValueError for other kinds and broken files, with line and column where a number is missing or none.

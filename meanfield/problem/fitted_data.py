@@ -33,8 +33,8 @@ def for_perceptron(data: Dataset, loss: Loss) -> Dataset:
     return replace(data, x=data.x.double(), x_test=None if data.x_test is None else data.x_test.double())
 
 
-def for_module(data: Dataset) -> Dataset:
-    """The data as they are. ValueError for integer inputs that are no tokens."""
+def must_suit_modules(data: Dataset) -> None:
+    """ValueError for integer inputs that are no tokens"""
     for name in ("x", "x_test"):
         x = getattr(data, name)
         if x is not None and not x.is_floating_point() and bool((x < 0).any()):
@@ -43,7 +43,6 @@ def for_module(data: Dataset) -> Dataset:
                 f"{name} holds integers, which a module is given as tokens, and those must not be negative: received "
                 f"{int(x[tuple(place)])} at position {place}; give {name}.double() if they are real numbers"
             )
-    return data
 
 
 def with_classes(data: Dataset, outputs: tuple[int, ...], loss: Loss) -> Dataset:

@@ -17,7 +17,7 @@ from meanfield.network.perceptron import Network
 from meanfield.network.roles import Role
 from meanfield.network.trial import Trial, tried
 from meanfield.problem.dataset import Dataset
-from meanfield.problem.fitted_data import for_perceptron
+from meanfield.problem.fitted_data import for_perceptron, must_suit_modules, with_classes
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import Scaling, mean_field
@@ -34,7 +34,7 @@ class Problem:
     """
 
     data: Dataset
-    """Samples to train on, and others to watch"""
+    """Samples to train on, and others to watch; classes of the cross-entropy of a module are kept as one-hot rows"""
     network: Network | Architecture | Callable[[int], nn.Module] = field(default_factory=Network)
     """A perceptron of equation 1; or any network: build(n) makes the torch module of width n, or an Architecture of it (equation 79)"""
     scaling: Scaling = field(default_factory=mean_field)
@@ -42,20 +42,19 @@ class Problem:
     training: Training = field(default_factory=Training)
     """On the mean loss, recorded at times that are the same for every solver (equation 2)"""
     loss: Loss | str = "squared"
-    """Averaged over the training samples"""
+    """Averaged over the training samples, and over their positions if outputs have some"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss(self.loss))
         if not isinstance(self.network, Network):
             object.__setattr__(self, "network", architecture(self.network))
-            shapes = self.trial.outputs if self.trial else (), tuple(self.data.y.shape[1:])
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"the network's outputs and y must have the same shape: received {shapes[0]} and {shapes[1]} for one sample"
-                )
+            must_suit_modules(self.data)
+            outputs = self.trial.outputs if self.trial else ()
+            object.__setattr__(self, "data", with_classes(self.data, outputs, self.loss_function))
         self.training.batches(self.data.samples)
         self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
-        object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
+        if isinstance(self.network, Network):
+            object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
 
     @property
     def loss_function(self) -> Loss:
@@ -64,7 +63,12 @@ class Problem:
     @cached_property
     def trial(self) -> Trial | None:
         """What a trial of a module on a few samples tells; None for a perceptron"""
-        return None if isinstance(self.network, Network) else tried(self.architecture.build, self.data.x)
+        if isinstance(self.network, Network):
+            return None
+        x = (
+            self.data.x if self.data.x.is_floating_point() else self.data.all_x
+        )  # of tokens the largest may be a watched one
+        return tried(self.architecture.build, x)
 
     @property
     def perceptron(self) -> Network:
