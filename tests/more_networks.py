@@ -17,6 +17,18 @@ class Normed(nn.Module):
         return self.out(torch.tanh(self.mix(F.silu(self.norm(self.read(x)), inplace=True))))
 
 
+class InPlace(nn.Module):
+    """Activations overwrite what they act on"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.mix, self.out = nn.Linear(64, n), nn.Linear(n, n), nn.Linear(n, 1)
+
+    def forward(self, x):
+        h = F.silu(self.read(x), inplace=True)
+        return self.out(F.silu(self.mix(h), inplace=True))
+
+
 class Odd(nn.Module):
     """Embeddings with padding, filters of several kinds, matrices of its own by three products, a weight that is met in two ways"""
 

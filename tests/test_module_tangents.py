@@ -12,7 +12,7 @@ from solvers.running.integrator import weighted
 from solvers.running.skeleton import Samples
 from tests.any_networks import Convolutional, Language, Recurrent, Residual, digits, text
 from tests.module_methods import SINGLE, limit, off, onwards, real
-from tests.more_networks import Normed, Odd, Other, Seen, tokens
+from tests.more_networks import InPlace, Normed, Odd, Other, Seen, tokens
 
 CASES = {
     "convolution": (Convolutional, lambda: digits(4, True)),
@@ -23,6 +23,7 @@ CASES = {
     "odd": (Odd, lambda: (tokens(), torch.ones(3, 6, dtype=torch.float64))),
     "vision": (Seen, lambda: (*digits(3, True)[:1], torch.ones(3, 2).double())),
     "second axis": (lambda n: Other(n, False), lambda: digits(4)),
+    "in place": (Architecture(InPlace, frozen=("read.*",)), lambda: digits(4)),
     "frozen": (Architecture(Residual, rate={"up.0.*": 3.0}, frozen=("read.*", "norms.1.*")), lambda: digits(4)),
 }
 
@@ -112,7 +113,7 @@ def test_tangent_kernels_predict_a_small_step_of_real_networks(case):
 
 
 @pytest.mark.parametrize(
-    "case", ["convolution", "residual", "language", "batch norm", "odd", "vision", "second axis", "frozen"]
+    "case", ["convolution", "residual", "language", "batch norm", "odd", "vision", "second axis", "in place", "frozen"]
 )
 def test_tangent_kernels_predict_a_small_step_of_the_limit(case, monkeypatch):
     build, data = CASES[case]

@@ -142,7 +142,7 @@ def _noted(weight: Watched, entered: Tensor, out: Tensor, use: Mapping[str, Any]
     """What left, with the call in the watch; embeddings that all samples share are spread over these"""
     watch, shared = weight.watch, None
     if torch.is_grad_enabled() and not out.requires_grad:
-        out.requires_grad_()
+        out = out + out.new_zeros(()).requires_grad_()  # no leaf, since the module may overwrite it
     if watch.samples is not None and not entered.is_floating_point() and len(entered) != watch.samples:
         shared = out = out.expand(watch.samples, *out.shape)
         entered = entered.expand(watch.samples, *entered.shape)
