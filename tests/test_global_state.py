@@ -13,6 +13,7 @@ import torch
 
 import meanfield as mf
 import solvers
+from meanfield.checking import own_numerics as own_numerics_module
 from meanfield.checking.own_numerics import own_numerics
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.measures.particle_measure import SobolPoints
@@ -137,6 +138,8 @@ def state():
         whole_precision(),
         switches(),
         torch.is_autocast_enabled("cpu"),
+        torch.backends.cudnn.deterministic,
+        [layer.fp32_precision for layer in own_numerics_module._LAYERS],
         torch.get_num_threads(),
         torch.is_anomaly_enabled(),
         torch.get_rng_state().tolist(),
@@ -297,6 +300,16 @@ def test_threads_side_by_side_keep_their_precision_and_the_last_returns_the_old_
             thread.join()
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_convolutions_of_a_gpu_keep_their_digits_and_their_order():
+    """Which torch's defaults do not: TF32, and sums in any order"""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, [layer.fp32_precision for layer in own_numerics_module._LAYERS]
+    with own_numerics():
+        assert cudnn.deterministic
+        assert not cudnn.allow_tf32
+    assert before == (cudnn.deterministic, [layer.fp32_precision for layer in own_numerics_module._LAYERS])
 
 
 def test_an_error_returns_what_was_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -13,6 +14,10 @@ from meanfield.checking import checks
 # of single backends, in torch since 2.9, beside set_float32_matmul_precision
 _MKLDNN = getattr(torch.backends.mkldnn, "matmul", None)
 _SWITCHES = [_MKLDNN, torch.backends.cuda.matmul] if _MKLDNN else []
+_CUDNN: Any = torch.backends.cudnn
+_LAYERS = [
+    getattr(_CUDNN, layer) for layer in ("conv", "rnn") if hasattr(_CUDNN, layer)
+]  # both, or torch cannot tell them as one
 
 
 class _Thread(threading.local):
@@ -22,6 +27,7 @@ class _Thread(threading.local):
 class _Process:
     calls = 0  # that go on at this moment, in all threads
     theirs: tuple[str, list[str]] | None = None  # the precision to return to
+    layers: tuple[bool, list[Any]] = (False, [])  # and what a GPU's convolutions do
 
 
 _thread, _process, _lock = _Thread(), _Process(), threading.Lock()
@@ -29,7 +35,7 @@ _thread, _process, _lock = _Thread(), _Process(), threading.Lock()
 
 @contextmanager
 def own_numerics() -> Iterator[None]:
-    """Within it float32 products keep all their digits, nothing is cast, and new tensors lie on the CPU unless their device is named.
+    """Within it float32 products and convolutions keep all their digits, a GPU repeats its sums in their order, nothing is cast, and new tensors lie on the CPU unless their device is named.
 
     Autocast and the default device belong to a thread, the precision of products to the process: the first of the calls that run side
     by side sets it, the last restores it.
@@ -70,15 +76,28 @@ def _full_precision() -> Iterator[None]:
             _process.theirs = None if {found[0], *found[1]} <= {"highest", "ieee", "none"} else found
             if _process.theirs:
                 torch.set_float32_matmul_precision("highest")  # and with it the switches
+            _process.layers = _CUDNN.deterministic, [layer.fp32_precision for layer in _LAYERS] or [_CUDNN.allow_tf32]
+            _set_layers(True, ["ieee" for _ in _LAYERS] or [False])
     try:
         yield
     finally:
         with _lock:
             _process.calls -= 1
+            if not _process.calls:
+                _set_layers(*_process.layers)
             if not _process.calls and _process.theirs:
                 torch.set_float32_matmul_precision(_process.theirs[0])
                 for switch, value in zip(_SWITCHES, _process.theirs[1], strict=True):
                     switch.fp32_precision = value
+
+
+def _set_layers(deterministic: bool, precision: list[Any]) -> None:
+    """Of cuDNN: by layer in torch since 2.9, before as a whole"""
+    _CUDNN.deterministic = deterministic
+    for layer, value in zip(_LAYERS, precision, strict=False):
+        layer.fp32_precision = value
+    if not _LAYERS:
+        _CUDNN.allow_tf32 = precision[0]
 
 
 def _precision() -> tuple[str, list[str]]:

@@ -25,6 +25,8 @@ from meanfield.network.activations import Activation
 _CUDA_ROWS = 2**18
 _CUDA_TERMS = 2**10
 _UNSAFE = {"-ffast-math", "-Ofast", "-funsafe-math-optimizations"}  # flags that flush to zero in the whole process
+# a C++ library that goes into KeOps' helper whole would mix with the one that torch has loaded, and end the process
+_APART = ("-Wl,--exclude-libs,ALL",) if sys.platform == "linux" else ()
 
 _lock = threading.Lock()  # concurrent KeOps calls return silently wrong values
 _state = {"broken": False}
@@ -72,7 +74,7 @@ def survives() -> bool:
 def probe() -> None:
     """Compile and run one KeOps sum on the GPU; the process ends with a status other than 0, or dies, where that does not work."""
     x = torch.linspace(-1, 1, 300, device="cuda").view(150, 2)
-    a = x[:, :1].contiguous()
+    a = x[:, :1].abs().contiguous()  # of one sign, as all terms: a sum that cancels would show its rounding
     reduction = _genred()("Square((w|x))*a", ["w=Vj(2)", "a=Vj(1)", "x=Vi(2)"], reduction_op="Sum", axis=1)
     torch.testing.assert_close(reduction(x, a, x), (x @ x.T).square() @ a)
 
@@ -87,7 +89,7 @@ def _warn_once(reason: str) -> None:
 def _genred() -> Any:
     """pykeops' Genred, or None. Imported late and quietly: the import can fail in many ways and breaks fork + CUDA."""
     flags = os.environ.get("CXXFLAGS")
-    os.environ["CXXFLAGS"] = " ".join(flag for flag in (flags or "").split() if flag not in _UNSAFE)
+    os.environ["CXXFLAGS"] = " ".join([*(flag for flag in (flags or "").split() if flag not in _UNSAFE), *_APART])
     os.environ.setdefault("PYKEOPS_VERBOSE", "0")
     os.environ.setdefault("KEOPS_VERBOSE", os.environ["PYKEOPS_VERBOSE"])  # pykeops 2.3 hands it on too late
     try:
