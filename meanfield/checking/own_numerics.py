@@ -35,7 +35,8 @@ _thread, _process, _lock = _Thread(), _Process(), threading.Lock()
 
 @contextmanager
 def own_numerics() -> Iterator[None]:
-    """Within it float32 products and convolutions keep all their digits, a GPU repeats its sums in their order, nothing is cast, and new tensors lie on the CPU unless their device is named.
+    """Within it float32 products and convolutions keep all their digits, convolutions of a GPU add in the same order every time, nothing is
+    cast, and new tensors lie on the CPU unless their device is named.
 
     Autocast and the default device belong to a thread, the precision of products to the process: the first of the calls that run side
     by side sets it, the last restores it.
