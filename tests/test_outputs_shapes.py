@@ -13,6 +13,7 @@ from meanfield.comparison.observables import observe
 from meanfield.network.architecture import architecture
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
+from meanfield.solution.two_time import TwoTimeKernel
 from solvers import CausalDMFT, FiniteWidth
 from solvers.dmft.module_limit import ModuleLimit
 from solvers.dmft.neurons import Population
@@ -210,7 +211,16 @@ def test_pictures_of_outputs_with_positions():
         np.testing.assert_array_equal(drawn[0], of[:, 0, 1, 3].numpy())
     mf.plot.outputs(nets, limit, samples=(0, 1))
     mf.plot.loss(nets, limit, test=True)
-    mf.plot.kernels(limit, name="tangent_kernel", steps=(-1,))
+    (panel,) = mf.plot.kernels(limit, name="tangent_kernel", steps=(-1,))
+    kernel = limit.tangent_kernel().numpy()
+    right = [[np.mean([kernel[p, c, q, c] for c in range(12)]) for q in range(2)] for p in range(2)]
+    np.testing.assert_allclose(panel.images[0].get_array(), right, rtol=1e-13)
+    rows = torch.randn(
+        1, 5, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )  # of samples and positions
+    seen = replace(limit, kernels={"Phi[out]": TwoTimeKernel((3,), rows)})
+    (panel,) = mf.plot.kernels(seen, name="Phi[out]", steps=(-1,))
+    np.testing.assert_allclose(panel.images[0].get_array(), (rows[0].T @ rows[0]).numpy(), rtol=1e-13)
     with pytest.raises(ValueError, match=r"output=12 does not exist: the outputs are 0..11"):
         mf.plot.outputs(nets, limit, samples=(0,), output=12)
     plt.close("all")

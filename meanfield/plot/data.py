@@ -60,10 +60,14 @@ def by_class(y: Tensor) -> tuple[np.ndarray, list[int]]:
 
 
 def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
-    """(P, P) the kernel at a step; with several outputs the mean over pairs of equal outputs. ValueError if not recorded."""
+    """(P, P) the kernel at a step; with several outputs the mean over pairs of equal outputs. ValueError if not recorded.
+
+    Of a module (Q, Q) over its rows, samples and their positions, where it has more of them.
+    """
     p, c = solution.problem.data.samples, solution.problem.data.outputs
-    kernel = solution.tangent_kernel(step) if name == "tangent_kernel" else solution.kernels[name].at(step)
-    if kernel.numel() > p * p:
+    tangent = name == "tangent_kernel"
+    kernel = solution.tangent_kernel(step) if tangent else solution.kernels[name].at(step)
+    if kernel.numel() > p * p and (tangent or solution.problem.trial is None):
         kernel = kernel.reshape(p, c, p, c).diagonal(dim1=1, dim2=3).mean(-1)
     return kernel.double().numpy()
 

@@ -20,7 +20,8 @@ from meanfield.solution.solution import Solution
 def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0, -1), ax: Any = None) -> np.ndarray:
     """Kernels ("Phi1", "G1", .., "tangent_kernel") as heat maps, one row per solution and one column per step.
 
-    Samples are sorted by target, with lines between classes. With several outputs: the mean over pairs of equal outputs.
+    Samples are sorted by target, with lines between classes. With several outputs: the mean over pairs of equal outputs. Kernels of
+    modules that see positions are over samples and their positions, as they come.
     """
     chosen = plot_data.several(solutions)
     maps = [(s, step, plot_data.kernel_matrix(s, name, step)) for s in chosen for step in steps]
@@ -29,15 +30,17 @@ def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0,
     signed = low < 0
     norm = CenteredNorm(0, max(-low, high)) if signed else Normalize(low, high)
     for i, (panel, (solution, step, kernel)) in enumerate(zip(axes, maps, strict=True)):
-        order, borders = plot_data.by_class(solution.problem.data.y)
+        by_sample = len(kernel) == solution.problem.data.samples
+        order, borders = plot_data.by_class(solution.problem.data.y) if by_sample else (np.arange(len(kernel)), [])
         colours = "RdBu_r" if signed else "viridis"
         picture = panel.imshow(kernel[np.ix_(order, order)], norm=norm, cmap=colours, interpolation="nearest")
         for line in (panel.axhline, panel.axvline):
             for border in borders:
                 line(border - 0.5, color="black" if signed else "white", linewidth=0.8)
         panel.set(xticks=[], yticks=[], title=f"{plot_data.who(solution)}, {plot_data.when(solution, step)}")
-        panel.set_xlabel("sample, by target" if i >= len(axes) - len(steps) else "")
-        panel.set_ylabel("sample, by target" if i % len(steps) == 0 else "")
+        rows = "sample, by target" if by_sample else "position in sample"
+        panel.set_xlabel(rows if i >= len(axes) - len(steps) else "")
+        panel.set_ylabel(rows if i % len(steps) == 0 else "")
     label = plot_data.described(name).split(",")[0]
     axes[0].figure.colorbar(picture, ax=list(axes), label=label, shrink=0.9).ax.set_ylim(low, high)
     return axes
