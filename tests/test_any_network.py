@@ -200,7 +200,7 @@ def test_a_file_asks_for_code_that_is_not_there_and_refuses_other_code(tmp_path,
         match=r"has other parameters.*received read.weight \(n x 64, input\) where the file has read.weight \(n x 8",
     ):
         mf.load(path, network=Linear)
-    monkeypatch.setattr("meanfield.network.recalled._MADE", {})
+    monkeypatch.setattr("meanfield.network.architecture._MADE", {})
     monkeypatch.delattr(any_networks, "Recurrent")
     with pytest.raises(
         ValueError,

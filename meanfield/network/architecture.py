@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from torch import nn
 
@@ -15,6 +16,7 @@ from meanfield.network.roles import Build, Description, Parameter, describe
 
 Patterned = tuple[tuple[str, float], ...]
 T = TypeVar("T")
+_MADE: WeakValueDictionary[int, Architecture] = WeakValueDictionary()  # by identity
 
 
 @checked
@@ -51,6 +53,7 @@ class Architecture:
         object.__setattr__(self, "rate", _pairs("rate", self.rate, found))
         object.__setattr__(self, "frozen", tuple(_fitting("frozen", pattern, found) for pattern in self.frozen))
         object.__setattr__(self, "name", self.name or getattr(self.build, "__name__", type(self.build).__name__))
+        _MADE[id(self)] = self
 
     def std(self, parameter: Parameter) -> float | None:
         """weight_std of a parameter; None for one that starts as its author starts it"""
@@ -64,6 +67,11 @@ class Architecture:
         if any(fnmatchcase(parameter.name, pattern) for pattern in self.frozen):
             return 0.0
         return _first(self.rate if isinstance(self.rate, tuple) else (), parameter, 1.0)
+
+
+def made() -> list[Architecture]:
+    """Those of this process that are in use"""
+    return list(_MADE.values())
 
 
 def architecture(network: Build | Architecture) -> Architecture:

@@ -6,19 +6,27 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakValueDictionary
 
 from meanfield.checking.warning import warn
-from meanfield.network.architecture import Architecture, architecture
+from meanfield.network.architecture import Architecture, architecture, made
 from meanfield.network.making import Build
 
-_MADE: WeakValueDictionary[str, Architecture] = WeakValueDictionary()  # of this process, by what is told of them
+
+class CodeMissing(ValueError):
+    """A network whose code this process does not have"""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.source = source
+        """Where it was, "package.module:Name"; empty where no import finds it"""
+        self.what = f"its network {name!r} is code, which files do not hold"
+        remedy = "import the module that has it first, or give the class or function, mf.load(path, network=Net)"
+        super().__init__(f"{self.what}: {remedy}")
 
 
 def told(network: Architecture) -> dict[str, Any]:
     """The builder's import path, the hash of its source, the table of parameters and the settings; `recalled` is the inverse."""
     found = network.description
-    kept = {
+    return {
         "name": network.name,
         "source": found.source,
         "digest": found.digest,
@@ -27,9 +35,6 @@ def told(network: Architecture) -> dict[str, Any]:
         "rate": network.rate,
         "frozen": network.frozen,
     }
-    if found.digest:
-        _MADE[json.dumps(kept)] = network
-    return kept
 
 
 def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None) -> Architecture:
@@ -38,15 +43,14 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
     ValueError where there is none, and for one with other parameters. UserWarning for one whose code has changed.
     """
     if given is None:
-        name, same = kept["source"] or kept["name"], _MADE.get(json.dumps(kept))
-        if same is not None:
-            return same
+        same = (
+            network for network in made() if kept["digest"] and _but_for_place(told(network)) == _but_for_place(kept)
+        )
+        if (network := next(same, None)) is not None:
+            return network
         given = _imported(kept["source"])
         if given is None:
-            raise ValueError(
-                f"its network {name!r} is code, which files do not hold: import the module that has it first, or give the class or "
-                "function, mf.load(path, network=Net)"
-            )
+            raise CodeMissing(kept["source"] or kept["name"], kept["source"])
     own = given if isinstance(given, Architecture) else architecture(given)
     asked, found = [list(map(str, row)) for row in kept["parameters"]], own.description.table()
     if asked != found:
@@ -63,6 +67,11 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
     if isinstance(given, Architecture):
         return own
     return Architecture(given, **{key: kept[key] for key in ("weight_std", "rate", "frozen", "name")})
+
+
+def _but_for_place(kept: Mapping[str, Any]) -> str:
+    """The same code is the same network in a script and in a module that is imported"""
+    return json.dumps({name: value for name, value in kept.items() if name != "source"})
 
 
 def _imported(source: str) -> Callable[[int], Any] | None:

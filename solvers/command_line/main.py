@@ -92,17 +92,18 @@ def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
         return None
     hints, texts, flags = get_type_hints(info.type), _texts(info.type), []
     if info.type is Network:
-        shown = {"name": "network", "prefix_name": False, "metavar": "MODULE:NAME"}
+        shown = {"name": "network", "prefix_name": False, "metavar": builders.NAMED}
         flags.append(_flag("which", str | None, None, builders.TOLD, **shown))
     for f in fields(info.type):
-        kind = Network if f.name == "network" else hints[f.name]
+        kind = Network if Network in _parts(hints[f.name]) else hints[f.name]
         default = tyro.MISSING_NONPROP if f.default is MISSING else f.default
         if is_dataclass(kind):
             titled = "" if kind in (Problem, Dataset, Network, Scaling) else texts[f.name]
             nested: Any = Annotated[kind, tyro.conf.arg(name="" if kind is Problem else None, help=titled)]
             flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
         elif f.name not in _HIDDEN | _IN_COMMANDS.get(info.type, set()):
-            flags.append(_flag(f.name, kind, default, texts[f.name], f.metadata.get("positional", False)))
+            shown = {"metavar": f.metadata["metavar"]} if "metavar" in f.metadata else {}
+            flags.append(_flag(f.name, kind, default, texts[f.name], f.metadata.get("positional", False), **shown))
     return StructConstructorSpec(_refusing(builders.network if info.type is Network else info.type), tuple(flags))
 
 

@@ -15,6 +15,7 @@ from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.files import storage
 from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution
+from solvers.command_line.builders import Reads, loaded
 from solvers.dmft.certificate import planned, residual
 from solvers.running.failures import SolverError
 from solvers.running.keeping import DONE, ELSEWHERE, free, keep
@@ -22,7 +23,7 @@ from solvers.two_layer.predicted_variance import predicted_variance
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Reads):
     """Deviation of networks from their limit: print the table, keep the report and a picture of it."""
 
     limits: tuple[Path, ...]
@@ -40,7 +41,7 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Reads):
     """Draw kept runs or a kept report as .png pictures; a limit and its networks are drawn together."""
 
     files: tuple[Path, ...] = field(metadata={"positional": True})
@@ -50,7 +51,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Certify:
+class Certify(Reads):
     """Print the certificate of a kept DMFT solution: what one application of the self-consistent map changes, beside its noise.
 
     Ends with 1 if the solution is not consistent.
@@ -71,7 +72,7 @@ class Certify:
 
 
 def _certify(asked: Certify) -> int:
-    (solution,) = _runs(_loaded((asked.file,)))
+    (solution,) = _runs(_loaded((asked.file,), asked.network))
     plan = planned(solution, asked.samples, steps=asked.steps)
     print(plan, flush=True)
     if asked.dry_run:
@@ -87,7 +88,7 @@ def _compare(asked: Compare) -> int:
     storage.writable(asked.out)
     for path in (asked.out, asked.out.with_suffix(".png")):
         free(path, asked.overwrite)
-    nets, limits = _runs(_loaded(asked.nets)), _runs(_loaded(asked.limits))
+    nets, limits = (_runs(_loaded(paths, asked.network)) for paths in (asked.nets, asked.limits))
     predicted = predicted_variance(limits[0].problem).train if asked.predict else None
     report = deviation(nets, limits, asked.names, predicted)
     path = keep(report, asked.out)
@@ -99,7 +100,7 @@ def _compare(asked: Compare) -> int:
 
 
 def _plot(asked: Plot) -> int:
-    results, plot = _loaded(asked.files), _plots()
+    results, plot = _loaded(asked.files, asked.network), _plots()
     first, only = asked.files[0], next(iter(results.values()))
     folder = asked.out or (first if first.is_dir() else first.parent)
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,13 +150,13 @@ def _plots() -> Any:
     return plot
 
 
-def _loaded(paths: Sequence[Path]) -> dict[Path, Any]:
+def _loaded(paths: Sequence[Path], network: str | None) -> dict[Path, Any]:
     found = [inner for path in paths for inner in (sorted(path.glob("*.nc")) if path.is_dir() else [path])]
     if not found:
         raise ValueError(
             f"no .nc files in {', '.join(map(str, paths)) or 'nothing'}: give files or folders that hold some"
         )
-    return {path: storage.load(path) for path in found}
+    return {path: loaded(path, network) for path in found}
 
 
 def _runs(results: Mapping[Path, Any]) -> list[Solution]:

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from meanfield.checking import checks
-from meanfield.files import storage
 from meanfield.solution.solution import Given, Solution
+from solvers.command_line.builders import Reads, loaded
 from solvers.command_line.limits import Command, Run, run
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
 from solvers.finite.finite_width import FiniteWidth
 from solvers.finite.width_sweep import end_with_parent, network_file, width_sweep
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
-from solvers.running.keeping import DONE, ELSEWHERE, readable, solve, told
+from solvers.running.keeping import DONE, ELSEWHERE, solve, told
 from solvers.running.rehearsal import together
 from solvers.running.solver import Solver
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit
@@ -75,7 +75,7 @@ class Sweep(Command):
 
 
 @dataclass(frozen=True)
-class Resume:
+class Resume(Reads):
     """Go on with a kept run: to its end if it was interrupted, or for more steps."""
 
     file: Path = field(metadata={"positional": True})
@@ -103,9 +103,9 @@ def _net(asked: Net) -> int:
 def _resume(asked: Resume) -> int:
     finished = asked.file.with_name(re.sub(r"\.(partial(-\d+)?|checkpoint)\.nc$", ".nc", asked.file.name))
     if not asked.file.exists() and finished.exists():
-        print(f"{readable(finished)}\n{asked.file} is gone: its run is kept in {finished}")
+        print(f"{loaded(finished, asked.network)}\n{asked.file} is gone: its run is kept in {finished}")
         return DONE
-    earlier = storage.load(asked.file)
+    earlier = loaded(asked.file, asked.network)
     if not isinstance(earlier, Solution):
         raise ValueError(f"{asked.file} holds a {type(earlier).__name__}: a run is needed here")
     values = {name: value for name, value in earlier.solver.items() if name != "name"}
