@@ -126,6 +126,21 @@ def test_the_limit_takes_tokens_and_classes_and_is_kept(tmp_path):
     assert mf.load(mf.save(found, tmp_path / "limit.nc")) == found
 
 
+@pytest.mark.parametrize(
+    "solver", [FiniteWidth(8), CausalDMFT(samples=64, keep_state=True)], ids=lambda s: type(s).__name__
+)
+def test_a_run_with_positions_and_masks_goes_on_bit_for_bit(solver):
+    x, y = torch.tensor([[0, 1, 5], [2, 0, 3], [4, 4, 1]]), torch.tensor([[1, -1, 3], [-1, -1, -1], [0, 2, 2]])
+    training = mf.Training(0.5, 6, batch_size=1, momentum=0.5)  # a batch may hold nothing that is counted
+    problem = mf.Problem(mf.Dataset(x, y, x[:1]), Three, training=training, loss="cross_entropy")
+    whole, part = solver(problem), solver(problem.with_steps(2))
+    assert torch.equal(solver.resume(part, 4).f, whole.f)
+    assert torch.equal(solver.resume(part, 4).f_test, whole.f_test)
+    assert torch.isfinite(whole.loss).all()
+    estimate = solver.estimate(problem)
+    assert estimate.seconds > 0
+
+
 # ---- solutions -------------------------------------------------------------------------------------------------------
 
 
