@@ -42,6 +42,11 @@ def slope(x: Any, y: Any) -> float:
     return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])
 
 
+def power(report: mf.DeviationReport) -> float:
+    """The power p of the deviations ~ N^p, in the mean over what a report has."""
+    return slope(report.widths, np.exp(np.mean([np.log(d.deviation) for d in report.observables.values()], axis=0)))
+
+
 def approach(nets: Sequence[mf.Solution], limit: mf.Solution, report: mf.DeviationReport, test: bool = False) -> Any:
     """Networks of some widths approaching their limit: losses against time, and the deviations of a report against width."""
     _, (left, right) = plt.subplots(1, 2, figsize=(9.8, 3.9), layout="constrained")

@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor, nn
 
 import meanfield as mf
-from examples import approach, folder, keep
+from examples import approach, folder, keep, power
 from solvers import CausalDMFT, FiniteWidth
 
 
@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:
     """Solve the limit and train networks; quick: fewer and narrower ones."""
-    widths, seeds, points = ((16, 32, 64), 6, 6) if quick else ((64, 256, 1024), 8, 16)
+    widths, seeds, points = ((32, 64, 128), 6, 6) if quick else ((64, 256, 1024), 8, 16)
     training = mf.Training(learning_rate=0.3, steps=8 if quick else 30)
     problem = mf.Problem(mf.digits((0, 1), points, points), Net, mf.mean_field(1.0), training)
     limit = CausalDMFT(2**9 if quick else 2**11, groups=2 if quick else 4)(problem)
@@ -43,7 +43,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     print(report)
     if out is not None:
         keep(approach(nets, limit, report, test=True), folder(out) / "convolutional.png")
-    return {"power": report["f"].exponents["deviation"].slope}
+    return {"power": power(report)}
 
 
 if __name__ == "__main__":

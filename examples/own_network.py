@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor, nn
 
 import meanfield as mf
-from examples import approach, folder, keep
+from examples import approach, folder, keep, power
 from solvers import CausalDMFT, FiniteWidth
 
 
@@ -40,7 +40,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     print(report)
     if out is not None:
         keep(approach(nets, limit, report, test=True), folder(out) / "own_network.png")
-    return {"power": report["f"].exponents["deviation"].slope}
+    return {"power": power(report)}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tests.running import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FILES = [path for top in ("meanfield", "solvers", "tests", "docs", "examples") for path in (ROOT / top).rglob("*.py")]
-YOURS = {"script.py"}  # the reader's
+YOURS = {"script.py", "mynets.py"}  # the reader's
 PATHS = r"(?<![\w./])(?:(?:meanfield|solvers|tests|docs|examples)/[\w./*]*[\w/]|[\w/]+\.py)\b"
 
 
@@ -39,6 +39,13 @@ def defined():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_and_links_of_a_page_exist(page):
     assert list(lost(page, page.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_exist(page):
+    code = "\n".join(path.read_text(encoding="utf-8") for path in FILES if path.parent == ROOT / "tests")
+    named = set(re.findall(r"`(test_\w+_\w+_\w+)`", page.read_text(encoding="utf-8")))
+    assert named - set(re.findall(r"^def (test_\w+)\(", code, re.MULTILINE)) == set()
 
 
 def test_what_leads_nowhere_is_found():

@@ -1,4 +1,4 @@
-"""The code of README.md runs, one block after the other, at small sizes, and prints what it says."""
+"""The code of README.md and of docs/networks.md runs, one block after the other, at small sizes, and prints what it says."""
 
 import math
 import re
@@ -11,7 +11,9 @@ from tests.running import ROOT
 
 matplotlib.use("Agg")
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+PAGES = ("README.md", "docs/networks.md")
+CODE = r"```python\n(.*?)```"
+BLOCKS = [b for page in PAGES for b in re.findall(CODE, (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)]
 SMALLER = [  # what each block says, and what is run instead
     {"groups=4": "256, groups=2", "(64, 256, 1024)": "(8, 32)", "seeds=16": "seeds=3", "steps=40": "steps=3"},
     {
@@ -23,6 +25,7 @@ SMALLER = [  # what each block says, and what is run instead
         "steps=60": "steps=3",
     },
     {"mf.Network(3, ": "mf.Network(2, "},
+    {},
 ]
 
 
@@ -37,7 +40,7 @@ def ran(tmp_path_factory):
             for said, run in smaller.items():
                 assert said in block
                 block = block.replace(said, run)
-            exec(compile(block, "README.md", "exec"), names)
+            exec(compile(block, "page", "exec"), names)
     matplotlib.pyplot.close("all")
     return printed, names, folder
 
@@ -56,3 +59,10 @@ def test_its_report_is_kept_and_its_kernels_are_those_of_the_data(ran):
     assert mf.load(folder / "digits.nc") == printed[1]
     assert names["ntk"].shape == (4, 4)
     assert math.isfinite(names["prediction"].mean.sum())
+
+
+def test_its_architecture_says_what_its_page_says(ran):
+    calm = ran[1]["problem"].architecture
+    by_name = {p.name: p for p in calm.description}
+    assert (calm.name, calm.std(by_name["mix.weight"]), calm.std(by_name["read.weight"])) == ("calm", 0.5, 1.0)
+    assert [calm.rate_of(by_name[name]) for name in ("read.bias", "norm.weight", "out.weight")] == [0.1, 0.0, 1.0]
