@@ -1,6 +1,7 @@
 """Networks written as torch modules, asked as problems: their limit, their finite widths, their files."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -227,3 +228,67 @@ def test_builders_with_settings_are_told_apart():
     tanh, relu = (problem(partial(any_networks.Perceptron, inputs=64, phi=phi)) for phi in (torch.tanh, torch.relu))
     assert tanh != relu
     assert tanh == problem(partial(any_networks.Perceptron, inputs=64, phi=torch.tanh))
+
+
+# -- tensors that the user names -----------------------------------------------------------------------------------------
+
+
+class Attending(nn.Module):
+    """Four rows of sixteen pixels that look at each other"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.q, self.k = (
+            nn.Linear(16, n, bias=False),
+            nn.Linear(n, n, bias=False),
+            nn.Linear(n, n, bias=False),
+        )
+        self.weights, self.out = nn.Softmax(-1), nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        h = torch.tanh(self.read(x.reshape(-1, 4, 16)))
+        return self.out((self.weights(self.q(h) @ self.k(h).mT * 8 / h.shape[-1]) @ h).mean(1))
+
+
+def size(net, x):
+    return torch.tanh(net.read(x.reshape(-1, 4, 16))).square().mean(-1)
+
+
+def test_named_tensors_are_kept_compared_pooled_and_saved(tmp_path):
+    """Those of networks approach the limit's by 1/sqrt(N); what training does to them is seen"""
+    asked = problem(mf.Architecture(Attending, record={"attention": "weights", "size": size}), 12)
+    asked = mf.Problem(asked.data, asked.network, mf.mean_field(2.0), mf.Training(1.0, 12))
+    limits = [CausalDMFT(2048, seed=seed, keep_state=True)(asked) for seed in (0, 1)]
+    first, last = limits[0].recorded["attention"]
+    assert limits[0].recorded["attention"].shape == (2, 6, 4, 4)
+    assert limits[0].recorded["size"].shape == (2, 6, 4)
+    torch.testing.assert_close(first.sum(-1), torch.ones(6, 4))
+    torch.testing.assert_close(first, torch.full((6, 4, 4), 0.25), rtol=0, atol=0.06)  # q.k/n vanishes at the start
+    assert float((last - first).abs().max()) > 0.02
+    nets = width_sweep(asked, (64, 256), 8, folder=tmp_path)
+    report = mf.deviation(nets, limits)
+    for name in ("attention", "size"):
+        small, large = report[name].deviation
+        assert large < 0.75 * small
+        assert mf.pooled(limits).standard_errors[name].shape == limits[0].recorded[name].shape
+    kept = mf.load(mf.save(limits[0], tmp_path / "limit.nc"))
+    assert kept == limits[0]
+    half = replace(CausalDMFT(2048, keep_state=True), snapshots=(0,))(asked.with_steps(6))
+    whole = CausalDMFT(2048, keep_state=True).resume(
+        mf.load(mf.save(half, tmp_path / "half.nc"), network=asked.network), 6
+    )
+    torch.testing.assert_close(whole.recorded["attention"], limits[0].recorded["attention"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({"h": "read"}, r"'h' has an axis of neurons: received the shapes \(3, 4, 48\) and \(3, 4, 96\)"),
+        ({"a": "attention"}, r"must be the path of a module: received 'attention'; known: read, q, k, weights, out"),
+        ({"a": lambda net, x: 1}, "'a' must be a tensor of real numbers: received 1"),
+        ({"two words": "weights"}, "must have words as names: received 'two words'"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_early(record, why):
+    with pytest.raises(ValueError, match=why):
+        problem(mf.Architecture(Attending, record=record))

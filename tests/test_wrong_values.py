@@ -118,6 +118,7 @@ def calls(folder: Path) -> dict[str, Call]:
                 "rate": {"*": 0.5},
                 "frozen": ("2.*",),
                 "name": "mine",
+                "record": {"h": "2"},
             },
         ),
         "ConvNetwork": Call(mf.ConvNetwork, _fields(mf.ConvNetwork())),

@@ -56,7 +56,7 @@ def deviation(
     problem = limits[0].problem
     distances = {*problem.keys("h"), "measure"}
     for name in names:
-        checks.lookup("observable", name, {**observables(problem), **dict.fromkeys(distances)})
+        checks.lookup("observable", name, {**observables(limits[0]), **dict.fromkeys(distances)})
     rng = np.random.default_rng(checks.seed("seed", seed))
     by_name = {
         name: _distance(name, by_width, limits, rng) if name in distances else _decompose(name, by_width, limits)

@@ -11,16 +11,17 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import Key
 from meanfield.problem.dataset import for_tests
-from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import recorded
 
 
-def observables(problem: Problem) -> dict[str, Callable[[Solution], Tensor]]:
-    """The known observables of a problem; each gives a flat float64 tensor.
+def observables(solution: Solution) -> dict[str, Callable[[Solution], Tensor]]:
+    """The known observables of a solution, recorded or not; each gives a flat float64 tensor.
 
-    Outputs and losses over the whole run; kernels at the last snapshot.
+    Outputs and losses over the whole run; kernels, and what an architecture records, at the last snapshot.
     """
+    problem = solution.problem
+    named = {name: lambda s, name=name: _flat(s.recorded[name][-1]) for name in solution.recorded}
     kernels = {key: lambda s, key=key: _flat(s.kernels[key].at()) for key in problem.keys("Phi", "G")}
     return {
         "loss": lambda s: _flat(s.loss),
@@ -28,13 +29,13 @@ def observables(problem: Problem) -> dict[str, Callable[[Solution], Tensor]]:
         "f": lambda s: _flat(s.f),
         "f_test": lambda s: _flat(for_tests(s.f_test)),
         "tangent_kernel": lambda s: _flat(s.tangent_kernel()),
-    } | kernels
+    } | (kernels | named)
 
 
 @checked
 def observe(solution: Solution, name: str) -> Tensor:
     """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
-    return checks.lookup("observable", name, observables(solution.problem))(solution)
+    return checks.lookup("observable", name, observables(solution))(solution)
 
 
 def recorded_observables(solution: Solution) -> tuple[str, ...]:
@@ -47,7 +48,7 @@ def recorded_observables(solution: Solution) -> tuple[str, ...]:
         lacking.add("test_loss")
     if not solution.has_tangent:
         lacking.add("tangent_kernel")
-    return tuple(name for name in observables(problem) if name not in lacking)
+    return tuple(name for name in observables(solution) if name not in lacking)
 
 
 def has_preactivations(solution: Solution, layer: int | str) -> bool:

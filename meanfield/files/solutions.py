@@ -184,6 +184,8 @@ def _pack_records(solution: Solution, arrays: Arrays) -> None:
         columns = _COLUMNS.get(parts(name)[0])
         dims = f"snapshot {columns} {columns}_2" if columns else _SOLUTION.get(name, ("", ""))[0]
         arrays.put(f"error_{name}", value, dims, f"standard error of {name}")
+    for name, value in solution.recorded.items():
+        arrays.put(f"recorded_{name}", value, meaning=f"{name}, which the architecture records")
     for name, value in solution.fields.items():
         arrays.put(f"field_{name}", value, f"snapshot neuron {_COLUMNS[Key.of(name).kind]}", f"{name} of each neuron")
     steps = sorted(solution.particles)
@@ -225,6 +227,7 @@ def _unpack_solution(stored: Stored, settings: Mapping[str, Any]) -> Solution:
         tangent=tangent,
         particles=particles,
         fields=fields,
+        recorded=dict(_prefixed(stored, "recorded_")),
         stats=settings["stats"],
         recorded_steps=tuple(stored["step"].tolist()),
     )

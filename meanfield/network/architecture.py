@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.network.recording import Recorded
 from meanfield.network.roles import Build, Description, Parameter, describe
 
 Patterned = tuple[tuple[str, float], ...]
@@ -39,6 +40,9 @@ class Architecture:
     """Patterns of parameters that stay as they start."""
     name: str = ""
     """For tables and files; the builder's own, unless it is given."""
+    record: Mapping[str, str | Callable[[nn.Module, Tensor], Tensor]] | Recorded = field(default=(), compare=False)
+    """{name: what} that snapshots keep beside the kernels, without an axis of neurons: the path of a submodule, e.g. "blocks.0.attention",
+    for its output, or a function of (module, x)."""
     description: Description = field(init=False, repr=False)
     """Parameters and their roles, found when it is made."""
 
@@ -52,8 +56,15 @@ class Architecture:
         )
         object.__setattr__(self, "rate", _pairs("rate", self.rate, found))
         object.__setattr__(self, "frozen", tuple(_fitting("frozen", pattern, found) for pattern in self.frozen))
+        record = self.record.items() if isinstance(self.record, Mapping) else self.record
+        object.__setattr__(self, "record", tuple((_word(name), what) for name, what in record))
         object.__setattr__(self, "name", self.name or getattr(self.build, "__name__", type(self.build).__name__))
         _MADE[id(self)] = self
+
+    @property
+    def recordings(self) -> Recorded:
+        """`record` as pairs"""
+        return tuple(self.record.items() if isinstance(self.record, Mapping) else self.record)
 
     def std(self, parameter: Parameter) -> float | None:
         """weight_std of a parameter; None for one that starts as its author starts it"""
@@ -88,6 +99,13 @@ def _pairs(what: str, given: object, description: Description) -> Patterned:
         raise ValueError(f"{what} must be a mapping of patterns to numbers: received {checks.shown(given)}")
     pairs = given.items() if isinstance(given, Mapping) else given
     return tuple((_fitting(what, p, description), checks.positive(f"{what}[{p!r}]", value)) for p, value in pairs)
+
+
+def _word(name: str) -> str:
+    """A name by which something is recorded, and kept in files; ValueError for one that is no word"""
+    if not name.isidentifier():
+        raise ValueError(f"record must have words as names: received {name!r}")
+    return name
 
 
 def _fitting(what: str, pattern: object, description: Description) -> str:

@@ -12,97 +12,35 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from meanfield.network.making import Build, made
+from meanfield.network.recording import Recorded, recorded
 
 FEW = 3  # samples
-_EXTREME = (
-    "max",
-    "min",
-    "amax",
-    "amin",
-    "argmax",
-    "argmin",
-    "sort",
-    "argsort",
-    "topk",
-    "kthvalue",
-    "median",
-    "mode",
-    "aminmax",
+
+
+def _words(*lines: str) -> frozenset[str]:
+    """Names of torch's functions"""
+    return frozenset(word for line in lines for word in line.split())
+
+
+_EXTREME = _words(
+    "max min amax amin argmax argmin sort argsort topk kthvalue median mode aminmax quantile",
+    "cummax cummin cumsum cumprod prod logsumexp logcumsumexp",
 )
-_EXTREME += ("quantile", "cummax", "cummin", "cumsum", "cumprod", "prod", "logsumexp", "logcumsumexp")
-_SHARES = ("softmax", "log_softmax", "softmin", "gumbel_softmax", "normalize")
-_PARTS = ("__getitem__", "narrow", "select", "index_select", "take", "gather", "split", "unbind", "take_along_dim")
-_MASKS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+_SHARES = _words("softmax log_softmax softmin gumbel_softmax normalize")
+_PARTS = _words("__getitem__ narrow select index_select take gather split unbind take_along_dim")
+_MASKS = _words("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout")
+_KINKED = _words(
+    "relu relu_ relu6 leaky_relu prelu rrelu threshold hardtanh hardshrink softshrink hardsigmoid hardswish abs absolute sign",
+    "clamp clip clamp_min clamp_max where maximum minimum max_pool1d max_pool2d max_pool3d boolean_dispatch l1_loss",
+)
+_LINEAR = _words(  # in the fields
+    "linear conv1d conv2d conv3d embedding add __add__ __radd__ __iadd__ sub __sub__ neg __neg__ mul __mul__ __rmul__ div __truediv__",
+    "mean sum flatten reshape view unsqueeze squeeze transpose permute movedim contiguous __getitem__ size dim stack cat unbind",
+    "avg_pool1d avg_pool2d adaptive_avg_pool2d is_floating_point to double float",
+)
 _ATTENTION = (
     "scaled_dot_product_attention divides its logits by sqrt(n): trained, they grow with the width. Divide by n: "
     "a = (q @ k.transpose(-1, -2) / q.shape[-1]).softmax(-1), then a @ v, or give scale=1 / q.shape[-1]"
-)
-
-
-# by the names of torch's functions: what has a kink, and what is linear in the fields
-_KINKED = (
-    "relu",
-    "relu_",
-    "relu6",
-    "leaky_relu",
-    "prelu",
-    "rrelu",
-    "threshold",
-    "hardtanh",
-    "hardshrink",
-    "softshrink",
-)
-_KINKED += ("hardsigmoid", "hardswish", "abs", "absolute", "sign", "clamp", "clip", "clamp_min", "clamp_max", "where")
-_KINKED += ("maximum", "minimum", "max_pool1d", "max_pool2d", "max_pool3d", "boolean_dispatch", "l1_loss")
-_LINEAR = (
-    "linear",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "embedding",
-    "add",
-    "__add__",
-    "__radd__",
-    "__iadd__",
-    "sub",
-    "__sub__",
-)
-_LINEAR += (
-    "neg",
-    "__neg__",
-    "mul",
-    "__mul__",
-    "__rmul__",
-    "div",
-    "__truediv__",
-    "mean",
-    "sum",
-    "flatten",
-    "reshape",
-    "view",
-)
-_LINEAR += (
-    "unsqueeze",
-    "squeeze",
-    "transpose",
-    "permute",
-    "movedim",
-    "contiguous",
-    "__getitem__",
-    "size",
-    "dim",
-    "stack",
-)
-_LINEAR += (
-    "cat",
-    "unbind",
-    "avg_pool1d",
-    "avg_pool2d",
-    "adaptive_avg_pool2d",
-    "is_floating_point",
-    "to",
-    "double",
-    "float",
 )
 
 
@@ -150,12 +88,12 @@ class _Log(TorchFunctionMode):
         return result
 
 
-def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
-    """What a network does with a few of the inputs x (P, ...).
+def tried(build: Build, x: Tensor, record: Recorded = (), widths: tuple[int, int] = (48, 96)) -> Trial:
+    """What a network does with a few of the inputs x (P, ...), of which a tensor that is to be recorded must have no axis of neurons.
 
     ValueError for a `forward` that has no width limit, keeps state, draws numbers, or whose outputs do not begin with the samples.
     """
-    some, logs, shapes = _few(x), [], []
+    some, logs, shapes, kept = _few(x), [], [], []
     for width in widths:
         net = made(build, width, least=2**62).to(torch.float64)
         some = some.to(torch.float64) if some.is_floating_point() else some
@@ -167,6 +105,13 @@ def tried(build: Build, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
         logs.append(log.calls)
         shapes.append(_must_be_outputs(f, len(some)))
         _must_repeat(net, some, f)
+        kept.append({name: tuple(found.shape) for name, found in recorded(net, record, some).items()})
+    for name, shape in kept[0].items():
+        if shape != kept[1][name]:
+            raise ValueError(
+                f"what is recorded as {name!r} has an axis of neurons: received the shapes {shape} and {kept[1][name]} at widths "
+                f"{widths[0]} and {widths[1]}; average over neurons"
+            )
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"the network's outputs grow with its width: received {shapes[0]} at width {widths[0]} and {shapes[1]} at width {widths[1]}; "
@@ -213,7 +158,7 @@ def _told(
         max(0.0, made - slope * widths[0]),
         slope,
         kept,
-        bool(names & {*_KINKED}),
+        bool(names & _KINKED),
         all(map(_is_linear, small, large)),
     )
 
@@ -279,7 +224,7 @@ def _axis(call: _Call, default: int | None) -> int | None:
 
 def _extreme(small: _Call, large: _Call) -> str:
     of_two = small.name in ("max", "min") and len(small.given) == 2  # neuron by neuron
-    if small.name not in _EXTREME + _SHARES or len(small.given) < 1 or of_two:
+    if small.name not in _EXTREME | _SHARES or len(small.given) < 1 or of_two:
         return ""
     wide, dims = _wide(small.given[0], large.given[0]), len(small.given[0])
     axis = _axis(small, -1 if small.name in (*_SHARES, "sort", "argsort", "topk", "kthvalue", "mode") else None)

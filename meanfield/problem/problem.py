@@ -65,10 +65,9 @@ class Problem:
         """What a trial of a module on a few samples tells; None for a perceptron"""
         if isinstance(self.network, Network):
             return None
-        x = (
-            self.data.x if self.data.x.is_floating_point() else self.data.all_x
-        )  # of tokens the largest may be a watched one
-        return tried(self.architecture.build, x)
+        # of tokens the largest may be a watched one
+        x = self.data.x if self.data.x.is_floating_point() else self.data.all_x
+        return tried(self.architecture.build, x, self.architecture.recordings)
 
     @property
     def perceptron(self) -> Network:

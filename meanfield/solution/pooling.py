@@ -45,6 +45,7 @@ def pooled(solutions: Sequence[Solution], solver: Mapping[str, Any] | None = Non
         steps = [step for step in first.snapshots if step in kernel.steps]
         if steps:
             mean(name, [torch.stack([s.kernels[name].at(t) for t in steps]) for s in solutions])
+    own = {name: mean(name, [s.recorded[name] for s in solutions]) for name in first.recorded}
     return replace(
         first,
         solver=dict(solver or first.solver),
@@ -56,6 +57,7 @@ def pooled(solutions: Sequence[Solution], solver: Mapping[str, Any] | None = Non
         standard_errors=errors,
         tangent=tangents,
         particles={},
+        recorded=own,
         fields={name: torch.cat([s.fields[name] for s in solutions], 1) for name in first.fields},
         stats=dict(first.stats) | {"seconds": sum(s.stats.get("seconds", 0.0) for s in solutions)},
     )
@@ -70,7 +72,11 @@ def _check(solutions: Sequence[Solution]) -> None:
     for s in solutions[1:]:
         if s.problem != first.problem or s.solver.get("name") != first.solver.get("name"):
             raise ValueError("solutions of different problems or solvers cannot be pooled")
-        alike = s.kernels.keys() == first.kernels.keys() and s.fields.keys() == first.fields.keys()
+        alike = (
+            s.recorded.keys() == first.recorded.keys()
+            and s.kernels.keys() == first.kernels.keys()
+            and s.fields.keys() == first.fields.keys()
+        )
         if s.f.shape != first.f.shape or s.snapshots != first.snapshots or not alike:
             raise ValueError(
                 f"pooled solutions must share their steps and snapshots: received {s.steps} steps with snapshots {s.snapshots} "

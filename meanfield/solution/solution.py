@@ -95,6 +95,8 @@ class Solution:
     """Two-layer solutions only, the measure at each snapshot"""
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     """"h1".. (snapshots, N, P) of finite networks and of CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks"""
+    recorded: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the module's Architecture records, by name, (snapshots, P, ..)"""
     stats: Mapping[str, Any] = field(default_factory=dict)
     """Seconds and threads of the last stretch, engine, ranks, .."""
     recorded_steps: Sequence[int] = ()
@@ -128,7 +130,7 @@ class Solution:
             and all(getattr(self, key) == getattr(other, key) for key in keys)
             and all(
                 _equal(getattr(self, key), getattr(other, key))
-                for key in ("f", "f_test", "tangent_kernels", "state", "fields", "standard_errors")
+                for key in ("f", "f_test", "tangent_kernels", "state", "fields", "recorded", "standard_errors")
             )
         )
 

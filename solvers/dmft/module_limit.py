@@ -6,7 +6,7 @@ Activations, norms, attention and averages over neurons stay the module's own to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -171,6 +171,17 @@ class ModuleLimit(Method):
         """Those of the coefficients that `noted` gives, by their names"""
         return bases(passed, self.layers, self.ends)
 
+    def recorded(self, state: State) -> dict[str, Tensor]:
+        """What the architecture records at the training points, by name; what that reveals of the matrices is kept"""
+        record, x = self.network.recordings, self.data.x
+        learned = dict(zip(self.learning, state, strict=False))
+        scales = dict(zip(self.learning, state[-1].tolist(), strict=True))
+        own = dict(zip(self.own, state[len(self.learning) : -1], strict=True)) | self.fixed.theta
+        weights = {name: theta * self.units[name].multiplier for name, theta in own.items()}
+        ask = lambda given: self.skeleton.recorded(given, record, x)  # noqa: E731
+        with torch.no_grad():
+            return self._outputs(weights, learned, scales, x, self._nowhere, ask=ask) if record else {}
+
     def tangent_kernel(self, state: State) -> Tensor:
         """K (P, C, P, C) at the training points, for the C outputs of a sample in the order of f.flatten(1) (equation 90); what it reveals
         of the matrices is forgotten. Memory: `tangent_bytes`.
@@ -242,7 +253,9 @@ class ModuleLimit(Method):
         x: Tensor,
         record: Record,
         watch: Watch | None = None,
-    ) -> Tensor:
+        ask: Callable[[dict[str, Tensor]], Any] | None = None,
+    ) -> Any:
+        """Its outputs; or what `ask` makes of its parameters"""
         given, empty = dict(weights), self.like.new_zeros(0, 0)
         for name, directions in self.fixed.directions.items():
             given[name] = Narrow.of(directions, given[name])
@@ -257,7 +270,7 @@ class ModuleLimit(Method):
             )
             given[name] = Matrix.of(met, p.shape(self.width), self.like.dtype)
         with written_for(self.like):
-            return self.skeleton(given, x)
+            return self.skeleton(given, x) if ask is None else ask(given)
 
 
 def _must_be_possible(network: Architecture, population: Population) -> None:

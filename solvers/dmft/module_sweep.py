@@ -26,9 +26,12 @@ from solvers.running.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Coefficients (K, Q) of each kernel in an orthonormal basis that only grows, and the tangent kernel (P, C, P, C) of few outputs"""
+    """Coefficients (K, Q) of each kernel in an orthonormal basis that only grows, what the architecture records, and the tangent kernel
+    (P, C, P, C) of few outputs
+    """
 
     kernels: dict[str, Tensor]
+    recorded: dict[str, Tensor]
     tangent: Tensor | None
 
 
@@ -64,8 +67,9 @@ class ModuleSweep(Method):
         noted, bases = self.network.noted(training), self.network.bases(training)
         kept: dict[str, Tensor] = {self._key(name): self._kept(name, c, bases[name]) for name, c in noted.items()}
         del training
+        recorded = self.network.recorded(state)
         self.network.back_to(mark)
-        return Snapshot(kept, self.network.tangent_kernel(state) if few else None)
+        return Snapshot(kept, recorded, self.network.tangent_kernel(state) if few else None)
 
     def _kept(self, name: str, c: Tensor, known: Basis) -> Tensor:
         """Coefficients in a basis of snapshots of fields that are c^T of the basis known"""
@@ -95,12 +99,15 @@ class ModuleSweep(Method):
 
     @staticmethod
     def named(snapshot: Snapshot) -> dict[str, Tensor]:
-        return {**snapshot.kernels} | ({} if snapshot.tangent is None else {"tangent": snapshot.tangent})
+        recorded = {f"recorded_{name}": tensor for name, tensor in snapshot.recorded.items()}
+        return {**snapshot.kernels} | recorded | ({} if snapshot.tangent is None else {"tangent": snapshot.tangent})
 
     @staticmethod
     def snapshot(named: Mapping[str, Tensor]) -> Snapshot:
         """The inverse of `named`"""
-        return Snapshot({Key.of(name): c for name, c in named.items() if name != "tangent"}, named.get("tangent"))
+        recorded = {n.removeprefix("recorded_"): t for n, t in named.items() if n.startswith("recorded_")}
+        kernels: dict[str, Tensor] = {Key.of(n): c for n, c in named.items() if "[" in n}
+        return Snapshot(kernels, recorded, named.get("tangent"))
 
     def solution(
         self,
@@ -124,6 +131,7 @@ class ModuleSweep(Method):
             state=state,
             snapshots=tuple(steps),
             kernels=kernels,
+            recorded={n: torch.stack([s.recorded[n].cpu() for s in kept]) for n in (kept[0].recorded if kept else ())},
             tangent=torch.stack(tangents) if tangents else None,
             stats=run.stats
             | {"ranks": list(ranks.values()), "tolerances": self.network.tolerances, "exact": self.population.exact},

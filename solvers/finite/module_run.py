@@ -23,9 +23,12 @@ from solvers.running.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Of one network c (N, Q) of each kernel c^T c, over neurons, and the tangent kernel (P, C, P, C) of few outputs"""
+    """Of one network c (N, Q) of each kernel c^T c, over neurons, what its architecture records, and the tangent kernel (P, C, P, C) of few
+    outputs
+    """
 
     kernels: dict[str, Tensor]
+    recorded: dict[str, Tensor]
     tangent: Tensor | None
 
 
@@ -53,7 +56,8 @@ class ModuleRun(ModuleNetworks, Method):
         for name, rows in self.fields(state, e, few).items():
             kind, _, parameter = name.partition(" ")
             found[Key(kind, keys[parameter])] = (rows.T / math.sqrt(rows.shape[1])).cpu()
-        return Snapshot(found, self.tangent_kernel(state, e).cpu() if few else None)
+        recorded = {name: tensor.cpu() for name, tensor in self.recorded(state, e).items()}
+        return Snapshot(found, recorded, self.tangent_kernel(state, e).cpu() if few else None)
 
     def solution(
         self,
@@ -80,6 +84,10 @@ class ModuleRun(ModuleNetworks, Method):
                 name: TwoTimeKernel(steps, torch.stack([snapshot.kernels[name] for snapshot in kept]))
                 for name in (kept[0].kernels if kept else ())
             },
+            recorded={
+                name: torch.stack([snapshot.recorded[name] for snapshot in kept])
+                for name in (kept[0].recorded if kept else ())
+            },
             tangent=torch.stack(tangents) if tangents else None,
             stats=dict(run.stats),
         )
@@ -91,5 +99,6 @@ def _earlier(previous: Solution | None) -> dict[int, Snapshot]:
     for i, step in enumerate(previous.snapshots if previous else ()):
         tangents = previous.tangent_kernels  # type: ignore[union-attr]
         kernels = {name: kernel.factor[i] for name, kernel in previous.kernels.items()}  # type: ignore[union-attr]
-        found[step] = Snapshot(kernels, None if tangents is None else tangents[i])
+        recorded = {name: tensor[i] for name, tensor in previous.recorded.items()}  # type: ignore[union-attr]
+        found[step] = Snapshot(kernels, recorded, None if tangents is None else tangents[i])
     return found

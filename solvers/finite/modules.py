@@ -113,6 +113,10 @@ class ModuleNetworks:
         weights = self._weights(state, seed)
         return fields(self.skeleton, weights, self.network.description, self.data.x, self.sigma, gradients)
 
+    def recorded(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
+        """What the architecture records at the training points, by name"""
+        return self.skeleton.recorded(self._weights(state, seed), self.network.recordings, self.data.x)
+
     def tangent_kernel(self, state: Sequence[Tensor], seed: int) -> Tensor:
         """K (P, C, P, C) of the network of the seed-th of the seeds at the training points, for the C outputs of a sample in the order of
         f.flatten(1) (equation 90). Memory: `tangent_bytes`.

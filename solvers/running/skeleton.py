@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import made
+from meanfield.network.recording import Recorded, Recorder
 from meanfield.network.roles import Parameter
 from meanfield.scaling.units import Unit
 
@@ -60,6 +61,14 @@ class Skeleton:
     def __call__(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Its outputs with these parameters, all of them by name"""
         return torch.func.functional_call(self.module, dict(parameters), (x,))
+
+    def recorded(self, parameters: Mapping[str, Tensor], record: Recorded, x: Tensor) -> dict[str, Tensor]:
+        """What is recorded of it with these parameters, by name"""
+        if not record:
+            return {}
+        given = {f"net.{name}": w for name, w in parameters.items()}
+        with torch.no_grad(), written_for(self.like):
+            return torch.func.functional_call(Recorder(self.module, record), given, (x,))
 
     def without_padding(self, parameter: Parameter, theta: Tensor) -> Tensor:
         """theta, in which the row of an embedding that stands for no token is zero"""
