@@ -13,6 +13,7 @@ from meanfield.comparison.deviation import DeviationReport, deviation
 from meanfield.comparison.distances import marginal_distance, measure_distance
 from meanfield.comparison.observables import alignment, movement, observe
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
+from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files.storage import load, save
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.kernels.dense_kernels import nngp_and_ntk
@@ -60,6 +61,7 @@ __all__ = [
     "Standard",
     "Status",
     "Training",
+    "TransferReport",
     "TwoTimeKernel",
     "activation",
     "alignment",

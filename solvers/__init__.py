@@ -12,6 +12,7 @@ from solvers.running.checkpoints import checkpointed
 from solvers.running.failures import DivergedError, Interrupted, NonFiniteError, SolverError
 from solvers.running.sharding import RankLost, over_ranks
 from solvers.running.solver import Estimate
+from solvers.studies.learning_rate_transfer import learning_rate_transfer
 from solvers.studies.measured_exponents import measured_exponents
 from solvers.studies.proxy_comparison import Proxy, proxy_comparison
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
@@ -38,6 +39,7 @@ __all__ = [
     "checkpointed",
     "empirical_tangent_kernel",
     "lazy_prediction",
+    "learning_rate_transfer",
     "measured_exponents",
     "monte_carlo_kernels",
     "over_ranks",

@@ -16,7 +16,14 @@ import xarray as xr
 import meanfield as mf
 from meanfield.files import sealed, storage
 from meanfield.files.storage import load, save
-from solvers import CausalDMFT, WassersteinFlow, lazy_prediction, measured_exponents, proxy_comparison
+from solvers import (
+    CausalDMFT,
+    WassersteinFlow,
+    lazy_prediction,
+    learning_rate_transfer,
+    measured_exponents,
+    proxy_comparison,
+)
 from tests.test_storage import _report
 
 
@@ -31,6 +38,7 @@ RESULTS = {
     "report": _report,
     "prediction": lambda: lazy_prediction(_problem(2, mf.ntk())),
     "powers": lambda: measured_exponents(_problem(1, mf.default(8), "logistic"), (8, 16, 32), 3),
+    "transfer": lambda: learning_rate_transfer(_problem(), (0.1, 0.2, 0.3), (4, 8), 2, WassersteinFlow(8)),
     "proxy": lambda: proxy_comparison(_problem(1, None, "logistic"), 8, ("ntk", "mean_field"), 4, 4),
 }
 

@@ -85,6 +85,7 @@ def objects() -> dict[str, Any]:
         "prediction": solvers.lazy_prediction(problem),
         "report": mf.deviation(nets, flow),
         "powers": solvers.measured_exponents(problem, (2, 3, 4), 2),
+        "transfer": solvers.learning_rate_transfer(problem, (0.1, 0.2, 0.4), (2, 3), 3, WassersteinFlow(16)),
         "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4),
         "measure": mf.ParticleMeasure.iid(4, 2),
     }
@@ -151,6 +152,12 @@ def calls(folder: Path) -> dict[str, Call]:
         "Problem.with_steps": Call(problem.with_steps, {"steps": 2}),
         "ProxyReport": Call(mf.ProxyReport, _fields(o["proxies"])),
         "ProxyReport.mean_kl": Call(o["proxies"].mean_kl, {"first": 1}),
+        "TransferReport": Call(mf.TransferReport, _fields(o["transfer"])),
+        "TransferReport.losses": Call(o["transfer"].losses, {"best": False}),
+        "TransferReport.best_rates": Call(o["transfer"].best_rates, {"best": False}),
+        "TransferReport.limit_rate": Call(o["transfer"].limit_rate, {"best": False}),
+        "TransferReport.drift": Call(o["transfer"].drift, {"best": False}),
+        "TransferReport.excess": Call(o["transfer"].excess, {"best": False}),
         "Scaling": Call(mf.Scaling, _fields(mf.mean_field())),
         "Scaling.matching": Call(mf.ntk().matching, {"other": mf.mean_field(), "width": 4}),
         "Scaling.output_multiplier": Call(mf.ntk().output_multiplier, {"width": 4}),
@@ -351,6 +358,19 @@ def _verbs(folder: Path) -> dict[str, Call]:
             {"solution": o["dmft"], "samples": 64, "seed": 1, "repeats": 2, "steps": 1, "progress": False},
         ),
         "rescaled": Call(solvers.rescaled, {"solution": o["grown"]}),
+        "learning_rate_transfer": Call(
+            solvers.learning_rate_transfer,
+            {
+                "problem": problem,
+                "rates": (0.1, 0.2, 0.4),
+                "widths": (2,),
+                "seeds": 1,
+                "limit": WassersteinFlow(16),
+                "solver": FiniteWidth(),
+                "test": False,
+                "progress": False,
+            },
+        ),
         "width_sweep": Call(
             solvers.width_sweep,
             {
@@ -398,6 +418,7 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "eigenvalues": {"spectrum": o["spectrum"]},
         "kernels": {"solutions": flow, "name": "Phi1", "steps": (0,)},
         "learning_curves": {"spectrum": o["spectrum"], "times": [1.0, 2.0], "learning_rate": 0.5, "directions": (0, 1)},
+        "learning_rates": {"report": o["transfer"], "best": False},
         "loss": {"nets": nets, "limit": flow, "test": False},
         "outputs": {"nets": nets, "limit": flow, "samples": (0,), "output": 0, "test": False, "difference": False},
         "particles": {"solution": flow, "steps": (0,), "output": 0},

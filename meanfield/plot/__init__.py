@@ -10,6 +10,7 @@ from meanfield.plot.matrices import kernels, two_times
 from meanfield.plot.plane import powers, proxy_comparison, scaling_plane
 from meanfield.plot.reports import deviation, variance
 from meanfield.plot.runs import animate_particles, loss, outputs, particles, preactivations
+from meanfield.plot.transfer import learning_rates
 
 __all__ = [
     "animate_particles",
@@ -17,6 +18,7 @@ __all__ = [
     "eigenvalues",
     "kernels",
     "learning_curves",
+    "learning_rates",
     "loss",
     "outputs",
     "particles",
