@@ -18,8 +18,7 @@ from meanfield.solution.solution import Solution, Status
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.finite.finite_width import FiniteWidth
 from solvers.running.clock import progress_bar
-from solvers.running.rehearsal import together
-from solvers.running.solver import Estimate, Solver
+from solvers.running.solver import Solver
 
 LEAST = 3  # rates, of which one has neighbours
 
@@ -72,16 +71,6 @@ def learning_rate_transfer(
         limit_errors=None if rows is None else rows[2:],
         settings=_told(problem, test),
     )
-
-
-def transfer_cost(
-    problem: Problem, rates: Sequence[float], widths: Sequence[int], seeds: int, limit: Solver | None = None
-) -> Estimate:
-    """What `learning_rate_transfer` with these arguments takes, from the beginnings of its runs at the lowest rate"""
-    asked, sized, chosen, limit = _asked(problem, rates, widths, seeds, limit, None, False)
-    found = [nets.estimate(asked[0], len(chosen)) for nets in sized]
-    found += [] if limit is None else [limit.estimate(asked[0])]
-    return together([replace(one, seconds=len(asked) * one.seconds) for one in found])
 
 
 def _asked(
