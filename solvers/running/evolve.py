@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from meanfield.checking.warning import warn
@@ -18,7 +20,7 @@ from solvers.running.failures import RankError, Watch
 from solvers.running.gradient_flow import Spent, Stopped
 from solvers.running.inputs import EVERYWHERE
 from solvers.running.integrator import State, Stuck
-from solvers.running.method import Method, Step, Underway
+from solvers.running.method import Method, Pass, Step, Underway
 from solvers.running.trajectory import BlewUp, Trajectory
 
 _REHEARSAL = 10.0  # seconds after which a run can tell how long it will take
@@ -47,50 +49,35 @@ def evolve(
     the method is left as it was before. progress=None shows a bar on terminals after two seconds.
     """
     training, first, start = problem.training, previous.steps if previous else 0, time.perf_counter()
-    run, watch, train = Trajectory(state=state), Watch(problem, previous), problem.data.samples
+    run, batches = Trajectory(state=state), training.batches(problem.data.samples, first)
     run.captured = {at: kept for at, kept in (captured or {}).items() if at in snapshots}
-    batches = training.batches(train, first)
+    passes = _Passes(method, problem, run, Watch(problem, previous), snapshots)
     bar, told = clock.progress_bar(label, progress, total=training.steps, initial=first), False
     with torch.no_grad(), bar, clock.postponed_interrupt() as interrupted, _named_end(run):
         underway = _underway(bar, interrupted, agree)
-
-        def recorded(at: int, differentiated: bool) -> Any:
-            passed = method.forward(run.state, EVERYWHERE, differentiated)
-            f, f_test = passed.f.tensor_split([train], -problem.data.y.ndim)
-            loss = watch.loss(f)
-            run.must_be_finite(passed.f, loss)
-            run.record(at, f, f_test, method.noted(passed))
-            if at in snapshots:
-                run.captured[at] = method.capture(run.state, passed)
-            if bool((far := watch.beyond(loss)).any()):
-                run.status, run.bad = Status.DIVERGED, far
-            return passed
-
         for at in range(first, training.steps + 1):
             run.last, ends, mark, passed = at, at == training.steps, method.mark(), None
             batch = None if ends else next(batches)
             asked = training.records(at)
             stopped = not asked and agree(interrupted())
             if stopped or asked:
-                passed = recorded(at, batch is None and not ends)
+                passed = passes.recorded(at, batch is None and not ends)
                 if run.status is Status.DIVERGED:
                     break
                 stopped = stopped or agree(interrupted())
+            if not stopped and not ends:
+                if batch is not None or passed is None:
+                    passed = None  # its memory serves the next one
+                    passed = passes.of(batch)
+                try:
+                    run.state = step(method, run.state, passed, underway)
+                except (Stopped, Spent) as cut:
+                    if not asked:
+                        passes.recorded(at, False)
+                    stopped, run.stats["reason"] = isinstance(cut, Stopped), str(cut)
+                    run.status, ends = Status.OUT_OF_EVALUATIONS, True
             if stopped or ends:
                 run.status = Status.INTERRUPTED if stopped else run.status
-                method.back_to(mark)
-                break
-            if batch is not None or passed is None:
-                passed = None  # its memory serves the next one
-                passed = method.forward(run.state, slice(0, train) if batch is None else batch, True)
-                run.must_be_finite(passed.f, watch.loss(passed.f, batch))
-            try:
-                run.state = step(method, run.state, passed, underway)
-            except (Stopped, Spent) as cut:
-                if not asked:
-                    recorded(at, False)
-                run.status = Status.INTERRUPTED if isinstance(cut, Stopped) else Status.OUT_OF_EVALUATIONS
-                run.stats["reason"] = str(cut)
                 method.back_to(mark)
                 break
             bar.update(at + 1 - bar.n)
@@ -99,6 +86,38 @@ def evolve(
     run.memory = step.memory
     run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads(), "reached": run.last}
     return run
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Forward passes at the state of a run, whose outputs must be finite"""
+
+    method: Method
+    problem: Problem
+    run: Trajectory
+    watch: Watch
+    snapshots: Sequence[int]
+
+    def of(self, batch: Tensor | None) -> Pass:
+        """Over a batch of the training samples, or all of them"""
+        rows = slice(0, self.problem.data.samples) if batch is None else batch
+        passed = self.method.forward(self.run.state, rows, True)
+        self.run.must_be_finite(passed.f, self.watch.loss(passed.f, batch))
+        return passed
+
+    def recorded(self, at: int, differentiated: bool) -> Pass:
+        """Over all points, with what a record and a snapshot keep of it; whether the loss has diverged stands in the run's status"""
+        run, data = self.run, self.problem.data
+        passed = self.method.forward(run.state, EVERYWHERE, differentiated)
+        f, f_test = passed.f.tensor_split([data.samples], -data.y.ndim)
+        loss = self.watch.loss(f)
+        run.must_be_finite(passed.f, loss)
+        run.record(at, f, f_test, self.method.noted(passed))
+        if at in self.snapshots:
+            run.captured[at] = self.method.capture(run.state, passed)
+        if bool((far := self.watch.beyond(loss)).any()):
+            run.status, run.bad = Status.DIVERGED, far
+        return passed
 
 
 def _underway(bar: tqdm, interrupted: Callable[[], bool], agree: Callable[[bool], bool]) -> Underway:
