@@ -180,6 +180,48 @@ def test_a_sweep_over_widths_approaches_the_limit(tmp_path):
         assert large < 0.75 * small  # by 1/sqrt(4) but for the noise of eight seeds each
 
 
+class Strided(nn.Module):
+    """Linear: an input layer at each position, a filter, the mean over positions"""
+
+    def __init__(self, n, **geometry):
+        super().__init__()
+        self.read, self.mix = nn.Conv1d(2, n, 1, bias=False), nn.Conv1d(n, n, bias=False, **geometry)
+        self.out = nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        return self.out(self.mix(self.read(x)).mean(2))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [(3, 2, 1, 1), (2, 3, 0, 1), (3, 2, 2, 2), (2, 4, 5, 1), (2, 1, 0, 3), (1, 2, 0, 1)],
+)
+def test_kernels_of_a_filter_are_over_the_positions_that_it_sees_in_their_order(kernel, stride, padding, dilation):
+    """Of the inputs x_p . x_q / 2 in the exact limit; a network's, with rows in the same order, are near"""
+    g = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((3, 2, 7), (3, 1)))
+    build = partial(Strided, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation)
+    asked = mf.Problem(mf.Dataset(x, y), build, mf.mean_field(1.0), mf.Training(0.1, 2))
+    line, ones = torch.zeros(1, 1, 7, requires_grad=True), torch.ones(1, 1, kernel)
+    (slope,) = torch.autograd.grad(nn.functional.conv1d(line, ones, None, stride, padding, dilation).sum(), line)
+    seen = x[..., slope[0, 0] != 0].mT.flatten(0, 1)
+    limit, net = CausalDMFT(32)(asked), FiniteWidth(512, dtype="float32")(asked)
+    assert {*limit.kernels} == {*asked.keys("Phi", "G")} == {*net.kernels}
+    torch.testing.assert_close(limit.kernels["Phi[mix]"].at(0), seen @ seen.T / 2, rtol=1e-9, atol=1e-10)
+    for key, kernels in limit.kernels.items():
+        right = kernels.at()
+        assert float((net.kernels[key].at() - right).norm()) < 4 / 512**0.5 * float(right.trace())
+
+
+def test_kernels_of_a_strided_network_approach_those_of_the_limit():
+    asked = problem(any_networks.Convolutional, 1, images=True, samples=2)
+    nets = width_sweep(asked, (64, 1024), 3, FiniteWidth(dtype="float32", snapshots=(1,)))
+    report = mf.deviation(nets, [CausalDMFT(2048, seed=seed, snapshots=(1,))(asked) for seed in (0, 1)])
+    for name in ("Phi[mix]", "G[mix]", "Phi[out]", "G[read]"):
+        small, large = report[name].deviation
+        assert large < 0.4 * small  # by 1/4 but for the noise of three seeds each
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 

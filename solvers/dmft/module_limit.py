@@ -162,8 +162,8 @@ class ModuleLimit(Method):
 
     def noted(self, passed: LimitPass) -> dict[str, Tensor]:
         """Coefficients of the features that enter each matrix, "Phi name" (K, n), and of the gradients that leave it for each of C outputs,
-        "G name" (J, C n), over rows and calls (equation 88), those of a filter with a stride by phase; with `two_time` also of the features
-        that enter readouts and the gradients that leave input weights
+        "G name" (J, C n), over rows and calls (equation 88), of a filter with a stride by phase; with `two_time` also of the features that
+        enter readouts and the gradients that leave input weights
         """
         return noted(passed, self.layers, self.ends if self.two_time else None, self.gain / self.width)
 

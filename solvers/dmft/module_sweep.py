@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from solvers.dmft.basis import Basis
 from solvers.dmft.module_kernels import LimitPass
 from solvers.dmft.module_limit import TOGETHER, ModuleLimit
 from solvers.dmft.neurons import Population
+from solvers.dmft.stand_in import Use
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
 from solvers.running.method import Method
@@ -46,8 +48,9 @@ class ModuleSweep(Method):
         )
         self.names, self.norm, self.initial_state = self.network.names, self.network.norm, self.network.initial_state
         self.keys = {p.name: p.key for p in problem.architecture.description}
-        known = {f"Phi {name}": layer.e for name, layer in self.network.layers.items()}
-        known |= {f"G {name}": layer.f for name, layer in self.network.layers.items()}
+        first = {name: next(iter(parts.values())) for name, parts in self.network.phases.items()}
+        known = {f"Phi {name}": layer.e for name, layer in first.items()}
+        known |= {f"G {name}": layer.f for name, layer in first.items()}
         known |= {f"Phi {name}": basis for name, basis in self.network.ends.features.items()}
         known |= {f"G {name}": basis for name, basis in self.network.ends.gradients.items()}
         # what snapshots see is kept apart, so that they change no step
@@ -65,15 +68,21 @@ class ModuleSweep(Method):
         few, mark = self.problem.gradients_recorded, self.network.mark()
         training = self.network.forward(state, slice(0, self.problem.data.samples), few)
         noted, bases = self.network.noted(training), self.network.bases(training)
-        kept: dict[str, Tensor] = {self._key(name): self._kept(name, c, bases[name]) for name, c in noted.items()}
+        kept: dict[str, Tensor] = {}
+        for name, parts in _by_weight(noted).items():
+            some = parts if name.startswith("Phi") else parts[:1]  # what leaves has one gradient in all phases
+            fields = [noted[part].T @ bases[part].fields.rows[: len(noted[part])] for part in some]
+            kept[self._key(name)] = self._kept(name, fields, training.record.uses)
         del training
         recorded = self.network.recorded(state)
         self.network.back_to(mark)
         return Snapshot(kept, recorded, self.network.tangent_kernel(state) if few else None)
 
-    def _kept(self, name: str, c: Tensor, known: Basis) -> Tensor:
-        """Coefficients in a basis of snapshots of fields that are c^T of the basis known"""
-        fields, basis = c.T @ known.fields.rows[: len(c)], self.seen[name]
+    def _kept(self, name: str, phases: list[Tensor], uses: list[Use]) -> Tensor:
+        """Coefficients in a basis of snapshots of fields, what enters a filter by phase, which is put in the order of positions"""
+        fields, basis = phases[0], self.seen[name]
+        if len(phases) > 1:
+            fields = torch.cat(phases)[_in_order(uses, self.network.phases[name.removeprefix("Phi ")])]
         for some in fields.split(TOGETHER):
             basis.reveal(some)
         return basis.coefficients(fields)
@@ -92,10 +101,9 @@ class ModuleSweep(Method):
             part.back_to(to)
 
     def _key(self, name: str) -> Key:
-        """ "Phi conv.weight[1]", of the second phase of a filter, is Phi[conv[1]]"""
-        kind, _, called = name.partition(" ")
-        parameter, bracket, phase = called.partition("[")
-        return Key(kind, self.keys[parameter] + bracket + phase)
+        """ "Phi conv.weight" is Phi[conv]"""
+        kind, _, parameter = name.partition(" ")
+        return Key(kind, self.keys[parameter])
 
     @staticmethod
     def named(snapshot: Snapshot) -> dict[str, Tensor]:
@@ -136,6 +144,25 @@ class ModuleSweep(Method):
             stats=run.stats
             | {"ranks": list(ranks.values()), "tolerances": self.network.tolerances, "exact": self.population.exact},
         )
+
+
+def _by_weight(names: Iterable[str]) -> dict[str, list[str]]:
+    """The phases of each weight: "Phi conv.weight[0]", "Phi conv.weight[1]", .. of "Phi conv.weight", by its name"""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.partition("[")[0], []).append(name)
+    return found
+
+
+def _in_order(uses: Sequence[Use], phases: Iterable[str]) -> Tensor:
+    """(n,) rows of the phases of a filter, one behind the other, in the order of calls, samples and positions"""
+    places = []
+    for phase in phases:
+        for call, use in enumerate(u for u in uses if u.name == phase):
+            seen = torch.arange(1) if use.used is None else use.used.cpu()  # of all the other phases see none
+            samples = torch.arange(use.c.shape[1] // max(1, len(seen)))
+            places.append(torch.cartesian_prod(torch.tensor([call]), samples, seen))
+    return torch.from_numpy(np.lexsort(torch.cat(places).T.flip(0).numpy()))
 
 
 def _stacked(rows: list[Tensor]) -> Tensor:

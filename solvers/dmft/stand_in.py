@@ -27,12 +27,16 @@ class Trace:
 
 @dataclass(frozen=True)
 class Use:
-    """One application of a matrix, or of its transpose: coefficients (K, n) of what it was applied to, and how many fields it gave."""
+    """One application of a matrix, or of its transpose: coefficients (K, n) of what it was applied to, and how many fields it gave.
+
+    used: of a filter by phases the input positions that this phase sees, None for all.
+    """
 
     name: str
     turned: bool
     c: Tensor
     images: int
+    used: Tensor | None = None
 
 
 @dataclass
@@ -76,7 +80,7 @@ class _Image(torch.autograd.Function):
             met.record.uses.append(Use(met.name, True, ctx.kept, len(z)))
             return z.mul_(met.factor * layer.above.samples / layer.below.samples)
         image, c, ctx.kept = layer.forward(v, *given)
-        met.record.uses.append(Use(met.name, False, c, len(image)))
+        met.record.uses.append(Use(met.name, False, c, len(image), met.where.used if met.where else None))
         return image.mul_(met.factor)
 
     @staticmethod

@@ -35,8 +35,8 @@ class Call:
 
     @property
     def features(self) -> Tensor:
-        """(n, N) what entered, over rows (samples, then positions)"""
-        return rows(self.entered, self.axis)
+        """(n, N) what entered, over rows (samples, then positions); of a filter at the positions that some output sees"""
+        return rows(self.entered if self.geometry is None else _seen(self.entered, *self.geometry), self.axis)
 
     @cached_property
     def _multiplied(self) -> Tensor:
@@ -164,16 +164,33 @@ def rows(values: Tensor, axis: int) -> Tensor:
 
 def _patches(x: Tensor, kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Tensor:
     """(fan-in, n) what a filter sees at each place"""
+    sides = _sides(kernel, stride, padding, dilation)
+    x, dims = F.pad(x, [side for _, _, before, after, _ in reversed(sides) for side in (before, after)]), len(kernel)
+    first = x.ndim - dims
+    for i, (span, s, _, _, d) in enumerate(sides):
+        x = x.unfold(first + i, span + 1, s)[..., ::d]
+    return x.movedim(first - 1, first - 1 + dims).flatten(-dims - 1).flatten(0, -2).T  # batch, places, channels, filter
+
+
+def _seen(x: Tensor, kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """x without the positions that no output of a filter sees"""
+    for axis, (span, s, before, after, d) in enumerate(_sides(kernel, stride, padding, dilation), x.ndim - len(kernel)):
+        size = x.shape[axis]
+        first = torch.arange(0, size + before + after - span, s) - before
+        places = (first[:, None] + torch.arange(0, span + 1, d)).unique()
+        seen = places[(places >= 0) & (places < size)]
+        x = x if len(seen) == size else x.index_select(axis, seen.to(x.device))
+    return x
+
+
+def _sides(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> list[tuple[int, int, int, int, int]]:
+    """In each dimension what a filter spans beyond its first offset, its stride, the padding before and after, its dilation"""
     dims = len(kernel)
     strides, dilations = _each(stride, dims), _each(dilation, dims)
     spans = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
     before = [span // 2 for span in spans] if padding == "same" else _each(0 if padding == "valid" else padding, dims)
-    after = [span - span // 2 for span in spans] if padding == "same" else before
-    x = F.pad(x, [side for pair in zip(reversed(before), reversed(after), strict=True) for side in pair])
-    first = x.ndim - dims
-    for i, (span, s, d) in enumerate(zip(spans, strides, dilations, strict=True)):
-        x = x.unfold(first + i, span + 1, s)[..., ::d]
-    return x.movedim(first - 1, first - 1 + dims).flatten(-dims - 1).flatten(0, -2).T  # batch, places, channels, filter
+    after = [span - half for span, half in zip(spans, before, strict=True)] if padding == "same" else before
+    return list(zip(spans, strides, before, after, dilations, strict=True))
 
 
 def _each(value: Any, dims: int) -> list[int]:
