@@ -9,6 +9,7 @@ The solvers live in the package `solvers`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import DeviationReport, deviation
 from meanfield.comparison.distances import marginal_distance, measure_distance
 from meanfield.comparison.observables import alignment, movement, observe
@@ -46,6 +47,7 @@ __all__ = [
     "Activation",
     "Architecture",
     "ConvNetwork",
+    "CoordinatesReport",
     "Dataset",
     "DeviationReport",
     "KernelSpectrum",

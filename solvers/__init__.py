@@ -12,7 +12,7 @@ from solvers.running.checkpoints import checkpointed
 from solvers.running.failures import DivergedError, Interrupted, NonFiniteError, SolverError
 from solvers.running.sharding import RankLost, over_ranks
 from solvers.running.solver import Estimate
-from solvers.studies.learning_rate_transfer import learning_rate_transfer
+from solvers.studies.coordinate_check import coordinate_check
 from solvers.studies.measured_exponents import measured_exponents
 from solvers.studies.proxy_comparison import Proxy, proxy_comparison
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
@@ -37,6 +37,7 @@ __all__ = [
     "TangentKernelLimit",
     "WassersteinFlow",
     "checkpointed",
+    "coordinate_check",
     "empirical_tangent_kernel",
     "lazy_prediction",
     "learning_rate_transfer",

@@ -70,6 +70,21 @@ def exponent_of(
     return _fit(np.log(widths), y, seeds, float(squares), sum(len(row) - 1 for row in usable))
 
 
+def doubling_exponent(small: np.ndarray, large: np.ndarray) -> Exponent:
+    """Power of a size with which the root of mean squares (E,) goes from this size to twice as much, with its 95 % interval (equation 91).
+
+    nan where a mean is 0 or unknown; the interval alone below three seeds.
+    """
+    means = np.array([small.mean(), large.mean()])
+    if not (np.isfinite(means) & (means > 0)).all():
+        return Exponent(math.nan, math.nan, math.nan)
+    power = 0.5 / math.log(2)
+    slope = power * float(np.log(means[1] / means[0]))
+    parts = [(jackknife_error(power * np.log(left_out_means(own))) ** 2, len(own) - 1) for own in (small, large)]
+    half = float(_half_width(parts))
+    return Exponent(slope, slope - half, slope + half)
+
+
 def bias_exponent(widths: np.ndarray, bias2: np.ndarray, errors: np.ndarray, seeds: np.ndarray) -> Exponent | None:
     """Slope of log |bias| on log(width), with its 95 % interval, from bias^2 and its jackknife errors, widths weighted by these."""
     if len(widths) < 3 or min(bias2) <= 0 or not (errors > 0).all():

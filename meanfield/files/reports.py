@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.comparison.coordinates import Coordinate, CoordinatesReport
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.comparison.scaling_reports import PowerLaw, PowersReport, ProxyReport
 from meanfield.comparison.statistics import Exponent
@@ -149,35 +150,68 @@ def _unpack_proxy(stored: Stored, settings: Mapping[str, Any]) -> ProxyReport:
     )
 
 
-def _pack_transfer(report: TransferReport, arrays: Arrays) -> dict[str, Any]:
-    arrays.axis("rate", report.rates, "learning rate")
-    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in a hidden layer")
-    arrays.put("final", report.final, "width rate seed", "loss after the last step, infinite where the run blew up")
-    arrays.put("best", report.best, "width rate seed", "least loss of all recorded steps")
-    if report.limit is not None:
-        arrays.put("limit", report.limit, "which rate", "final and least loss of the limit")
-        arrays.put("limit_errors", report.limit_errors, "which rate", "standard errors of limit, nan if unknown")
-    return {"compared": {k: plain(v, f"the report's setting {k}") for k, v in report.settings.items()}}
+_OF_COORDINATES = {  # arrays by name: their axes behind that of the coordinates, and what they are
+    "values": ("step width", "root mean square over neurons, rows and seeds"),
+    "errors": ("step width", "standard errors of the values"),
+    "expected": ("step", "power of the width that the scaling implies"),
+    "limit": ("step size", "root mean square from S and from 2 S samples of the limit"),
+    "limit_errors": ("step size", "standard errors of these"),
+}
+_OF_POWERS = {
+    "measured": "measured power of the width",
+    "limit_measured": "measured power of the samples, which should be 0",
+}
 
 
-def _unpack_transfer(stored: Stored, settings: Mapping[str, Any]) -> TransferReport:
-    return TransferReport(
-        rates=stored["rate"],
+def _pack_coordinates(report: CoordinatesReport, arrays: Arrays) -> dict[str, Any]:
+    every = report.coordinates
+    arrays.axis("width", np.array(report.widths, dtype=np.int64), "n of the networks")
+    arrays.axis("step", np.array(report.steps, dtype=np.int64), "of training")
+    arrays.axis("bound", np.array(["slope", "low", "high"]), "a power and its 95 % interval")
+    for name in ("layer", "place", "kind"):
+        arrays.put(name, np.array([getattr(c, name) for c in every], dtype=str), "coordinate", "of the field")
+    for name, (axes, meaning) in _OF_COORDINATES.items():
+        arrays.put(name, np.array([getattr(c, name) for c in every]), f"coordinate {axes}", meaning)
+    for name, meaning in _OF_POWERS.items():
+        powers = [[(e.slope, e.low, e.high) for e in getattr(c, name)] for c in every]
+        arrays.put(name, np.array(powers), "coordinate step bound", meaning)
+    plainly = {
+        "network": report.network,
+        "seeds": report.seeds,
+        "samples": list(report.samples),
+        "remark": report.remark,
+    }
+    told = {k: plain(v, f"the report's setting {k}") for k, v in report.settings.items()}
+    return plainly | {"scaling": by_field(report.scaling), "trained": told}
+
+
+def _unpack_coordinates(stored: Stored, settings: Mapping[str, Any]) -> CoordinatesReport:
+    coordinates = []
+    for i, layer in enumerate(stored["layer"]):
+        own = {name: stored[name][i] for name in _OF_COORDINATES}
+        own |= {name: tuple(Exponent(*power) for power in stored[name][i].tolist()) for name in _OF_POWERS}
+        coordinates.append(Coordinate(str(layer), str(stored["place"][i]), str(stored["kind"][i]), **own))  # type: ignore[arg-type]
+    return CoordinatesReport(
+        network=settings["network"],
+        scaling=Scaling(**settings["scaling"]),
         widths=tuple(stored["width"].tolist()),
-        final=stored["final"],
-        best=stored["best"],
-        limit=stored.get("limit"),
-        limit_errors=stored.get("limit_errors"),
-        settings=settings["compared"],
+        seeds=settings["seeds"],
+        steps=tuple(stored["step"].tolist()),
+        samples=tuple(settings["samples"]),
+        coordinates=tuple(coordinates),
+        remark=settings["remark"],
+        settings=settings["trained"],
     )
 
 
-Result = Solution | DeviationReport | LazyPrediction | PowersReport | ProxyReport | TransferReport  # what `save` takes
+Result = (
+    Solution | DeviationReport | LazyPrediction | PowersReport | ProxyReport | CoordinatesReport
+)  # what `save` takes
 KINDS = (
     SOLUTION,
     Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
     Kind("meanfield lazy prediction", LazyPrediction, _pack_prediction, _unpack_prediction),
     Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
     Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
-    Kind("meanfield transfer report", TransferReport, _pack_transfer, _unpack_transfer),
+    Kind("meanfield coordinates report", CoordinatesReport, _pack_coordinates, _unpack_coordinates),
 )

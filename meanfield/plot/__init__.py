@@ -8,12 +8,13 @@ from meanfield.plot.frame import save
 from meanfield.plot.lazy import eigenvalues, learning_curves, prediction
 from meanfield.plot.matrices import kernels, two_times
 from meanfield.plot.plane import powers, proxy_comparison, scaling_plane
-from meanfield.plot.reports import deviation, variance
+from meanfield.plot.reports import coordinates, deviation, variance
 from meanfield.plot.runs import animate_particles, loss, outputs, particles, preactivations
 from meanfield.plot.transfer import learning_rates
 
 __all__ = [
     "animate_particles",
+    "coordinates",
     "deviation",
     "eigenvalues",
     "kernels",

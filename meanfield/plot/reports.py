@@ -1,4 +1,4 @@
-"""Deviation of networks from their limit."""
+"""Deviation of networks from their limit, and how their fields go with the width."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from meanfield.checking.arguments import checked
+from meanfield.comparison.coordinates import Coordinate, CoordinatesReport, Kind
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.plot import data as plot_data
-from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, panels, plain_log, width_axis
+from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, beside, colours, panels, plain_log, width_axis
 
 
 @checked
@@ -47,6 +49,44 @@ def variance(report: DeviationReport, ax: Axes | None = None) -> Axes:
     width_axis(panel, report.widths)
     panel.legend(loc="lower right", **SMALL)
     return panel
+
+
+@checked
+def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None) -> np.ndarray:
+    """Fields, their changes, gradients and changes of gradients against width at a recorded step, in log-log, a panel each.
+
+    Full lines leave a layer's weight, dashed ones enter it, the black one is the network's outputs. What does not go with the width as it
+    should is marked by crosses. step: of training, one of the report's; -1 is the last.
+    """
+    at = report.steps[-1] if step == -1 else step
+    if at not in report.steps:
+        raise ValueError(f"step must be one of the report's, {', '.join(map(str, report.steps))}: received {step}")
+    titles: dict[Kind, str] = {"field": "fields", "change": "changes of fields", "gradient": "gradients",
+                               "gradient change": "changes of gradients"}  # fmt: skip
+    axes = panels(ax, 1, 4, size=(2.9, 3.4))
+    layers = list(dict.fromkeys(c.layer for c in report.coordinates if c.layer))
+    colour = dict(zip(layers, colours(len(layers)), strict=True)) | {"": "black"}
+    for panel, (kind, title) in zip(axes, titles.items(), strict=True):
+        for c in report.coordinates:
+            if c.kind == kind and (values := c.values[report.steps.index(at)]).any():
+                _coordinate(panel, c, np.array(report.widths), values, colour[c.layer])
+        panel.set(xscale="log", yscale="log")
+        panel.set_title(f"{title}, step {at}", fontsize="medium")
+        plain_log(panel)
+        width_axis(panel, report.widths)
+    axes[0].set_ylabel("root mean square")
+    shown: list[tuple[str, Any, Any, str]] = [(layer or "outputs", colour[layer], "-", "") for layer in (*layers, "")]
+    shown += [("leaves", GREY, "-", ""), ("enters", GREY, "--", "")]
+    shown += [("not as it should", ORANGE, "", "x")] if report.wrong else []
+    handles = [Line2D([], [], color=c, linestyle=line, marker=mark) for _, c, line, mark in shown]
+    axes[-1].legend(handles, [label for label, *_ in shown], **beside(ax))
+    return axes
+
+
+def _coordinate(ax: Axes, c: Coordinate, widths: np.ndarray, values: np.ndarray, color: Any) -> None:
+    ax.plot(widths, values, "--" if c.place == "enters" else "-", color=color, linewidth=1.4)
+    if not c.right:
+        ax.plot(widths, values, "x", color=ORANGE, markersize=6, zorder=6)
 
 
 def _deviation(ax: Axes, d: Deviation, widths: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import deviation
 from meanfield.comparison.observables import has_preactivations
 from meanfield.comparison.report import DeviationReport
@@ -108,6 +109,7 @@ def _plot(asked: Plot) -> int:
         DeviationReport: {"deviation": lambda: plot.deviation(only), "variance": lambda: plot.variance(only)},
         LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
         PowersReport: {"powers": lambda: plot.powers(only)},
+        CoordinatesReport: {"coordinates": lambda: plot.coordinates(only)},
         ProxyReport: {"proxy": lambda: plot.proxy_comparison(only)},
     }
     pictures = reports.get(type(only)) if len(results) == 1 else None

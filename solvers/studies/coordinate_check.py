@@ -1,0 +1,197 @@
+"""coordinate_check: how the fields of a network go with its width, before and after steps of training (equation 91)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.comparison.coordinates import UNKNOWN, Coordinate, CoordinatesReport, expected_power
+from meanfield.comparison.statistics import Exponent, doubling_exponent, exponent_of, left_out_means
+from meanfield.problem.problem import Problem
+from meanfield.solution.solution import Status
+from solvers.dmft.causal_dmft import CausalDMFT
+from solvers.dmft.neurons import Population
+from solvers.finite.finite_width import FiniteWidth
+from solvers.running.clock import progress_bar
+from solvers.running.descent import step_of
+from solvers.running.evolve import evolve
+from solvers.running.gradient_flow import EVALUATIONS, Flow, tolerance
+from solvers.running.sharding import Shard
+from solvers.running.trajectory import Trajectory
+from solvers.studies.noted_fields import CheckedLimit, CheckedNetworks, Squares
+
+Runs = list[list[Squares]]  # (steps that were reached, seeds)
+
+
+@checked
+def coordinate_check(
+    problem: Problem,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    seeds: int | Sequence[int] = 4,
+    steps: Sequence[int] = (0, 1, 4),
+    points: int = 32,
+    samples: int | None = 512,
+    solver: FiniteWidth | None = None,
+) -> CoordinatesReport:
+    """Train networks of several widths for a few steps, and tell which of their fields do not go with the width as they should.
+
+    Of all that enters and leaves a weight: root mean square over neurons and rows, that of its change since step 0, and of gradients
+    (1/sigma) df/dh, each with its power of the width. What finds sums over neurons without 1/n, or q.k/sqrt(n), which reading the code
+    cannot tell. In the mean-field scaling also the same from S and from 2 S samples of the limit, which must agree.
+
+    widths: at least 3. seeds: at least 3, of networks and of the limit's draws. steps: of training, at which is looked, besides 0.
+    points: training samples, the first of the problem's, that are used. samples: S; None leaves the limit out. solver: its precision,
+    device, batch and bar hold for all networks; float32 if left out. ValueError for problems that FiniteWidth or CausalDMFT refuse.
+    """
+    widths, chosen = tuple(sorted(checks.integers("widths", widths, 1))), checks.seeds(seeds)
+    asked = tuple(sorted({0, *checks.integers("steps", steps, 0)}))
+    points = checks.integer("points", points, 1)
+    if len(set(widths)) < 3:
+        raise ValueError(f"a power needs at least 3 widths: received {widths}")
+    if len(chosen) < 3:
+        raise ValueError(f"an interval needs at least 3 seeds: received {chosen}")
+    if problem.scaling.frozen != "none":
+        raise ValueError(
+            f"the scaling {problem.scaling.name!r} keeps a part of the outputs as it starts, which this check does not know: take "
+            "mf.mean_field(gamma0)"
+        )
+    few, solver = _few(problem, points, asked[-1]), solver or FiniteWidth(dtype="float32")
+    for n in widths:
+        replace(solver, width=n, snapshots=()).check(few, len(chosen))
+    sizes = () if samples is None or not problem.scaling.is_mean_field else (samples, 2 * samples)
+    limits = [CausalDMFT(s, tolerance=1e-2 if few.is_linear else None, device=solver.device) for s in sizes]
+    for limit in limits:
+        limit.check(few)
+    with progress_bar("coordinate check", solver.progress, total=len(widths) + len(limits) * len(chosen)) as bar:
+        nets = []
+        for n in widths:
+            nets.append(_networks(few, replace(solver, width=n), chosen, asked))
+            bar.update()
+        found, remark = [], ""
+        for limit in limits:
+            runs = []
+            for seed in chosen:
+                run = _limit(few, replace(limit, seed=seed), asked)
+                remark = remark or _why(run, limit)
+                runs.append([run.captured[step] for step in asked if step in run.captured])
+                bar.update()
+            least = min(map(len, runs))
+            found.append([[run[i] for run in runs] for i in range(least)])
+    coordinates = _coordinates(few, np.array(widths, dtype=float), asked, nets, [] if remark else found)
+    told = {"data": problem.data.name, "learning rate": f"{problem.training.learning_rate:g}"}
+    given = () if remark else sizes
+    return CoordinatesReport(
+        problem.network_name, problem.scaling, widths, len(chosen), asked, given, coordinates, remark, told
+    )
+
+
+def _few(problem: Problem, points: int, steps: int) -> Problem:
+    """The problem on its first samples, for so many steps, with a record at each of them"""
+    data, training = problem.data, problem.training
+    batch = training.batch_size if training.batch_size is None or training.batch_size < points else None
+    data = replace(data, x=data.x[:points], y=data.y[:points], x_test=None, y_test=None)
+    return replace(problem, data=data, training=replace(training, steps=steps, record_every=1, batch_size=batch))
+
+
+def _networks(problem: Problem, solver: FiniteWidth, seeds: Sequence[int], steps: tuple[int, ...]) -> Runs:
+    """Mean squares of all seeds, at the steps that all of them reached"""
+    like = torch.empty(0, dtype=checks.DTYPES[solver.dtype], device=solver.device)
+    at_once, found = solver.seeds_at_once(problem), []
+    for start in range(0, len(seeds), at_once):
+        networks = CheckedNetworks(problem, solver.width, seeds[start : start + at_once], like)
+        rtol = tolerance(solver.rtol, problem.has_kinks, like.dtype)
+        flow = Flow(problem.training.learning_rate, problem.data.samples, rtol, solver.evaluations)
+        state, step = networks.initial_state(), step_of(problem.training, flow)
+        run = _uninterrupted(evolve(networks, state, problem, step, snapshots=steps, progress=False))
+        found.append([run.captured[step] for step in steps if step in run.captured])
+    least = min(map(len, found))
+    return [[one for batch in found for one in batch[i]] for i in range(least)]
+
+
+def _limit(problem: Problem, solver: CausalDMFT, steps: tuple[int, ...]) -> Trajectory:
+    like = torch.empty(0, dtype=checks.DTYPES[solver.dtype], device=solver.device)
+    population = Population(solver.samples, solver.seed, solver.draws, like, Shard(solver.samples))
+    method = CheckedLimit(problem, population, solver.tolerances(problem), solver.rank_limit(problem))
+    rtol = tolerance(solver.rtol, problem.has_kinks, like.dtype)
+    flow = Flow(problem.training.learning_rate, problem.data.samples, rtol, EVALUATIONS, method.norm)
+    step, state = step_of(problem.training, flow), method.initial_state()
+    return _uninterrupted(evolve(method, state, problem, step, snapshots=steps, progress=False))
+
+
+def _uninterrupted(run: Trajectory) -> Trajectory:
+    if run.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    return run
+
+
+def _why(run: Trajectory, solver: CausalDMFT) -> str:
+    """Why a run of the limit does not count; one that blew up does"""
+    if run.status is Status.FINISHED or run.status.blew_up:
+        return ""
+    return f"no limit from {solver.samples} samples: {run.stats.get('reason', run.status.value)}"
+
+
+def _coordinates(
+    problem: Problem, widths: np.ndarray, steps: tuple[int, ...], nets: Sequence[Runs], limits: Sequence[Runs]
+) -> tuple[Coordinate, ...]:
+    layers = {p.name: p.key for p in problem.architecture.description} | {"": ""}
+    every = list(nets[0][0][0])
+    order = sorted(every, key=lambda key: list(layers).index(key[0]))
+    return tuple(_coordinate(problem, layers[key[0]], key, widths, steps, nets, limits) for key in order)
+
+
+def _coordinate(
+    problem: Problem,
+    layer: str,
+    key: tuple[str, str, str],
+    widths: np.ndarray,
+    steps: tuple[int, ...],
+    nets: Sequence[Runs],
+    limits: Sequence[Runs],
+) -> Coordinate:
+    _, place, kind = key
+    powers = [expected_power(problem.scaling, place, kind, step > 0) for step in steps]  # type: ignore[arg-type]
+    squares = [_squares(runs, key, len(steps)) for runs in nets]
+    of_limit = [_squares(runs, key, len(steps)) for runs in limits] or [np.full((len(steps), 1), np.nan)] * 2
+    (values, errors), (limit, limit_errors) = _summary(squares), _summary(of_limit)
+    empty = (place, kind) == ("outputs", "field")  # at step 0 the limit's outputs vanish but for rounding
+    return Coordinate(
+        layer,
+        place,  # type: ignore[arg-type]
+        kind,  # type: ignore[arg-type]
+        values,
+        errors,
+        np.array(powers),
+        tuple(_power(widths, [own[i] for own in squares]) for i in range(len(steps))),
+        limit,
+        limit_errors,
+        tuple(UNKNOWN if empty and i == 0 else doubling_exponent(*(o[i] for o in of_limit)) for i in range(len(steps))),
+    )
+
+
+def _squares(runs: Runs, key: tuple[str, str, str], steps: int) -> np.ndarray:
+    """(steps, seeds), nan at those that were not reached"""
+    reached = np.array([[one[key] for one in at] for at in runs])
+    return np.concatenate([reached, np.full((steps - len(reached), reached.shape[1]), np.nan)])
+
+
+def _summary(squares: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, sizes) root mean squares and their standard errors, of squares (steps, seeds) for each size"""
+    values = np.sqrt(np.stack([own.mean(1) for own in squares], 1))
+    spread = np.stack(
+        [own.std(1, ddof=1) / np.sqrt(own.shape[1]) if own.shape[1] > 1 else own[:, 0] for own in squares], 1
+    )
+    return values, np.divide(spread, 2 * values, out=np.zeros_like(values), where=values != 0)
+
+
+def _power(widths: np.ndarray, squares: Sequence[np.ndarray]) -> Exponent:
+    """Of the root of mean squares (seeds,) at each width"""
+    means = [float(own.mean()) for own in squares]
+    if not np.isfinite(means).all():
+        return UNKNOWN
+    return exponent_of(widths, means, [left_out_means(own) for own in squares], 0.5) or UNKNOWN
