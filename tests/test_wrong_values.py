@@ -85,7 +85,7 @@ def objects() -> dict[str, Any]:
         "prediction": solvers.lazy_prediction(problem),
         "report": mf.deviation(nets, flow),
         "powers": solvers.measured_exponents(problem, (2, 3, 4), 2),
-        "transfer": solvers.learning_rate_transfer(problem, (0.1, 0.2, 0.4), (2, 3), 3, WassersteinFlow(16)),
+        "coordinates": solvers.coordinate_check(problem, (2, 3, 4), 3, samples=None),
         "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4),
         "measure": mf.ParticleMeasure.iid(4, 2),
     }
@@ -124,6 +124,7 @@ def calls(folder: Path) -> dict[str, Call]:
         ),
         "ConvNetwork": Call(mf.ConvNetwork, _fields(mf.ConvNetwork())),
         "ConvNetwork.image_size": Call(mf.ConvNetwork().image_size, {"height": 3, "width": 3}),
+        "CoordinatesReport": Call(mf.CoordinatesReport, _fields(o["coordinates"])),
         "Dataset": Call(mf.Dataset, _fields(data)),
         "DeviationReport": Call(mf.DeviationReport, _fields(o["report"])),
         "Deviation": Call(report.Deviation, _fields(o["report"]["f"])),
@@ -316,6 +317,18 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "jitter": 0.1,
             },
         ),
+        "coordinate_check": Call(
+            solvers.coordinate_check,
+            {
+                "problem": problem,
+                "widths": (2, 3, 4),
+                "seeds": 3,
+                "steps": (0, 1),
+                "points": 2,
+                "samples": 16,
+                "solver": FiniteWidth(),
+            },
+        ),
         "measured_exponents": Call(
             solvers.measured_exponents,
             {
@@ -414,6 +427,7 @@ def _pictures(folder: Path) -> dict[str, Call]:
     nets, flow = o["nets"], o["flow"]
     every = {
         "animate_particles": {"solution": flow, "output": 0, "milliseconds": 10.0},
+        "coordinates": {"report": o["coordinates"], "step": 1},
         "deviation": {"report": o["report"], "names": ["f"]},
         "eigenvalues": {"spectrum": o["spectrum"]},
         "kernels": {"solutions": flow, "name": "Phi1", "steps": (0,)},

@@ -51,7 +51,7 @@ def coordinate_check(
     widths, chosen = tuple(sorted(checks.integers("widths", widths, 1))), checks.seeds(seeds)
     asked = tuple(sorted({0, *checks.integers("steps", steps, 0)}))
     points = checks.integer("points", points, 1)
-    if len(set(widths)) < 3:
+    if len(widths) < 3:
         raise ValueError(f"a power needs at least 3 widths: received {widths}")
     if len(chosen) < 3:
         raise ValueError(f"an interval needs at least 3 seeds: received {chosen}")

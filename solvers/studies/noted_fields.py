@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from meanfield.comparison.coordinates import CHANGES
 from meanfield.network.roles import Description
+from meanfield.problem.losses import Loss
 from meanfield.problem.problem import Problem
 from solvers.dmft.module_limit import ModuleLimit
 from solvers.dmft.neurons import Population
@@ -65,17 +65,23 @@ class Coordinates:
     """Of one network: fields and gradients before training, from which changes are counted"""
 
     description: Description
+    loss: Loss
+    y: Tensor
     first: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)
 
     def squares(self, noted: Noted, f: Tensor, slopes: Callable[[Tensor, Sequence[Any]], Sequence[Any]]) -> Squares:
-        """Mean squares over neurons and rows, of gradients in the units of `slopes`; changes are those since the first call"""
+        """Mean squares over neurons and rows; changes are those since the first call, gradients those of the outputs in the direction in
+        which training moves outputs of 0, in the units of `slopes`
+        """
         values = {("", "outputs", "field"): f.detach().clone()}
         for name, entered in self._of(noted.entered, "hidden", "readout").items():
             values[name, "enters", "field"] = _flat(entered)
         for name, left in self._of(noted.left, "input", "hidden").items():
             values[name, "leaves", "field"] = _flat(left)
         edges = self._of(noted.edges, "input", "hidden")
-        gradients = iter(slopes(_signed(f), [edge for own in edges.values() for edge in own]))
+        with torch.enable_grad():
+            target = (f * _first_slopes(self.loss, f, self.y)).sum()
+        gradients = iter(slopes(target, [edge for own in edges.values() for edge in own]))
         for name, own in edges.items():
             apart = zip([next(gradients) for _ in own], noted.left[name], strict=True)
             values[name, "leaves", "gradient"] = _flat([torch.zeros_like(h) if g is None else g for g, h in apart])
@@ -91,11 +97,13 @@ class Coordinates:
         return {p.name: notes[p.name] for p in self.description.having(*roles) if p.name in notes}
 
 
-def _signed(f: Tensor) -> Tensor:
-    """The sum over outputs with fixed signs, of which derivatives have the mean square of those of single outputs"""
-    signs = torch.randint(2, f.shape[1:], generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+def _first_slopes(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
+    """Minus dLoss/df at outputs of 0, which no width changes, of mean square 1 over samples; 1 for targets that these outputs meet"""
     with torch.enable_grad():
-        return (f * signs.to(f)).sum() / math.sqrt(signs.numel())
+        zeros = torch.zeros_like(f).requires_grad_()
+        (slopes,) = torch.autograd.grad(-loss.value(zeros, y).sum(), zeros)
+    size = slopes.square().sum().div(len(f)).sqrt()
+    return slopes / size if float(size) else torch.ones_like(f)
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
@@ -111,7 +119,7 @@ class CheckedNetworks(ModuleRun):
 
     def __init__(self, problem: Problem, width: int, seeds: Sequence[int], like: Tensor) -> None:
         super().__init__(problem, width, seeds, like)
-        self.coordinates = [Coordinates(self.network.description) for _ in seeds]
+        self.coordinates = [Coordinates(self.network.description, self.loss, self.y) for _ in seeds]
 
     def capture(self, state: State, passed: ModulePass) -> list[Squares]:  # type: ignore[override]
         del passed
@@ -138,14 +146,14 @@ class CheckedLimit(Method):
         self.network = ModuleLimit(
             problem.architecture, problem.scaling, data, problem.loss_function, population, tolerances, limit, False
         )
-        self.coordinates = Coordinates(problem.architecture.description)
+        self.coordinates = Coordinates(problem.architecture.description, problem.loss_function, self.network.data.y)
         self.initial_state, self.norm = self.network.initial_state, self.network.norm
         self.forward, self.backward = self.network.forward, self.network.backward
         self.mark, self.back_to = self.network.mark, self.network.back_to
 
     def capture(self, state: State, passed: Any) -> Squares:
         del passed
-        mark, noted = self.mark(), Noted()
+        noted = Noted()  # what it reveals of the matrices stays: drawn anew, gradients would be those of other neurons
         with noted:
             some = self.network.forward(state, slice(0, len(self.network.data.x)), True)
         sigma = self.network.gain / self.network.width
@@ -153,6 +161,4 @@ class CheckedLimit(Method):
         def slopes(target: Tensor, edges: Sequence[Any]) -> Sequence[Any]:
             return [None if g is None else g / sigma for g in some.slopes(target, edges, False)]
 
-        found = self.coordinates.squares(noted, some.f, slopes)
-        self.back_to(mark)
-        return found
+        return self.coordinates.squares(noted, some.f, slopes)
