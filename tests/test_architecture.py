@@ -159,7 +159,7 @@ ROOMS = {  # and the rooms of the same package that each may import
     "solvers/two_layer": ("running",),
     "solvers/lazy": ("running",),
     "solvers/finite": ("running",),
-    "solvers/studies": ("running", "two_layer", "lazy", "finite"),
+    "solvers/studies": ("running", "dmft", "two_layer", "lazy", "finite"),
     "solvers/command_line": ("running", "dmft", "two_layer", "lazy", "finite", "studies"),
 }
 

@@ -72,6 +72,9 @@ def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None) -> np
                 _coordinate(panel, c, np.array(report.widths), values, colour[c.layer])
         panel.set(xscale="log", yscale="log")
         panel.set_title(f"{title}, step {at}", fontsize="medium")
+        low, high = panel.get_ylim()
+        middle, span = (low * high) ** 0.5, max(high / low, 10.0) ** 0.5  # so that noise does not fill the panel
+        panel.set_ylim(middle / span, middle * span)
         plain_log(panel)
         width_axis(panel, report.widths)
     axes[0].set_ylabel("root mean square")
