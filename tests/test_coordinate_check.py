@@ -180,6 +180,7 @@ def test_a_sum_over_neurons_without_1_over_n_is_found_in_networks_and_in_the_lim
     (read,) = (c for c in report["out"] if c.kind == "field")
     assert read.limit_measured[0].low > 0.9  # neurons of one sign
     assert read.limit_measured[0].high < 1.1
+    assert "zero" in str(report)  # no step was taken
 
 
 def test_networks_that_blow_up_are_told():

@@ -54,8 +54,11 @@ class Coordinate:
 
     @property
     def blown(self) -> int | None:
-        """The first step, by its place in `values`, that some network did not reach with finite numbers"""
-        lost = ~np.isfinite(self.values).all(1) & np.isfinite(self.expected)
+        """The first step, by its place in `values`, that some network, or the limit, did not reach with finite numbers"""
+        lost = ~np.isfinite(self.values).all(1)
+        if np.isfinite(self.limit[0]).all():
+            lost |= ~np.isfinite(self.limit).all(1)
+        lost &= np.isfinite(self.expected)
         return int(lost.argmax()) if lost.any() else None
 
     @property
@@ -91,11 +94,11 @@ class Coordinate:
         """In words; steps: of `values`"""
         if self.blown is not None:
             return f"blows up by step {steps[self.blown]}"
-        wrong, last = self.growing or self.vanishing, self.expected[np.isfinite(self.expected)][-1]
-        if wrong is None and not np.nanmax(self.values):
+        wrong, known = self.growing or self.vanishing, self.expected[np.isfinite(self.expected)]
+        if wrong is None and not (len(known) and np.nanmax(self.values)):
             return "zero"
         if wrong is None:
-            return f"like n^{last:g}, as it should" if last else "order 1"
+            return f"like n^{known[-1]:g}, as it should" if known[-1] else "order 1"
         i, found = wrong
         how, of = "grows" if self.growing else "vanishes", "S" if found is self.limit_measured[i] else "n"
         instead = f", not n^{self.expected[i]:g}" if of == "n" and self.expected[i] else ""
