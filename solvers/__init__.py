@@ -13,6 +13,7 @@ from solvers.running.failures import DivergedError, Interrupted, NonFiniteError,
 from solvers.running.sharding import RankLost, over_ranks
 from solvers.running.solver import Estimate
 from solvers.studies.coordinate_check import coordinate_check
+from solvers.studies.learning_rate_transfer import learning_rate_transfer
 from solvers.studies.measured_exponents import measured_exponents
 from solvers.studies.proxy_comparison import Proxy, proxy_comparison
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled

@@ -86,6 +86,7 @@ def objects() -> dict[str, Any]:
         "report": mf.deviation(nets, flow),
         "powers": solvers.measured_exponents(problem, (2, 3, 4), 2),
         "coordinates": solvers.coordinate_check(problem, (2, 3, 4), 3, samples=None),
+        "transfer": solvers.learning_rate_transfer(problem, (0.1, 0.2, 0.4), (2, 3), 3, WassersteinFlow(16)),
         "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4),
         "measure": mf.ParticleMeasure.iid(4, 2),
     }

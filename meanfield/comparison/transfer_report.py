@@ -1,4 +1,4 @@
-"""Loss against the learning rate for several widths and the limit: whether the best rate of one width is that of another (equation 96)."""
+"""Loss against the learning rate for several widths and the limit: whether the best rate of one width is that of another (equation 92)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meanfield.comparison.statistics import Exponent, exponent_of, jackknife_err
 
 @dataclass(frozen=True)
 class BestRate:
-    """Where a curve of losses is lowest (equation 96)."""
+    """Where a curve of losses is lowest (equation 92)."""
 
     rate: float
     """The lowest point of the parabola through the lowest loss and its neighbours, in logarithms of both, not further than half a step of
@@ -37,7 +37,7 @@ class BestRate:
 @checked
 @dataclass(frozen=True, eq=False)
 class TransferReport:
-    """Losses of networks of several widths, and of their limit, at several learning rates after the same number of steps (equation 96).
+    """Losses of networks of several widths, and of their limit, at several learning rates after the same number of steps (equation 92).
 
     A loss is infinite where the run blew up, nan where it ended early for another reason.
     """

@@ -204,8 +204,31 @@ def _unpack_coordinates(stored: Stored, settings: Mapping[str, Any]) -> Coordina
     )
 
 
+def _pack_transfer(report: TransferReport, arrays: Arrays) -> dict[str, Any]:
+    arrays.axis("rate", report.rates, "learning rate")
+    arrays.axis("width", np.array(report.widths, dtype=np.int64), "neurons in a hidden layer")
+    arrays.put("final", report.final, "width rate seed", "loss after the last step, infinite where the run blew up")
+    arrays.put("best", report.best, "width rate seed", "least loss of all recorded steps")
+    if report.limit is not None:
+        arrays.put("limit", report.limit, "which rate", "final and least loss of the limit")
+        arrays.put("limit_errors", report.limit_errors, "which rate", "standard errors of limit, nan if unknown")
+    return {"compared": {k: plain(v, f"the report's setting {k}") for k, v in report.settings.items()}}
+
+
+def _unpack_transfer(stored: Stored, settings: Mapping[str, Any]) -> TransferReport:
+    return TransferReport(
+        rates=stored["rate"],
+        widths=tuple(stored["width"].tolist()),
+        final=stored["final"],
+        best=stored["best"],
+        limit=stored.get("limit"),
+        limit_errors=stored.get("limit_errors"),
+        settings=settings["compared"],
+    )
+
+
 Result = (
-    Solution | DeviationReport | LazyPrediction | PowersReport | ProxyReport | CoordinatesReport
+    Solution | DeviationReport | LazyPrediction | PowersReport | ProxyReport | CoordinatesReport | TransferReport
 )  # what `save` takes
 KINDS = (
     SOLUTION,
@@ -214,4 +237,5 @@ KINDS = (
     Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
     Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
     Kind("meanfield coordinates report", CoordinatesReport, _pack_coordinates, _unpack_coordinates),
+    Kind("meanfield transfer report", TransferReport, _pack_transfer, _unpack_transfer),
 )

@@ -1,4 +1,4 @@
-"""learning_rate_transfer: loss against the learning rate for several widths and the limit (equation 96)."""
+"""learning_rate_transfer: loss against the learning rate for several widths and the limit (equation 92)."""
 
 from __future__ import annotations
 
