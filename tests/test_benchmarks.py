@@ -13,7 +13,7 @@ import meanfield as mf
 import tests.benchmarks
 from solvers import CausalDMFT
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import dmft_speed, ensembles, regression, timing
+from tests.benchmarks import any_networks, dmft_speed, ensembles, regression, timing
 from tests.benchmarks.compiled import Compiled
 from tests.running import gathered
 
@@ -235,6 +235,19 @@ def test_small_runs_have_ratios(capsys):
     found = ensembles.ensembles(widths=(4, 8), seeds=3, repetitions=2)
     assert list(regression.ratios(found)) == [f"{n}, {clock}" for n in (4, 8) for clock in ("wall", "processor")]
     assert "| 4 | 3 |" in capsys.readouterr().out
+
+
+def test_small_runs_of_modules_have_ratios():
+    sizes = {"convolutions": ((64, 128), {2: 3, 4: 3, 8: 2}), "transformer": ((512,), {2: 3, 4: 3, 8: 2})}
+    found = any_networks.networks_to_error(0.1, 2, sizes, 1)
+    assert list(regression.ratios(found)) == [f"{name}, ratio" for name in sizes]
+    assert all(row["N"] > 0 < row["ratio"]["median"] for row in found.values())
+    assert len(regression.ratios(any_networks.network_products(512, 1, 1))) == 4
+    assert list(regression.ratios(any_networks.filter_bases(128, 1, 1))) == ["first", "later", "numbers"]
+    assert len(regression.ratios(any_networks.network_growth(128, 2, 1, 1))) == 5
+    found = any_networks.perceptron_as_module(64, 1, {"tanh": ("tanh", 2, 4, 2)})
+    kinds = ("defaults", "loop")
+    assert list(regression.ratios(found)) == [f"tanh, 4 + {tested}, {kind}" for tested in (0, 4) for kind in kinds]
 
 
 @pytest.mark.slow

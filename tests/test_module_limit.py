@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import meanfield as mf
 import solvers.dmft.basis
@@ -470,6 +471,15 @@ def test_what_cannot_be_is_refused_before_work():
         ModuleLimit(network, mf.mean_field(1.0), *given, shared, (1e-2, 1e-2))
     with pytest.raises(ValueError, match="has no limit as a flow of measures"):
         ModuleLimit(network, mf.ntk(), *given, whole, (1e-2, 1e-2))
+
+
+def test_an_input_weight_of_few_directions_tells_its_shape_without_its_numbers():
+    weight = solvers.dmft.module_start.Narrow.of(torch.ones(9, 2), torch.ones(2, 5))
+    with FlopCounterMode(display=False) as counter:
+        assert (weight.shape, weight.dtype, weight.ndim) == ((5, 9), torch.float32, 2)
+        assert (weight.size(1), weight.dim()) == (9, 2)
+    assert counter.get_total_flops() == 0
+    assert torch.equal(weight + 1, torch.full((5, 9), 3.0))
 
 
 def test_inputs_of_few_directions_are_kept_as_these_and_the_network_is_the_same(monkeypatch):

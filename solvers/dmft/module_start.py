@@ -134,6 +134,9 @@ class Start:
         return self.theta, directions
 
 
+_SHAPE = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim}  # type: ignore[attr-defined]
+
+
 class Narrow(Tensor):
     """An input weight by the few directions that its inputs have: linear layers multiply by these first."""
 
@@ -153,6 +156,9 @@ class Narrow(Tensor):
             out = args[0] @ args[1].directions @ args[1].rows
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             return out if bias is None else out + bias
+        if func in _SHAPE:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
 
         def whole(value: Any) -> Any:
             return (value.directions @ value.rows).T if isinstance(value, Narrow) else value

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -15,10 +15,11 @@ from solvers import CausalDMFT, FiniteWidth
 from tests.benchmarks.timing import over_rounds, spread
 
 Table = dict[str, Any]
+WIDTHS = {64: 4096, 128: 2048, 256: 512, 512: 48, 1024: 12, 2048: 4}
 
 
-def digits(samples: int, depth: int, activation: str, steps: int) -> mf.Problem:
-    data = mf.digits((0, 1), n_train=samples, n_test=0)
+def digits(samples: int, depth: int, activation: str, steps: int, tested: int = 0) -> mf.Problem:
+    data = mf.digits((0, 1), n_train=samples, n_test=tested)
     return mf.Problem(data, mf.Network(depth, activation), mf.mean_field(1.0), mf.Training(0.1, steps))
 
 
@@ -40,7 +41,8 @@ def time_to_error(device: str = "cpu") -> Table:
     exact, own = reference.mean(0), float(reference.var(0).sum()) / len(reference)
     print(f"reference: 4 runs of 2^17 samples, its own error {math.sqrt(own) / float(exact.norm()):.1g}\n")
     sweeps = _sweep_errors(asked, solver, exact, own)
-    law = _network_law(asked, exact, device)
+    nets = FiniteWidth(dtype="float32", snapshots=(), keep_neurons=False)
+    law = network_law(replace(nets, device=device), asked, exact, WIDTHS, own / float(exact.square().sum()))
     print(
         "\n| error of f | sweep: samples | processor s | best networks: N x seeds | processor s | ratio | one network: N | ratio |"
     )
@@ -50,9 +52,9 @@ def time_to_error(device: str = "cpu") -> Table:
         samples = min((s for s in sweeps if sweeps[s]["error"] <= target), default=max(sweeps))
         reached, each = sweeps[samples]["error"] <= target, sweeps[samples]["seconds"]
         fast = median(each)
-        n, e, slow = _best_split(law, target)
+        n, e, slow = best_split(law, target)
         one = (law["v"] + math.sqrt(law["v"] ** 2 + (2 * target * law["b"]) ** 2)) / (2 * target**2)
-        single = _cost(law, one)
+        single = cost(law, one)
         targets.append({"error": target, "reached": reached, "samples": samples, "seconds": fast, "N": n, "seeds": e, "networks": slow,
                         "ratio": over_rounds([slow / s for s in each]), "single_N": one, "single": single,
                         "single_ratio": over_rounds([single / s for s in each])})  # fmt: skip
@@ -90,13 +92,22 @@ def clocked(call: Any, *arguments: Any) -> tuple[float, Any]:
     return clock() - start, result
 
 
-def _network_law(asked: mf.Problem, exact: torch.Tensor, device: str) -> Table:
-    """v and b of variance v / N and bias b / N (relative), cost N^power of a seed in a batched ensemble"""
-    seeds = {64: 4096, 128: 2048, 256: 512, 512: 48, 1024: 12, 2048: 4}
-    solver = FiniteWidth(dtype="float32", device=device, snapshots=(), keep_neurons=False)
+def network_law(
+    solver: FiniteWidth,
+    asked: mf.Problem,
+    exact: torch.Tensor,
+    widths: Mapping[int, int],
+    own: float = 0.0,
+    narrow: int = 256,
+    wide: int = 512,
+) -> Table:
+    """v and b of variance v / N and bias b / N (relative), cost N^power of a seed in a batched ensemble, by the widths from `wide` on
+
+    widths: seeds by N; the bias is taken from those up to `narrow`, where it is seen best. own: relative squared error of `exact`.
+    """
     print("\n| N | seeds | processor s per seed | N x variance | N x bias (standard error) |\n|---|---|---|---|---|")
     table, design, means = {}, [], []
-    for n, e in seeds.items():
+    for n, e in widths.items():
         seconds, runs = clocked(replace(solver, width=n).ensemble, asked, e)
         seconds /= e
         apart = (outputs(runs) - exact) / exact.norm()
@@ -104,17 +115,19 @@ def _network_law(asked: mf.Problem, exact: torch.Tensor, device: str) -> Table:
         bias = math.sqrt(max(0.0, n**2 * float(apart.mean(0).square().sum()) - n * v / e))
         table[n] = {"seeds": e, "seconds": seconds, "v": v, "b": bias}
         print(f"| {n} | {e} | {seconds:.2g} | {v:.3g} | {bias:.2g} ({math.sqrt(n * v / e):.2g}) |", flush=True)
-        if n <= 256:  # there the bias is seen best: mean deviation = vector / N
-            design.append(e * n / n**2)
-            means.append(e * n / n * apart.mean(0))
-    vector = torch.stack(means).sum(0) / sum(design)  # weighted least squares, weights N E
+        if n <= narrow:  # mean deviation = vector / N
+            design.append((e, e / n))
+            means.append(e * apart.mean(0))
+    ones, weight = map(sum, zip(*design, strict=True))
+    vector = torch.stack(means).sum(0) / weight  # weighted least squares, weights N E
     v = float(np.average([row["v"] for row in table.values()], weights=[row["seeds"] - 1 for row in table.values()]))
-    noise2 = v / sum(design)
+    noise2 = v / weight + own * (ones / weight) ** 2
     b = math.sqrt(max(0.0, float(vector.square().sum()) - noise2))
-    wide = [n for n in table if n >= 512]
-    power, log_cost = np.polyfit(np.log(wide), np.log([table[n]["seconds"] for n in wide]), 1)
+    far = [n for n in table if n >= wide]
+    power, log_cost = np.polyfit(np.log(far), np.log([table[n]["seconds"] for n in far]), 1)
     print(
-        f"\nv = {v:.3g}, b = {b:.2g} (its noise {math.sqrt(noise2):.2g}), cost = {math.exp(log_cost):.2g} N^{power:.2f} s from N = 512 on",
+        f"\nv = {v:.3g}, b = {b:.2g} (its noise {math.sqrt(noise2):.2g}), "
+        f"cost = {math.exp(log_cost):.2g} N^{power:.2f} s from N = {wide} on",
         flush=True,
     )
     return {
@@ -127,7 +140,7 @@ def _network_law(asked: mf.Problem, exact: torch.Tensor, device: str) -> Table:
     }
 
 
-def _cost(law: Table, n: float) -> float:
+def cost(law: Table, n: float) -> float:
     """Processor seconds of one seed: between the widths that were run, or by the power law above them"""
     widths = law["widths"]
     if n > max(widths):
@@ -136,14 +149,14 @@ def _cost(law: Table, n: float) -> float:
     return math.exp(float(np.interp(math.log(n), np.log(list(widths)), np.log(seconds))))
 
 
-def _best_split(law: Table, target: float) -> tuple[float, float, float]:
+def best_split(law: Table, target: float) -> tuple[float, float, float]:
     """(N, E, processor seconds) that reach the target error most cheaply"""
     best = (math.nan, math.nan, math.inf)
     for n in np.geomspace(min(law["widths"]), 1e7, 4000):
         room = target**2 - (law["b"] / n) ** 2
         if room > 0:
             seeds = max(1, math.ceil(law["v"] / (n * room)))
-            best = min(best, (float(n), float(seeds), _cost(law, n) * seeds), key=lambda split: split[2])
+            best = min(best, (float(n), float(seeds), cost(law, n) * seeds), key=lambda split: split[2])
     return best
 
 
