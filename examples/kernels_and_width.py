@@ -57,7 +57,7 @@ def _drawn(maps: dict[str, mf.Solution], order: torch.Tensor) -> np.ndarray:
         every = (torch.arange(positions)[:, None] + positions * order).flatten()
         low, high = (float(f(torch.stack([*kernels.values()]))) for f in (torch.min, torch.max))
         for ax, (label, kernel) in zip(row, kernels.items(), strict=True):
-            ax.imshow(kernel[every][:, every], vmin=low, vmax=high, interpolation="nearest")
+            ax.imshow(kernel[every][:, every].numpy(), vmin=low, vmax=high, interpolation="nearest")
             far = "" if label == "limit" else f", {100 * float((kernel - right).norm() / right.norm()):.0f} % off"
             ax.set(xticks=[], yticks=[], title=label + far, xlabel=what)
         row[0].set_ylabel(what)
