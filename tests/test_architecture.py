@@ -14,7 +14,9 @@ FILES = [path for package in ("meanfield", "solvers") for path in sorted((ROOT /
 
 HOMES = {
     "pykeops": {"meanfield/measures/keops.py"},
-    "matplotlib": {f"meanfield/plot/{name}.py" for name in ("frame", "runs", "matrices", "reports", "plane", "lazy")},
+    "matplotlib": {
+        f"meanfield/plot/{name}.py" for name in ("frame", "runs", "matrices", "reports", "plane", "lazy", "transfer")
+    },
     "xarray": set(),  # it reads the files; it is not needed to write them
     "h5netcdf": {"meanfield/files/storage.py"},
     "h5py": {"meanfield/files/storage.py"},
