@@ -75,7 +75,7 @@ class Problem:
         if isinstance(self.network, Network):
             return self.network
         raise ValueError(
-            f"this solver takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth and CausalDMFT "
+            f"this takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth and CausalDMFT "
             "take any network"
         )
 
