@@ -178,9 +178,9 @@ def test_files_and_pictures_keep_what_diverged(tmp_path, limit):
         np.testing.assert_array_equal(getattr(found, name), getattr(asked, name))
     panel = mf.plot.learning_rates(found)
     labels = [line.get_label() for line in panel.get_lines() if not line.get_label().startswith("_")]
-    assert labels == ["$N = 1$", "$N = 2$"] + ["limit"] * (limit is not None)
+    assert labels == ["$N = 1$", "$N = 2$"] + ["limit"] * (limit is not None) + ["best rate", "blew up"]
     crosses = [line.get_xdata().tolist() for line in panel.get_lines() if line.get_marker() == "x"]
-    assert crosses == [[16.0], []] + [[16.0]] * (limit is not None)
+    assert crosses == [[16.0], []] + [[16.0]] * (limit is not None) + [[]]  # the last is that of the legend
     mf.plot.save(mf.plot.learning_rates(found, best=True), tmp_path / "transfer.png")
 
 

@@ -46,6 +46,9 @@ def learning_rates(report: TransferReport, best: bool = False, ax: Axes | None =
         first = curves[:, 0][np.isfinite(curves[:, 0])]
         panel.set_ylim(finite.min() / 1.6, SHOWN * (first.max() if len(first) else finite.min()))
     plain_log(panel)
+    panel.plot([], [], "o", color="grey", markersize=7, markeredgecolor="white", label="best rate")
+    if report.diverged().any() or not np.isfinite(curves).all():
+        panel.plot([], [], "x", color="grey", markersize=5, label="blew up")
     panel.legend(**SMALL)
     return panel
 
