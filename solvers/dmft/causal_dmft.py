@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -16,7 +15,7 @@ from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
-from solvers.dmft.module_sweep import ModuleSweep
+from solvers.dmft.module_sweep import ModuleSweep, bytes_of_module
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
 from solvers.dmft.state import restore, state_of
@@ -32,7 +31,6 @@ from solvers.running.resuming import earlier
 from solvers.running.rounding import learned, must_resolve
 from solvers.running.sharding import Shard, current
 from solvers.running.solver import Estimate, settings
-from solvers.running.tangents import MOST
 from solvers.running.trajectory import snapshot_steps
 
 Draws = Literal["sobol", "plain"]
@@ -143,7 +141,7 @@ class CausalDMFT:
     def bytes_needed(self, problem: Problem, rank: int) -> float:
         """An estimate of the peak memory of one group whose bases all have `rank` directions, in each process that shares the samples."""
         if problem.trial is not None:
-            return self._bytes_of_module(problem, rank)
+            return bytes_of_module(problem, self.samples, rank, len(self.snapshots), self._kind(problem).itemsize)
         data, depth, training = problem.data, problem.perceptron.depth, problem.training
         points, gradients = problem.data.points, data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
@@ -154,23 +152,6 @@ class CausalDMFT:
         neurons = own * (fields + snapshots + 1.75 * per_rank * rank)  # buffers double as they grow, and are copied
         records = training.record_count * depth * rank * (points + gradients)
         return (neurons + records) * self._kind(problem).itemsize
-
-    def _bytes_of_module(self, problem: Problem, rank: int) -> float:
-        """As `bytes_needed`: what a forward makes is kept for the backward pass, of each matrix bases, images and buffers"""
-        assert problem.trial is not None
-        data, network = problem.data, problem.architecture.description
-        fields = 2 * problem.trial.numbers(self.samples) * data.points
-        parameters = 3 * sum(math.prod(p.shape(self.samples)) for p in network if p.role != "hidden")
-        looked = bool(self.snapshots)
-        wide = sum(
-            (3 + p.offsets + looked) * (p.below.at(self.samples) + p.above.at(self.samples))
-            for p in network.having("hidden")
-        )
-        outputs = data.outputs if looked and problem.gradients_recorded else 0
-        kept = len(self.snapshots) * rank * problem.trial.kept * data.samples * (1 + outputs)
-        held = fields + parameters + 1.75 * wide * rank + kept
-        tangents = min(MOST, data.samples * outputs * parameters * self._kind(problem).itemsize)
-        return held * self._kind(problem).itemsize + tangents
 
     def _must_suit_modules(self, problem: Problem) -> None:
         if self.responses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from solvers.running.inputs import Rows
 from solvers.running.integrator import State
 from solvers.running.method import Method
 from solvers.running.skeleton import Samples
+from solvers.running.tangents import MOST
 from solvers.running.trajectory import Trajectory
 
 
@@ -163,6 +165,22 @@ def _in_order(uses: Sequence[Use], phases: Iterable[str]) -> Tensor:
             samples = torch.arange(use.c.shape[1] // max(1, len(seen)))
             places.append(torch.cartesian_prod(torch.tensor([call]), samples, seen))
     return torch.from_numpy(np.lexsort(torch.cat(places).T.flip(0).numpy()))
+
+
+def bytes_of_module(problem: Problem, samples: int, rank: int, snapshots: int, itemsize: int) -> float:
+    """An estimate of the peak memory: what a forward makes is kept for the backward pass; of each matrix bases of `rank` directions, images
+    and buffers
+    """
+    assert problem.trial is not None
+    data, network = problem.data, problem.architecture.description
+    fields = 2 * problem.trial.numbers(samples) * data.points
+    parameters = 3 * sum(math.prod(p.shape(samples)) for p in network if p.role != "hidden")
+    sides = {p: p.below.at(samples) + p.above.at(samples) for p in network.having("hidden")}
+    wide = sum((3 + p.offsets + bool(snapshots)) * side for p, side in sides.items())
+    outputs = data.outputs if snapshots and problem.gradients_recorded else 0
+    kept = snapshots * rank * problem.trial.kept * data.samples * (1 + outputs)
+    tangents = min(MOST, data.samples * outputs * parameters * itemsize)
+    return (fields + parameters + 1.75 * wide * rank + kept) * itemsize + tangents
 
 
 def _stacked(rows: list[Tensor]) -> Tensor:
