@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.network.keys import parts
 from meanfield.network.recording import Recorded
 from meanfield.network.roles import Build, Description, Parameter, describe
 
+_TAKEN = {"f", "f_test", "loss", "test_loss", "tangent_kernel", "tangent_kernels", "tangent", "measure"}
 Patterned = tuple[tuple[str, float], ...]
 T = TypeVar("T")
 _MADE: WeakValueDictionary[int, Architecture] = WeakValueDictionary()  # by identity
@@ -43,6 +45,8 @@ class Architecture:
     record: Mapping[str, str | Callable[[nn.Module, Tensor], Tensor]] | Recorded = field(default=(), compare=False)
     """{name: what} that snapshots keep beside the kernels, without an axis of neurons: the path of a submodule, e.g. "blocks.0.attention",
     for its output, or a function of (module, x)."""
+    records: tuple[str, ...] = field(init=False, repr=False)
+    """The names of `record`, which files keep."""
     description: Description = field(init=False, repr=False)
     """Parameters and their roles, found when it is made."""
 
@@ -58,6 +62,7 @@ class Architecture:
         object.__setattr__(self, "frozen", tuple(_fitting("frozen", pattern, found) for pattern in self.frozen))
         record = self.record.items() if isinstance(self.record, Mapping) else self.record
         object.__setattr__(self, "record", tuple((_word(name), what) for name, what in record))
+        object.__setattr__(self, "records", tuple(name for name, _ in self.recordings))
         object.__setattr__(self, "name", self.name or getattr(self.build, "__name__", type(self.build).__name__))
         _MADE[id(self)] = self
 
@@ -105,6 +110,10 @@ def _word(name: str) -> str:
     """A name by which something is recorded, and kept in files; ValueError for one that is no word"""
     if not name.isidentifier():
         raise ValueError(f"record must have words as names: received {name!r}")
+    if name in _TAKEN or parts(name)[1] is not None:
+        raise ValueError(
+            f"record must have names that nothing else has: received {name!r}, an observable; give e.g. 'my_{name}'"
+        )
     return name
 
 

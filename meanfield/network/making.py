@@ -33,13 +33,20 @@ def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module
         with _Thin(least, seed):
             net = build(width)
     except (NotImplementedError, RuntimeError):
-        with _Thin(math.inf, seed):
-            net = build(width)
-    except TypeError as error:
-        raise ValueError(f"network must make a torch.nn.Module of a width: build({width}) failed ({error})") from error
+        try:
+            with _Thin(math.inf, seed):
+                net = build(width)
+        except Exception as error:
+            raise ValueError(_failed(width, error)) from error
+    except Exception as error:
+        raise ValueError(_failed(width, error)) from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"build({width}) must return a torch.nn.Module: received {checks.shown(net)}")
     return net
+
+
+def _failed(width: int, error: Exception) -> str:
+    return f"network must make a torch.nn.Module of a width: build({width}) failed ({type(error).__name__}: {error})"
 
 
 class _Thin(TorchDispatchMode):

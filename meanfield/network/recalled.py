@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from meanfield.checking.warning import warn
@@ -34,13 +35,15 @@ def told(network: Architecture) -> dict[str, Any]:
         "weight_std": network.weight_std,
         "rate": network.rate,
         "frozen": network.frozen,
+        "record": network.records,
     }
 
 
 def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None) -> Architecture:
     """The architecture of which that is told: of the builder that is given, else one that this process has made or imported.
 
-    ValueError where there is none, and for one with other parameters. UserWarning for one whose code has changed.
+    ValueError where there is none, and for one with other parameters. UserWarning for one whose code has changed, which is then not equal
+    to that of today's code.
     """
     if given is None:
         same = (
@@ -64,9 +67,14 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
             f"the code of the network {own.name!r} is not what it was when the result was saved: numbers are those of the old code",
             UserWarning,
         )
-    if isinstance(given, Architecture):
-        return own
-    return Architecture(given, **{key: kept[key] for key in ("weight_std", "rate", "frozen", "name")})
+    if not isinstance(given, Architecture):
+        own = Architecture(given, **{key: kept[key] for key in ("weight_std", "rate", "frozen", "name")})
+        object.__setattr__(own, "records", tuple(kept.get("record", ())))  # functions that record are not kept
+    if own.description.digest != kept["digest"]:
+        own = replace(own)  # of its own, since it is that of the file
+        object.__setattr__(own, "records", tuple(kept.get("record", ())))
+        object.__setattr__(own, "description", replace(own.description, digest=kept["digest"]))
+    return own
 
 
 def _but_for_place(kept: Mapping[str, Any]) -> str:

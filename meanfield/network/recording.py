@@ -40,7 +40,7 @@ class Recorder(nn.Module):
                 hook.remove()
         for name, what in self.record:
             if not isinstance(what, str):
-                found[name] = what(self.net, x)
+                found[name] = _asked(name, what, self.net, x)
         return {name: _tensor(name, found.get(name)) for name, _ in self.record}
 
 
@@ -57,6 +57,15 @@ def _submodule(net: nn.Module, name: str, path: str) -> nn.Module:
             f"record[{name!r}] must be the path of a module: received {path!r}; known: {', '.join(filter(None, known))}"
         )
     return known[path]
+
+
+def _asked(name: str, what: Callable[[nn.Module, Tensor], Tensor], net: nn.Module, x: Tensor) -> Tensor:
+    try:
+        return what(net, x)
+    except (AttributeError, TypeError, IndexError, KeyError) as error:
+        raise ValueError(
+            f"record[{name!r}] failed ({type(error).__name__}: {error}): it is a function of (module, x)"
+        ) from error
 
 
 def _tensor(name: str, found: Any) -> Tensor:

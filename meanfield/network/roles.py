@@ -8,20 +8,17 @@ Read off two builds without numbers: an axis whose size is not the same in both 
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import Literal, cast, get_args
 
 from torch import nn
 
 from meanfield.network.making import Build, made
 from meanfield.network.refusals import refuse_modules
+from meanfield.network.sources import digest, place
 
 Role = Literal["input", "hidden", "readout", "vector", "plain", "output bias"]
 Kind = Literal["linear", "convolution", "embedding", "own"]
@@ -160,29 +157,9 @@ def describe(build: Build) -> Description:
             "nn.Linear(n, 1))"
         )
     _refuse_ties(every, shapes[0])
-    source, digest = origin(build)
-    return Description(tuple(every[name] for name, _ in nets[0].named_parameters()), source, digest)
-
-
-def origin(build: Build) -> tuple[str, str]:
-    """("package.module:Name", sha256 of the source and of what it encloses): empty texts where code has no name of its own, or cannot
-    be read"""
-    if isinstance(build, partial):
-        digest, given = origin(build.func)[1], _plain(build.args, build.keywords)
-        return "", hashlib.sha256((digest + given).encode()).hexdigest() if digest else ""
-    module, name = getattr(build, "__module__", None), getattr(build, "__qualname__", "<")
-    source = f"{module}:{name}" if module and "<" not in name else ""
-    try:
-        text = inspect.getsource(build)
-    except (OSError, TypeError):
-        return source, ""
-    enclosed = _plain(*(cell.cell_contents for cell in getattr(build, "__closure__", None) or ()))
-    return source, hashlib.sha256((text + enclosed).encode()).hexdigest()
-
-
-def _plain(*values: object) -> str:
-    """Values as text, without the addresses of objects"""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(values)) if values else ""
+    return Description(
+        tuple(every[name] for name, _ in nets[0].named_parameters()), place(build), digest(build, nets[0])
+    )
 
 
 def _described(name: str, owner: nn.Module, pair: Sequence[nn.Parameter]) -> Parameter:

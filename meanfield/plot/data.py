@@ -159,9 +159,9 @@ _NAMES = {
     "test_loss": "test loss, whole run",
     "tangent_kernel": "tangent kernel $K$, last snapshot",
     "measure": "measure of neurons, last snapshot",
-    "Phi": r"feature kernel $\Phi^{0}$, last snapshot",
-    "G": "gradient kernel $G^{0}$, last snapshot",
-    "h": "preactivations $h^{0}$, last snapshot",
+    "Phi": r"feature kernel $\Phi^{{{0}}}$, last snapshot",
+    "G": "gradient kernel $G^{{{0}}}$, last snapshot",
+    "h": "preactivations $h^{{{0}}}$, last snapshot",
 }
 
 

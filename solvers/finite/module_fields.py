@@ -31,12 +31,17 @@ def fields(
     left = {p.name for p in description.having("input", "hidden")}
     leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
     watch, f = _passed(skeleton, leaves, watchable(description), x)
-    calls = watch.of(*left)
+    straight = {
+        call.name for call in watch.of(*entered, *left) if not call.turned
+    }  # of a transpose only where it is alone
+    calls = [call for call in watch.of(*left) if not call.turned or call.name not in straight]
     edges: list[Any] = [call.left for call in calls]
     with torch.enable_grad():
         outputs = f.flatten(1).sum(0).unbind()
     found: dict[str, list[Tensor]] = {}
     for call in watch.of(*entered):
+        if call.turned and call.name in straight:
+            continue
         found.setdefault(f"Phi {call.name}", []).append(call.features)
     for output in outputs if gradients else ():
         slopes = torch.autograd.grad(output, edges, retain_graph=True, allow_unused=True)
