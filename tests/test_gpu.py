@@ -18,7 +18,8 @@ BLOCK = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {names!r}:
+        asked_by = sys._getframe(3).f_code.co_filename if name.split(".")[0] in {names!r} else ""
+        if asked_by and "_dynamo" not in asked_by:  # torch only asks whether it is there
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 """
