@@ -334,3 +334,39 @@ def test_named_tensors_are_kept_compared_pooled_and_saved(tmp_path):
 def test_what_cannot_be_recorded_is_refused_early(record, why):
     with pytest.raises(ValueError, match=why):
         problem(mf.Architecture(Attending, record=record))
+
+
+def test_other_code_of_a_part_is_another_network(tmp_path, monkeypatch):
+    """A class that a network uses, a default, a captured function: a folder of other code is refused, and a file of it is not equal"""
+
+    class Part(nn.Module):
+        def forward(self, h):
+            return torch.tanh(h)
+
+    class Other(Part):
+        def forward(self, h):
+            return torch.relu(h)
+
+    def of(part):
+        class Whole(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.read, self.part, self.out = nn.Linear(64, n), part(), nn.Linear(n, 1)
+
+            def forward(self, x):
+                return self.out(self.part(self.read(x)))
+
+        return Whole
+
+    assert problem(of(Part)) == problem(of(Part))
+    assert problem(of(Part)) != problem(of(Other))
+    assert problem(lambda n, part=Part: of(part)(n)) != problem(lambda n, part=Other: of(part)(n))
+    width_sweep(problem(of(Part), 2), (8,), 2, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"another|code"):
+        width_sweep(problem(of(Other), 2), (8,), 2, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["f", "loss", "Phi1"])
+def test_names_of_observables_are_not_for_recorded_tensors(name):
+    with pytest.raises(ValueError, match=f"names that nothing else has: received '{name}'"):
+        mf.Architecture(Attending, record={name: "weights"})
