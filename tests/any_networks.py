@@ -36,6 +36,18 @@ class Convolutional(nn.Module):
         return self.out(self.phi(self.mix(self.phi(self.read(x)))).mean((2, 3)))
 
 
+class Filtered(nn.Module):
+    """Linear: an input layer at each position, a filter, the mean over positions."""
+
+    def __init__(self, n, **geometry):
+        super().__init__()
+        self.read, self.mix = nn.Conv1d(2, n, 1, bias=False), nn.Conv1d(n, n, bias=False, **geometry)
+        self.out = nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        return self.out(self.mix(self.read(x)).mean(2))
+
+
 class Recurrent(nn.Module):
     """The same matrix at four times."""
 

@@ -11,7 +11,7 @@ from torch import nn
 import meanfield as mf
 from solvers import CausalDMFT, FiniteWidth, TangentKernelLimit, WassersteinFlow, width_sweep
 from tests import any_networks
-from tests.any_networks import Recurrent, Residual, digits
+from tests.any_networks import Filtered, Recurrent, Residual, digits
 
 
 def problem(network=Residual, steps=8, images=False, samples=6, **asked):
@@ -180,18 +180,6 @@ def test_a_sweep_over_widths_approaches_the_limit(tmp_path):
         assert large < 0.75 * small  # by 1/sqrt(4) but for the noise of eight seeds each
 
 
-class Strided(nn.Module):
-    """Linear: an input layer at each position, a filter, the mean over positions"""
-
-    def __init__(self, n, **geometry):
-        super().__init__()
-        self.read, self.mix = nn.Conv1d(2, n, 1, bias=False), nn.Conv1d(n, n, bias=False, **geometry)
-        self.out = nn.Linear(n, 1, bias=False)
-
-    def forward(self, x):
-        return self.out(self.mix(self.read(x)).mean(2))
-
-
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation"),
     [(3, 2, 1, 1), (2, 3, 0, 1), (3, 2, 2, 2), (2, 4, 5, 1), (2, 1, 0, 3), (1, 2, 0, 1)],
@@ -200,7 +188,7 @@ def test_kernels_of_a_filter_are_over_the_positions_that_it_sees_in_their_order(
     """Of the inputs x_p . x_q / 2 in the exact limit; a network's, with rows in the same order, are near"""
     g = torch.Generator().manual_seed(3)
     x, y = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((3, 2, 7), (3, 1)))
-    build = partial(Strided, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation)
+    build = partial(Filtered, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation)
     asked = mf.Problem(mf.Dataset(x, y), build, mf.mean_field(1.0), mf.Training(0.1, 2))
     line, ones = torch.zeros(1, 1, 7, requires_grad=True), torch.ones(1, 1, kernel)
     (slope,) = torch.autograd.grad(nn.functional.conv1d(line, ones, None, stride, padding, dilation).sum(), line)

@@ -26,7 +26,7 @@ from solvers.running.inputs import EVERYWHERE
 from solvers.running.integrator import weighted
 from solvers.running.sharding import Ranks, Shard
 from solvers.running.skeleton import Samples
-from tests.any_networks import Convolutional, Language, Perceptron, Recurrent, Residual, digits, text
+from tests.any_networks import Convolutional, Filtered, Language, Perceptron, Recurrent, Residual, digits, text
 
 SINGLE, DOUBLE = torch.empty(0), torch.empty(0, dtype=torch.float64)
 SQUARED = loss_called("squared")
@@ -177,18 +177,6 @@ def test_what_needs_the_entries_of_a_matrix_is_refused(meet, what):
 
 
 # -- convolutions, exactly -----------------------------------------------------------------------------------------------------
-
-
-class Filtered(nn.Module):
-    """Linear: an input layer at each position, a filter, the mean over positions."""
-
-    def __init__(self, n, **geometry):
-        super().__init__()
-        self.read, self.mix = nn.Conv1d(2, n, 1, bias=False), nn.Conv1d(n, n, bias=False, **geometry)
-        self.out = nn.Linear(n, 1, bias=False)
-
-    def forward(self, x):
-        return self.out(self.mix(self.read(x)).mean(2))
 
 
 def line(positions, samples=4):

@@ -15,6 +15,7 @@ from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
+from solvers.dmft.module_limit import must_be_whole
 from solvers.dmft.module_sweep import ModuleSweep, bytes_of_module
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
@@ -158,10 +159,7 @@ class CausalDMFT:
             raise ValueError(
                 "responses A and B are recorded of perceptrons only: received a module; leave responses out"
             )
-        if current().count > 1:
-            raise ValueError(
-                "a module averages over its neurons in its own code, so that processes cannot share them: spread groups over an executor"
-            )
+        must_be_whole(current().count)
         for parameter in problem.architecture.description:
             parameter.shape(self.samples)
 
@@ -180,10 +178,8 @@ class CausalDMFT:
 
         if problem.trial is not None:
             found, how, last = expected(one, problem, seconds)
-            groups, rank = (
-                len(self.alone(problem)),
-                max((max(pair) for pair in last.solution.stats["ranks"]), default=0) if last.solution else 0,
-            )
+            groups, ranks = len(self.alone(problem)), last.solution.stats["ranks"] if last.solution else ()
+            rank = max((max(pair) for pair in ranks), default=0)
             return Estimate(
                 groups * found,
                 bound(self.parts(problem, max(rank, _least_rank(problem)))),

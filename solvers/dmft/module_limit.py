@@ -30,7 +30,7 @@ from solvers.dmft.stand_in import Matrix, Met, Record
 from solvers.running.apart import Passes, passes_of, rows_of
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State
-from solvers.running.method import Method
+from solvers.running.method import Growing
 from solvers.running.sharding import Shard
 from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
 from solvers.running.tangents import Derivative, tangent_kernel
@@ -39,7 +39,7 @@ from solvers.running.watching import Watch, shells, watchable
 TOGETHER = 512  # fields that extend a basis at a time: with positions there are many
 
 
-class ModuleLimit(Method):
+class ModuleLimit(Growing):
     """One network in the limit. The state: L of each trained matrix, theta of other trained parameters, and how much is left of each W0
     (float64, on the CPU).
 
@@ -131,9 +131,8 @@ class ModuleLimit(Method):
 
     def forward(self, state: State, rows: Rows, differentiated: bool = True, apart: bool = False) -> LimitPass:
         """apart: so that derivatives are told apart by sample"""
-        count, scales = len(self.learning), dict(zip(self.learning, state[-1].tolist(), strict=True))
-        learned = dict(zip(self.learning, state[:count], strict=True))
-        own = {n: t.detach().requires_grad_(differentiated) for n, t in zip(self.own, state[count:-1], strict=True)}
+        learned, theta, scales = self._parts(state)
+        own = {n: t.detach().requires_grad_(differentiated) for n, t in theta.items()}
         given = {n: t * self.units[n].multiplier for n, t in self.fixed.theta.items()}
         x, y = (t[rows] if isinstance(rows, Tensor) else t for t in (self.data.x, self.data.y))
         record = Record(self.like.new_zeros(()).requires_grad_(differentiated))
@@ -148,6 +147,12 @@ class ModuleLimit(Method):
                     f_test = self._outputs(weights | given, learned, scales, self.data.x_test, self._nowhere)
                 f = torch.cat([f, f_test])
         return LimitPass(f, y, own, [t.shape for t in learned.values()], record, weights, watch)
+
+    def _parts(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+        """L of each matrix, theta of the module's own parameters, how much is left of each W0, by name"""
+        count = len(self.learning)
+        learned, own = dict(zip(self.learning, state, strict=False)), dict(zip(self.own, state[count:-1], strict=True))
+        return learned, own, dict(zip(self.learning, state[-1].tolist(), strict=True))
 
     def backward(self, passed: LimitPass) -> State:
         """Minus the gradient of the loss times the rates; of a matrix as dL (equation 84)"""
@@ -174,17 +179,15 @@ class ModuleLimit(Method):
     def recorded(self, state: State) -> dict[str, Tensor]:
         """What the architecture records at the training points, by name; what that reveals of the matrices is kept"""
         record, x = self.network.recordings, self.data.x
-        learned = dict(zip(self.learning, state, strict=False))
-        scales = dict(zip(self.learning, state[-1].tolist(), strict=True))
-        own = dict(zip(self.own, state[len(self.learning) : -1], strict=True)) | self.fixed.theta
-        weights = {name: theta * self.units[name].multiplier for name, theta in own.items()}
+        learned, own, scales = self._parts(state)
+        weights = {name: theta * self.units[name].multiplier for name, theta in (own | self.fixed.theta).items()}
         ask = lambda given: self.skeleton.recorded(given, record, x)  # noqa: E731
         with torch.no_grad():
             return self._outputs(weights, learned, scales, x, self._nowhere, ask=ask) if record else {}
 
     def tangent_kernel(self, state: State) -> Tensor:
         """K (P, C, P, C) at the training points, for the C outputs of a sample in the order of f.flatten(1) (equation 90); what it reveals
-        of the matrices is forgotten. Memory: `tangent_bytes`.
+        of the matrices is forgotten. Derivatives take at most MOST bytes (tangents.py).
         """
         samples, mark = len(self.data.x), self.mark()
         try:
@@ -223,13 +226,6 @@ class ModuleLimit(Method):
         layers = {f"{name}_{part}": grows for name, q in self.layers.items() for part, grows in q.growing().items()}
         layers |= self.ends.growing() if self.two_time else {}
         return layers | {f"draws{size}": source for size, source in self.sources.items()} | {"fixed": self.fixed}
-
-    def mark(self) -> list[Any]:
-        return [part.mark() for part in self.growing().values()]
-
-    def back_to(self, mark: list[Any]) -> None:
-        for part, to in zip(self.growing().values(), mark, strict=True):
-            part.back_to(to)
 
     def _learning(self, passed: LimitPass) -> list[Tensor]:
         found = {name: self.like.new_zeros(shape) for name, shape in zip(self.learning, passed.shapes, strict=True)}
@@ -273,11 +269,16 @@ class ModuleLimit(Method):
             return self.skeleton(given, x) if ask is None else ask(given)
 
 
-def _must_be_possible(network: Architecture, population: Population) -> None:
-    if not population.shard.whole:
+def must_be_whole(processes: int) -> None:
+    """ValueError for neurons that several processes share"""
+    if processes > 1:
         raise ValueError(
             "a module averages over its neurons in its own code, so that processes cannot share them: spread groups over an executor"
         )
+
+
+def _must_be_possible(network: Architecture, population: Population) -> None:
+    must_be_whole(population.shard.ranks.count)
     scaled = next((p for p in network.description for axis in p.axes if axis.wide and axis.size != 1), None)
     if population.exact and scaled is not None:
         raise ValueError(

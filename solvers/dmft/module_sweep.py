@@ -22,7 +22,7 @@ from solvers.dmft.neurons import Population
 from solvers.dmft.stand_in import Use
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
-from solvers.running.method import Method
+from solvers.running.method import Growing
 from solvers.running.skeleton import Samples
 from solvers.running.tangents import MOST
 from solvers.running.trajectory import Trajectory
@@ -39,7 +39,7 @@ class Snapshot:
     tangent: Tensor | None
 
 
-class ModuleSweep(Method):
+class ModuleSweep(Growing):
     """A module's limit with its snapshots: coefficients of features and of gradients, whose products are kernels."""
 
     def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
@@ -94,13 +94,6 @@ class ModuleSweep(Method):
         return self.network.growing() | {
             "seen_" + name.replace(" ", "_"): basis.fields for name, basis in self.seen.items()
         }
-
-    def mark(self) -> list[Any]:
-        return [part.mark() for part in self.growing().values()]
-
-    def back_to(self, mark: list[Any]) -> None:
-        for part, to in zip(self.growing().values(), mark, strict=True):
-            part.back_to(to)
 
     def _key(self, name: str) -> Key:
         """ "Phi conv.weight" is Phi[conv]"""

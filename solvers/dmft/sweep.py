@@ -15,7 +15,7 @@ from meanfield.solution.two_time import TwoTimeKernel, TwoTimeResponse, tangent_
 from solvers.dmft.perceptron import LimitNetwork, LimitPass
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
-from solvers.running.method import Method
+from solvers.running.method import Growing
 from solvers.running.sharding import Shard
 from solvers.running.trajectory import Trajectory
 
@@ -29,7 +29,7 @@ class Snapshot:
     g: Tensor
 
 
-class Sweep(Method):
+class Sweep(Growing):
     """The network with its records: coefficients of features and gradients, whose products are kernels at all pairs of steps.
 
     two_time: also those of the last features and the first gradients, which no matrix needs; responses: of A and B.
@@ -85,13 +85,6 @@ class Sweep(Method):
         """All that grows, by name"""
         own = {"last_features": self.last_features.fields, "first_gradients": self.first_gradients.fields}
         return self.network.growing() | own
-
-    def mark(self) -> list[Any]:
-        return [part.mark() for part in self.growing().values()]
-
-    def back_to(self, mark: list[Any]) -> None:
-        for part, to in zip(self.growing().values(), mark, strict=True):
-            part.back_to(to)
 
     def solution(
         self,

@@ -119,7 +119,7 @@ class ModuleNetworks:
 
     def tangent_kernel(self, state: Sequence[Tensor], seed: int) -> Tensor:
         """K (P, C, P, C) of the network of the seed-th of the seeds at the training points, for the C outputs of a sample in the order of
-        f.flatten(1) (equation 90). Memory: `tangent_bytes`.
+        f.flatten(1) (equation 90). Derivatives take at most MOST bytes (tangents.py).
         """
         weights, x, own = self._weights(state, seed), self.data.x, self.units
         scales = {name: own[name].multiplier * math.sqrt(own[name].rate) for name in self.names}

@@ -49,6 +49,21 @@ class Method(Protocol):
         del mark
 
 
+class Growing(Method, Protocol):
+    """A method of which parts grow as they are used, each of which can be marked and taken back"""
+
+    def growing(self) -> dict[str, Any]:
+        """All that grows, by name"""
+        ...
+
+    def mark(self) -> list[Any]:
+        return [part.mark() for part in self.growing().values()]
+
+    def back_to(self, mark: list[Any]) -> None:
+        for part, to in zip(self.growing().values(), mark, strict=True):
+            part.back_to(to)
+
+
 @dataclass(frozen=True)
 class Underway:
     """How a step that takes long stays in touch with the loop"""

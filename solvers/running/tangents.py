@@ -66,11 +66,6 @@ def tangent_kernel(derivatives: Derivatives, outputs: int, like: Tensor) -> Tens
     return (total.triu() + total.triu(1).T).to(like)
 
 
-def tangent_bytes(outputs: int) -> float:
-    """The most that `tangent_kernel` of so many outputs keeps, besides what a pass over all samples needs"""
-    return MOST + 24.0 * outputs**2
-
-
 def _numbers(one: Derivative, factored: bool) -> int:
     if one.right is None or factored:
         return one.left.numel()
