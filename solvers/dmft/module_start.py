@@ -19,6 +19,7 @@ from meanfield.scaling.units import Unit
 from solvers.dmft.basis import Basis, orthonormal
 from solvers.dmft.neurons import Neurons, Population
 from solvers.running.skeleton import Skeleton, seeded
+from solvers.running.watching import patches
 
 _MANY_INPUTS = 4096  # beyond, their moments are not looked at
 
@@ -211,15 +212,8 @@ def _seen(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor |
     x, weight = args[0].detach(), args[1]
     if weight.parameter.role == "readout":
         return x.movedim(-weight.ndim + 1, -1).contiguous()
-    return _patches(x, weight, *args[3:], **{k: v for k, v in kwargs.items() if k not in ("bias", "groups")})
-
-
-def _patches(
-    x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1
-) -> Tensor:
-    """(n, fan_in) what a filter sees at each position: the convolution with unit filters"""
-    del groups
-    fan_in = math.prod(weight.shape[1:])
-    units_ = torch.eye(fan_in, dtype=x.dtype, device=x.device).reshape(fan_in, *weight.shape[1:])
-    convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
-    return convolve(x, units_, None, stride, padding, dilation).movedim(1, -1).reshape(-1, fan_in)
+    geometry = {"stride": 1, "padding": 0, "dilation": 1} | dict(
+        zip(("stride", "padding", "dilation"), args[3:6], strict=False)
+    )
+    geometry |= {name: value for name, value in kwargs.items() if name in geometry}
+    return patches(x, tuple(weight.shape[2:]), **geometry).T.contiguous()

@@ -43,7 +43,7 @@ class Call:
         """(fan-in, n) what the weight multiplied to give each row of what left; of an embedding the n tokens"""
         if not self.entered.is_floating_point():
             return self.entered.flatten()
-        return self.features.T if self.geometry is None else _patches(self.entered, *self.geometry)
+        return self.features.T if self.geometry is None else patches(self.entered, *self.geometry)
 
     def factors(self, slope: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         """(a, n) and (b, n): scale times the derivative of an output in the weight (a, b) is the product of the one with the other's
@@ -162,7 +162,7 @@ def rows(values: Tensor, axis: int) -> Tensor:
     return moved.reshape(-1, moved.shape[-1])
 
 
-def _patches(x: Tensor, kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Tensor:
+def patches(x: Tensor, kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Tensor:
     """(fan-in, n) what a filter sees at each place"""
     sides = _sides(kernel, stride, padding, dilation)
     x, dims = F.pad(x, [side for _, _, before, after, _ in reversed(sides) for side in (before, after)]), len(kernel)
