@@ -18,7 +18,9 @@ from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files.storage import load, save
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.gaussian_process import GaussianProcess, Posterior
 from meanfield.kernels.gram_checks import check_gram
+from meanfield.kernels.regression import kernel_posterior, log_marginal_likelihood
 from meanfield.kernels.spectrum import KernelSpectrum, spectrum
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.activations import Activation, activation
@@ -50,11 +52,13 @@ __all__ = [
     "CoordinatesReport",
     "Dataset",
     "DeviationReport",
+    "GaussianProcess",
     "KernelSpectrum",
     "LazyPrediction",
     "Loss",
     "Network",
     "ParticleMeasure",
+    "Posterior",
     "PowersReport",
     "Problem",
     "ProxyReport",
@@ -78,7 +82,9 @@ __all__ = [
     "gaussian_mixture",
     "ic_mean_field",
     "improved_standard",
+    "kernel_posterior",
     "load",
+    "log_marginal_likelihood",
     "loss",
     "marginal_distance",
     "mean_field",

@@ -69,6 +69,7 @@ def objects() -> dict[str, Any]:
     deep = mf.Problem(data, mf.Network(2, "linear"), mf.mean_field(1.0), mf.Training(0.1, 2))
     nets = [net for n in (2, 4) for net in FiniteWidth(n).ensemble(problem, 2)]
     flow = WassersteinFlow(16)(problem)
+    process = mf.GaussianProcess(mf.Network(1, "relu"), noise=0.1)
     return {
         "data": data,
         "problem": problem,
@@ -82,6 +83,8 @@ def objects() -> dict[str, Any]:
         "fixed": FixedPointDMFT(64, keep_state=True)(deep),
         "lazy": TangentKernelLimit()(problem),
         "spectrum": mf.spectrum(torch.eye(3, dtype=torch.float64), data.y),
+        "process": process,
+        "posterior": process.posterior(x, data.y),
         "prediction": solvers.lazy_prediction(problem),
         "report": mf.deviation(nets, flow),
         "powers": solvers.measured_exponents(problem, (2, 3, 4), 2),
@@ -129,6 +132,14 @@ def calls(folder: Path) -> dict[str, Call]:
         "Dataset": Call(mf.Dataset, _fields(data)),
         "DeviationReport": Call(mf.DeviationReport, _fields(o["report"])),
         "Deviation": Call(report.Deviation, _fields(o["report"]["f"])),
+        "GaussianProcess": Call(_conditioned, _fields(o["process"]) | {"noise": 0.1, "x": data.x, "y": data.y}),
+        "GaussianProcess.posterior": Call(o["process"].posterior, {"x": data.x, "y": data.y}),
+        "GaussianProcess.fitted": Call(o["process"].fitted, {"x": data.x, "y": data.y, "over": ["noise"]}),
+        "Posterior": Call(mf.Posterior, _fields(o["posterior"])),
+        "Posterior.mean": Call(o["posterior"].mean, {"x": data.x}),
+        "Posterior.std": Call(o["posterior"].std, {"x": data.x}),
+        "Posterior.covariance": Call(o["posterior"].covariance, {"x": data.x}),
+        "Posterior.gradient": Call(o["posterior"].gradient, {"over": ["noise"], "tolerance": 1e-8}),
         "KernelSpectrum": Call(mf.KernelSpectrum, _fields(o["spectrum"])),
         "LazyPrediction": Call(prediction.LazyPrediction, _fields(o["prediction"])),
         "Loss": Call(mf.Loss, _fields(mf.loss("squared")) | {"name": "mine"}),
@@ -219,6 +230,14 @@ def calls(folder: Path) -> dict[str, Call]:
         ),
         "ic_mean_field": Call(mf.ic_mean_field, {"gamma0": 1.0, "reference_width": 4, "frozen": "matched"}),
         "improved_standard": Call(mf.improved_standard, {"widths": 4}),
+        "kernel_posterior": Call(
+            mf.kernel_posterior,
+            {"kernel": kernel, "y": data.y, "noise": 0.1, "across": kernel, "test": kernel},
+            said={"y": "kernel"},
+        ),
+        "log_marginal_likelihood": Call(
+            mf.log_marginal_likelihood, {"kernel": kernel, "y": data.y, "noise": 0.1}, said={"y": "kernel"}
+        ),
         "load": Call(mf.load, {"path": kept, "network": _any_width}, but=("network",)),
         "loss": Call(mf.loss, {"which": "squared"}),
         "marginal_distance": Call(
@@ -411,6 +430,11 @@ def _verbs(folder: Path) -> dict[str, Call]:
                     made, {"problem": asked} | {key: others[key] for key in takes & others.keys()}
                 )
     return found
+
+
+@checked
+def _conditioned(network: Any, scaling: Any, noise: float, law: str, x: Any, y: Any) -> mf.Posterior:
+    return mf.GaussianProcess(network, scaling, noise, law).posterior(x, y)  # pyright: ignore[reportArgumentType]
 
 
 def _drawn(samples: int, first: int) -> list[Any]:

@@ -25,15 +25,25 @@ def check_gram(kernel: Tensor, name: str = "kernel", jitter: float = 0.0) -> Ten
     values = torch.linalg.eigvalsh(own + jitter * scale * torch.eye(len(own), dtype=own.dtype))
     threshold = len(own) * precision * float(values[-1])
     if float(values[0]) <= threshold:
-        needed = (threshold - min(float(values[0]), 0.0)) / max(scale, torch.finfo(torch.float64).tiny)
-        rows = indistinct(own, precision, threshold)
-        advice = 10.0 ** math.ceil(math.log10(max(needed, 1e-300)) + 1)
-        raise ValueError(
-            f"{name} is numerically singular: its smallest eigenvalue is {float(values[0]):.3g}, the largest {float(values[-1]):.3g}, "
-            f"and below {threshold:.1e} an inverse is rounding error{named(rows, what='point')}; remove such points, or give "
-            f"jitter={jitter + advice:.0e} (times the mean diagonal {scale:.3g})"
-        )
+        advice = advised(float(values[0]), threshold, scale)
+        remedy = f"give jitter={jitter + advice:.0e} (times the mean diagonal {scale:.3g})"
+        raise ValueError(singular(name, own, values, threshold, precision, remedy))
     return kernel + jitter * scale * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+
+
+def singular(name: str, own: Tensor, values: Tensor, threshold: float, precision: float, remedy: str) -> str:
+    """What to tell of a Gram matrix with these eigenvalues, rising, the smallest of which is below the threshold"""
+    rows = indistinct(own, precision, threshold)
+    return (
+        f"{name} is numerically singular: its smallest eigenvalue is {float(values[0]):.3g}, the largest {float(values[-1]):.3g}, "
+        f"and below {threshold:.1e} an inverse is rounding error{named(rows, what='point')}; remove such points, or {remedy}"
+    )
+
+
+def advised(smallest: float, threshold: float, scale: float = 1.0) -> float:
+    """A power of 10, in units of `scale`, that lifts the smallest eigenvalue ten times above the threshold"""
+    needed = (threshold - min(smallest, 0.0)) / max(scale, torch.finfo(torch.float64).tiny)
+    return 10.0 ** math.ceil(math.log10(max(needed, 1e-300)) + 1)
 
 
 def gram_matrix(kernel: Tensor, samples: int, outputs: int, name: str = "the kernel") -> Tensor:

@@ -1,0 +1,223 @@
+"""GaussianProcess: infinite networks as priors, what data make of them, and how well they explain them (equations 93 to 96)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.checking.warning import warn
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.hyperparameters import known_of, log_derivative, value_of, varied
+from meanfield.kernels.regression import Regression
+from meanfield.scaling.scaling import Scaling, ntk
+from meanfield.scaling.standard import Standard
+
+Law = Literal["nngp", "ntk", "ensemble"]
+_AT_ONCE = 1024  # points at which a posterior is looked at together
+_ALONE = 64  # points whose prior covariance is formed for the sake of its diagonal
+
+
+@checked
+@dataclass(frozen=True)
+class GaussianProcess:
+    """f ~ GP(0, K) and y = f(x) + N(0, noise), independent for each output, with K of a network of infinite width (equations 93 to 95)."""
+
+    network: Any
+    """Whatever `nngp_and_ntk` takes"""
+    scaling: Scaling | Standard = field(default_factory=ntk)
+    """Its parameterization"""
+    noise: float = 0.0
+    """Variance of what is added to f in y; 0 interpolates"""
+    law: Law = "nngp"
+    """nngp: K is the NNGP, the prior of the network's outputs, and the posterior that of Bayes; ntk: K is the tangent kernel, whose mean
+    is kernel ridge regression; ensemble: no posterior, but the outputs of networks trained to the end from random starts (equation 95)"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise", checks.positive("noise", self.noise, zero=True))
+        checks.lookup("law", self.law, dict.fromkeys(get_args(Law)))
+
+    def posterior(self, x: Any, y: Any) -> Posterior:
+        """What training points x (P, ..) and targets y (P, C) leave of it; time O(P^3), memory O(P^2).
+
+        ValueError as of `nngp_and_ntk`, for a prior that is 0, and for K + noise that is singular to rounding.
+        """
+        return Posterior(self, x, y)
+
+    def fitted(self, x: Any, y: Any, over: Sequence[str] | None = None) -> GaussianProcess:
+        """The process that maximises the marginal likelihood of y (P, C), locally, from here: L-BFGS in the logarithms of `over`.
+
+        over: "noise", "weight_std", "bias_std", "residual", or patterns of an Architecture's weight_std; None: noise, weight_std and
+        bias_std as far as they are above 0. Each stays within a factor of 1000, noise above 1e-6 of the mean prior variance. UserWarning if
+        it does not converge. ValueError for a law without a likelihood, names that are not there, and numbers that start at 0.
+        """
+        first = self.posterior(x, y)
+        names = _names(self, over)
+        start = np.log([_value(self, name) for name in names])
+        least = math.log(1e-6 * float(first._given[1].diagonal().mean()))
+        bounds = [(min(v, least) if n == "noise" else v - 7, v + 7) for n, v in zip(names, start, strict=True)]
+
+        def at(logs: np.ndarray) -> GaussianProcess:
+            process, values = self, dict(zip(names, np.exp(logs).tolist(), strict=True))
+            for name, value in values.items():
+                change = {"noise": value} if name == "noise" else {"network": varied(process.network, name, value)}
+                process = replace(process, **change)
+            return process
+
+        def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
+            there = at(logs).posterior(first.x, first.y)
+            slopes = there.gradient(names, 1e-8)
+            per_log = np.array([slopes[name] * _value(there.process, name) for name in names])
+            return -there.log_marginal_likelihood, -per_log
+
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})
+        if not found.success:
+            warn(
+                f"the marginal likelihood is not at its maximum after {found.nit} steps ({found.message}): go on from here"
+            )
+        return at(found.x)
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """A GaussianProcess, given targets at training points; made by `GaussianProcess.posterior`. Outputs are independent of each other."""
+
+    process: GaussianProcess
+    """Before the data"""
+    x: Any
+    """(P, ..) training points"""
+    y: Any
+    """(P, C) targets"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "x", checks.samples("x", self.x))
+        object.__setattr__(self, "y", checks.matrix("y", self.y, vector_is_column=True))
+        if len(self.x) != len(self.y):
+            raise ValueError(f"x and y differ in their number of samples: received {len(self.x)} and {len(self.y)}")
+        _ = self._regression  # refuses now what cannot be inverted
+
+    def mean(self, x: Any) -> Tensor:
+        """(P2, C) of f at points x (P2, ..)"""
+        parts = [_kernels(self.process, some, self.x)[0] @ self._regression.weights for some in self._points(x)]
+        return torch.cat(parts)
+
+    def std(self, x: Any) -> Tensor:
+        """(P2, C) standard deviation of f, the same for every output; that of a new y is the root of std^2 + noise"""
+        variances = [
+            self._left(*_kernels(self.process, some, self.x), self._variances(some)) for some in self._points(x)
+        ]
+        return torch.cat(variances).sqrt()[:, None].expand(-1, self.y.shape[1])
+
+    def covariance(self, x: Any) -> Tensor:
+        """(P2, P2) of f in each output"""
+        x = checks.samples("x", x)
+        return self._left(*_kernels(self.process, x, self.x), _kernels(self.process, x)[1])
+
+    @property
+    def log_marginal_likelihood(self) -> float:
+        """Of the targets before they were seen (equation 94); ValueError for an ensemble, which has none"""
+        _has_likelihood(self.process)
+        return float(self._regression.log_marginal_likelihood())
+
+    def gradient(self, over: Sequence[str] | None = None, tolerance: float = 1e-12) -> dict[str, float]:
+        """Derivatives of the log marginal likelihood in noise, weight_std, bias_std, .., each by its name (equations 94 and 96).
+
+        over: as in `GaussianProcess.fitted`. That in the noise is exact; the others, to within `tolerance` times the sum of the sizes of
+        what they add up, take 4 to 12 evaluations of the kernel each.
+        """
+        names, slope = _names(self.process, over), self._regression.slope()
+        size, process = float((slope * self._given[0]).abs().sum()), self.process
+        tolerance = checks.positive("tolerance", tolerance)
+
+        def explained(name: str, log: float) -> float:
+            network = varied(process.network, name, _value(process, name) * math.exp(log))
+            return float((slope * _kernels(replace(process, network=network), self.x)[0]).sum())
+
+        found = {}
+        for name in names:
+            if name == "noise":
+                found[name] = float(slope.trace())
+            else:
+                found[name] = log_derivative(lambda log, n=name: explained(n, log), size, tolerance) / _value(
+                    process, name
+                )
+        return found
+
+    @cached_property
+    def _given(self) -> tuple[Tensor, Tensor]:
+        kernels = _kernels(self.process, self.x)
+        if self.process.law == "nngp" and not bool(kernels[0].any()):
+            name = getattr(self.process.scaling, "name", "standard")
+            raise ValueError(
+                f"the NNGP of the scaling {name!r} is 0 at these points, since its networks start at f = 0: no prior; take ntk(), or "
+                "law='ntk'"
+            )
+        return kernels
+
+    @cached_property
+    def _regression(self) -> Regression:
+        return Regression(
+            self._given[0], self.y, self.process.noise, "the nngp" if self.process.law == "nngp" else "the ntk"
+        )
+
+    def _left(self, across: Tensor, before: Tensor, test: Tensor) -> Tensor:
+        """The covariance (P2, P2), or its diagonal from that of the prior: equations 93 and 95"""
+        if self.process.law != "ensemble":
+            return self._regression.remaining(across, test)
+        learned = self._regression.regressor(across)
+        if test.ndim == 1:
+            moved = (learned * (learned @ self._given[1] - 2 * before)).sum(1)
+            return (test + moved).clamp(min=0)
+        left = test - learned @ before.T - before @ learned.T + learned @ self._given[1] @ learned.T
+        return (left + left.T) / 2
+
+    def _points(self, x: Any) -> Sequence[Tensor]:
+        return checks.samples("x", x).split(_AT_ONCE)
+
+    def _variances(self, x: Tensor) -> Tensor:
+        """(P2,) of the prior"""
+        return torch.cat([_kernels(self.process, some)[1].diagonal() for some in x.split(_ALONE)])
+
+
+def _kernels(process: GaussianProcess, x: Tensor, x2: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """By which data are explained, and the covariance before training (P, P2): the same but for an ensemble"""
+    nngp, tangent = nngp_and_ntk(process.network, process.scaling, x, x2)
+    return (nngp if process.law == "nngp" else tangent), (tangent if process.law == "ntk" else nngp)
+
+
+def _names(process: GaussianProcess, over: Sequence[str] | None) -> tuple[str, ...]:
+    """The hyperparameters to differentiate in, each a positive number"""
+    _has_likelihood(process)
+    noise = ("noise",) if process.noise > 0 else ()
+    chosen = noise + known_of(process.network) if over is None else tuple(over)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"over must name different hyperparameters, at least one: received {chosen}")
+    for name in chosen:
+        _value(process, name)
+    return chosen
+
+
+def _value(process: GaussianProcess, name: str) -> float:
+    if name == "noise" and not process.noise:
+        raise ValueError(
+            "noise is 0, from where the likelihood does not lead away: received over with 'noise'; give a positive noise, or leave it out"
+        )
+    return process.noise if name == "noise" else value_of(process.network, name)
+
+
+def _has_likelihood(process: GaussianProcess) -> None:
+    if process.law == "ensemble":
+        raise ValueError(
+            "an ensemble of trained networks is no prior and has no marginal likelihood: received law='ensemble'; take law='ntk' (the "
+            "same mean) or 'nngp'"
+        )
