@@ -18,6 +18,7 @@ from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files.storage import load, save
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.estimators import GaussianProcessClassifier, GaussianProcessRegressor
 from meanfield.kernels.gaussian_process import GaussianProcess, Posterior
 from meanfield.kernels.gram_checks import check_gram
 from meanfield.kernels.regression import kernel_posterior, log_marginal_likelihood
@@ -53,6 +54,8 @@ __all__ = [
     "Dataset",
     "DeviationReport",
     "GaussianProcess",
+    "GaussianProcessClassifier",
+    "GaussianProcessRegressor",
     "KernelSpectrum",
     "LazyPrediction",
     "Loss",

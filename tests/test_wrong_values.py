@@ -289,7 +289,27 @@ def calls(folder: Path) -> dict[str, Call]:
         "largest_learning_rate": {"momentum": 0.5},
     }.items():
         found[f"KernelSpectrum.{name}"] = Call(getattr(o["spectrum"], name), right, said={"time": "times"})
-    return found | _verbs(folder) | _pictures(folder)
+    return found | _estimators() | _verbs(folder) | _pictures(folder)
+
+
+def _estimators() -> dict[str, Call]:
+    x = objects()["data"].x
+    settings = {"network": mf.Network(1, "relu"), "scaling": mf.ntk(), "noise": 0.1, "law": "nngp", "over": ()}
+    found = {}
+    for kind, y in ((mf.GaussianProcessRegressor, [0.5, 1.0, -1.0]), (mf.GaussianProcessClassifier, [0, 1, 1])):
+
+        def fitted(network, scaling, noise, law, over, kind=kind, y=y):
+            return kind(network, scaling, noise, law, over).fit(x, y)
+
+        name, made = kind.__name__, kind(mf.Network(1, "relu")).fit(x, y)
+        found[name] = Call(fitted, settings | {"kind": kind, "y": y}, but=("kind", "y"))
+        found[f"{name}.fit"] = Call(made.fit, {"x": x, "y": y})
+        made = kind(mf.Network(1, "relu")).fit(x, y)  # which no wrong call fits anew
+        found[f"{name}.score"] = Call(made.score, {"x": x, "y": y})
+        more = {"return_std": False, "return_cov": False} if kind is mf.GaussianProcessRegressor else {}
+        found[f"{name}.predict"] = Call(made.predict, {"x": x} | more)
+    found[f"{name}.decision_function"] = Call(made.decision_function, {"x": x})
+    return found
 
 
 def _verbs(folder: Path) -> dict[str, Call]:
