@@ -16,7 +16,7 @@ class Standard:
     """The standard parameterization W_ij ~ N(0, weight_std^2 / N_l), b_i ~ N(0, bias_std^2), one learning rate for all (equation 44)."""
 
     widths: tuple[int, ...]
-    """Of the hidden layers, N_1 .. N_L; a single one stands for all of them"""
+    """Of the hidden layers, N_1 .. N_L; a single one stands for all of them, and for build(n) of a module, whose layers follow from n"""
     improved: bool = True
     """The width s N_l goes to infinity, h^{l+1} = W phi(h^l) / sqrt(s) + b, at fixed N_l; otherwise the network has these very widths and
     its kernel grows with them"""
@@ -27,6 +27,17 @@ class Standard:
         object.__setattr__(
             self, "widths", tuple(checks.integer(f"widths[{i}]", n, 1) for i, n in enumerate(self.widths))
         )
+
+    @property
+    def reference(self) -> int:
+        """n of the module build(n) whose layers have the widths N_l; ValueError if several are given."""
+        n, *others = self.widths
+        if others:
+            raise ValueError(
+                f"the layers of a module build(n) follow from one n: received widths={self.widths}; give one number, and layers of other "
+                "widths in the builder, e.g. nn.Linear(n, 2 * n)"
+            )
+        return n
 
     def layers(self, network: Layered) -> tuple[int, ...]:
         """(N_1, .., N_L) of this network; ValueError if their number is another than its depth."""
@@ -42,7 +53,10 @@ class Standard:
 
 @checked
 def improved_standard(widths: int | Iterable[int]) -> Standard:
-    """The improved standard parameterization: per-layer widths stay in the kernel, which is finite (equation 44)."""
+    """The improved standard parameterization: per-layer widths stay in the kernel, which is finite (equation 44).
+
+    Of a module build(n) give n: its layers have the widths, and its filters the sizes, of build(n).
+    """
     return Standard(_tuple(widths), improved=True)
 
 

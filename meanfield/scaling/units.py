@@ -1,4 +1,4 @@
-"""Units: what multiplies each parameter of a module in a given scaling, and its learning rate (equation 80)."""
+"""Units: what multiplies each parameter of a module in a given scaling, and its learning rate (equations 44, 45 and 80)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from meanfield.network.architecture import Architecture
 from meanfield.network.roles import Parameter
 from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.standard import Standard
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,21 @@ class Unit:
     drawn: bool
 
 
-def units(network: Architecture, scaling: Scaling, width: int) -> dict[str, Unit]:
-    """Of every parameter by name, in a network of this width"""
+def units(network: Architecture, scaling: Scaling | Standard, width: int) -> dict[str, Unit]:
+    """Of every parameter by name, in a network build(width); ValueError for a standard parameterization that does not fit the builder."""
+    if isinstance(scaling, Standard):
+        reference = scaling.reference if scaling.improved else width
+        return {parameter.name: _standard(network, reference, width, parameter) for parameter in network.description}
     return {parameter.name: _unit(network, scaling, width, parameter) for parameter in network.description}
+
+
+def _standard(network: Architecture, reference: int, width: int, parameter: Parameter) -> Unit:
+    """In the standard parameterization of build(reference), whose weights stand divided by sqrt(width / reference) in a wider network"""
+    std = network.std(parameter)
+    multiplier = start = std or 1.0
+    if parameter.role in ("input", "hidden", "readout"):
+        multiplier, start = (multiplier / math.sqrt(parameter.fan_in(n)) for n in (width, reference))
+    return Unit(multiplier, network.rate_of(parameter) / start**2, std is not None)
 
 
 def _unit(network: Architecture, scaling: Scaling, width: int, parameter: Parameter) -> Unit:
