@@ -15,7 +15,8 @@ FILES = [path for package in ("meanfield", "solvers") for path in sorted((ROOT /
 HOMES = {
     "pykeops": {"meanfield/measures/keops.py"},
     "matplotlib": {
-        f"meanfield/plot/{name}.py" for name in ("frame", "runs", "matrices", "reports", "plane", "lazy", "transfer")
+        f"meanfield/plot/{name}.py"
+        for name in ("frame", "runs", "matrices", "tensors", "reports", "plane", "lazy", "transfer")
     },
     "xarray": set(),  # it reads the files; it is not needed to write them
     "h5netcdf": {"meanfield/files/storage.py"},

@@ -335,3 +335,80 @@ def test_two_times_draws_kernels_and_responses_over_pairs_of_steps():
     assert [ax.get_title() for ax in axes] == [r"$\Phi^{1}(t, s)$", "$G^{2}(t, s)$", "$A^{1}(t, s)$", "$B^{1}(t, s)$"]
     with pytest.raises(ValueError, match=r"A1 was not recorded .* CausalDMFT\(responses=True\)"):
         mf.plot.two_times(CausalDMFT(256)(problem), ("A1",))
+
+
+def _recording(solution, *shape):
+    """A solution that recorded numbers (snapshots, *shape), and these"""
+    tensor = torch.randn(len(solution.snapshots), *shape, generator=torch.Generator().manual_seed(len(shape)))
+    return dataclasses.replace(solution, recorded={"seen": tensor}), tensor.double().numpy()
+
+
+def test_recorded_matrices_are_heat_maps_of_a_sample_and_a_head_on_one_scale(nets, limit):
+    (net, own), (infinite, right) = _recording(nets[0], 8, 2, 4, 5), _recording(limit, 8, 2, 4, 5)
+    axes = plot.recorded([net, infinite], "seen", (0, -1))
+    for ax, expected in zip(axes, (own[0, 0, 0], own[-1, 0, 0], right[0, 0, 0], right[-1, 0, 0]), strict=True):
+        assert np.array_equal(ax.images[0].get_array(), expected)
+    assert len({id(ax.images[0].norm) for ax in axes}) == 1
+    assert [ax.get_title().split(",")[0] for ax in axes] == ["N = 8", "N = 8", "limit", "limit"]
+    axes = plot.recorded([net, infinite], "seen", (-1,), at=(3, 1))
+    assert np.array_equal(axes[1].images[0].get_array(), right[-1, 3, 1])
+    assert axes[0].get_position().y0 == axes[1].get_position().y0  # side by side
+    (bar,) = set(axes[0].figure.axes) - {*axes}
+    assert bar.get_ylabel() == "seen[3, 1]"
+    bar.figure.draw_without_rendering()
+
+
+def test_recorded_vectors_and_numbers_of_samples_are_lines(nets, limit):
+    two = [net for net in nets if net.width == 8][:2]
+    (net, own), (other, more), (infinite, right) = (_recording(s, 8, 4) for s in (*two, limit))
+    axes = plot.recorded([net, other, infinite], "seen", (0, -1), at=(5,))
+    for ax, step in zip(axes, (0, -1), strict=True):
+        drawn = lines(ax)
+        assert np.array_equal(drawn["N = 8"].get_ydata(), own[step, 5])
+        assert np.array_equal(drawn["_N = 8"].get_ydata(), more[step, 5])  # named once
+        assert np.array_equal(drawn["limit"].get_ydata(), right[step, 5])
+    assert axes[0].get_ylabel() == "seen[5]"
+    one, numbers = _recording(limit, 8)
+    assert np.array_equal(lines(plot.recorded(one, "seen", (-1,))[0])["limit"].get_ydata(), numbers[-1])
+    assert np.array_equal(plot.recorded(net, "seen", (-1,), at=())[0].images[0].get_array(), own[-1])
+
+
+def test_differences_of_recorded_tensors_are_those_from_the_limit(nets, limit):
+    (net, own), (infinite, right) = _recording(nets[0], 8, 4, 4), _recording(limit, 8, 4, 4)
+    (ax,) = plot.recorded([infinite, net], "seen", (-1,), difference=True)
+    assert np.array_equal(ax.images[0].get_array(), own[-1, 0] - right[-1, 0])
+    assert ax.images[0].norm.vmin == -ax.images[0].norm.vmax
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((8, 4, 4), {"name": "other"}, "unknown name of what is recorded: received 'other'; known: seen"),
+        ((8, 4, 4), {"steps": (2,)}, "step 2 was not recorded"),
+        ((8, 4, 4), {"steps": ()}, "nothing to draw"),
+        (
+            (8, 4, 4),
+            {"at": ()},
+            r"at must leave a matrix or a vector of 'seen', whose shape is \(8, 4, 4\).*give 1 or 2",
+        ),
+        ((8, 4, 4), {"at": (0, 0, 0)}, r"received \(0, 0, 0\); give 1 or 2 indices"),
+        ((8,), {"at": (0,)}, r"received \(0,\); give 0 indices"),
+        ((), {}, r"whose shape is \(\): received \(\)"),
+        ((8, 4, 4), {"at": (8,)}, r"at\[0\] = 8 does not exist: the shape of 'seen' is \(8, 4, 4\), counted from 0"),
+        ((8, 4, 4), {"difference": True, "limits": 0}, "a difference needs a limit"),
+    ],
+)
+def test_what_was_recorded_otherwise_is_refused(nets, limit, shape, options, message):
+    solutions = [_recording(nets[0], *shape)[0], _recording(limit, *shape)[0]]
+    with pytest.raises(ValueError, match=message):
+        plot.recorded(solutions[: 1 + options.pop("limits", 1)], **{"name": "seen"} | options)
+
+
+def test_nothing_recorded_and_other_shapes_are_refused(nets, limit):
+    with pytest.raises(
+        ValueError, match=r"recorded no tensors: name some, mf.Architecture\(Net, record=\{'seen': ..\}\)"
+    ):
+        plot.recorded(limit, "seen")
+    apart = [_recording(nets[0], 8, 4)[0], _recording(limit, 8, 5)[0]]
+    with pytest.raises(ValueError, match=r"must have one shape: received seen of shapes \[\(4,\), \(5,\)\]"):
+        plot.recorded(apart, "seen")

@@ -8,7 +8,7 @@ import math
 import re
 import traceback
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def objects() -> dict[str, Any]:
         "deep": deep,
         "nets": nets,
         "flow": flow,
+        "noted": replace(flow, recorded={"kept": torch.rand(2, 3, 2)}),
         "logits": InfiniteLogitsLimit(16)(logistic),
         "grown": FiniteWidth(4)(logistic),
         "dmft": CausalDMFT(64, responses=True, keep_state=True)(deep),
@@ -485,6 +486,13 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "preactivations": {"nets": nets, "limit": flow, "sample": 0, "steps": (0,), "layer": 1, "bins": 4},
         "prediction": {"found": o["prediction"], "nets": nets, "samples": (0,), "output": 0, "test": False},
         "proxy_comparison": {"report": o["proxies"]},
+        "recorded": {
+            "solutions": [o["noted"]],
+            "name": "kept",
+            "steps": (0,),
+            "at": (0,),
+            "difference": False,
+        },
         "scaling_plane": {"points": {"mine": mf.ntk()}},
         "two_times": {"solution": o["dmft"], "names": ["Phi1"]},
         "variance": {"report": o["report"]},

@@ -10,6 +10,7 @@ from meanfield.plot.matrices import kernels, two_times
 from meanfield.plot.plane import powers, proxy_comparison, scaling_plane
 from meanfield.plot.reports import coordinates, deviation, variance
 from meanfield.plot.runs import animate_particles, loss, outputs, particles, preactivations
+from meanfield.plot.tensors import recorded
 from meanfield.plot.transfer import learning_rates
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "preactivations",
     "prediction",
     "proxy_comparison",
+    "recorded",
     "save",
     "scaling_plane",
     "two_times",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meanfield.checking import checks
 from meanfield.network.keys import parts
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel, recorded
@@ -70,6 +71,32 @@ def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
     if kernel.numel() > p * p and (tangent or solution.problem.trial is None):
         kernel = kernel.reshape(p, c, p, c).diagonal(dim1=1, dim2=3).mean(-1)
     return kernel.double().numpy()
+
+
+def recorded_tensor(solution: Solution, name: str, step: int, at: tuple[int, ...] | None) -> tuple[str, np.ndarray]:
+    """(the name with its indices, the matrix or vector at them) of what an architecture records (P, ..); at: None takes the first of each
+    axis but the last two, and of the samples where there are other axes.
+
+    ValueError for what was not recorded, does not exist, or is neither.
+    """
+    if not solution.recorded:
+        raise ValueError(
+            f"{solution!r} recorded no tensors: name some, mf.Architecture(Net, record={{{name!r}: ..}}), and ask for snapshots"
+        )
+    tensor = checks.lookup("name of what is recorded", name, solution.recorded)[recorded(step, solution.snapshots)]
+    where = (0,) * max(min(tensor.ndim - 1, 1), tensor.ndim - 2) if at is None else at
+    if not 0 < tensor.ndim - len(where) <= 2:
+        least, most = max(tensor.ndim - 2, 0), max(tensor.ndim - 1, 0)
+        right = f"{least} indices" if least == most else f"{least} or {most} indices"
+        raise ValueError(
+            f"at must leave a matrix or a vector of {name!r}, whose shape is {tuple(tensor.shape)}: received {where}; give {right}"
+        )
+    for axis, (index, size) in enumerate(zip(where, tensor.shape, strict=False)):
+        if not -size <= index < size:
+            raise ValueError(
+                f"at[{axis}] = {index} does not exist: the shape of {name!r} is {tuple(tensor.shape)}, counted from 0"
+            )
+    return name + (str(list(where)) if where else ""), tensor[where].double().numpy()
 
 
 def two_times(solution: Solution, name: str, most: int = 60) -> tuple[np.ndarray, np.ndarray]:

@@ -134,6 +134,8 @@ def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any
         pictures["test_loss"] = lambda: plot.loss(runs, test=True)
     for name in (*one.kernels, *(["tangent_kernel"] if one.tangent_kernels is not None else [])):
         pictures[name] = lambda name=name: plot.kernels(one, name, steps)
+    for name in (name for name, tensor in one.recorded.items() if tensor.ndim > 1):
+        pictures[name] = lambda name=name: plot.recorded(one, name, steps)
     if both := [name for name, kernel in one.kernels.items() if len(kernel.steps) == len(one.f) > 2]:
         pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
     if one.particles:
