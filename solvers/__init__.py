@@ -6,6 +6,7 @@ from solvers.dmft.fixed_point_dmft import FixedPointDMFT
 from solvers.finite.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
 from solvers.finite.finite_width import FiniteWidth
 from solvers.finite.width_sweep import width_sweep
+from solvers.lazy.kernel_blocks import KernelBlocks
 from solvers.lazy.lazy_prediction import lazy_prediction
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
 from solvers.running.checkpoints import checkpointed
@@ -29,6 +30,7 @@ __all__ = [
     "FixedPointDMFT",
     "InfiniteLogitsLimit",
     "Interrupted",
+    "KernelBlocks",
     "MonteCarloKernels",
     "NonFiniteError",
     "PredictedVariance",

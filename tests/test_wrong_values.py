@@ -316,6 +316,7 @@ def _estimators() -> dict[str, Call]:
 def _verbs(folder: Path) -> dict[str, Call]:
     o = objects()
     problem, data = o["problem"], o["data"]
+    kernels = {"network": mf.Network(1, "relu"), "scaling": mf.ntk(), "x": data.x, "x2": data.x}
     cases = (
         (WassersteinFlow(16), problem, o["flow"]),
         (CausalDMFT(64, responses=True, keep_state=True), o["deep"], o["dmft"]),
@@ -347,6 +348,14 @@ def _verbs(folder: Path) -> dict[str, Call]:
         "empirical_tangent_kernel": Call(
             solvers.empirical_tangent_kernel,
             {"network": mf.Network(), "scaling": mf.ntk(), "x": data.x, "width": 2, "seed": 0, "x2": data.x},
+        ),
+        "KernelBlocks": Call(solvers.KernelBlocks, {"edge": 2, "dtype": "float64"}),
+        "KernelBlocks()": Call(
+            solvers.KernelBlocks(2),
+            kernels | {"executor": None, "folder": folder / "kernels", "progress": False},
+        ),
+        "KernelBlocks.estimate": Call(
+            solvers.KernelBlocks(2).estimate, kernels | {"workers": 1, "folder": False, "seconds": 0.01}
         ),
         "lazy_prediction": Call(
             solvers.lazy_prediction,

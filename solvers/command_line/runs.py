@@ -24,11 +24,12 @@ from solvers.command_line.limits import Command, Run, run
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
 from solvers.finite.finite_width import FiniteWidth
-from solvers.finite.width_sweep import end_with_parent, network_file, width_sweep
+from solvers.finite.width_sweep import network_file, width_sweep
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
 from solvers.running.keeping import DONE, ELSEWHERE, solve, told
 from solvers.running.rehearsal import together
 from solvers.running.solver import Solver
+from solvers.running.workers import end_with_parent
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit
 from solvers.two_layer.wasserstein_flow import WassersteinFlow
 

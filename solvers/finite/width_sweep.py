@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +21,7 @@ from solvers.running.clock import progress_bar
 from solvers.running.failures import Interrupted, SolverError
 from solvers.running.keeping import keep
 from solvers.running.resuming import differing
+from solvers.running.workers import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -112,19 +108,6 @@ def _tasks(
             block = min(block, max(1, len(left) // 4))
         tasks += [_Task(width, tuple(left[i : i + block])) for i in range(0, len(left), block)]
     return tasks
-
-
-@cache
-def end_with_parent() -> None:
-    """A process that another one of Python's started ends when that one does, even by a kill: its work would reach nobody."""
-    parent = multiprocessing.parent_process()
-
-    def watch(sentinel: int) -> None:
-        connection.wait([sentinel])
-        os._exit(1)
-
-    if parent is not None:
-        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
 def _solve(problem: Problem, solver: FiniteWidth, task: _Task) -> list[Solution]:
