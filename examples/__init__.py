@@ -32,7 +32,7 @@ def folder(out: str | Path) -> Path:
 
 def keep(axes: Any, path: Path) -> None:
     """Write the figure that holds `axes` and close it."""
-    figure = np.atleast_1d(axes).flat[0].figure
+    figure = np.atleast_1d(axes).flat[0].get_figure(root=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -61,14 +61,19 @@ def approach(nets: Sequence[mf.Solution], limit: mf.Solution, report: mf.Deviati
     left.legend(title=left.get_legend().get_title().get_text(), fontsize="small", title_fontsize="small")
     left.set_yscale("linear")
     left.set_ylim(0, None)
+    return left, distances(right, report)
+
+
+def distances(ax: Axes, report: mf.DeviationReport) -> Axes:
+    """The deviations of a report against width, beside N^-1/2."""
     n, several = np.array(report.widths, dtype=float), len(report.observables)
     for i, (name, found) in enumerate(report.observables.items()):
         label = {"f": "outputs $f$", "tangent_kernel": "tangent kernel"}.get(name, name.replace("Phi", r"$\Phi$"))
         beside = n * 1.04 ** (i - (several - 1) / 2)  # so that no bar hides another
         style = {"marker": "os^Dv"[i], "markersize": 4, "linewidth": 0.8, "capsize": 2, "color": _COLOURS[i]}
-        right.errorbar(beside, found.deviation, found.deviation_se, label=label, **style)
-    _guide(right, report)
-    return left, right
+        ax.errorbar(beside, found.deviation, found.deviation_se, label=label, **style)
+    _guide(ax, report)
+    return ax
 
 
 _COLOURS = (

@@ -412,3 +412,12 @@ def test_nothing_recorded_and_other_shapes_are_refused(nets, limit):
     apart = [_recording(nets[0], 8, 4)[0], _recording(limit, 8, 5)[0]]
     with pytest.raises(ValueError, match=r"must have one shape: received seen of shapes \[\(4,\), \(5,\)\]"):
         plot.recorded(apart, "seen")
+
+
+def test_a_picture_in_a_part_of_a_figure_is_saved_with_all_of_it(limit, tmp_path):
+    figure = plt.figure()
+    left, right = figure.subfigures(1, 2)
+    right.subplots()
+    plot.save(plot.loss(limit, ax=left.subplots()), tmp_path / "both.png", dpi=20)
+    assert plt.get_fignums() == []
+    assert plt.imread(tmp_path / "both.png").shape[:2] == (96, 128)

@@ -82,7 +82,7 @@ def save(axes: Any, path: str | Path, dpi: int = 150) -> None:
     drawn = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
     if not len(drawn) or not isinstance(drawn[0], Axes):
         raise ValueError(f"axes must be what a picture returned: received {checks.shown(axes)}")
-    figure = drawn[0].figure
+    figure: Any = drawn[0].get_figure(root=True)
     if Path(path).suffix[1:].lower() not in (known := figure.canvas.get_supported_filetypes()):
         raise ValueError(f"path must end like a picture: received {str(path)!r}; known: {', '.join(known)}")
     dpi = checks.integer("dpi", dpi, 10)
