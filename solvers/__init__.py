@@ -5,6 +5,7 @@ from solvers.dmft.certificate import Certificate, residual
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
 from solvers.finite.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
 from solvers.finite.finite_width import FiniteWidth
+from solvers.finite.module_tangent_kernel import module_tangent_kernel
 from solvers.finite.width_sweep import width_sweep
 from solvers.lazy.kernel_blocks import KernelBlocks
 from solvers.lazy.lazy_prediction import lazy_prediction
@@ -45,6 +46,7 @@ __all__ = [
     "lazy_prediction",
     "learning_rate_transfer",
     "measured_exponents",
+    "module_tangent_kernel",
     "monte_carlo_kernels",
     "over_ranks",
     "predicted_variance",

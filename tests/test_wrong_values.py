@@ -388,6 +388,10 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "solver": FiniteWidth(),
             },
         ),
+        "module_tangent_kernel": Call(
+            solvers.module_tangent_kernel,
+            {"module": torch.nn.Linear(2, 1), "x": data.x, "x2": data.x, "rates": {"bias": 2.0}, "block": 1},
+        ),
         "monte_carlo_kernels": Call(
             solvers.monte_carlo_kernels,
             {"network": mf.Network(), "scaling": mf.ntk(), "x": data.x, "width": 2, "seeds": 2},

@@ -97,14 +97,11 @@ def tried(build: Build, x: Tensor, record: Recorded = (), widths: tuple[int, int
     for width in widths:
         net = made(build, width, least=2**62).to(torch.float64)
         some = some.to(torch.float64) if some.is_floating_point() else some
-        try:
-            with torch.no_grad(), _Log() as log:
-                f = net(some)
-        except Exception as error:
-            raise ValueError(_failed(some, error)) from error
+        with _Log() as log:
+            f = outputs_of(net, some)
         logs.append(log.calls)
-        shapes.append(_must_be_outputs(f, len(some)))
-        _must_repeat(net, some, f)
+        shapes.append(tuple(f.shape[1:]))
+        must_repeat(net, some, f)
         kept.append({name: tuple(found.shape) for name, found in recorded(net, record, some).items()})
     for name, shape in kept[0].items():
         if shape != kept[1][name]:
@@ -126,6 +123,22 @@ def tried(build: Build, x: Tensor, record: Recorded = (), widths: tuple[int, int
         for why in filter(None, (check(small, large) for check in _CHECKS)):
             raise ValueError(f"the network has no width limit here: {why}")
     return _told(shapes[0], len(some), widths, *logs)
+
+
+def outputs_of(net: nn.Module, x: Tensor) -> Tensor:
+    """f (P, .., C) without derivatives; ValueError where the module takes no such x, or returns something else"""
+    try:
+        with torch.no_grad():
+            f = net(x)
+    except Exception as error:
+        raise ValueError(_failed(x, error)) from error
+    if not isinstance(f, Tensor) or not f.is_floating_point() or f.ndim < 2 or len(f) != len(x):
+        got = f"shape {tuple(f.shape)} of {f.dtype}" if isinstance(f, Tensor) else type(f).__name__
+        raise ValueError(
+            f"the network must return real outputs of the shape (samples, .., outputs), ({len(x)}, .., C) for {len(x)} samples: "
+            f"received {got}"
+        )
+    return f
 
 
 def _few(x: Tensor) -> Tensor:
@@ -187,17 +200,8 @@ def _wide(small: tuple[int, ...], large: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(i for i, (a, b) in enumerate(zip(small, large, strict=False)) if a != b)
 
 
-def _must_be_outputs(f: Any, samples: int) -> tuple[int, ...]:
-    if not isinstance(f, Tensor) or not f.is_floating_point() or f.ndim < 2 or len(f) != samples:
-        got = f"shape {tuple(f.shape)} of {f.dtype}" if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(
-            f"the network must return real outputs of the shape (samples, .., outputs), ({samples}, .., C) for {samples} samples: "
-            f"received {got}"
-        )
-    return tuple(f.shape[1:])
-
-
-def _must_repeat(net: nn.Module, x: Tensor, f: Tensor) -> None:
+def must_repeat(net: nn.Module, x: Tensor, f: Tensor) -> None:
+    """ValueError for a module that keeps state or gives other outputs than f when it is asked again"""
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
     with torch.no_grad():
         again = net(x)

@@ -39,7 +39,7 @@ class Call:
         return rows(self.entered if self.geometry is None else _seen(self.entered, *self.geometry), self.axis)
 
     @cached_property
-    def _multiplied(self) -> Tensor:
+    def multiplied(self) -> Tensor:
         """(fan-in, n) what the weight multiplied to give each row of what left; of an embedding the n tokens"""
         if not self.entered.is_floating_point():
             return self.entered.flatten()
@@ -50,7 +50,7 @@ class Call:
         transpose; of an embedding (N, n) and tokens
         """
         g = self.slopes(slope).T * scale
-        return (self._multiplied, g) if self.turned else (g, self._multiplied)
+        return (self.multiplied, g) if self.turned else (g, self.multiplied)
 
     def slopes(self, slope: Tensor | None) -> Tensor:
         """(n, N) the derivatives of an output in what left, over rows; None for an output that does not depend on it"""
@@ -100,7 +100,7 @@ class Watched(Tensor):
         plain, named = tree_map(inside, (tuple(args), dict(kwargs or {})))
         out = func(*plain, **named)
         if len(own) == 1 and len(args) > 1 and isinstance(args[1], Watched):
-            use = _use(func, own[0], args, named)
+            use = use_of(func, own[0], args, named)
             if use is not None:
                 return _noted(own[0], args[0].detach(), out, use)
         if any(isinstance(o, Tensor) for o in (out if isinstance(out, (tuple, list)) else (out,))):
@@ -121,7 +121,7 @@ def shells(
     return {**weights, **noted, **{name: Spread.of(weights[name]) for name in copied}}
 
 
-def _use(func: Any, weight: Watched, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any] | None:
+def use_of(func: Any, weight: Watched, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any] | None:
     """How a layer uses its weight, in fields of `Call`; None for what is no layer"""
     if func in _CONVOLUTIONS:
         stride, padding, dilation, groups = _given(args[3:], options, stride=1, padding=0, dilation=1, groups=1)
