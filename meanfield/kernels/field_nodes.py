@@ -1,0 +1,330 @@
+"""Fields as sums, maps and functions of independent Gaussians, neuron by neuron: what a forward pass becomes at infinite width (equation 93)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+
+import torch
+from torch import Tensor
+
+from meanfield.kernels.field_maps import LinearMap
+from meanfield.network import activations
+from meanfield.network.activations import Activation
+
+Function = Callable[[Tensor], Tensor]
+_PROBES = torch.linspace(-4, 4, 41, dtype=torch.float64) + 0.0137
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A parameter without a wide fan-in: of each of its entries (D,) along the other axes the mean over neurons, the variance, and
+    `theta`, its learning rate times what multiplies it squared."""
+
+    name: str
+    mean: Tensor
+    variance: Tensor
+    theta: Tensor
+
+    @cached_property
+    def random(self) -> bool:
+        return bool(self.variance.any())
+
+
+ONE = Leaf("", *(torch.full((1,), v, dtype=torch.float64) for v in (1.0, 0.0, 0.0)))  # what is the same for all neurons
+
+
+@dataclass(frozen=True)
+class MatrixLaw:
+    """What an infinite matrix does to moments: C = variance Phi, Theta = feature Phi + slope Theta (equation 93)"""
+
+    name: str
+    variance: float
+    feature: float
+    slope: float
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """size: points. gaussian: whether its neurons are, with mean zero. links: names of the parameters that its neurons share with others:
+    what passes through a matrix is independent of all that does not pass through the same one last."""
+
+    size: int
+    gaussian: bool
+    links: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Rooted(Node):
+    """A linear function of a leaf, root (b or 1, points, D)"""
+
+    leaf: Leaf
+    root: Tensor
+
+    @staticmethod
+    def of(leaf: Leaf, root: Tensor) -> Rooted:
+        gaussian = not bool(leaf.mean.any())
+        links = frozenset((leaf.name,) if leaf.random or bool(leaf.theta.any()) else ())
+        return Rooted(root.shape[1], gaussian, links, leaf, root)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed(Node):
+    """An infinite matrix on a field; reads (offsets, points) which of its points each offset of a filter sees, -1 for none"""
+
+    law: MatrixLaw
+    child: Node
+    reads: Tensor | None = None
+
+    @staticmethod
+    def of(law: MatrixLaw, child: Node, reads: Tensor | None = None) -> Mixed:
+        size = child.size if reads is None else reads.shape[1]
+        return Mixed(size, True, frozenset((law.name,)), law, child, reads)
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(Node):
+    """A linear map of the points of a node"""
+
+    map: LinearMap
+    child: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Total(Node):
+    """A sum of nodes"""
+
+    terms: tuple[Node, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise(Node):
+    """phi of a Gaussian node"""
+
+    phi: Activation
+    key: bytes  # phi's values at some places, by which it is known
+    child: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Node):
+    """The product of two nodes, and where it is written"""
+
+    first: Node
+    second: Node
+    place: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Parted(Node):
+    """Neurons in `parts` parts, which become points: (points, parts)"""
+
+    parts: int
+    child: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Share(Node):
+    """One of several equal parts of the neurons, which is independent of the others"""
+
+    parts: int
+    which: int
+    child: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Folded(Node):
+    """Points (folds, points) that become neurons"""
+
+    folds: Tensor
+    child: Node
+
+
+def mapped(map: LinearMap, node: Node) -> Node:
+    """The map of a node; sums and the leaves below them are mapped each for itself"""
+    if map.is_identity(node.size):
+        return node
+    if isinstance(node, Total):
+        return total([mapped(map, term) for term in node.terms])
+    if isinstance(node, Rooted):
+        return Rooted.of(node.leaf, map.applied(node.root.movedim(0, -1), 0, -1).movedim(-1, 0))
+    if isinstance(node, Product):
+        for one, other in ((node.first, node.second), (node.second, node.first)):
+            if is_fixed(other) and isinstance(other, Rooted) and bool((other.root == other.root[:1, :1]).all()):
+                return product(mapped(map, one), Rooted.of(other.leaf, other.root[:1, :1].expand(1, map.outputs, -1)))
+    if isinstance(node, Product) and map.index is not None and map.weight is None:
+        return product(mapped(map, node.first), mapped(map, node.second), node.place)
+    return Mapped(map.outputs, node.gaussian, node.links, map, node)
+
+
+def scaled(node: Node, number: float) -> Node:
+    """A number times a node, which stays the same function of the same neurons"""
+    if isinstance(node, Mapped) and (before := node.map.number(node.child.size)) is not None:
+        node, number = node.child, before * number
+    weight = torch.full((1, node.size), float(number), dtype=torch.float64)
+    return node if number == 1 else Mapped(node.size, node.gaussian, node.links, LinearMap.scale(weight), node)
+
+
+def total(nodes: list[Node]) -> Node:
+    """The sum of nodes of the same points"""
+    terms = [term for node in nodes for term in (node.terms if isinstance(node, Total) else (node,))]
+    if len(terms) == 1:
+        return terms[0]
+    links = frozenset().union(*(term.links for term in terms))
+    return Total(terms[0].size, all(term.gaussian for term in terms), links, tuple(terms))
+
+
+def product(first: Node, second: Node, place: str = "") -> Product:
+    """Of two nodes; of those that depend on each other the mean alone is known"""
+    gaussian = any(a.gaussian and is_fixed(b) for a, b in ((first, second), (second, first)))
+    return Product(max(first.size, second.size), gaussian, first.links | second.links, first, second, place)
+
+
+def is_fixed(node: Node) -> bool:
+    """Whether it is the same for all neurons before training"""
+    if isinstance(node, Total):
+        return all(map(is_fixed, node.terms))
+    if isinstance(node, Share):
+        return is_fixed(node.child)
+    return isinstance(node, Rooted) and not node.leaf.random
+
+
+def sources(node: Node) -> frozenset[str]:
+    """The parameters that make its neurons random"""
+    if isinstance(node, Rooted):
+        return frozenset((node.leaf.name,) if node.leaf.random else ())
+    if isinstance(node, Mixed):
+        return frozenset((node.law.name,))
+    if isinstance(node, Total):
+        return frozenset().union(*map(sources, node.terms))
+    if isinstance(node, Product):
+        return sources(node.first) | sources(node.second)
+    if isinstance(node, Share):
+        return frozenset(_of_part(name, node.parts, node.which) for name in sources(node.child))
+    return sources(node.child)  # type: ignore[attr-defined]
+
+
+def parted(node: Node, parts: int) -> Node:
+    """Neurons in parts"""
+    if isinstance(node, Total):
+        return total([parted(term, parts) for term in node.terms])
+    if isinstance(node, Rooted) and not node.links:
+        return Rooted.of(node.leaf, node.root.repeat_interleave(parts, 1))
+    return Parted(node.size * parts, node.gaussian, node.links, parts, node)
+
+
+def share(node: Node, parts: int, which: int) -> Node:
+    """A part of the neurons"""
+    if isinstance(node, Total):
+        return total([share(term, parts, which) for term in node.terms])
+    links = frozenset(_of_part(name, parts, which) for name in node.links)
+    return Share(node.size, node.gaussian, links, parts, which, node) if links else node
+
+
+def _of_part(name: str, parts: int, which: int) -> str:
+    return f"{name}[{which}/{parts}]"
+
+
+def folded(node: Node, folds: Tensor) -> Node:
+    """Points become neurons"""
+    return Folded(folds.shape[1], False, node.links, folds, node)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A function of one Gaussian node: base and function, with the places of its kinks"""
+
+    base: Node
+    function: Function
+    kinks: tuple[float, ...] = ()
+    linear: bool = field(default=True)
+
+
+def shape(node: Node) -> Shape | None:
+    """The node as a function, neuron by neuron, of a Gaussian node; None if it is none"""
+    if isinstance(node, Pointwise):
+        inner = shape(node.child)
+        assert inner is not None
+        kinks = tuple(at for at, _ in node.phi.kinks)
+        return Shape(inner.base, _after(node.phi.phi, inner.function), _back(inner, kinks), linear=False)
+    if isinstance(node, Mapped):
+        number, inner = node.map.number(node.child.size), shape(node.child)
+        if number is not None and inner is not None:
+            return replace(inner, function=lambda h: number * inner.function(h))
+    if isinstance(node, Total):
+        fixed = [term for term in node.terms if is_fixed(term) and not term.gaussian]
+        rest = [term for term in node.terms if term not in fixed]
+        number = _number(fixed)
+        inner = shape(total(rest)) if fixed and rest else None
+        if number is not None and inner is not None:
+            return replace(inner, function=lambda h: inner.function(h) + number)
+    return Shape(node, lambda h: h) if node.gaussian else None
+
+
+def _after(outer: Function, inner: Function) -> Function:
+    return lambda h: outer(inner(h))
+
+
+def _back(inner: Shape, kinks: tuple[float, ...]) -> tuple[float, ...]:
+    """Where the kinks of a function of `inner` lie, for a linear `inner`"""
+    if not kinks:
+        return inner.kinks
+    if not inner.linear:
+        raise ValueError(
+            "a function with kinks of a function of the same neurons has no rule: write both as one activation, registered with its kinks"
+        )
+    at = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    start, end = inner.function(at).tolist()
+    return tuple((kink - start) / (end - start) for kink in kinks)
+
+
+def _number(nodes: list[Node]) -> float | None:
+    """The number that all points of fixed nodes have together"""
+    if not nodes:
+        return None
+    values = reduce(torch.add, [node.root @ node.leaf.mean for node in nodes if isinstance(node, Rooted)])
+    return float(values.flatten()[0]) if bool((values == values.flatten()[0]).all()) else None
+
+
+def pointwise(outer: Shape) -> Node:
+    """The function of a Gaussian node as a node"""
+    phi, key = known(outer.function, outer.kinks)
+    base = outer.base
+    return Pointwise(base.size, False, base.links, phi, key, base)
+
+
+def combined(first: Node, second: Node, how: Callable[[Tensor, Tensor], Tensor]) -> Node | None:
+    """Two functions of the same neurons, at least one of them no linear one, as one; None if they are not"""
+    one, other = shape(first), shape(second)
+    if one is None or other is None or one.base is not other.base:
+        return None
+    kinks = tuple(sorted({*one.kinks, *other.kinks}))
+    return pointwise(Shape(one.base, lambda h: how(one.function(h), other.function(h)), kinks, linear=False))
+
+
+def known(function: Function, kinks: tuple[float, ...] = ()) -> tuple[Activation, bytes]:
+    """An activation that does what the function does, one with a name if there is one, and its key"""
+    values = function(_PROBES)
+    for name in activations.names():
+        phi = activations.activation(name)
+        if torch.allclose(phi(_PROBES), values, rtol=1e-14, atol=1e-15):
+            return phi, phi(_PROBES).numpy().tobytes()
+    phi = Activation("of the network", function, slope_of(function), kinks=tuple((at, 0.0) for at in kinks), tried=True)
+    return phi, values.numpy().tobytes()
+
+
+def slope_of(function: Function) -> Function:
+    """Its derivative, number by number"""
+
+    def slope(h: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = h.detach().requires_grad_()
+            return torch.autograd.grad(function(at).sum(), at)[0]
+
+    return slope
+
+
+def through_gain(phi: Activation) -> tuple[Activation, bytes]:
+    """h phi'(h): the derivative of phi(g h) in a gain g at 1"""
+    return known(lambda h: h * phi.dphi(h), tuple(at for at, _ in phi.kinks))

@@ -1,0 +1,202 @@
+"""A forward pass read at infinite width: torch's functions of fields, by which a module's own code makes nodes (equations 93 and 94).
+
+What each call gives back is known beforehand, from two passes of small real networks: which axes grow with the width, which with samples.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from meanfield.kernels.field_maps import Axes
+from meanfield.kernels.field_moments import Within
+from meanfield.kernels.field_nodes import Leaf, MatrixLaw, Node
+
+PASSES = ((48, 2), (96, 3))  # (width, samples) of the real ones
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """An axis: number n^wide b^sample"""
+
+    number: Fraction
+    wide: bool
+    sample: bool
+
+    def at(self, width: int, samples: int) -> int:
+        return int(self.number * (width if self.wide else 1) * (samples if self.sample else 1))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of torch that a forward pass calls, and the axes of each tensor that it returns"""
+
+    name: str
+    results: tuple[tuple[Sizes, ...], ...]
+
+
+class Field(Tensor):
+    """A tensor with an axis of infinitely many neurons; it has no numbers, its law is that of `node`."""
+
+    node: Node
+    axes: Axes
+
+    @staticmethod
+    def of(node: Node, axes: Axes) -> Field:
+        made = torch.empty(axes.shape, dtype=torch.float64, device="meta").as_subclass(Field)
+        made.node, made.axes = node, axes
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # the reading takes every call
+
+
+class Weight(Tensor):
+    """A matrix whose inputs are infinitely many neurons, in the shape of the parameter"""
+
+    law: MatrixLaw
+    factor: float
+    turned: bool
+
+    @staticmethod
+    def of(law: MatrixLaw, shape: Sequence[int], factor: float = 1.0, turned: bool = False) -> Weight:
+        made = torch.empty(tuple(shape), dtype=torch.float64, device="meta").as_subclass(Weight)
+        made.law, made.factor, made.turned = law, factor, turned
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+class _Log(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, list[tuple[int, ...]]]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        found = [tuple(t.shape) for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+        self.calls.append((name_of(func), found))
+        return result
+
+
+def plan(build: Any, x: Tensor, make: Any) -> list[Call]:
+    """The calls of a forward pass of inputs x (P, ..), from real networks make(build, width)"""
+    logs = []
+    for width, samples in PASSES:
+        net: nn.Module = make(build, width)
+        few = x[torch.arange(samples) % len(x)]
+        with torch.no_grad(), _Log() as log:
+            net(few)
+        logs.append(log.calls)
+    if [name for name, _ in logs[0]] != [name for name, _ in logs[1]]:
+        raise ValueError("the network's forward does other things at another width or for other samples: no kernel is known")
+    return [
+        Call(name, tuple(tuple(map(_sizes, a, b)) for a, b in zip(small, large, strict=True)))
+        for (name, small), (_, large) in zip(*logs, strict=True)
+    ]
+
+
+def _sizes(small: int, large: int) -> Sizes:
+    (n, b), (m, c) = PASSES
+    for wide in (False, True):
+        for sample in (False, True):
+            number = Fraction(small, (n if wide else 1) * (b if sample else 1))
+            if number * (m if wide else 1) * (c if sample else 1) == large:
+                return Sizes(number, wide, sample)
+    raise ValueError(f"an axis of {small} at width {n} and {large} at width {m} is no multiple of the width: no kernel is known")
+
+
+class Reading(TorchFunctionMode):
+    """One forward pass of a batch of samples.
+
+    noise: at which averages over neurons are played as they fluctuate at a finite width, which must not matter; apart: whether functions
+    are tried for mixing samples.
+    """
+
+    def __init__(self, calls: Sequence[Call], width: int, samples: int, noise: float = 0.0, apart: bool = False) -> None:
+        super().__init__()
+        self.calls, self.width, self.samples, self.noise, self.apart = calls, width, samples, noise, apart
+        self.number, self.averages, self.within = 0, 0, Within()
+        self.ways: dict[str, bool] = {}
+        self.generator = torch.Generator().manual_seed(0)
+
+    def run(self, module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Any:
+        """The outputs of x (samples, ..)"""
+        with torch.no_grad(), self:
+            return torch.func.functional_call(module, dict(parameters), (x,))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, name_of(func)
+        if self.number >= len(self.calls) or self.calls[self.number].name != name:
+            raise ValueError("the network's forward asks for values or types of its fields, and does other things then: no kernel is known")
+        call = self.calls[self.number]
+        self.number += 1
+        given = tree_flatten((args, kwargs))[0]
+        if not any(isinstance(value, (Field, Weight)) for value in given):
+            return func(*args, **kwargs)
+        if name in _OF_SHAPE:
+            return func(*args, **kwargs)
+        try:
+            return self.rule(func, name, call, args, kwargs)
+        except ValueError as error:
+            raise ValueError(f"{name} ({where()}): {error}") from None
+
+    def rule(self, func: Any, name: str, call: Call, args: Any, kwargs: Any) -> Any:
+        from meanfield.kernels.field_rules import rule_of
+
+        return rule_of(name)(self, func, call, args, kwargs)
+
+    def axes(self, call: Call, which: int = 0) -> Axes | None:
+        """Of a result of a call; None for one without neurons"""
+        return self.axes_of(call.results[which])
+
+    def axes_of(self, sizes: Sequence[Sizes]) -> Axes | None:
+        wide = [i for i, size in enumerate(sizes) if size.wide]
+        sample = [i for i, size in enumerate(sizes) if size.sample]
+        shape = tuple(size.at(self.width, self.samples) for size in sizes)
+        if not wide:
+            return None
+        if len(wide) > 1 or len(sample) > 1 or wide == sample:
+            raise ValueError("its result has more than one axis of neurons, or neurons and samples in one: no kernel is known")
+        return Axes(shape, wide[0], sample[0] if sample else None, self.samples)
+
+    def must_be_one_way(self, name: str, way: bool) -> None:
+        """A matrix and its transpose are not independent"""
+        if self.ways.setdefault(name, way) != way:
+            raise ValueError(f"the matrix {name!r} is used as it is and transposed: no kernel is known")
+
+
+_OF_SHAPE = {"size", "dim", "numel", "is_floating_point", "__len__", "ndimension", "nelement", "is_complex"}
+_OF_SHAPE |= {"shape", "dtype", "device", "ndim", "requires_grad", "is_meta", "is_cuda", "layout", "is_sparse", "is_nested"}
+
+
+def name_of(func: Any) -> str:
+    """Of a function of torch, or of a property that is asked for"""
+    name = getattr(func, "__name__", "")
+    return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
+
+
+def replaced(value: Any, new: Mapping[int, Any]) -> Any:
+    """Arguments with fields exchanged, by identity"""
+    return tree_map(lambda v: new.get(id(v), v), value)
+
+
+def where() -> str:
+    """The place in the user's own code that is being run"""
+    frame: Any = sys._getframe(1)
+    torch_home = os.path.dirname(os.path.abspath(torch.__file__))
+    while frame is not None:
+        path = os.path.abspath(frame.f_code.co_filename)
+        if not path.startswith((torch_home, _PACKAGE)) and os.path.exists(path):
+            return f"{os.path.basename(path)}, line {frame.f_lineno}"
+        frame = frame.f_back
+    return "in torch"
