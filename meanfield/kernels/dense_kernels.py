@@ -1,19 +1,24 @@
-"""NNGP and tangent kernel of fully connected networks at infinite width, tile by tile over the data (equations 41 to 45)."""
+"""NNGP and tangent kernel at infinite width: of any network; of fully connected ones tile by tile over the data (equations 41 to 45)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanfield.checking import array_input, checks
 from meanfield.checking.arguments import checked
+from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.kernels.gaussian_averages import gaussian_averages
 from meanfield.kernels.kernel_gradients import Differentiable, differentiable_pair
 from meanfield.kernels.kernel_range import among_all, kernels_in_range, layers_in_range, living
+from meanfield.kernels.module_kernels import builder_kernels
 from meanfield.kernels.relu_angles import ReluLayers
 from meanfield.kernels.weights import KernelWeights, kernel_weights
+from meanfield.network.architecture import Architecture, architecture
+from meanfield.network.convolutional import ConvNetwork
 from meanfield.network.layered import branch2
 from meanfield.network.perceptron import Network
 from meanfield.scaling.scaling import Scaling
@@ -25,9 +30,18 @@ PANEL = 256  # rows of a matrix product, whatever the block, so that no result d
 
 @checked
 def nngp_and_ntk(
-    network: Network, scaling: Scaling | Standard, x: Any, x2: Any = None, *, block: int | None = None
+    network: Network | ConvNetwork | Architecture | Callable[[int], nn.Module],
+    scaling: Scaling | Standard,
+    x: Any,
+    x2: Any = None,
+    *,
+    block: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The covariance of f_0 and the tangent kernel K of the infinite network, between x (P, D) and x2 (P2, D), default x.
+
+    network: a perceptron, a ConvNetwork (see `conv_nngp_and_ntk`), or any network, as a function of the width that makes a torch module,
+    or an Architecture of it (equations 97 to 99); x is then of any shape (P, ..), real numbers or tokens, and of outputs that have
+    positions (P, .., C) the kernels are (P, .., P2, ..).
 
     nngp (P, P2) is lim Cov f_0, readout and its bias included: weight_std^2 Phi^L + bias_std^2 with `ntk()` and the standard
     parameterizations, and 0 in the mean-field scaling, whose networks start at f_0 = 0. ntk (P, P2) is K(0) in df/dt = K Delta / P, the
@@ -40,10 +54,15 @@ def nngp_and_ntk(
     Derivatives with respect to x and x2, of first order, are there for the activations with closed averages of the library (linear,
     relu, erf, sin, gelu). Between parallel points relu's ntk has a cusp, whose derivative is taken as the mean of both sides.
 
-    ValueError for inputs that are no finite matrix, for those that require gradients where these are not known, for kernels that leave
-    the range of their dtype (with layer and size), and for scalings without a tangent kernel at infinite width; MemoryError before
-    allocation.
+    ValueError for functions of torch that have no rule, with their place in the code (solvers.monte_carlo_kernels takes any network), for
+    networks without a width limit, for inputs that are no finite matrix, for those that require gradients where these are not known, for
+    kernels that leave the range of their dtype (with layer and size), and for scalings without a tangent kernel at infinite width;
+    MemoryError before allocation.
     """
+    if isinstance(network, ConvNetwork):
+        return conv_nngp_and_ntk(network, scaling, x, x2, block=block)
+    if not isinstance(network, Network):
+        return builder_kernels(architecture(network), scaling, x, x2, block)
     if array_input.tracked(x) or array_input.tracked(x2):
         return _differentiable(network, scaling, x, x2, block)
     first, dtype = _inputs("x", x)

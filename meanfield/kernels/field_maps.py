@@ -1,4 +1,4 @@
-"""How a tensor of a forward pass holds a field, and what a linear function does to its points (equation 94).
+"""How a tensor of a forward pass holds a field, and what a linear function does to its points (equation 98).
 
 The points of a field are the entries along its axes but those of neurons and samples, in one row. Samples are not mixed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ class Axes:
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """A linear map of points, of one or of each sample: weight (b, outputs) times the input `index` (outputs,), or dense (b, outputs, inputs).
+    """A linear map of points, of one or of each sample: weight (b, outputs) times the input `index` (outputs,); or dense (b, outputs,
+    inputs).
 
     b is 1 for a map that is the same for all samples.
     """
@@ -119,7 +121,7 @@ class LinearMap:
         return out.movedim(0, batch if batch == -1 else x.ndim + batch).movedim(0, axis)
 
 
-def reads(space: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding, dilation) -> Tensor:  # noqa: ANN001
+def reads(space: tuple[int, ...], kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Tensor:
     """(offsets, outputs) input position that each offset of a filter sees from each output, -1 beyond the image"""
     count = math.prod(kernel)
     places = torch.arange(1.0, math.prod(space) + 1, dtype=torch.float64).reshape(1, 1, *space)

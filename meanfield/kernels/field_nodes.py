@@ -1,20 +1,17 @@
-"""Fields as sums, maps and functions of independent Gaussians, neuron by neuron: what a forward pass becomes at infinite width (equation 93)."""
+"""Fields as sums, maps and functions of independent Gaussians, neuron by neuron, as a forward pass makes them (equation 97)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from meanfield.kernels.field_maps import LinearMap
-from meanfield.network import activations
 from meanfield.network.activations import Activation
 
-Function = Callable[[Tensor], Tensor]
-_PROBES = torch.linspace(-4, 4, 41, dtype=torch.float64) + 0.0137
+REMEDY = "solvers.monte_carlo_kernels(build, ..) has the kernels of real networks of it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +34,7 @@ ONE = Leaf("", *(torch.full((1,), v, dtype=torch.float64) for v in (1.0, 0.0, 0.
 
 @dataclass(frozen=True)
 class MatrixLaw:
-    """What an infinite matrix does to moments: C = variance Phi, Theta = feature Phi + slope Theta (equation 93)"""
+    """What an infinite matrix does to moments: C = variance Phi, Theta = feature Phi + slope Theta (equation 97)"""
 
     name: str
     variance: float
@@ -231,100 +228,16 @@ def folded(node: Node, folds: Tensor) -> Node:
     return Folded(folds.shape[1], False, node.links, folds, node)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A function of one Gaussian node: base and function, with the places of its kinks"""
-
-    base: Node
-    function: Function
-    kinks: tuple[float, ...] = ()
-    linear: bool = field(default=True)
-
-
-def shape(node: Node) -> Shape | None:
-    """The node as a function, neuron by neuron, of a Gaussian node; None if it is none"""
-    if isinstance(node, Pointwise):
-        inner = shape(node.child)
-        assert inner is not None
-        kinks = tuple(at for at, _ in node.phi.kinks)
-        return Shape(inner.base, _after(node.phi.phi, inner.function), _back(inner, kinks), linear=False)
-    if isinstance(node, Mapped):
-        number, inner = node.map.number(node.child.size), shape(node.child)
-        if number is not None and inner is not None:
-            return replace(inner, function=lambda h: number * inner.function(h))
-    if isinstance(node, Total):
-        fixed = [term for term in node.terms if is_fixed(term) and not term.gaussian]
-        rest = [term for term in node.terms if term not in fixed]
-        number = _number(fixed)
-        inner = shape(total(rest)) if fixed and rest else None
-        if number is not None and inner is not None:
-            return replace(inner, function=lambda h: inner.function(h) + number)
-    return Shape(node, lambda h: h) if node.gaussian else None
-
-
-def _after(outer: Function, inner: Function) -> Function:
-    return lambda h: outer(inner(h))
-
-
-def _back(inner: Shape, kinks: tuple[float, ...]) -> tuple[float, ...]:
-    """Where the kinks of a function of `inner` lie, for a linear `inner`"""
-    if not kinks:
-        return inner.kinks
-    if not inner.linear:
-        raise ValueError(
-            "a function with kinks of a function of the same neurons has no rule: write both as one activation, registered with its kinks"
-        )
-    at = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    start, end = inner.function(at).tolist()
-    return tuple((kink - start) / (end - start) for kink in kinks)
-
-
-def _number(nodes: list[Node]) -> float | None:
-    """The number that all points of fixed nodes have together"""
-    if not nodes:
-        return None
-    values = reduce(torch.add, [node.root @ node.leaf.mean for node in nodes if isinstance(node, Rooted)])
-    return float(values.flatten()[0]) if bool((values == values.flatten()[0]).all()) else None
-
-
-def pointwise(outer: Shape) -> Node:
-    """The function of a Gaussian node as a node"""
-    phi, key = known(outer.function, outer.kinks)
-    base = outer.base
-    return Pointwise(base.size, False, base.links, phi, key, base)
-
-
-def combined(first: Node, second: Node, how: Callable[[Tensor, Tensor], Tensor]) -> Node | None:
-    """Two functions of the same neurons, at least one of them no linear one, as one; None if they are not"""
-    one, other = shape(first), shape(second)
-    if one is None or other is None or one.base is not other.base:
-        return None
-    kinks = tuple(sorted({*one.kinks, *other.kinks}))
-    return pointwise(Shape(one.base, lambda h: how(one.function(h), other.function(h)), kinks, linear=False))
-
-
-def known(function: Function, kinks: tuple[float, ...] = ()) -> tuple[Activation, bytes]:
-    """An activation that does what the function does, one with a name if there is one, and its key"""
-    values = function(_PROBES)
-    for name in activations.names():
-        phi = activations.activation(name)
-        if torch.allclose(phi(_PROBES), values, rtol=1e-14, atol=1e-15):
-            return phi, phi(_PROBES).numpy().tobytes()
-    phi = Activation("of the network", function, slope_of(function), kinks=tuple((at, 0.0) for at in kinks), tried=True)
-    return phi, values.numpy().tobytes()
-
-
-def slope_of(function: Function) -> Function:
-    """Its derivative, number by number"""
-
-    def slope(h: Tensor) -> Tensor:
-        with torch.enable_grad():
-            at = h.detach().requires_grad_()
-            return torch.autograd.grad(function(at).sum(), at)[0]
-
-    return slope
-
-
-def through_gain(phi: Activation) -> tuple[Activation, bytes]:
-    """h phi'(h): the derivative of phi(g h) in a gain g at 1"""
-    return known(lambda h: h * phi.dphi(h), tuple(at for at, _ in phi.kinks))
+def every(node: Node) -> list[Node]:
+    """A node and all that lead to it, those below before those above"""
+    found: dict[Node, None] = {}
+    todo = [(node, False)]
+    while todo:
+        one, ready = todo.pop()
+        if ready:
+            found[one] = None
+        elif one not in found:
+            ends = [getattr(one, name, None) for name in ("child", "first", "second")]
+            todo.append((one, True))
+            todo.extend((end, False) for end in (*ends, *getattr(one, "terms", ())) if isinstance(end, Node))
+    return list(found)

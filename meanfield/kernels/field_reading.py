@@ -1,4 +1,4 @@
-"""A forward pass read at infinite width: torch's functions of fields, by which a module's own code makes nodes (equations 93 and 94).
+"""A forward pass read at infinite width: torch's functions of fields, by which a module's own code makes nodes (equations 97 and 98).
 
 What each call gives back is known beforehand, from two passes of small real networks: which axes grow with the width, which with samples.
 """
@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 from torch.utils._pytree import tree_flatten, tree_map
 
 from meanfield.kernels.field_maps import Axes
 from meanfield.kernels.field_moments import Within
-from meanfield.kernels.field_nodes import Leaf, MatrixLaw, Node
+from meanfield.kernels.field_nodes import REMEDY, MatrixLaw, Node
+from meanfield.kernels.field_pairs import RULES as PAIR_RULES
+from meanfield.network.activations import Activation
 
 PASSES = ((48, 2), (96, 3))  # (width, samples) of the real ones
+Rule = Callable[..., Any]
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -57,7 +60,7 @@ class Field(Tensor):
         made.node, made.axes = node, axes
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # the reading takes every call
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]  # the reading takes every call
 
 
 class Weight(Tensor):
@@ -73,7 +76,14 @@ class Weight(Tensor):
         made.law, made.factor, made.turned = law, factor, turned
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+
+
+def activated(h: Tensor, phi: Activation) -> Tensor:
+    """phi(h), of which a reading knows what it is"""
+    if has_torch_function_unary(h):
+        return handle_torch_function(activated, (h,), h, phi)
+    return phi(h)
 
 
 class _Log(TorchFunctionMode):
@@ -98,7 +108,9 @@ def plan(build: Any, x: Tensor, make: Any) -> list[Call]:
             net(few)
         logs.append(log.calls)
     if [name for name, _ in logs[0]] != [name for name, _ in logs[1]]:
-        raise ValueError("the network's forward does other things at another width or for other samples: no kernel is known")
+        raise ValueError(
+            "the network's forward does other things at another width or for other samples: no kernel is known"
+        )
     return [
         Call(name, tuple(tuple(map(_sizes, a, b)) for a, b in zip(small, large, strict=True)))
         for (name, small), (_, large) in zip(*logs, strict=True)
@@ -112,7 +124,9 @@ def _sizes(small: int, large: int) -> Sizes:
             number = Fraction(small, (n if wide else 1) * (b if sample else 1))
             if number * (m if wide else 1) * (c if sample else 1) == large:
                 return Sizes(number, wide, sample)
-    raise ValueError(f"an axis of {small} at width {n} and {large} at width {m} is no multiple of the width: no kernel is known")
+    raise ValueError(
+        f"an axis of {small} at width {n} and {large} at width {m} is no multiple of the width: no kernel is known"
+    )
 
 
 class Reading(TorchFunctionMode):
@@ -122,10 +136,19 @@ class Reading(TorchFunctionMode):
     are tried for mixing samples.
     """
 
-    def __init__(self, calls: Sequence[Call], width: int, samples: int, noise: float = 0.0, apart: bool = False) -> None:
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        calls: Sequence[Call],
+        width: int,
+        samples: int,
+        noise: float = 0.0,
+        apart: bool = False,
+    ) -> None:
         super().__init__()
-        self.calls, self.width, self.samples, self.noise, self.apart = calls, width, samples, noise, apart
-        self.number, self.averages, self.within = 0, 0, Within()
+        self.rules, self.calls, self.width, self.samples = rules, calls, width, samples
+        self.noise, self.apart = noise, apart
+        self.number, self.averages, self.within = 0, 0, Within(PAIR_RULES)
         self.ways: dict[str, bool] = {}
         self.generator = torch.Generator().manual_seed(0)
 
@@ -137,7 +160,9 @@ class Reading(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, name_of(func)
         if self.number >= len(self.calls) or self.calls[self.number].name != name:
-            raise ValueError("the network's forward asks for values or types of its fields, and does other things then: no kernel is known")
+            raise ValueError(
+                "the network's forward asks for values or types of its fields, and does other things then: no kernel is known"
+            )
         call = self.calls[self.number]
         self.number += 1
         given = tree_flatten((args, kwargs))[0]
@@ -146,14 +171,15 @@ class Reading(TorchFunctionMode):
         if name in _OF_SHAPE:
             return func(*args, **kwargs)
         try:
-            return self.rule(func, name, call, args, kwargs)
+            return self.rule(name)(self, func, call, args, kwargs)
         except ValueError as error:
             raise ValueError(f"{name} ({where()}): {error}") from None
 
-    def rule(self, func: Any, name: str, call: Call, args: Any, kwargs: Any) -> Any:
-        from meanfield.kernels.field_rules import rule_of
-
-        return rule_of(name)(self, func, call, args, kwargs)
+    def rule(self, name: str) -> Rule:
+        """ValueError for a function that has none"""
+        if name not in self.rules:
+            raise ValueError(f"this function of a field has no rule; {REMEDY}")
+        return self.rules[name]
 
     def axes(self, call: Call, which: int = 0) -> Axes | None:
         """Of a result of a call; None for one without neurons"""
@@ -166,7 +192,9 @@ class Reading(TorchFunctionMode):
         if not wide:
             return None
         if len(wide) > 1 or len(sample) > 1 or wide == sample:
-            raise ValueError("its result has more than one axis of neurons, or neurons and samples in one: no kernel is known")
+            raise ValueError(
+                "its result has more than one axis of neurons, or neurons and samples in one: no kernel is known"
+            )
         return Axes(shape, wide[0], sample[0] if sample else None, self.samples)
 
     def must_be_one_way(self, name: str, way: bool) -> None:
@@ -176,7 +204,18 @@ class Reading(TorchFunctionMode):
 
 
 _OF_SHAPE = {"size", "dim", "numel", "is_floating_point", "__len__", "ndimension", "nelement", "is_complex"}
-_OF_SHAPE |= {"shape", "dtype", "device", "ndim", "requires_grad", "is_meta", "is_cuda", "layout", "is_sparse", "is_nested"}
+_OF_SHAPE |= {
+    "shape",
+    "dtype",
+    "device",
+    "ndim",
+    "requires_grad",
+    "is_meta",
+    "is_cuda",
+    "layout",
+    "is_sparse",
+    "is_nested",
+}
 
 
 def name_of(func: Any) -> str:

@@ -58,6 +58,18 @@ def gaussian_averages(which: str | Activation, quadrature: bool = False) -> Gaus
     return GaussianAverages(pair, closed.single, lambda p, q, pairs: pair, exact=True)
 
 
+def gaussian_mean(function: Callable[[Tensor], Tensor], phi: Activation, p: Tensor) -> Tensor:
+    """<f(h)> of h ~ N(0, p), for a function with the kinks of phi"""
+    rule, s = Quadrature(phi), p.reshape(-1).sqrt()
+    unique, back = torch.unique(s, return_inverse=True)
+    level = rule.level(unique)
+    parts = []
+    for some in unique.split(256):
+        z, weight = rule.nodes(torch.zeros_like(some), some, rule.kinks(some), level)
+        parts.append((function(some[:, None] * z) * weight).sum(-1))
+    return torch.cat(parts)[back].reshape(p.shape)
+
+
 def closed_form(which: str | Activation) -> ClosedForm | None:
     """The closed form of this very activation, None if there is none (another activation of the same name has none)."""
     phi = activation(which)
