@@ -53,6 +53,8 @@ def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
     for i, field in enumerate(fields):
         nodes = field.node.terms if isinstance(field.node, Total) else (field.node,)
         maps = None
+        if reading.apart and field.axes.sample is not None:
+            _must_keep_samples_apart(field.axes, linear_part, i)
         for node in nodes:
             if isinstance(node, Rooted):
                 for own, root in zip(terms, linear_part({i: node.root}), strict=True):
@@ -62,8 +64,6 @@ def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
                 batch = reading.samples if field.axes.sample is not None else 1
                 eye = torch.eye(node.size, dtype=torch.float64).expand(batch, -1, -1)
                 maps = [LinearMap.of(dense) for dense in linear_part({i: eye})]
-                if reading.apart and batch > 1:
-                    _must_keep_samples_apart(field.axes, linear_part, i)
             for own, map in zip(terms, maps, strict=True):
                 own.append(mapped(map, node))
     for own, constant in zip(terms, constants, strict=True):

@@ -21,7 +21,7 @@ from meanfield.kernels.field_reading import Call, Field, Reading
 def over_neurons(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
     """mean and sum, over neurons or other axes"""
     field = args[0]
-    if reading.axes(call) is not None:
+    if field.axes.outputs or reading.axes(call) is not None:
         return affine(reading, func, call, args, kwargs)
     m = reading.within.mean(field.node)
     reading.averages += 1

@@ -21,6 +21,8 @@ from meanfield.kernels.field_reading import Call, Field, Reading, Weight
 def reshaped(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
     """Another shape, in which neurons may fall into parts or take in points"""
     field, after = fields_of(args, kwargs)[0], reading.axes(call)
+    if field.axes.outputs:
+        return affine(reading, func, call, args, kwargs)
     if after is None:
         raise ValueError(f"it leaves no axis of neurons; {REMEDY}")
     before = field.axes
@@ -37,6 +39,8 @@ def reshaped(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) ->
 def expanded(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
     """expand, whose sizes may name the width"""
     field, after = fields_of(args)[0], reading.axes(call)
+    if field.axes.outputs:
+        return affine(reading, func, call, args, kwargs)
     if after is None or field is not args[0]:
         raise ValueError(f"it leaves no axis of neurons; {REMEDY}")
     return affine(reading, lambda t: t.expand(with_columns(after, t.shape[field.axes.wide])), call, (field,), {})
@@ -98,6 +102,8 @@ def _spans(wide: int, axes: int) -> list[tuple[int, ...]]:
 def shared(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
     """Parts of a wide axis, chunk and split, or affine along others"""
     field = fields_of(args, kwargs)[0]
+    if field.axes.outputs:
+        return affine(reading, func, call, args, kwargs)
     results = [reading.axes(call, i) for i in range(len(call.results))]
     sizes = [None if axes is None else axes.shape[axes.wide] for axes in results]
     old = field.axes.shape[field.axes.wide]
@@ -115,6 +121,8 @@ def _part(field: Field, after: Axes, parts: int, which: int) -> Field:
 def indexed(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
     """h[..]: a share of the neurons where it cuts their axis"""
     field, after = args[0], reading.axes(call)
+    if isinstance(field, Field) and field.axes.outputs:
+        return affine(reading, func, call, args, kwargs)
     if not isinstance(field, Field) or after is None:
         raise ValueError(f"neurons are taken by number; {REMEDY}")
     old, new = field.axes.shape[field.axes.wide], after.shape[after.wide]

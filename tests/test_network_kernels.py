@@ -1,0 +1,315 @@
+"""Kernels of modules at infinite width: against the recursion of perceptrons, loops over pixels, and real networks of torch."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import meanfield as mf
+from meanfield.network.module import perceptron
+from tests.any_networks import Convolutional
+from tests.lazy_networks import (
+    Chunked,
+    Dilated,
+    Gated,
+    Heads,
+    Joined,
+    Mixed,
+    Pooled,
+    PostNorm,
+    Recurrent,
+    Sums,
+    WideResidual,
+    dense,
+)
+
+
+def some(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scaling", [mf.ntk(), mf.mean_field(2.0), mf.improved_standard(64)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("settings", [{}, {"bias_std": 0.3, "weight_std": 1.3}, {"residual": 0.7}], ids=str)
+@pytest.mark.parametrize("name", ["relu", "gelu", "tanh"])
+def test_perceptrons_as_modules_have_their_kernels(name, settings, scaling):
+    network, x = mf.Network(3, name, **settings), some(5, 7)
+    found = mf.nngp_and_ntk(perceptron(network, 7, 2), scaling, x, some(3, 7, seed=1))
+    for kernel, right in zip(found, mf.nngp_and_ntk(network, scaling, x, some(3, 7, seed=1)), strict=True):
+        torch.testing.assert_close(kernel, right, rtol=1e-12, atol=1e-14)
+
+
+def by_pixels(x, strides, sizes):
+    """Equation 46 of relu without biases, with strides and zeros around, by loops over pairs of pixels; the mean over pixels is read"""
+    p, channels, height, width = x.shape
+
+    def patches(c, size, stride, old, new):
+        out = torch.zeros(p, *new, p, *new, dtype=torch.float64)
+        around = size // 2
+        for i in range(new[0]):
+            for j in range(new[1]):
+                for k in range(new[0]):
+                    for l in range(new[1]):
+                        for a in range(-around, around + 1):
+                            for b in range(-around, around + 1):
+                                s = (i * stride + a, j * stride + b)
+                                t = (k * stride + a, l * stride + b)
+                                inside = all(0 <= v < o for v, o in zip((*s, *t), (*old, *old), strict=True))
+                                if inside:
+                                    out[:, i, j, :, k, l] += c[:, s[0], s[1], :, t[0], t[1]] / size**2
+        return out
+
+    def averages(c):
+        v = torch.einsum("aijaij->aij", c)
+        norm = (v[:, :, :, None, None, None] * v).sqrt()
+        angle = torch.acos((c / norm).clamp(-1, 1))
+        return norm * (angle.sin() + (math.pi - angle) * angle.cos()) / (2 * math.pi), (math.pi - angle) / (2 * math.pi)
+
+    old = (height, width)
+    phi, theta = torch.einsum("acij,bckl->aijbkl", x, x) / channels, None
+    for size, stride in zip(sizes, strides, strict=True):
+        new = tuple((o + 2 * (size // 2) - size) // stride + 1 for o in old)
+        c = patches(phi, size, stride, old, new)
+        theta = c if theta is None else c + patches(theta, size, stride, old, new)
+        phi, slope = averages(c)
+        theta, old = theta * slope, new
+    read = phi.mean((1, 2, 4, 5))
+    return read, read + theta.mean((1, 2, 4, 5))
+
+
+class Strided(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(c, n, k, stride=s, padding=k // 2, bias=False) for c, k, s in ((2, 3, 1), (n, 3, 2), (n, 1, 1))
+        )
+        self.out = nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return self.out(x.mean((2, 3)))
+
+
+def test_convolutions_with_strides_are_those_of_loops_over_pixels():
+    x = some(3, 2, 5, 4)
+    for found, right in zip(mf.nngp_and_ntk(Strided, mf.ntk(), x), by_pixels(x, (1, 2, 1), (3, 3, 1)), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)  # arccos loses digits near 1
+
+
+def drawn(net, std):
+    """Weights as N(0, 1/fan_in), embeddings and named vectors as N(0, std^2); the squares of what stands before a trained N(0, 1)"""
+    squares = {}
+    for path, module in net.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            full = f"{path}.{name}".removeprefix(".")
+            scale = std.get(name, std.get(full))
+            if name == "weight" and isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+                scale = 1 / math.sqrt(p[0].numel())
+            elif isinstance(module, nn.Embedding):
+                scale = 1.0
+            if scale is not None:
+                nn.init.normal_(p, 0, scale)
+            squares[full] = (scale or 1.0) ** 2
+    return squares
+
+
+def real_kernels(build, x, width, seeds, std):
+    """f f^T over the outputs and the tangent kernel of one output, by seed"""
+    products, tangents = [], []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        net = build(width).double()
+        squares = drawn(net, std)
+        f = net(x)
+        f = f.reshape(-1, f.shape[-1])
+        names, parameters = zip(*net.named_parameters(), strict=True)
+        rows = []
+        for value in f[:, 0]:
+            slopes = torch.autograd.grad(value, parameters, retain_graph=True)
+            rows.append(
+                torch.cat([math.sqrt(squares[n]) * g.reshape(-1) for n, g in zip(names, slopes, strict=True)])
+            )
+        rows = torch.stack(rows)
+        products.append((f @ f.T / f.shape[1]).detach())
+        tangents.append(rows @ rows.T)
+    return torch.stack(products), torch.stack(tangents)
+
+
+CASES = {
+    "wide residual": (WideResidual, some(2, 2, 4, 4), {}),
+    "pooled": (Pooled, some(2, 2, 6, 6), {}),
+    "dilated": (Dilated, some(2, 2, 8), {"bias": 0.4}),
+    "recurrent": (Recurrent, some(3, 4, 3), {}),
+    "gated": (Gated, some(3, 6), {}),
+    "chunked": (Chunked, some(3, 6), {}),
+    "sums": (Sums, some(3, 6), {"bias": 0.3}),
+    "post norm": (PostNorm, some(3, 6), {}),
+    "heads": (Heads, torch.tensor([[0, 3, 3, 1, 6], [5, 3, 0, 2, 6]]), {"positions": 0.5}),
+    "tied": (partial(Heads, tied=True), torch.tensor([[0, 3, 3, 1, 6], [5, 3, 0, 2, 6]]), {"positions": 0.5}),
+    "joined": (Joined, some(3, 4, 3), {"first": 0.7}),
+    "mixed": (Mixed, some(2, 4, 3), {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_real_networks(case):
+    """Their mean within 4.5 standard errors, beside which a bias of 4/N of the kernel's size is allowed for"""
+    build, x, std = CASES[case]
+    width, seeds = 192, 24
+    patterns = {f"*{name}": value for name, value in std.items()}
+    found = mf.nngp_and_ntk(mf.Architecture(build, patterns) if std else build, mf.ntk(), x)
+    with torch.random.fork_rng():
+        real = real_kernels(build, x, width, seeds, std)
+    for kernel, many in zip(found, real, strict=True):
+        rows = many.shape[1]
+        limit = kernel.reshape(rows, rows)
+        size = (limit.diagonal()[:, None] * limit.diagonal()).sqrt()
+        error = (many.var(0) / seeds + (4 / width * size) ** 2).sqrt()
+        z = (many.mean(0) - limit) / error
+        assert float(z.abs().max()) < 4.5
+        assert float((error / size).max()) < 0.5
+    tangents = real[1]
+    assert float((tangents.std(0) / math.sqrt(seeds) / found[1].reshape(tangents.shape[1:]).diagonal().max()).max()) < 0.07
+
+
+def test_samples_and_blocks():
+    x, scaling = some(5, 2, 4, 4), mf.ntk()
+    whole = mf.nngp_and_ntk(WideResidual, scaling, x)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    for kernel, part, moved, across, single in zip(
+        whole,
+        mf.nngp_and_ntk(WideResidual, scaling, x, block=2),
+        mf.nngp_and_ntk(WideResidual, scaling, x[order]),
+        mf.nngp_and_ntk(WideResidual, scaling, x[:2], x),
+        mf.nngp_and_ntk(WideResidual, scaling, x.float()),
+        strict=True,
+    ):
+        assert kernel.shape == (5, 5)
+        assert torch.equal(kernel, kernel.T)
+        assert float(torch.linalg.eigvalsh(kernel)[0]) > 0
+        torch.testing.assert_close(part, kernel, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(moved, kernel[order][:, order], rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(across, kernel[:2], rtol=1e-7, atol=1e-9)  # duplicates have angles to rounding
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single, kernel.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_relu_without_norms_doubles_with_the_images():
+    x = some(3, 1, 8, 8)
+    for kernel, twice in zip(*(mf.nngp_and_ntk(Convolutional, mf.ntk(), c * x) for c in (1, 2)), strict=True):
+        torch.testing.assert_close(twice, 4 * kernel, rtol=1e-12, atol=0)
+
+
+def test_positions_of_outputs_are_axes_of_the_kernels():
+    x = some(2, 4, 3)
+    nngp, ntk = mf.nngp_and_ntk(Mixed, mf.ntk(), x)
+    assert nngp.shape == ntk.shape == (2, 4, 2, 4)
+    torch.testing.assert_close(ntk, ntk.permute(2, 3, 0, 1))
+
+
+def test_frozen_gains_and_rates_count_in_the_tangent_kernel_alone():
+    """A readout alone trained: the tangent kernel is that of its features"""
+    x = some(3, 6)
+    every = mf.nngp_and_ntk(Gated, mf.ntk(), x)
+    readout = mf.nngp_and_ntk(
+        mf.Architecture(Gated, frozen=("read.*", "up.*", "gate.*", "down.*", "norm.*")), mf.ntk(), x
+    )
+    torch.testing.assert_close(readout[0], every[0])
+    torch.testing.assert_close(readout[1], every[0])
+    faster = mf.nngp_and_ntk(mf.Architecture(Gated, rate={"*": 3.0}), mf.ntk(), x)
+    torch.testing.assert_close(faster[1], 3 * every[1])
+
+
+def network(forward, **layers):
+    class Net(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            for name, sizes in ({"read": (6, 1), "up": (1, 1), "out": (1, 1.0)} | layers).items():
+                inputs, outputs = (int(s * n) if s == 1 and not isinstance(s, float) else int(s) for s in sizes)
+                setattr(self, name, nn.Linear(inputs, outputs, bias=False))
+
+        def forward(self, x):
+            return forward(self, x)
+
+    return Net
+
+
+def by_root(net, x):
+    q, k = net.up(net.read(x)), net.key(net.read(x))
+    return net.out((q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ net.read(x))
+
+
+REFUSED = {
+    "softmax of neurons": (lambda net, x: net.out(torch.softmax(net.up(net.read(x)), -1)), "leaves each of them about 1/n"),
+    "maximum over positions": (lambda net, x: net.out(F.max_pool1d(net.read(x).mT, 2).mT), "no rule.*monte_carlo_kernels"),
+    "mixes samples": (lambda net, x: net.out(net.read(x) - net.read(x).mean(0)), "mixes samples"),
+    "rolls samples": (lambda net, x: net.out(net.read(x).roll(1, 0)), "mixes samples"),
+    "no Gaussian": (lambda net, x: net.out(torch.tanh(F.relu(net.read(x)) + net.up(net.read(x)))), "is no Gaussian"),
+    "two functions": (lambda net, x: net.out(torch.tanh(net.read(x))) + net.out(torch.relu(net.read(x))), "tanh and relu"),
+    "depends on n": (lambda net, x: net.out(torch.tanh(net.read(x) * net.out.weight.shape[1] ** 0.25)), "depends on the number"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_rule_is_refused_with_its_place(case):
+    forward, why = REFUSED[case]
+    x = some(3, 4, 6) if "positions" in case else some(3, 6)
+    with pytest.raises(ValueError, match=why):
+        mf.nngp_and_ntk(network(forward), mf.ntk(), x)
+    if case == "no Gaussian":
+        with pytest.raises(ValueError, match=r"tanh \(test_network_kernels.py, line \d+\)"):
+            mf.nngp_and_ntk(network(forward), mf.ntk(), x)
+
+
+def test_logits_over_the_root_of_n_are_refused_and_over_n_they_are_uniform():
+    x = some(2, 4, 6)
+    with pytest.raises(ValueError, match="divide the sum over n neurons by n"):
+        mf.nngp_and_ntk(network(by_root, key=(1, 1)), mf.ntk(), x)
+
+    def over_n(net, x):
+        q, k = net.up(net.read(x)), net.key(net.read(x))
+        return net.out((q @ k.transpose(-1, -2) / q.shape[-1]).softmax(-1) @ net.read(x)).mean(1)
+
+    uniform = mf.nngp_and_ntk(network(lambda net, x: net.out(net.read(x)).mean(1)), mf.ntk(), x)
+    for found, right in zip(mf.nngp_and_ntk(network(over_n, key=(1, 1)), mf.ntk(), x), uniform, strict=True):
+        torch.testing.assert_close(found, right)
+
+
+def test_starts_and_scalings_that_have_no_kernel():
+    class Biased(nn.Sequential):
+        def __init__(self, n):
+            super().__init__(nn.Linear(6, n), nn.ReLU(), dense(n, 1))
+
+    x = some(3, 6)
+    with pytest.raises(ValueError, match=r"'0.bias' starts with random numbers.*weight_std"):
+        mf.nngp_and_ntk(Biased, mf.ntk(), x)
+    mf.nngp_and_ntk(mf.Architecture(Biased, {"0.bias": 0.1}), mf.ntk(), x)
+    with pytest.raises(ValueError, match="diverges like"):
+        mf.nngp_and_ntk(mf.Architecture(Biased, {"0.bias": 0.1}), mf.sym_default(), x)
+    with pytest.raises(ValueError, match="the same for every draw"):
+        mf.nngp_and_ntk(lambda n: Averages(n), mf.ntk(), x)
+    with pytest.raises(ValueError, match="requires gradients"):
+        mf.nngp_and_ntk(Gated, mf.ntk(), x.requires_grad_())
+    with pytest.raises(ValueError, match="different samples"):
+        mf.nngp_and_ntk(Gated, mf.ntk(), some(3, 6), some(3, 5))
+
+
+class Averages(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.read = dense(6, n)
+
+    def forward(self, x):
+        return torch.relu(self.read(x)).mean(-1, keepdim=True)
+
+
+def test_an_activation_with_a_closed_form_of_its_user_is_found():
+    """By the values of what the network does, whatever it is written with"""
+    relu = mf.nngp_and_ntk(network(lambda net, x: net.out(torch.relu(net.read(x)))), mf.ntk(), some(3, 6))
+    for way in (lambda h: h.clamp(min=0), lambda h: torch.maximum(h, h.new_zeros(())), F.relu, lambda h: (h + h.abs()) / 2):
+        again = mf.nngp_and_ntk(network(lambda net, x, way=way: net.out(way(net.read(x)))), mf.ntk(), some(3, 6))
+        for kernel, right in zip(again, relu, strict=True):
+            torch.testing.assert_close(kernel, right, rtol=1e-14, atol=0)
