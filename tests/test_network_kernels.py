@@ -31,7 +31,9 @@ def some(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("scaling", [mf.ntk(), mf.mean_field(2.0), mf.improved_standard(64)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "scaling", [mf.ntk(), mf.mean_field(2.0), mf.improved_standard(64)], ids=lambda s: type(s).__name__
+)
 @pytest.mark.parametrize("settings", [{}, {"bias_std": 0.3, "weight_std": 1.3}, {"residual": 0.7}], ids=str)
 @pytest.mark.parametrize("name", ["relu", "gelu", "tanh"])
 def test_perceptrons_as_modules_have_their_kernels(name, settings, scaling):
@@ -129,9 +131,7 @@ def real_kernels(build, x, width, seeds, std):
         rows = []
         for value in f[:, 0]:
             slopes = torch.autograd.grad(value, parameters, retain_graph=True)
-            rows.append(
-                torch.cat([math.sqrt(squares[n]) * g.reshape(-1) for n, g in zip(names, slopes, strict=True)])
-            )
+            rows.append(torch.cat([math.sqrt(squares[n]) * g.reshape(-1) for n, g in zip(names, slopes, strict=True)]))
         rows = torch.stack(rows)
         products.append((f @ f.T / f.shape[1]).detach())
         tangents.append(rows @ rows.T)
@@ -172,7 +172,9 @@ def test_real_networks(case):
         assert float(z.abs().max()) < 4.5
         assert float((error / size).max()) < 0.5
     tangents = real[1]
-    assert float((tangents.std(0) / math.sqrt(seeds) / found[1].reshape(tangents.shape[1:]).diagonal().max()).max()) < 0.07
+    assert (
+        float((tangents.std(0) / math.sqrt(seeds) / found[1].reshape(tangents.shape[1:]).diagonal().max()).max()) < 0.07
+    )
 
 
 def test_samples_and_blocks():
@@ -243,13 +245,25 @@ def by_root(net, x):
 
 
 REFUSED = {
-    "softmax of neurons": (lambda net, x: net.out(torch.softmax(net.up(net.read(x)), -1)), "leaves each of them about 1/n"),
-    "maximum over positions": (lambda net, x: net.out(F.max_pool1d(net.read(x).mT, 2).mT), "no rule.*monte_carlo_kernels"),
+    "softmax of neurons": (
+        lambda net, x: net.out(torch.softmax(net.up(net.read(x)), -1)),
+        "leaves each of them about 1/n",
+    ),
+    "maximum over positions": (
+        lambda net, x: net.out(F.max_pool1d(net.read(x).mT, 2).mT),
+        "no rule.*monte_carlo_kernels",
+    ),
     "mixes samples": (lambda net, x: net.out(net.read(x) - net.read(x).mean(0)), "mixes samples"),
     "rolls samples": (lambda net, x: net.out(net.read(x).roll(1, 0)), "mixes samples"),
     "no Gaussian": (lambda net, x: net.out(torch.tanh(F.relu(net.read(x)) + net.up(net.read(x)))), "is no Gaussian"),
-    "two functions": (lambda net, x: net.out(torch.tanh(net.read(x))) + net.out(torch.relu(net.read(x))), "tanh and relu"),
-    "depends on n": (lambda net, x: net.out(torch.tanh(net.read(x) * net.out.weight.shape[1] ** 0.25)), "depends on the number"),
+    "two functions": (
+        lambda net, x: net.out(torch.tanh(net.read(x))) + net.out(torch.relu(net.read(x))),
+        "tanh and relu",
+    ),
+    "depends on n": (
+        lambda net, x: net.out(torch.tanh(net.read(x) * net.out.weight.shape[1] ** 0.25)),
+        "depends on the number",
+    ),
 }
 
 
@@ -309,7 +323,12 @@ class Averages(nn.Module):
 def test_an_activation_with_a_closed_form_of_its_user_is_found():
     """By the values of what the network does, whatever it is written with"""
     relu = mf.nngp_and_ntk(network(lambda net, x: net.out(torch.relu(net.read(x)))), mf.ntk(), some(3, 6))
-    for way in (lambda h: h.clamp(min=0), lambda h: torch.maximum(h, h.new_zeros(())), F.relu, lambda h: (h + h.abs()) / 2):
+    for way in (
+        lambda h: h.clamp(min=0),
+        lambda h: torch.maximum(h, h.new_zeros(())),
+        F.relu,
+        lambda h: (h + h.abs()) / 2,
+    ):
         again = mf.nngp_and_ntk(network(lambda net, x, way=way: net.out(way(net.read(x)))), mf.ntk(), some(3, 6))
         for kernel, right in zip(again, relu, strict=True):
             torch.testing.assert_close(kernel, right, rtol=1e-14, atol=0)
