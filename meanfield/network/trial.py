@@ -125,7 +125,7 @@ def tried(build: Build, x: Tensor, record: Recorded = (), widths: tuple[int, int
     return _told(shapes[0], len(some), widths, *logs)
 
 
-def outputs_of(net: nn.Module, x: Tensor) -> Tensor:
+def outputs_of(net: Callable[[Tensor], Any], x: Tensor) -> Tensor:
     """f (P, .., C) without derivatives; ValueError where the module takes no such x, or returns something else"""
     try:
         with torch.no_grad():

@@ -39,6 +39,10 @@ class Standard:
             )
         return n
 
+    def output_multiplier(self, width: int) -> float:
+        """sigma(n) = 1/sqrt(n) of equation 79, as of `ntk()`: readouts are weight_std / sqrt(fan_in) times N(0, 1) numbers"""
+        return checks.integer("width", width, 1) ** -0.5
+
     def layers(self, network: Layered) -> tuple[int, ...]:
         """(N_1, .., N_L) of this network; ValueError if their number is another than its depth."""
         widths = self.widths * network.depth if len(self.widths) == 1 else self.widths

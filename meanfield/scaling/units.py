@@ -23,6 +23,11 @@ class Unit:
     drawn: bool
 
 
+def module_width(scaling: Scaling | Standard, width: int) -> int:
+    """n of the module that is meant by a width: itself, or of a standard parameterization the multiple of its reference"""
+    return width * scaling.reference if isinstance(scaling, Standard) else width
+
+
 def units(network: Architecture, scaling: Scaling | Standard, width: int) -> dict[str, Unit]:
     """Of every parameter by name, in a network build(width); ValueError for a standard parameterization that does not fit the builder."""
     if isinstance(scaling, Standard):

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.network.architecture import Architecture, architecture
 from meanfield.network.convolutional import ConvNetwork, images
 from meanfield.network.layered import branch
 from meanfield.network.perceptron import Network
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
+from meanfield.scaling.units import module_width
+from solvers.finite.drawn_modules import DrawnModules
 from solvers.finite.networks import generator
 
 Parameters = dict[str, Tensor]
@@ -29,7 +32,7 @@ Parameters = dict[str, Tensor]
 class MonteCarloKernels:
     """Means over seeds of both kernels; their bias at finite width, O(1/N), comes on top of the errors.
 
-    A single network's kernel deviates by O(N^-1/2).
+    A single network's kernel deviates by O(N^-1/2). Of outputs at positions all are (P, positions, P, positions).
     """
 
     nngp: Tensor
@@ -48,18 +51,28 @@ class MonteCarloKernels:
 
 @checked
 def monte_carlo_kernels(
-    network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seeds: int | Iterable[int] = 16
+    network: Network | ConvNetwork | Architecture | Callable[[int], nn.Module],
+    scaling: Scaling | Standard,
+    x: Any,
+    width: int,
+    seeds: int | Iterable[int] = 16,
 ) -> MonteCarloKernels:
-    """Kernels of finite networks of one output at x (P, D) or (P, channels, H, W), averaged over seeds (a number n means 0..n-1).
+    """Kernels of finite networks, averaged over seeds (a number n means 0..n-1): of perceptrons and ConvNetworks of one output at x (P, D)
+    or (P, channels, H, W); of modules (equation 79), in the mean over their outputs, at x (P, ..) as they take it.
 
-    nngp is the covariance of f_0 over the readout's weights, given those below. `width` is the number of neurons or channels; for the
-    standard parameterizations the multiple s of their widths. float64. ValueError as in `nngp_and_ntk`, and below two seeds;
-    MemoryError before allocation.
+    nngp is the covariance of f_0 over the readouts' weights and drawn biases, given all others; of a module that is not linear in these
+    the mean of f_0 f_0^T. `width` is the number of neurons or channels, n of a module; for the standard parameterizations the multiple s of
+    their widths. float64. ValueError as in `nngp_and_ntk`, and below two seeds; MemoryError before allocation.
     """
     chosen = checks.seeds(seeds)
     if len(chosen) < 2:
         raise ValueError(f"seeds must be at least two, for the error bars: received {chosen}")
-    nngp, ntk = (torch.stack(k) for k in zip(*(_kernels(network, scaling, x, width, s) for s in chosen), strict=True))
+    if isinstance(network, (Network, ConvNetwork)):
+        pairs: Iterable[tuple[Tensor, Tensor]] = (_kernels(network, scaling, x, width, s) for s in chosen)
+    else:
+        n = module_width(scaling, checks.integer("width", width, 1))
+        pairs = DrawnModules(architecture(network), scaling, checks.samples("x", x), n).kernels(chosen)
+    nngp, ntk = (torch.stack(k) for k in zip(*pairs, strict=True))
 
     def error(many: Tensor) -> Tensor:
         return many.std(0) / math.sqrt(len(chosen))

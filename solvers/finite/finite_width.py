@@ -18,6 +18,7 @@ from meanfield.checking.arguments import checked
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution, Status
 from solvers.finite.module_run import ModuleRun
+from solvers.finite.modules import must_suit_modules
 from solvers.finite.networks import POINTS_AT_ONCE, Networks
 from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
@@ -93,7 +94,7 @@ class FiniteWidth:
                 f"loss={problem.loss_function.name.split()[0]!r}"
             )
         if problem.trial is not None:
-            _must_suit_modules(problem, self.width)
+            must_suit_modules(problem.architecture, problem.scaling, self.width)
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
 
     def parts(self, problem: Problem, seeds: int = 1) -> Parts:
@@ -207,16 +208,6 @@ class FiniteWidth:
         named = [settings(replace(self, seed=seed)) for seed in seeds]
         both = enumerate(zip(named, run.answers(previous, len(seeds)), strict=True))
         return [networks.solution(run, e, solver, steps, answer, previous) for e, (solver, answer) in both]
-
-
-def _must_suit_modules(problem: Problem, width: int) -> None:
-    if problem.scaling.frozen != "none":
-        raise ValueError(
-            f"the scaling {problem.scaling.name!r} keeps a part of the outputs as it starts, which is known for perceptrons: received the "
-            f"module {problem.network_name!r}; take mf.mean_field(gamma0)"
-        )
-    for parameter in problem.architecture.description:
-        parameter.shape(width)
 
 
 _BATCH_BYTES = 5e8

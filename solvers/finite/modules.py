@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from meanfield.network.architecture import Architecture
 from meanfield.problem.losses import Loss, averaged
 from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.standard import Standard
 from meanfield.scaling.units import units
 from solvers.finite.module_fields import fields, tangents
 from solvers.running.apart import Passes, passes_of
@@ -37,7 +38,7 @@ class ModuleNetworks:
     def __init__(
         self,
         network: Architecture,
-        scaling: Scaling,
+        scaling: Scaling | Standard,
         width: int,
         seeds: Sequence[int],
         data: Samples,
@@ -54,8 +55,12 @@ class ModuleNetworks:
         self.together = True  # whether seeds run in one batch
 
     def initial_state(self) -> State:
-        drawn = [self._draw(seed) for seed in self.seeds]
-        every = {name: torch.stack([one[name] for one in drawn]) for name in self.units}
+        return self.drawn(self.seeds)
+
+    def drawn(self, seeds: Sequence[int]) -> State:
+        """The start of networks of these seeds, in whose passes what is not trained is theirs"""
+        each = [self._draw(seed) for seed in seeds]
+        every = {name: torch.stack([one[name] for one in each]) for name in self.units}
         self.frozen = {name: theta for name, theta in every.items() if name not in self.names}
         return tuple(every[name] for name in self.names)
 
@@ -117,12 +122,14 @@ class ModuleNetworks:
         """What the architecture records at the training points, by name"""
         return self.skeleton.recorded(self._weights(state, seed), self.network.recordings, self.data.x)
 
-    def tangent_kernel(self, state: Sequence[Tensor], seed: int) -> Tensor:
+    def tangent_kernel(self, state: Sequence[Tensor], seed: int, rates: Mapping[str, float] | None = None) -> Tensor:
         """K (P, C, P, C) of the network of the seed-th of the seeds at the training points, for the C outputs of a sample in the order of
-        f.flatten(1) (equation 90). Derivatives take at most MOST bytes (tangents.py).
+        f.flatten(1) (equation 90), with these rates of theta, if given, in place of its own. Derivatives take at most MOST bytes
+        (tangents.py).
         """
         weights, x, own = self._weights(state, seed), self.data.x, self.units
-        scales = {name: own[name].multiplier * math.sqrt(own[name].rate) for name in self.names}
+        rates = {name: own[name].rate for name in self.names} if rates is None else rates
+        scales = {name: own[name].multiplier * math.sqrt(rate) for name, rate in rates.items()}
         given = (self.skeleton, weights, self.network.description, scales, x, self._passes)
         with torch.no_grad(), written_for(self.like):
             shape = self.skeleton(weights, x).flatten(1).shape
@@ -135,3 +142,14 @@ class ModuleNetworks:
     @cached_property
     def _passes(self) -> Passes:
         return passes_of(self.network.build, self.network.description, self.names, self.data.x)
+
+
+def must_suit_modules(network: Architecture, scaling: Scaling | Standard, width: int) -> None:
+    """ValueError for a scaling or a width n that modules, or this one, cannot have"""
+    if isinstance(scaling, Scaling) and scaling.frozen != "none":
+        raise ValueError(
+            f"the scaling {scaling.name!r} keeps a part of the outputs as it starts, which is known for perceptrons: received the "
+            f"module {network.name!r}; take mf.mean_field(gamma0)"
+        )
+    for parameter in network.description:
+        parameter.shape(width)
