@@ -3,13 +3,20 @@
 import math
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 
 import meanfield as mf
 from meanfield.kernels.dense_kernels import nngp_and_ntk
+from solvers import KernelBlocks
 from tests.benchmarks.timing import over_rounds
+from tests.memory import forget_peak, peak
 
 
 def numpy_recursion(x: np.ndarray, hidden: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,4 +94,43 @@ def dense_relu(points: int = 2000, inputs: int = 784, hidden: int = 3, repetitio
     return found
 
 
-BENCHMARKS = {"dense_relu": dense_relu}
+def kernel_blocks(points: int = 10_000, inputs: int = 784, hidden: int = 3, repetitions: int = 2) -> dict:
+    """NNGP + NTK of hidden ReLU layers of many points, kept in float32: wall seconds, taking turns, and memory beside what was there"""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    x = torch.randn(points, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    asked, blocks = (mf.Network(hidden, "relu"), mf.ntk(), x), KernelBlocks(dtype="float32")
+    expected = blocks.estimate(*asked)
+    start = get_context("spawn")
+    with ProcessPoolExecutor(2, start, torch.set_num_threads, (1,)) as pool, TemporaryDirectory() as folder:
+        list(pool.map(abs, range(2)))
+        blocks(asked[0], asked[1], x[:2000], executor=pool)  # loads what the first one needs
+        names = iter(range(10**6))
+        runs: dict[str, Any] = {
+            "one process": lambda: blocks(*asked),
+            "two processes, into a folder": lambda: blocks(
+                *asked, executor=pool, folder=Path(folder, str(next(names)))
+            ),
+            "frugal numpy": lambda: frugal_numpy_recursion(x.numpy(), hidden),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        gigabytes: dict[str, float] = {}
+        for _ in range(repetitions):
+            for name, run in runs.items():
+                before, began = forget_peak(), time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - began)
+                gigabytes[name] = (peak() - before) / 1e9
+    torch.set_num_threads(threads)
+    print(f"The estimate for one process: {expected}.\n")
+    print("| | wall s, min | max | memory of the calling process, GB |\n|---|---|---|---|")
+    for name, many in seconds.items():
+        print(f"| {name} | {min(many):.3g} | {max(many):.3g} | {gigabytes[name]:.2g} |")
+    found: dict = {"points": points, "seconds": seconds, "gigabytes": gigabytes, "expected": expected.seconds}
+    for name in ("one process", "frugal numpy"):
+        ratios = [a / b for a, b in zip(seconds[name], seconds["two processes, into a folder"], strict=True)]
+        found[f"{name} over two processes"] = over_rounds(ratios)
+    return found
+
+
+BENCHMARKS = {"dense_relu": dense_relu, "kernel_blocks": kernel_blocks}
