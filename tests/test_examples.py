@@ -15,6 +15,7 @@ FILES = {
         "deviation.txt", "limit.nc", "report.nc", "loss.png", "test_loss.png", "outputs.png", "outputs_difference.png",
         "deviation.png", "variance.png", "feature_kernels.png", "tangent_kernels.png", "preactivations.png", "particles.png",
     },
+    "gaussian_processes": {"gaussian_processes.png"},
     "gradient_flow": {"gradient_flow.png"},
     "lazy_to_rich": {"lazy_to_rich.png", "kernels.png"},
     "best_proxy": {"best_proxy.png"},
@@ -41,6 +42,11 @@ FINDINGS = {
     "best_proxy": lambda r: max(r["ic_mean_field"], r["ntk"]) < 0.3 < 1 < min(r["default"], r["sym_default"]),
     "scaling_plane": lambda r: max(map(abs, r.values())) < 0.2,
     "demo": lambda r: -0.75 < r["exponent"] < -0.3 and 0.5 < r["n_var"] / r["predicted_n_var"] < 2,
+    "gaussian_processes": lambda r: (
+        r["log p(y) / P, best fit"] >= r["log p(y) / P, best of the grid"]
+        and r["test error, best fit"] < r["test error, median of the grid"]
+        and min(r["accuracy"], r["within two standard deviations"]) > 0.85
+    ),
     "gradient_flow": lambda r: 0.9 < r["order"] < 1.2,
     "lazy_to_rich": lambda r: 1.8 < r["power"] < 2.1 and r["alignment_rich"] > r["alignment_before"] + 0.4,
     "lazy_networks": lambda r: (

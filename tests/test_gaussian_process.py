@@ -18,9 +18,9 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def exactly(t):
-    """In mpmath; of one axis a column"""
-    return mp.matrix(t.tolist())
+def exactly(rows):
+    """A matrix in mpmath"""
+    return mp.matrix(rows if isinstance(rows, list) else rows.tolist())
 
 
 def numbers(m):

@@ -80,6 +80,17 @@ def test_each_block_of_a_symmetric_kernel_is_computed_once(computed):
     assert sorted(computed) == sorted([(4, 4), (4, 1)] * 2 + [(3, 4), (3, 1)])
 
 
+def test_blocks_are_small_enough_to_be_shared_and_lost(computed):
+    KernelBlocks()(NETWORK, mf.ntk(), torch.ones(40, 1), torch.ones(3, 1))
+    assert set(computed) == {(3, 3), (1, 3)}
+    assert (
+        KernelBlocks()
+        .estimate(NETWORK, mf.ntk(), torch.ones(9000, 1), seconds=0.01)
+        .how.split(" of ")[3]
+        .startswith("512,")
+    )
+
+
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, pytest.param(pool, marks=pytest.mark.processes)])
 def test_any_executor_gives_the_same_bits(kind, tmp_path):
     right = BLOCKS(*ASK)

@@ -79,7 +79,9 @@ class GaussianProcess:
             per_log = np.array([slopes[name] * _value(there.process, name) for name in names])
             return -there.log_marginal_likelihood, -per_log
 
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})
+        found = minimize(
+            loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200, "gtol": 1e-3}
+        )
         if not found.success:
             warn(
                 f"the marginal likelihood is not at its maximum after {found.nit} steps ({found.message}): go on from here"

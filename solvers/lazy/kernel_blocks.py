@@ -43,8 +43,8 @@ class KernelBlocks:
     Their numbers depend on the edge of the blocks to rounding alone, and not on executor or folder, if workers have as many threads.
     """
 
-    edge: int = 512
-    """Samples in the rows, and in the columns, of a block"""
+    edge: int | None = None
+    """Samples in the rows, and in the columns, of a block; if left out 512, or as many as make 16 rows or columns of blocks"""
     dtype: str | None = None
     """float32 or float64, in which the kernels are kept; that of x, if left out"""
 
@@ -109,7 +109,7 @@ class KernelBlocks:
         the kernels out of the memory. Errors as of the call.
         """
         asked, workers = _Asked(self, network, scaling, x, x2), checks.integer("workers", workers, 1)
-        n, m = (min(self.edge, size) for size in asked.shape)
+        n, m = (min(asked.edge, size) for size in asked.shape)
         most = max(n, m)
         law, last = by_law(lambda k: asked.between(slice(0, min(k, n)), slice(-min(k, m), None)), most, seconds)
         each, times = float(law[most]), asked.pairs() / (n * m)
@@ -123,12 +123,13 @@ class _Asked:
     """Of which kernels the blocks are"""
 
     def __init__(self, settings: KernelBlocks, network: Any, scaling: Scaling | Standard, x: Any, x2: Any) -> None:
-        self.network, self.scaling, self.edge = network, scaling, settings.edge
+        self.network, self.scaling = network, scaling
         self.dtype = array_input.precision(x) if settings.dtype is None else checks.DTYPES[settings.dtype]
         self.x = checks.samples("x", x)
         self.symmetric = x2 is None
         self.x2 = self.x if self.symmetric else checks.samples("x2", x2)
         self.shape = (len(self.x), len(self.x2))
+        self.edge = settings.edge or min(512, math.ceil(max(self.shape) / 16))
         self.first = self.between(slice(0, 1), slice(0, 1))  # what is refused is refused now
 
     def blocks(self) -> list[Block]:

@@ -99,7 +99,7 @@ def kernel_blocks(points: int = 10_000, inputs: int = 784, hidden: int = 3, repe
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     x = torch.randn(points, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    asked, blocks = (mf.Network(hidden, "relu"), mf.ntk(), x), KernelBlocks(dtype="float32")
+    asked, blocks = (mf.Network(hidden, "relu"), mf.ntk(), x), KernelBlocks(1024, "float32")
     expected = blocks.estimate(*asked)
     start = get_context("spawn")
     with ProcessPoolExecutor(2, start, torch.set_num_threads, (1,)) as pool, TemporaryDirectory() as folder:
