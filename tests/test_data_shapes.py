@@ -152,7 +152,10 @@ def test_a_problem_says_what_kind_of_numbers_its_module_takes():
     for where in ("x", "x_test"):  # the largest token stands behind the few samples that a trial sees
         rows = {"x": np.tile(tokens[:1], (9, 1)), "x_test": np.tile(tokens[:1], (9, 1))}
         rows[where][7, 1] = 3
-        with pytest.raises(ValueError, match=r"fails for x of shape \(3, 3\).*IndexError.*tokens go up to 3"):
+        with pytest.raises(
+            ValueError,
+            match=r"fails for x of shape \(3, 3\).*IndexError.*tokens go up to 3.*'tok.weight' has 3 rows: give it 4",
+        ):
             mf.Problem(mf.Dataset(rows["x"], [[1, 2, 0]] * 9, rows["x_test"]), Tagger, loss="cross_entropy")
     with pytest.raises(ValueError, match="tokens, and those must not be negative: received -1"):
         mf.Problem(mf.Dataset(tokens - 1, labels), Tagger, loss="cross_entropy")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meanfield.checking import checks
@@ -78,3 +80,28 @@ _WITH_GENERATOR = {
     torch.ops.aten.randint.low: torch.ops.aten.randint.low_generator,
     torch.ops.aten.randperm.default: torch.ops.aten.randperm.generator,
 }
+
+
+class _Alike(TorchFunctionMode):
+    """New tensors lie where `like` lies, and real ones whose kind nobody names are of its kind. Torch's own defaults stay as they are."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.like = like
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _NEW:
+            return func(*args, **kwargs)
+        made = func(*args, **({"device": self.like.device} | kwargs))
+        return made.to(self.like.dtype) if made.is_floating_point() and kwargs.get("dtype") is None else made
+
+
+_NEW = {torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.linspace, torch.logspace}
+_NEW |= {torch.rand, torch.randn, torch.tensor, torch.as_tensor, torch.scalar_tensor}
+
+
+def written_for(like: Tensor) -> AbstractContextManager[Any]:
+    """Within it tensors that a module's forward makes for itself are of a kind with its fields"""
+    usual = like.device.type == "cpu" and like.dtype == torch.get_default_dtype()
+    return nullcontext() if usual else _Alike(like)

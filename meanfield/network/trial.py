@@ -9,31 +9,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from meanfield.network.making import Build, made
-from meanfield.network.recording import Recorded, recorded
+from meanfield.network.architecture import Architecture
+from meanfield.network.calls import Call, Log, wide, words
+from meanfield.network.failing import failed
+from meanfield.network.growing import Growing, spread
+from meanfield.network.making import made, written_for
+from meanfield.network.recording import recorded
 
 FEW = 3  # samples
 
 
-def _words(*lines: str) -> frozenset[str]:
-    """Names of torch's functions"""
-    return frozenset(word for line in lines for word in line.split())
-
-
-_EXTREME = _words(
+_EXTREME = words(
     "max min amax amin argmax argmin sort argsort topk kthvalue median mode aminmax quantile",
     "cummax cummin cumsum cumprod prod logsumexp logcumsumexp",
 )
-_SHARES = _words("softmax log_softmax softmin gumbel_softmax normalize")
-_PARTS = _words("__getitem__ narrow select index_select take gather split unbind take_along_dim")
-_MASKS = _words("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout")
-_KINKED = _words(
+_SHARES = words("softmax log_softmax softmin gumbel_softmax normalize")
+_PARTS = words("__getitem__ narrow select index_select take gather split unbind take_along_dim")
+_MASKS = words("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout")
+_KINKED = words(
     "relu relu_ relu6 leaky_relu prelu rrelu threshold hardtanh hardshrink softshrink hardsigmoid hardswish abs absolute sign",
     "clamp clip clamp_min clamp_max where maximum minimum max_pool1d max_pool2d max_pool3d boolean_dispatch l1_loss",
 )
-_LINEAR = _words(  # in the fields
+_LINEAR = words(  # in the fields
     "linear conv1d conv2d conv3d embedding add __add__ __radd__ __iadd__ sub __sub__ neg __neg__ mul __mul__ __rmul__ div __truediv__",
     "mean sum flatten reshape view unsqueeze squeeze transpose permute movedim contiguous __getitem__ size dim stack cat unbind",
     "avg_pool1d avg_pool2d adaptive_avg_pool2d is_floating_point to double float",
@@ -65,44 +63,27 @@ class Trial:
         return self.fixed + self.per_neuron * width
 
 
-@dataclass(frozen=True)
-class _Call:
-    name: str
-    given: tuple[tuple[int, ...], ...]  # shapes of the tensors among its arguments
-    found: tuple[tuple[int, ...], ...]  # of its results
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
-
-
-class _Log(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[_Call] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name != "__get__":
-            plain = tuple(None if isinstance(a, Tensor) else a for a in args)
-            self.calls.append(_Call(name, _shapes(args), _shapes(result), plain, dict(kwargs or {})))
-        return result
-
-
-def tried(build: Build, x: Tensor, record: Recorded = (), widths: tuple[int, int] = (48, 96)) -> Trial:
+def tried(network: Architecture, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
     """What a network does with a few of the inputs x (P, ...), of which a tensor that is to be recorded must have no axis of neurons.
 
-    ValueError for a `forward` that has no width limit, keeps state, draws numbers, or whose outputs do not begin with the samples.
+    ValueError for a `forward` that has no width limit, keeps state, draws numbers, works in one precision only, or whose outputs do not
+    begin with the samples.
     """
-    some, logs, shapes, kept = _few(x), [], [], []
-    for width in widths:
-        net = made(build, width, least=2**62).to(torch.float64)
-        some = some.to(torch.float64) if some.is_floating_point() else some
-        with _Log() as log:
-            f = outputs_of(net, some)
-        logs.append(log.calls)
+    some, record = _of_kind(_few(x), torch.float64), network.recordings
+    nets = [made(network.build, width, least=2**62).to(torch.float64) for width in widths]
+    spread(nets[0], nets[1], network.description, widths)
+    small = Log()
+    large = Growing(small.calls, widths[1] // widths[0])
+    shapes, kept = [], []
+    for net, log in zip(nets, (small, large), strict=True):
+        with written_for(torch.empty(0, dtype=torch.float64)):
+            f = outputs_of(net, some, log)
+            if log is large:
+                large.judge(f, "what the network returns")
+            must_repeat(net, some, f)
+            found = recorded(net, record, some)
         shapes.append(tuple(f.shape[1:]))
-        must_repeat(net, some, f)
-        kept.append({name: tuple(found.shape) for name, found in recorded(net, record, some).items()})
+        kept.append({name: tuple(tensor.shape) for name, tensor in found.items()})
     for name, shape in kept[0].items():
         if shape != kept[1][name]:
             raise ValueError(
@@ -114,24 +95,30 @@ def tried(build: Build, x: Tensor, record: Recorded = (), widths: tuple[int, int
             f"the network's outputs grow with its width: received {shapes[0]} at width {widths[0]} and {shapes[1]} at width {widths[1]}; "
             "end it with a layer of a fixed number of outputs, e.g. nn.Linear(n, 1)"
         )
-    names = [[call.name for call in calls] for calls in logs]
-    if names[0] != names[1]:
+    if [call.name for call in small.calls] != [call.name for call in large.calls]:
         raise ValueError(
             "the network's forward does other things at another width: it must be the same code for every number of neurons"
         )
-    for small, large in zip(*logs, strict=True):
-        for why in filter(None, (check(small, large) for check in _CHECKS)):
-            raise ValueError(f"the network has no width limit here: {why}")
-    return _told(shapes[0], len(some), widths, *logs)
+    reasons = [check(*pair) for pair in zip(small.calls, large.calls, strict=True) for check in _CHECKS]
+    if why := next(filter(None, [*reasons, large.wrong]), ""):
+        raise ValueError(f"the network has no width limit here: {why}")
+    with written_for(torch.empty(0, dtype=torch.float32)):
+        outputs_of(nets[0].to(torch.float32), _of_kind(some, torch.float32))
+    return _told(shapes[0], len(some), widths, small.calls, large.calls)
 
 
-def outputs_of(net: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+def _of_kind(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def outputs_of(net: Callable[[Tensor], Any], x: Tensor, log: Log | None = None) -> Tensor:
     """f (P, .., C) without derivatives; ValueError where the module takes no such x, or returns something else"""
+    log = log or Log()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), log:
             f = net(x)
     except Exception as error:
-        raise ValueError(_failed(x, error)) from error
+        raise ValueError(failed(net, x, error, log.failed)) from error
     if not isinstance(f, Tensor) or not f.is_floating_point() or f.ndim < 2 or len(f) != len(x):
         got = f"shape {tuple(f.shape)} of {f.dtype}" if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(
@@ -146,24 +133,14 @@ def _few(x: Tensor) -> Tensor:
     return x[:FEW] if x.is_floating_point() else x[x.flatten(1).amax(1).argsort(descending=True, stable=True)[:FEW]]
 
 
-def _failed(x: Tensor, error: Exception) -> str:
-    remedy = f"its tokens go up to {int(x.max())}; give real numbers, x.double(), if it takes none"
-    if x.is_floating_point():
-        remedy = "give tokens as integers, x.long(), if it takes these" if bool((x == x.round()).all()) else ""
-    why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    return f"the network's forward fails for x of shape {tuple(x.shape)} and {x.dtype} ({why})" + f"; {remedy}" * bool(
-        remedy
-    )
-
-
 def _told(
-    outputs: tuple[int, ...], samples: int, widths: tuple[int, int], small: list[_Call], large: list[_Call]
+    outputs: tuple[int, ...], samples: int, widths: tuple[int, int], small: list[Call], large: list[Call]
 ) -> Trial:
     made, more = (sum(math.prod(shape) for call in calls for shape in call.found) / samples for calls in (small, large))
     slope = (more - made) / (widths[1] - widths[0])
     kept = 0.0
     for one, other in zip(small, large, strict=True):
-        if one.name in ("linear", "conv1d", "conv2d", "conv3d") and len(_wide(one.given[1], other.given[1])) == 2:
+        if one.name in ("linear", "conv1d", "conv2d", "conv3d") and len(wide(one.given[1], other.given[1])) == 2:
             kept += (math.prod(one.given[0]) + math.prod(one.found[0])) / samples / widths[0]
     names = {call.name for call in small}
     return Trial(
@@ -176,35 +153,21 @@ def _told(
     )
 
 
-def _is_linear(small: _Call, large: _Call) -> bool:
+def _is_linear(small: Call, large: Call) -> bool:
     """Whether a call is linear in the fields, and neuron by neuron or a layer"""
     if small.name not in _LINEAR:
         return False
     if small.name in ("mul", "__mul__", "__rmul__", "div", "__truediv__"):
         return len(small.given) == 1
     if small.name in ("mean", "sum"):
-        return len(_wide(small.given[0], large.given[0])) == len(_wide(small.found[0], large.found[0]))
+        return len(wide(small.given[0], large.given[0])) == len(wide(small.found[0], large.found[0]))
     return True
-
-
-def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:
-    if isinstance(values, Tensor):
-        return (tuple(values.shape),)
-    if isinstance(values, (tuple, list)):
-        return tuple(shape for value in values for shape in _shapes(value))
-    return ()
-
-
-def _wide(small: tuple[int, ...], large: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that grow"""
-    return tuple(i for i, (a, b) in enumerate(zip(small, large, strict=False)) if a != b)
 
 
 def must_repeat(net: nn.Module, x: Tensor, f: Tensor) -> None:
     """ValueError for a module that keeps state or gives other outputs than f when it is asked again"""
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    with torch.no_grad():
-        again = net(x)
+    again = outputs_of(net, x)
     for name, buffer in net.named_buffers():
         if name not in before or not torch.equal(buffer, before[name]):
             raise ValueError(
@@ -216,7 +179,7 @@ def must_repeat(net: nn.Module, x: Tensor, f: Tensor) -> None:
         )
 
 
-def _axis(call: _Call, default: int | None) -> int | None:
+def _axis(call: Call, default: int | None) -> int | None:
     """The axis that a function acts along, None for all of them"""
     given = call.options.get("dim", call.options.get("axis"))
     if given is None:
@@ -226,30 +189,30 @@ def _axis(call: _Call, default: int | None) -> int | None:
     return given if given is None or isinstance(given, int) else None
 
 
-def _extreme(small: _Call, large: _Call) -> str:
+def _extreme(small: Call, large: Call) -> str:
     of_two = small.name in ("max", "min") and len(small.given) == 2  # neuron by neuron
     if small.name not in _EXTREME | _SHARES or len(small.given) < 1 or of_two:
         return ""
-    wide, dims = _wide(small.given[0], large.given[0]), len(small.given[0])
+    grown, dims = wide(small.given[0], large.given[0]), len(small.given[0])
     axis = _axis(small, -1 if small.name in (*_SHARES, "sort", "argsort", "topk", "kthvalue", "mode") else None)
-    if not wide or (axis is not None and axis % dims not in wide):
+    if not grown or (axis is not None and axis % dims not in grown):
         return ""
     if small.name in _SHARES:
         return f"{small.name} along an axis of neurons leaves each of them about 1/n: average over neurons instead"
     return f"{small.name} over neurons is decided by few of them, or grows with their number: take a mean over neurons"
 
 
-def _parts(small: _Call, large: _Call) -> str:
+def _parts(small: Call, large: Call) -> str:
     if small.name not in _PARTS or not small.given:
         return ""
-    before = _wide(small.given[0], large.given[0])
-    if not small.found or len(before) <= len(_wide(small.found[0], large.found[0])):
+    before = wide(small.given[0], large.given[0])
+    if not small.found or len(before) <= len(wide(small.found[0], large.found[0])):
         return ""
     return f"{small.name} takes neurons by number, a fixed part of an axis that grows: take a share of it, e.g. x.chunk(2, -1)"
 
 
-def _attention(small: _Call, large: _Call) -> str:
-    if small.name != "scaled_dot_product_attention" or len(small.given[0]) - 1 not in _wide(
+def _attention(small: Call, large: Call) -> str:
+    if small.name != "scaled_dot_product_attention" or len(small.given[0]) - 1 not in wide(
         small.given[0], large.given[0]
     ):
         return ""
@@ -259,7 +222,7 @@ def _attention(small: _Call, large: _Call) -> str:
     return _ATTENTION
 
 
-def _masked(small: _Call, large: _Call) -> str:
+def _masked(small: Call, large: Call) -> str:
     del large
     if small.name not in _MASKS:
         return ""
@@ -268,4 +231,4 @@ def _masked(small: _Call, large: _Call) -> str:
     return f"{small.name} draws new masks in every pass, which no solver here does: leave it out" if p and on else ""
 
 
-_CHECKS: tuple[Callable[[_Call, _Call], str], ...] = (_extreme, _parts, _attention, _masked)
+_CHECKS: tuple[Callable[[Call, Call], str], ...] = (_extreme, _parts, _attention, _masked)

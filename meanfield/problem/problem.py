@@ -67,7 +67,7 @@ class Problem:
             return None
         # of tokens the largest may be a watched one
         x = self.data.x if self.data.x.is_floating_point() else self.data.all_x
-        return tried(self.architecture.build, x, self.architecture.recordings)
+        return tried(self.architecture, x)
 
     @property
     def perceptron(self) -> Network:

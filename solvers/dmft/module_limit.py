@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meanfield.network.architecture import Architecture
+from meanfield.network.making import written_for
 from meanfield.network.roles import Parameter
 from meanfield.problem.losses import Loss, averaged
 from meanfield.scaling.scaling import Scaling
@@ -32,7 +33,7 @@ from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State
 from solvers.running.method import Growing
 from solvers.running.sharding import Shard
-from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
+from solvers.running.skeleton import Samples, Skeleton, seeded
 from solvers.running.tangents import Derivative, tangent_kernel
 from solvers.running.watching import Watch, shells, watchable
 

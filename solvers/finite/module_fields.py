@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanfield.network.making import written_for
 from meanfield.network.roles import Description
 from solvers.running.apart import Passes, derivatives, rows_of
-from solvers.running.skeleton import Skeleton, written_for
+from solvers.running.skeleton import Skeleton
 from solvers.running.tangents import Derivative
 from solvers.running.watching import Watch, shells, watchable
 

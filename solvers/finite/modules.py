@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from meanfield.network.architecture import Architecture
+from meanfield.network.making import written_for
 from meanfield.problem.losses import Loss, averaged
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
@@ -19,7 +20,7 @@ from solvers.finite.module_fields import fields, tangents
 from solvers.running.apart import Passes, passes_of
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State
-from solvers.running.skeleton import Samples, Skeleton, seeded, written_for
+from solvers.running.skeleton import Samples, Skeleton, seeded
 from solvers.running.tangents import tangent_kernel
 
 

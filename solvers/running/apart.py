@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from meanfield.network.making import Build, made
+from meanfield.network.making import Build, made, written_for
 from meanfield.network.roles import Description
-from solvers.running.skeleton import written_for
 from solvers.running.spread import Unknown
 from solvers.running.tangents import Derivative, Factors, beside
 from solvers.running.watching import Watch, shells, watchable

@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from meanfield.comparison.coordinates import CHANGES
+from meanfield.network.making import written_for
 from meanfield.network.roles import Description
 from meanfield.problem.losses import Loss
 from meanfield.problem.problem import Problem
@@ -22,7 +23,7 @@ from solvers.finite.module_run import ModuleRun
 from solvers.finite.modules import ModulePass
 from solvers.running.integrator import State
 from solvers.running.method import Method
-from solvers.running.skeleton import Samples, written_for
+from solvers.running.skeleton import Samples
 from solvers.running.watching import Watch, Watched, shells, watchable
 
 _PRODUCTS = {"linear", "conv1d", "conv2d", "conv3d", "embedding", "matmul", "__matmul__", "einsum", "mm", "mv"}
