@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -86,5 +87,8 @@ def size(found: Tensor) -> float:
     """The root mean square of what is finite; 0 for integers"""
     if not found.is_floating_point() or not found.numel():
         return 0.0
-    own = found.detach()[torch.isfinite(found.detach())]
-    return float(own.square().mean().sqrt()) if own.numel() else 0.0
+    norm = float(torch.linalg.vector_norm(found.detach()))
+    if not math.isfinite(norm):
+        own = found.detach()[torch.isfinite(found.detach())]
+        return size(own) if own.numel() < found.numel() else 0.0
+    return norm / math.sqrt(found.numel())

@@ -41,7 +41,7 @@ def coordinate_check(
     """Train networks of several widths for a few steps, and tell which of their fields do not go with the width as they should.
 
     Of all that enters and leaves a weight: root mean square over neurons and rows, that of its change since step 0, and of gradients
-    (1/sigma) df/dh, each with its power of the width. What finds sums over neurons without 1/n, or q.k/sqrt(n), which reading the code
+    (1/sigma) df/dh, each with its power of the width. What finds q.k/sqrt(n), or a branch that vanishes, which reading the code
     cannot tell. In the mean-field scaling also the same from S and from 2 S samples of the limit, which must agree.
 
     widths: at least 3. seeds: at least 3, of networks and of the limit's draws. steps: of training, at which is looked, besides 0.
