@@ -63,7 +63,7 @@ def builder_kernels(network: Architecture, scaling: Scaling | Standard, x: Any, 
             f"x and x2 hold different samples: received shapes {tuple(first.shape)} of {first.dtype} and {tuple(second.shape)} of "
             f"{second.dtype}"
         )
-    tried(network.build, first)
+    tried(network, first)
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
     kernels, variances = module_kernels(
         of_builder(network, scaling), first, second, block, array_input.precision(x), device
