@@ -252,6 +252,49 @@ def module(n):
     return torch.nn.Sequential(torch.nn.Linear(3, n), torch.nn.ReLU(), torch.nn.Linear(n, 1))
 
 
+def with_stds(weight, bias):
+    return mf.Architecture(module, weight_std={"*.weight": weight, "*.bias": bias})
+
+
+def test_a_module_is_the_process_of_the_perceptron_that_it_writes():
+    """Values, and derivatives by pattern"""
+    x, y, other = normal(5, 3), normal(5, seed=1), normal(2, 3, seed=2)
+    asked, right = (
+        mf.GaussianProcess(with_stds(1.3, 0.4), noise=0.2),
+        mf.GaussianProcess(mf.Network(1, "relu", 1.3, 0.4), noise=0.2),
+    )
+    one, two = asked.posterior(x, y), right.posterior(x, y)
+    torch.testing.assert_close(one.mean(other), two.mean(other), rtol=0, atol=1e-12)
+    torch.testing.assert_close(one.std(other), two.std(other), rtol=0, atol=1e-12)
+    found, exact = one.gradient(tolerance=1e-8), two.gradient()
+    assert list(found) == ["noise", "*.weight", "*.bias"]
+    assert max(abs(a - b) for a, b in zip(found.values(), exact.values(), strict=True)) < 1e-6
+
+
+def test_convolutions_are_processes_of_images():
+    x, y = normal(4, 1, 3, 3), normal(4, seed=1)
+    kernel = mf.conv_nngp_and_ntk(mf.ConvNetwork(2, bias_std=0.3), mf.ntk(), x)[1]
+    found = mf.GaussianProcess(mf.ConvNetwork(2, bias_std=0.3), noise=0.1, law="ntk").posterior(x, y)
+    assert found.log_marginal_likelihood == float(mf.log_marginal_likelihood(kernel, y, 0.1))
+    assert set(found.gradient(tolerance=1e-6)) == {"noise", "weight_std", "bias_std"}
+
+
+class Positions(torch.nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.out = torch.nn.Linear(1, n, bias=False), torch.nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.read(x[..., None])))
+
+
+def test_outputs_at_positions_are_refused():
+    with pytest.raises(
+        ValueError, match=r"gives outputs at positions, with kernels of shape \(4, 3, 4, 3\), .* take one or an average"
+    ):
+        mf.GaussianProcess(Positions, noise=0.1).posterior(normal(4, 3), normal(4))
+
+
 def test_the_numbers_of_networks_are_found_by_name():
     assert varied(NETWORK, "weight_std", 2.0) == mf.Network(2, "relu", 2.0, 0.3)
     assert varied(mf.ConvNetwork(bias_std=0.1), "bias_std", 0.5) == mf.ConvNetwork(bias_std=0.5)

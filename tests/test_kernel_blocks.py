@@ -20,6 +20,7 @@ from solvers import Interrupted, KernelBlocks, SolverError
 from solvers.lazy import kernel_blocks
 from tests import memory
 from tests.running import environment
+from tests.test_gaussian_process import Positions
 
 NETWORK, SLOW = mf.Network(2, "relu", 1.3, 0.2), mf.Network(1, "tanh")
 X = torch.randn(11, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -70,6 +71,32 @@ def test_blocks_are_those_of_one_call(network, edge):
         for kernel, other in zip(KernelBlocks(edge)(network, mf.improved_standard(8), X, *more), right, strict=True):
             torch.testing.assert_close(kernel, other, rtol=1e-14, atol=1e-14)
             assert more or torch.equal(kernel, kernel.T)
+
+
+def module(n):
+    return torch.nn.Sequential(torch.nn.Linear(4, n, bias=False), torch.nn.ReLU(), torch.nn.Linear(n, 1, bias=False))
+
+
+@pytest.mark.processes
+def test_modules_and_images_travel_to_workers(tmp_path):
+    images = torch.randn(5, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    with pool(1) as executor:
+        for network, x in ((module, X), (mf.Architecture(module, weight_std=1.3), X), (mf.ConvNetwork(2), images)):
+            folder = tmp_path / str(len(list(tmp_path.iterdir())))
+            found = BLOCKS(network, mf.ntk(), x, executor=executor, folder=folder)
+            for kernel, other in zip(found, mf.nngp_and_ntk(network, mf.ntk(), x), strict=True):
+                torch.testing.assert_close(kernel, other, rtol=1e-13 if x is X else 1e-6, atol=1e-14)
+        with pytest.raises(SolverError, match=r"6 of 6 blocks are missing.*pickle"):
+            BLOCKS(lambda n: module(n), mf.ntk(), X, executor=executor)
+    with pytest.raises(ValueError, match="holds other kernels: network is"):
+        BLOCKS(mf.Architecture(module, weight_std=1.4), mf.ntk(), X, folder=tmp_path / "1")
+
+
+def test_outputs_at_positions_are_refused():
+    with pytest.raises(
+        ValueError, match=r"gives outputs at positions, with kernels of shape \(1, 3, 1, 3\) for a sample"
+    ):
+        BLOCKS(Positions, mf.ntk(), X[:, :3])
 
 
 def test_each_block_of_a_symmetric_kernel_is_computed_once(computed):

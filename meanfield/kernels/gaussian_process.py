@@ -194,6 +194,11 @@ class Posterior:
 def _kernels(process: GaussianProcess, x: Tensor, x2: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """By which data are explained, and the covariance before training (P, P2): the same but for an ensemble"""
     nngp, tangent = nngp_and_ntk(process.network, process.scaling, x, x2)
+    if nngp.ndim > 2:
+        raise ValueError(
+            f"the network gives outputs at positions, with kernels of shape {tuple(nngp.shape)}, where each sample has one output: take "
+            "one or an average of them in its forward, or kernel_posterior, to which (sample, position) are points"
+        )
     return (nngp if process.law == "nngp" else tangent), (tangent if process.law == "ntk" else nngp)
 
 

@@ -39,9 +39,9 @@ def value_of(network: Any, name: str) -> float:
 
 
 def known_of(network: Any) -> tuple[str, ...]:
-    """Those of weight_std and bias_std that the network has, above 0"""
+    """Those of weight_std and bias_std that the network has, above 0, or an Architecture's patterns"""
     network, patterns = _carrying(network)
-    return tuple(name for name in ("weight_std", "bias_std") if name not in patterns and _number(network, name) > 0)
+    return tuple(patterns) or tuple(name for name in ("weight_std", "bias_std") if _number(network, name) > 0)
 
 
 def log_derivative(g: Callable[[float], float], size: float, tolerance: float) -> float:

@@ -131,6 +131,11 @@ class _Asked:
         self.shape = (len(self.x), len(self.x2))
         self.edge = settings.edge or min(512, math.ceil(max(self.shape) / 16))
         self.first = self.between(slice(0, 1), slice(0, 1))  # what is refused is refused now
+        if self.first[0].ndim > 2:
+            raise ValueError(
+                f"the network gives outputs at positions, with kernels of shape {tuple(self.first[0].shape)} for a sample: take one or an "
+                "average of them in its forward, or call nngp_and_ntk for some samples at a time"
+            )
 
     def blocks(self) -> list[Block]:
         (n, m), edge = self.shape, self.edge
