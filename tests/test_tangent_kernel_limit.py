@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,9 +12,11 @@ import meanfield as mf
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.process import draws
 from meanfield.kernels.spectrum import spectrum
+from meanfield.network.module import perceptron
 from solvers import FiniteWidth, WassersteinFlow
 from solvers.lazy.lazy_prediction import lazy_prediction
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
+from tests.any_networks import Convolutional, Language, digits, text
 
 P, P_TEST = 5, 3
 
@@ -555,3 +558,39 @@ def test_what_is_far_from_lazy_is_warned_of_in_its_statistics():
         asked = mf.Problem(data, scaling=scaling, training=mf.Training(0.1, 2))
         for found in (TangentKernelLimit()(asked), lazy_prediction(asked)):
             assert ("gamma0 = 1 is far from lazy" in found.stats.get("warning", "")) is warned
+
+
+def test_modules_have_the_lazy_limit_of_their_kernels():
+    """A perceptron as a module is the perceptron; networks of a convolutional module lie around the mean of the prediction as it says"""
+    data = mf.Dataset(normal(8, 3), normal(8, 2, seed=1), normal(5, 3, seed=2))
+    network = mf.Network(2, "erf", bias_std=0.3)
+    plain, module = (
+        lazy_prediction(mf.Problem(data, net, mf.ntk(), mf.Training(0.5, 20)))
+        for net in (network, perceptron(network, 3, 2))
+    )
+    torch.testing.assert_close(module.mean, plain.mean, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(module.covariance, plain.covariance, rtol=1e-9, atol=1e-12)
+
+    x, y = digits(12, True)
+    images = mf.Problem(
+        mf.Dataset(x[:8], y[:8], x[8:], y[8:]), partial(Convolutional, phi=torch.erf), mf.ntk(), mf.Training(1.0, 15)
+    )
+    limit = TangentKernelLimit(initial="mean")(images)
+    predicted = lazy_prediction(images)
+    torch.testing.assert_close(limit.f, predicted.mean, rtol=1e-9, atol=1e-12)
+    seeds = 24
+    nets = FiniteWidth(width=96, progress=False).ensemble(images, seeds)
+    f = torch.stack([torch.cat([net.f[-1], net.f_test[-1]]) for net in nets])[..., 0]
+    mean = torch.cat([predicted.mean[-1], predicted.mean_test[-1]])[:, 0]
+    std = predicted.covariance[-1].diagonal().sqrt()
+    z = (f.mean(0) - mean) / (std / math.sqrt(seeds))
+    assert float(z.abs().max()) < 4
+    ratio = f.var(0) / std.square()  # chi square over 23: 0.3 of 1, and 1/N
+    assert 0.3 < float(ratio.min()) < float(ratio.max()) < 2.4
+
+
+def test_modules_with_positions_are_refused():
+    x, y = text()
+    problem = mf.Problem(mf.Dataset(x, y), Language, mf.ntk(), mf.Training(0.1, 2), loss="cross_entropy")
+    with pytest.raises(ValueError, match="with positions; mf.nngp_and_ntk"):
+        TangentKernelLimit()(problem)

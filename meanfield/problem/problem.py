@@ -75,8 +75,8 @@ class Problem:
         if isinstance(self.network, Network):
             return self.network
         raise ValueError(
-            f"this takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth and CausalDMFT "
-            "take any network"
+            f"this takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth, CausalDMFT "
+            "and TangentKernelLimit take any network"
         )
 
     @property

@@ -60,7 +60,7 @@ def lazy_kernels(problem: Problem, kernel: Kernel | Tensor, random: bool) -> Laz
 
 def _analytic(problem: Problem, x: Tensor, random: bool) -> tuple[Tensor, Tensor | None]:
     """K (Q, P) and the covariance of f0 (Q, Q) (equation 43)"""
-    scaling, network, p = problem.scaling, problem.perceptron, problem.data.samples
+    scaling, network, p = problem.scaling, problem.network, problem.data.samples
     if scaling.frozen != "none":  # its covariance is that of the exponents of ntk(), and the kernel is the same
         scaling = replace(scaling, q_sigma=-0.5, q_a=0.0, q_w=0.0, frozen="none")
     if random:
@@ -91,6 +91,11 @@ def has_random_start(scaling: Scaling) -> bool:
 def check_lazy(problem: Problem) -> None:
     """ValueError for a problem without a lazy limit, naming the solver that takes it (equations 51 and 58)."""
     scaling, training = problem.scaling, problem.training
+    if problem.data.y.ndim > 2:
+        raise ValueError(
+            f"lazy limits take one row of outputs for each sample: received targets of shape {tuple(problem.data.y.shape)}, with positions; "
+            "mf.nngp_and_ntk(network, scaling, x) has their kernels, FiniteWidth and CausalDMFT train them"
+        )
     off_line = any(settled(q + 1 + 2 * scaling.q_sigma) for q in (scaling.q_a, scaling.q_w))
     if off_line or settled(scaling.q_sigma + 1) < 0 or settled(scaling.q_sigma + 0.5) > 0:
         raise ValueError(
