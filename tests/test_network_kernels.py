@@ -199,6 +199,13 @@ def test_samples_and_blocks():
         torch.testing.assert_close(single, kernel.float(), rtol=1e-5, atol=1e-5)
 
 
+def test_one_sample_at_a_time_behind_a_norm():
+    """A norm is a number then, of each batch another"""
+    x = some(3, 6)
+    for kernel, part in zip(*(mf.nngp_and_ntk(PostNorm, mf.ntk(), x, block=block) for block in (3, 1)), strict=True):
+        torch.testing.assert_close(part, kernel, rtol=1e-9, atol=1e-12)
+
+
 def test_relu_without_norms_doubles_with_the_images():
     x = some(3, 1, 8, 8)
     for kernel, twice in zip(*(mf.nngp_and_ntk(Convolutional, mf.ntk(), c * x) for c in (1, 2)), strict=True):
@@ -305,8 +312,8 @@ def test_starts_and_scalings_that_have_no_kernel():
         mf.nngp_and_ntk(mf.Architecture(Biased, {"0.bias": 0.1}), mf.sym_default(), x)
     with pytest.raises(ValueError, match="the same for every draw"):
         mf.nngp_and_ntk(lambda n: Averages(n), mf.ntk(), x)
-    with pytest.raises(ValueError, match="requires gradients"):
-        mf.nngp_and_ntk(Gated, mf.ntk(), x.requires_grad_())
+    with pytest.raises(ValueError, match="not known for the activation"):
+        mf.nngp_and_ntk(Gated, mf.ntk(), x.clone().requires_grad_())
     with pytest.raises(ValueError, match="different samples"):
         mf.nngp_and_ntk(Gated, mf.ntk(), some(3, 6), some(3, 5))
 
@@ -332,3 +339,35 @@ def test_an_activation_with_a_closed_form_of_its_user_is_found():
         again = mf.nngp_and_ntk(network(lambda net, x, way=way: net.out(way(net.read(x)))), mf.ntk(), some(3, 6))
         for kernel, right in zip(again, relu, strict=True):
             torch.testing.assert_close(kernel, right, rtol=1e-14, atol=0)
+
+
+def slopes(kernels, x, x2, weights):
+    """Of a weighted sum of both kernels in both inputs"""
+    ends = [t.clone().requires_grad_() for t in (x, x2)]
+    total = sum((w * k).sum() for w, k in zip(weights, kernels(*ends), strict=True))
+    return torch.autograd.grad(total, ends)
+
+
+def test_derivatives_in_the_inputs():
+    """Of perceptrons as modules those of perceptrons; of a residual network with norms those of differences"""
+    network, x, x2 = mf.Network(2, "relu", bias_std=0.3), some(4, 5), some(3, 5, seed=1)
+    weights = some(2, 4, 3, seed=2)
+    ways = [
+        slopes(lambda *ends, net=net: mf.nngp_and_ntk(net, mf.ntk(), *ends), x, x2, weights)
+        for net in (network, perceptron(network, 5, 1))
+    ]
+    for found, right in zip(*ways, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+    images, others, weights = some(2, 2, 4, 4), some(2, 2, 4, 4, seed=1), some(2, 2, 2, seed=3)
+
+    def total(x):
+        return sum(
+            float((w * k).sum())
+            for w, k in zip(weights, mf.nngp_and_ntk(WideResidual, mf.ntk(), x, others), strict=True)
+        )
+
+    way, step = some(2, 2, 4, 4, seed=4), 1e-5
+    found = slopes(lambda *ends: mf.nngp_and_ntk(WideResidual, mf.ntk(), *ends), images, others, weights)[0]
+    difference = (total(images + step * way) - total(images - step * way)) / (2 * step)
+    assert float((found * way).sum()) == pytest.approx(difference, rel=1e-6)

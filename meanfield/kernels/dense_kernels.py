@@ -12,7 +12,7 @@ from meanfield.checking import array_input, checks
 from meanfield.checking.arguments import checked
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.kernels.gaussian_averages import gaussian_averages
-from meanfield.kernels.kernel_gradients import Differentiable, differentiable_pair
+from meanfield.kernels.kernel_gradients import TILE, Differentiable, differentiable_pair, no_derivatives
 from meanfield.kernels.kernel_range import among_all, kernels_in_range, layers_in_range, living
 from meanfield.kernels.module_kernels import builder_kernels
 from meanfield.kernels.relu_angles import ReluLayers
@@ -91,10 +91,7 @@ def _differentiable(
     """For inputs that autograd follows; ValueError where derivatives are not known"""
     phi, form = network.nonlinearity, differentiable_pair(network.nonlinearity)
     if form is None:
-        raise ValueError(
-            f"the inputs require gradients, which are not known for the activation {phi.name!r}: received one without closed averages "
-            "of the library; give x.detach(), or take relu, erf, sin, gelu or linear"
-        )
+        raise ValueError(no_derivatives(phi))
     ends = [None if end is None else end if isinstance(end, Tensor) else checks.array("x", end) for end in (x, x2)]
     for name, end in zip(("x", "x2"), ends, strict=True):
         zero = None if end is None else (checks.matrix(name, end.detach()) == 0).all(1)
@@ -118,7 +115,7 @@ def _differentiable(
     def values(x: Tensor, x2: Tensor | None) -> tuple[Tensor, Tensor]:
         return nngp_and_ntk(network, scaling, x, x2, block=block)
 
-    return Differentiable.apply(values, pairs, *ends)  # pyright: ignore[reportReturnType]
+    return Differentiable.apply(values, pairs, TILE, *ends)  # pyright: ignore[reportReturnType]
 
 
 def _between(

@@ -37,7 +37,8 @@ def over_offsets(x: Tensor, first: Tensor, second: Tensor, same: bool) -> Tensor
         rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
     out, buffer = rows.index_select(0, table[0]), None
     for offset in table[1:]:
-        buffer = torch.index_select(rows, 0, offset, out=buffer) if buffer is not None else rows.index_select(0, offset)
+        kept = None if rows.requires_grad else buffer
+        buffer = torch.index_select(rows, 0, offset, out=kept) if kept is not None else rows.index_select(0, offset)
         out += buffer
     return out.div_(len(table)).reshape(*sizes, *x.shape[1 if same else 2 :])
 

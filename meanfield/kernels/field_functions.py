@@ -46,7 +46,7 @@ def shape(node: Node) -> Shape | None:
         kinks = tuple(at for at, _ in node.phi.kinks)
         return Shape(inner.base, _after(node.phi.phi, inner.function), _back(inner, kinks), linear=False)
     if isinstance(node, Mapped):
-        number, inner = node.map.number(node.child.size), shape(node.child)
+        number, inner = node.map.number, shape(node.child)
         if number is not None and inner is not None:
             return replace(inner, function=lambda h: number * inner.function(h))
     if isinstance(node, Total):

@@ -59,12 +59,13 @@ class LinearMap:
     """A linear map of points, of one or of each sample: weight (b, outputs) times the input `index` (outputs,); or dense (b, outputs,
     inputs).
 
-    b is 1 for a map that is the same for all samples.
+    b is 1 for a map that is the same for all samples; number is that of a map which is one number whatever the samples.
     """
 
     index: Tensor | None
     weight: Tensor | None
     dense: Tensor | None = None
+    number: float | None = None
 
     @staticmethod
     def of(dense: Tensor) -> LinearMap:
@@ -83,25 +84,18 @@ class LinearMap:
         """Each point times a number, weight (b, points)"""
         return LinearMap(torch.arange(weight.shape[1]), weight)
 
+    @staticmethod
+    def times(number: float, points: int) -> LinearMap:
+        """All points times one number"""
+        weight = torch.full((1, points), float(number), dtype=torch.float64)
+        return LinearMap(torch.arange(points), weight, number=float(number))
+
     @property
     def outputs(self) -> int:
         return len(self.index) if self.index is not None else self.dense.shape[1]  # type: ignore[union-attr]
 
     def is_identity(self, inputs: int) -> bool:
-        return self.weight is None and self.is_scale(inputs)
-
-    def is_scale(self, inputs: int) -> bool:
-        """Whether each point stays in its place"""
-        return self.index is not None and len(self.index) == inputs and bool((self.index == torch.arange(inputs)).all())
-
-    def number(self, inputs: int) -> float | None:
-        """c, if the map multiplies all points of all samples by c"""
-        if not self.is_scale(inputs):
-            return None
-        if self.weight is None:
-            return 1.0
-        least, most = (float(w) for w in self.weight.aminmax())
-        return least if least == most else None
+        return self.weight is None and self.index is not None and torch.equal(self.index, torch.arange(inputs))
 
     def applied(self, x: Tensor, axis: int, batch: int) -> Tensor:
         """x with its points along `axis` mapped; `batch` (from the end, -2 or -1) is the axis of the samples that the map belongs to"""

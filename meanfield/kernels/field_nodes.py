@@ -157,10 +157,11 @@ def mapped(map: LinearMap, node: Node) -> Node:
 
 def scaled(node: Node, number: float) -> Node:
     """A number times a node, which stays the same function of the same neurons"""
-    if isinstance(node, Mapped) and (before := node.map.number(node.child.size)) is not None:
+    if isinstance(node, Mapped) and (before := node.map.number) is not None:
         node, number = node.child, before * number
-    weight = torch.full((1, node.size), float(number), dtype=torch.float64)
-    return node if number == 1 else Mapped(node.size, node.gaussian, node.links, LinearMap.scale(weight), node)
+    if number == 1:
+        return node
+    return Mapped(node.size, node.gaussian, node.links, LinearMap.times(number, node.size), node)
 
 
 def total(nodes: list[Node]) -> Node:

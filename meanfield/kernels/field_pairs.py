@@ -24,7 +24,9 @@ from meanfield.kernels.field_nodes import (
     Share,
     sources,
 )
-from meanfield.kernels.gaussian_averages import GaussianAverages, gaussian_averages, gaussian_mean
+from meanfield.kernels.gaussian_averages import gaussian_averages, gaussian_mean
+from meanfield.kernels.kernel_gradients import differentiable
+from meanfield.network.activations import Activation
 
 
 def _mapped(m: Moments, u: Node, v: Node, same: bool) -> Both:
@@ -154,11 +156,11 @@ def _pointwise(m: Moments, u: Node, v: Node, same: bool) -> Both:
             f"two functions of neurons that depend on each other, {u.phi.name} and {v.phi.name}, are added or used by one matrix: no "
             f"rule; {REMEDY}"
         )
-    averages, alike = gaussian_averages(u.phi), u is v and m.left is m.right
+    alike = u is v and m.left is m.right
     p, q = m.left.variance(u), m.right.variance(v)
     c, theta = (p, m(u.child, v.child, same)[1]) if alike and m.own and same else m(u.child, v.child, same)
     c = arrays.zeros(p, q, m.own, same) if c is None else c
-    phi, slope = _averages(m, u.key, averages, p, q, c, same, alike)
+    phi, slope = _averages(m, u.key, u.phi, p, q, c, same, alike)
     at_gains, below = None, theta
     if (gain := gained(u.child)) is not None:
         at_gains, below = _through_gain(m, gain, gained(v.child), (u, v), (p, q, c), theta, same)
@@ -166,9 +168,10 @@ def _pointwise(m: Moments, u: Node, v: Node, same: bool) -> Both:
 
 
 def _averages(
-    m: Moments, key: bytes, averages: GaussianAverages, p: Tensor, q: Tensor, c: Tensor, same: bool, alike: bool
+    m: Moments, key: bytes, phi: Activation, p: Tensor, q: Tensor, c: Tensor, same: bool, alike: bool
 ) -> tuple[Tensor, Tensor]:
     """Both averages at c; those of points with themselves from their variances"""
+    averages = differentiable(phi) if any(t.requires_grad for t in (p, q, c)) else gaussian_averages(phi)
     if alike and m.own and same:
         return averages.single(p)
     if m.own:
@@ -182,7 +185,7 @@ def _averages(
     found = pair(*given)
     if m.own:
         found = [x[..., 0, 0].T if same else x.movedim(0, -1) for x in found]
-    if alike:
+    if alike and not c.requires_grad:
         for full, exact in zip(found, averages.single(_of_itself(m, p)), strict=True):
             arrays.itself(full, m.own, same).copy_(exact)
     return found[0], found[1]
@@ -212,7 +215,7 @@ def _through_gain(
     assert means is not None
     phi, key = through_gain(ends[0].phi)
     alike = ends[0] is ends[1] and m.left is m.right
-    flat = _averages(m, key, gaussian_averages(phi), *at, same, alike)[0]
+    flat = _averages(m, key, phi, *at, same, alike)[0]
     rest = arrays.times(m(inner, inner2, same)[0], moved)
     return flat * moved / means, arrays.added((theta, None if rest is None else -rest))
 

@@ -154,7 +154,7 @@ class Reading(TorchFunctionMode):
 
     def run(self, module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Any:
         """The outputs of x (samples, ..)"""
-        with torch.no_grad(), self:
+        with self:
             return torch.func.functional_call(module, dict(parameters), (x,))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -60,6 +60,8 @@ def gaussian_averages(which: str | Activation, quadrature: bool = False) -> Gaus
 
 def gaussian_mean(function: Callable[[Tensor], Tensor], phi: Activation, p: Tensor) -> Tensor:
     """<f(h)> of h ~ N(0, p), for a function with the kinks of phi"""
+    if p.requires_grad:
+        raise ValueError(f"the mean of {phi.name!r} over neurons has no derivative in the inputs here: give x.detach()")
     rule, s = Quadrature(phi), p.reshape(-1).sqrt()
     unique, back = torch.unique(s, return_inverse=True)
     level = rule.level(unique)

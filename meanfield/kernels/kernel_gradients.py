@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanfield.kernels.gaussian_averages import Pair, closed_form
+from meanfield.kernels.gaussian_averages import GaussianAverages, Pair, closed_form
 from meanfield.network.activations import Activation
 
 Kernels = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -22,12 +22,32 @@ def differentiable_pair(phi: Activation) -> Pair | None:
     return None if closed is None else closed.pair if phi.name in _SMOOTH else _FORMS.get(phi.name)
 
 
+def differentiable(phi: Activation) -> GaussianAverages:
+    """Averages for autograd; ValueError where they are not known"""
+    form = differentiable_pair(phi)
+    if form is None:
+        raise ValueError(no_derivatives(phi))
+
+    def pair(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return form(p[..., :, None], q[..., None, :], c)
+
+    return GaussianAverages(pair, lambda p: form(p, p, p), lambda p, q, pairs: pair, exact=True)
+
+
+def no_derivatives(phi: Activation) -> str:
+    """What to tell of an activation whose averages autograd cannot follow"""
+    return (
+        f"the inputs require gradients, which are not known for the activation {phi.name!r}: received one without closed averages "
+        "of the library; give x.detach(), or take relu, erf, sin, gelu or linear"
+    )
+
+
 class Differentiable(torch.autograd.Function):
-    """nngp and ntk of x (P, D) and x2 (P2, D), or of x alone, by `values`; their derivatives by autograd of `pairs`."""
+    """nngp and ntk of x (P, ..) and x2 (P2, ..), or of x alone, by `values`; their derivatives by autograd of `pairs`, tile by tile."""
 
     @staticmethod
-    def forward(ctx: Any, values: Callable[..., Any], pairs: Kernels, x: Tensor, x2: Tensor | None) -> Any:
-        ctx.pairs, ctx.alone = pairs, x2 is None
+    def forward(ctx: Any, values: Callable[..., Any], pairs: Kernels, tile: int, x: Tensor, x2: Tensor | None) -> Any:
+        ctx.pairs, ctx.alone, ctx.tile = pairs, x2 is None, tile
         ctx.save_for_backward(x, x if x2 is None else x2)
         return values(x.detach(), None if x2 is None else x2.detach())
 
@@ -37,9 +57,9 @@ class Differentiable(torch.autograd.Function):
             raise RuntimeError("kernels have derivatives of first order only: received create_graph=True; leave it out")
         x, x2 = (t.detach().double() for t in ctx.saved_tensors)
         found = torch.zeros_like(x), torch.zeros_like(x2)
-        for i in range(0, len(x), TILE):
-            for j in range(0, len(x2), TILE):
-                tile = (slice(i, i + TILE), slice(j, j + TILE))
+        for i in range(0, len(x), ctx.tile):
+            for j in range(0, len(x2), ctx.tile):
+                tile = (slice(i, i + ctx.tile), slice(j, j + ctx.tile))
                 ends = [t[some].clone().requires_grad_() for t, some in zip((x, x2), tile, strict=True)]
                 with torch.enable_grad():
                     kernels = ctx.pairs(*ends)
@@ -48,8 +68,8 @@ class Differentiable(torch.autograd.Function):
                     total[some] += part
         kinds = [t.dtype for t in ctx.saved_tensors]
         if ctx.alone:
-            return None, None, (found[0] + found[1]).to(kinds[0]), None
-        return None, None, found[0].to(kinds[0]), found[1].to(kinds[1])
+            return None, None, None, (found[0] + found[1]).to(kinds[0]), None
+        return None, None, None, found[0].to(kinds[0]), found[1].to(kinds[1])
 
 
 class _Angle(torch.autograd.Function):

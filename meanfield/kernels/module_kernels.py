@@ -16,6 +16,7 @@ from meanfield.kernels.field_nodes import REMEDY, Node, Pointwise
 from meanfield.kernels.field_reading import Call, Field, Reading, plan
 from meanfield.kernels.field_rules import RULES
 from meanfield.kernels.gaussian_averages import gaussian_averages
+from meanfield.kernels.kernel_gradients import Differentiable
 from meanfield.kernels.module_laws import Law, Readable, of_builder
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import made
@@ -26,6 +27,7 @@ from meanfield.scaling.standard import Standard
 WIDTHS = (192, 1536)  # at which shapes are asked for; no result depends on them
 AT_ONCE = 2**16  # numbers of an array by default: a handful of them stays in a processor's cache
 FEW = 2  # samples of a trial
+_TILE = 16  # samples whose derivatives are taken at once
 
 Kernels = tuple[Tensor, Tensor]
 
@@ -51,12 +53,8 @@ class Size:
 
 def builder_kernels(network: Architecture, scaling: Scaling | Standard, x: Any, x2: Any, block: int | None) -> Kernels:
     """Of a network written in torch; see `nngp_and_ntk`"""
-    given = x if x2 is None else x2
-    for name, value in (("x", x), ("x2", given)):
-        if array_input.tracked(value):
-            raise ValueError(
-                f"{name} requires gradients, which are not known for kernels of a builder: give {name}.detach(), or take mf.Network"
-            )
+    if array_input.tracked(x) or array_input.tracked(x2):
+        return _differentiable(network, scaling, x, x2, block)
     first, second = checks.samples("x", x), None if x2 is None else checks.samples("x2", x2)
     if second is not None and (first.shape[1:] != second.shape[1:] or first.dtype != second.dtype):
         raise ValueError(
@@ -86,12 +84,38 @@ def builder_kernels(network: Architecture, scaling: Scaling | Standard, x: Any, 
     return kernels
 
 
+def _differentiable(network: Architecture, scaling: Scaling | Standard, x: Any, x2: Any, block: int | None) -> Kernels:
+    """For inputs that autograd follows; ValueError where derivatives are not known"""
+    first, second = checks.array("x", x), None if x2 is None else checks.array("x2", x2)
+    readable, few = of_builder(network, scaling), checks.samples("x", first.detach())[:1]
+    calls, law = _planned(readable, few), readable.law(WIDTHS[0])
+
+    def pairs(x: Tensor, x2: Tensor) -> Kernels:
+        left, right = _read(law, calls, x), _read(law, calls, x2)
+        if left.positions:
+            raise ValueError("x requires gradients, which are not known for outputs with positions: give x.detach()")
+        found = Moments(left.within, right.within)(left.node, right.node, same=False)
+        nngp, ntk = (x.new_zeros(len(x), len(x2)) if k is None else k[0, 0].expand(len(x), len(x2)) for k in found)
+        return nngp + 0 * x.sum(), ntk + 0 * x.sum()  # mean-field networks start at 0 whatever x is
+
+    def values(x: Tensor, x2: Tensor | None) -> Kernels:
+        return builder_kernels(network, scaling, x, x2, block)
+
+    one = first.detach().double()[:1]
+    pairs(*(one.clone().requires_grad_() for _ in range(2)))  # what has no derivative is told now
+    return Differentiable.apply(values, pairs, _TILE, first, second)  # pyright: ignore[reportReturnType]
+
+
+def _planned(network: Readable, x: Tensor) -> list[Call]:
+    return plan(network.build, x.cpu(), lambda build, width: made(build, width, least=2**62).to(torch.float64))
+
+
 def module_kernels(
     network: Readable, x: Tensor, x2: Tensor | None, block: int | None, dtype: torch.dtype, device: torch.device
 ) -> tuple[Kernels, list[Tensor]]:
     """nngp and ntk (P, .., P2, ..) of float64 or integer inputs x and x2, .. the positions of outputs that have some; and the variances
     of what enters each activation, one after the other, over all samples"""
-    calls = plan(network.build, x.cpu(), lambda build, width: made(build, width, least=2**62).to(torch.float64))
+    calls = _planned(network, x)
     with device:
         return _on_device(network, calls, x.to(device), None if x2 is None else x2.to(device), block, dtype)
 

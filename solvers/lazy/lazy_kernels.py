@@ -93,8 +93,8 @@ def check_lazy(problem: Problem) -> None:
     scaling, training = problem.scaling, problem.training
     if problem.data.y.ndim > 2:
         raise ValueError(
-            f"lazy limits take one row of outputs for each sample: received targets of shape {tuple(problem.data.y.shape)}, with positions; "
-            "mf.nngp_and_ntk(network, scaling, x) has their kernels, FiniteWidth and CausalDMFT train them"
+            f"lazy limits take one row of outputs for each sample: received targets of shape {tuple(problem.data.y.shape)}, "
+            "with positions; mf.nngp_and_ntk(network, scaling, x) has their kernels, FiniteWidth and CausalDMFT train them"
         )
     off_line = any(settled(q + 1 + 2 * scaling.q_sigma) for q in (scaling.q_a, scaling.q_w))
     if off_line or settled(scaling.q_sigma + 1) < 0 or settled(scaling.q_sigma + 0.5) > 0:
