@@ -125,6 +125,7 @@ def calls(folder: Path) -> dict[str, Call]:
                 "frozen": ("2.*",),
                 "name": "mine",
                 "record": {"h": "2"},
+                "averaged": ("2",),
             },
         ),
         "ConvNetwork": Call(mf.ConvNetwork, _fields(mf.ConvNetwork())),

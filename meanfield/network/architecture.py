@@ -45,6 +45,9 @@ class Architecture:
     record: Mapping[str, str | Callable[[nn.Module, Tensor], Tensor]] | Recorded = field(default=(), compare=False)
     """{name: what} that snapshots keep beside the kernels, without an axis of neurons: the path of a submodule, e.g. "blocks.0.attention",
     for its output, or a function of (module, x)."""
+    averaged: Iterable[str] = ()
+    """Patterns of the names in Phi[..] and G[..] whose kernels are those of averages over the positions (and calls) of a sample, which are
+    much smaller (equation 88b)."""
     records: tuple[str, ...] = field(init=False, repr=False)
     """The names of `record`, which files keep."""
     description: Description = field(init=False, repr=False)
@@ -60,6 +63,12 @@ class Architecture:
         )
         object.__setattr__(self, "rate", _pairs("rate", self.rate, found))
         object.__setattr__(self, "frozen", tuple(_fitting("frozen", pattern, found) for pattern in self.frozen))
+        keys = [parameter.key for parameter in found]
+        object.__setattr__(
+            self,
+            "averaged",
+            tuple(_one_of("averaged", pattern, keys, "layers, as Phi[..] and G[..] do") for pattern in self.averaged),
+        )
         record = self.record.items() if isinstance(self.record, Mapping) else self.record
         object.__setattr__(self, "record", tuple((_word(name), what) for name, what in record))
         object.__setattr__(self, "records", tuple(name for name, _ in self.recordings))
@@ -70,6 +79,12 @@ class Architecture:
     def recordings(self) -> Recorded:
         """`record` as pairs"""
         return tuple(self.record.items() if isinstance(self.record, Mapping) else self.record)
+
+    @property
+    def averages(self) -> frozenset[str]:
+        """Names of the parameters whose kernels are those of averages over positions"""
+        patterns = tuple(self.averaged)
+        return frozenset(p.name for p in self.description if any(fnmatchcase(p.key, pattern) for pattern in patterns))
 
     def std(self, parameter: Parameter) -> float | None:
         """weight_std of a parameter; None for one that starts as its author starts it"""
@@ -119,7 +134,10 @@ def _word(name: str) -> str:
 
 def _fitting(what: str, pattern: object, description: Description) -> str:
     """A pattern that fits some parameter"""
-    names = [parameter.name for parameter in description]
+    return _one_of(what, pattern, [parameter.name for parameter in description], "parameters")
+
+
+def _one_of(what: str, pattern: object, names: Iterable[str], kind: str) -> str:
     if not isinstance(pattern, str) or not any(fnmatchcase(name, pattern) for name in names):
-        raise ValueError(f"{what} must name parameters: received {checks.shown(pattern)}; known: {', '.join(names)}")
+        raise ValueError(f"{what} must name {kind}: received {checks.shown(pattern)}; known: {', '.join(names)}")
     return pattern

@@ -36,7 +36,7 @@ def told(network: Architecture) -> dict[str, Any]:
         "rate": network.rate,
         "frozen": network.frozen,
         "record": network.records,
-    }
+    } | ({"averaged": network.averaged} if network.averaged else {})
 
 
 def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None) -> Architecture:
@@ -68,7 +68,11 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
             UserWarning,
         )
     if not isinstance(given, Architecture):
-        own = Architecture(given, **{key: kept[key] for key in ("weight_std", "rate", "frozen", "name")})
+        own = Architecture(
+            given,
+            **{key: kept[key] for key in ("weight_std", "rate", "frozen", "name")},
+            averaged=kept.get("averaged", ()),
+        )
         object.__setattr__(own, "records", tuple(kept.get("record", ())))  # functions that record are not kept
     if own.description.digest != kept["digest"]:
         own = replace(own)  # of its own, since it is that of the file

@@ -21,6 +21,7 @@ from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
 from solvers.dmft.state import restore, state_of
 from solvers.dmft.sweep import Sweep
+from solvers.running.apart import must_be_apart
 from solvers.running.clock import Beginning, Clock, begun
 from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
@@ -162,6 +163,7 @@ class CausalDMFT:
         must_be_whole(current().count)
         for parameter in problem.architecture.description:
             parameter.shape(self.samples)
+        must_be_apart(problem.architecture, problem.data.x)
 
     def _kind(self, problem: Problem) -> torch.dtype:
         """Of all numbers: linear networks are solved in float64"""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from meanfield.scaling.units import Unit
 from solvers.dmft.basis import Basis
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.stand_in import Record, Trace, Use
-from solvers.running.apart import derivatives
+from solvers.running.apart import averages, derivatives
 from solvers.running.tangents import Derivative, Factors
 from solvers.running.watching import Watch, watchable
 
@@ -64,11 +65,18 @@ class Ends:
         return basis.coefficients(fields)
 
 
-def noted(passed: LimitPass, layers: Mapping[str, InfiniteDense], ends: Ends | None, sigma: float) -> dict[str, Tensor]:
+def noted(
+    passed: LimitPass,
+    layers: Mapping[str, InfiniteDense],
+    ends: Ends | None,
+    sigma: float,
+    averaged: Collection[str] = (),
+) -> dict[str, Tensor]:
     """Coefficients of the features that enter each matrix and readout, "Phi name" (K, n), and of the gradients (1 / sigma) df/dh that leave
     each matrix and input weight for each of C outputs, "G name" (J, C n)
 
-    Of a matrix that is also met as its transpose those of the matrix alone.
+    Of a matrix that is also met as its transpose those of the matrix alone. averaged: parameters of which they are averages over the rows
+    of each sample (equation 88b), of a filter with a stride each phase's part of these.
     """
     straight = _straight(passed)
     uses = {i: use for i, use in enumerate(passed.record.uses) if use.turned != straight.get(use.name, False)}
@@ -91,7 +99,26 @@ def noted(passed: LimitPass, layers: Mapping[str, InfiniteDense], ends: Ends | N
             for call, slope in zip(left, slopes, strict=True):
                 d = ends.seen(ends.gradients[call.name], call.slopes(slope) / sigma)  # type: ignore[union-attr]
                 found.setdefault(f"G {call.name}", []).append(d)
-    return {name: _beside(parts) for name, parts in found.items()}
+    own = {name: parts for name, parts in found.items() if _parameter(name) in averaged}
+    return {name: _beside(parts) for name, parts in found.items()} | _averages(own, passed)
+
+
+def _averages(found: Mapping[str, Sequence[Tensor]], passed: LimitPass) -> dict[str, Tensor]:
+    samples, outputs = len(passed.y), passed.f[0].numel()
+    rows = Counter[str]()  # of a sample that enter a matrix, in all phases of a filter
+    for name, parts in found.items():
+        if name.startswith("Phi"):
+            rows[_parameter(name)] += sum(part.shape[1] for part in parts) // samples
+    made = {}
+    for name, parts in found.items():
+        features, calls = name.startswith("Phi"), [part.T for part in _padded(parts)]
+        made[name] = averages(calls, samples, *((1, rows[_parameter(name)]) if features else (outputs,))).T
+    return made
+
+
+def _parameter(name: str) -> str:
+    """ "Phi conv.weight[0]", a phase, is of conv.weight"""
+    return name.partition(" ")[2].partition("[")[0]
 
 
 def tangents(
@@ -146,5 +173,9 @@ def _gradients(use: Use, trace: Trace | None, layer: InfiniteDense, sigma: float
 
 def _beside(parts: Sequence[Tensor]) -> Tensor:
     """(K, n) of all, zeros below where a basis was still smaller"""
+    return torch.cat(_padded(parts), 1)
+
+
+def _padded(parts: Sequence[Tensor]) -> list[Tensor]:
     most = max(map(len, parts))
-    return torch.cat([F.pad(part, (0, 0, 0, most - len(part))) for part in parts], 1)
+    return [F.pad(part, (0, 0, 0, most - len(part))) for part in parts]

@@ -171,7 +171,8 @@ class ModuleLimit(Growing):
         "G name" (J, C n), over rows and calls (equation 88), of a filter with a stride by phase; with `two_time` also of the features that
         enter readouts and the gradients that leave input weights
         """
-        return noted(passed, self.layers, self.ends if self.two_time else None, self.gain / self.width)
+        sigma, ends = self.gain / self.width, self.ends if self.two_time else None
+        return noted(passed, self.layers, ends, sigma, self.network.averages)
 
     def bases(self, passed: LimitPass) -> dict[str, Basis]:
         """Those of the coefficients that `noted` gives, by their names"""

@@ -68,12 +68,15 @@ class ModuleSweep(Growing):
         """Of the training samples"""
         del passed  # of test points too, and not always differentiated
         few, mark = self.problem.gradients_recorded, self.network.mark()
-        training = self.network.forward(state, slice(0, self.problem.data.samples), few)
+        samples, averaged = self.problem.data.samples, self.problem.architecture.averages
+        training = self.network.forward(state, slice(0, samples), few, bool(averaged) and samples > 1)
         noted, bases = self.network.noted(training), self.network.bases(training)
         kept: dict[str, Tensor] = {}
         for name, parts in _by_weight(noted).items():
             some = parts if name.startswith("Phi") else parts[:1]  # what leaves has one gradient in all phases
             fields = [noted[part].T @ bases[part].fields.rows[: len(noted[part])] for part in some]
+            if name.partition(" ")[2] in averaged:
+                fields = [torch.stack(fields).sum(0)]
             kept[self._key(name)] = self._kept(name, fields, training.record.uses)
         del training
         recorded = self.network.recorded(state)

@@ -20,6 +20,7 @@ from meanfield.solution.solution import Solution, Status
 from solvers.finite.module_run import ModuleRun
 from solvers.finite.modules import must_suit_modules
 from solvers.finite.networks import POINTS_AT_ONCE, Networks
+from solvers.running.apart import must_be_apart
 from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
 from solvers.running.failures import conclude
@@ -95,6 +96,7 @@ class FiniteWidth:
             )
         if problem.trial is not None:
             must_suit_modules(problem.architecture, problem.scaling, self.width)
+            must_be_apart(problem.architecture, problem.data.x)
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
 
     def parts(self, problem: Problem, seeds: int = 1) -> Parts:

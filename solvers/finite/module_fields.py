@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meanfield.network.making import written_for
 from meanfield.network.roles import Description
-from solvers.running.apart import Passes, derivatives, rows_of
+from solvers.running.apart import Passes, averages, derivatives, rows_of
 from solvers.running.skeleton import Skeleton
 from solvers.running.tangents import Derivative
 from solvers.running.watching import Watch, shells, watchable
@@ -23,15 +23,17 @@ def fields(
     x: Tensor,
     sigma: float,
     gradients: bool = True,
+    averaged: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Of one network with these weights, over rows (samples, then positions) and calls: "Phi name" (n, N) the features that enter each
     hidden matrix and readout, "G name" (C n, N) the gradients (1 / sigma) df/dh that leave each hidden matrix and input weight, for each
-    output. Calls that samples share, as of embedded positions, have the sum of their gradients.
+    output. Calls that samples share, as of embedded positions, have the sum of their gradients. averaged: parameters of which the rows are
+    averages over those of each sample (equation 88b).
     """
     entered = {p.name for p in description.having("hidden", "readout")}
     left = {p.name for p in description.having("input", "hidden")}
     leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-    watch, f = _passed(skeleton, leaves, watchable(description), x)
+    watch, f = _passed(skeleton, leaves, watchable(description), x, () if averaged and len(x) > 1 else None)
     straight = {
         call.name for call in watch.of(*entered, *left) if not call.turned
     }  # of a transpose only where it is alone
@@ -48,7 +50,14 @@ def fields(
         slopes = torch.autograd.grad(output, edges, retain_graph=True, allow_unused=True)
         for call, slope in zip(calls, slopes, strict=True):
             found.setdefault(f"G {call.name}", []).append(call.slopes(slope) / sigma)
-    return {name: torch.cat(rows) for name, rows in found.items()}
+    return {name: _joined(name, rows, len(x), len(outputs), averaged) for name, rows in found.items()}
+
+
+def _joined(name: str, rows: list[Tensor], samples: int, outputs: int, averaged: Collection[str]) -> Tensor:
+    kind, _, parameter = name.partition(" ")
+    if parameter not in averaged:
+        return torch.cat(rows)
+    return averages(rows, samples, outputs if kind == "G" else 1)
 
 
 def tangents(

@@ -117,7 +117,8 @@ class ModuleNetworks:
     def fields(self, state: Sequence[Tensor], seed: int, gradients: bool = True) -> dict[str, Tensor]:
         """Of the network of the seed-th of the seeds what enters and leaves each weight at the training points (equation 88)"""
         weights = self._weights(state, seed)
-        return fields(self.skeleton, weights, self.network.description, self.data.x, self.sigma, gradients)
+        given = (self.skeleton, weights, self.network.description, self.data.x, self.sigma)
+        return fields(*given, gradients, self.network.averages)
 
     def recorded(self, state: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
         """What the architecture records at the training points, by name"""

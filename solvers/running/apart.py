@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from meanfield.network.architecture import Architecture
 from meanfield.network.making import Build, made, written_for
 from meanfield.network.roles import Description
 from solvers.running.spread import Unknown
@@ -63,6 +64,28 @@ def _of_sample(p: int, samples: int, factors: list[Factors], entries: Mapping[st
         k = left.shape[1] // samples
         mine.append((name, left[:, p * k : (p + 1) * k], right[..., p * k : (p + 1) * k]))
     return beside(mine) | {name: Derivative(torch.atleast_1d(every[p])) for name, every in entries.items()}
+
+
+def averages(calls: Sequence[Tensor], samples: int, outputs: int = 1, rows: int | None = None) -> Tensor:
+    """(C P, N) of rows (n, N) of calls, for each of C outputs in turn: the average over the rows of each sample (equation 88b)
+
+    rows: how many a sample has, if these calls do not have them all.
+    """
+    each = len(calls) // outputs
+    own = rows or sum(len(call) for call in calls[:each]) // samples
+    sums = [call.reshape(samples, -1, call.shape[1]).sum(1) for call in calls]
+    return torch.cat([torch.stack(sums[i : i + each]).sum(0) for i in range(0, len(sums), each)]) / own
+
+
+def must_be_apart(network: Architecture, x: Tensor) -> None:
+    """ValueError for kernels of averages over positions where a row need not belong to one sample of x (P, ...)"""
+    if not network.averaged or len(x) == 1:
+        return
+    if passes_of(network.build, network.description, tuple(p.name for p in network.description), x) != "batch":
+        raise ValueError(
+            f"averaged={network.averaged} needs fields whose first axis is that of the samples, which do not meet: {network.name!r} has "
+            "others; leave it out, or take the average yourself, record={name: a function of (module, x)}"
+        )
 
 
 def passes_of(build: Build, description: Description, trained: tuple[str, ...], x: Tensor) -> Passes:
