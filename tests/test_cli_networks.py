@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, width_sweep
+from solvers import CausalDMFT, FiniteWidth, coordinate_check, learning_rate_transfer, width_sweep
 from solvers.command_line.main import main
 from solvers.running import checkpoints
 from tests.running import environment
@@ -40,6 +40,14 @@ class Net(nn.Module):
 
 rectified = partial(Net, phi=torch.relu)
 slow = mf.Architecture(Net, rate={"mix.*": 0.5})
+
+
+def correlations(net, x):
+    h = net.read(x)
+    return h @ h.mT / h.shape[-1]
+
+
+noting = mf.Architecture(Net, record={"correlations": correlations})
 """
 TINY = "--data single-index --data.n-train 5 --data.n-test 3 --data.inputs 3 --training.steps 4"
 
@@ -100,10 +108,39 @@ def test_runs_are_the_library_s_and_go_on_with_the_flag(shell, problem, tmp_path
 
 
 def test_runs_are_compared_and_drawn_with_the_flag(shell):
-    shell(f"dmft --out limit.nc {TINY} --solver.samples 64 --network mynets:Net")
-    shell(f"sweep --out nets {TINY} --widths 8 --seeds 2 --network mynets:Net")
-    assert "drawn in r.png" in shell("compare nets --limits limit.nc --out r.nc --names f --network mynets:Net")
-    assert "limit_loss.png" in shell("plot limit.nc nets --network mynets:Net")
+    shell(f"dmft --out limit.nc {TINY} --solver.samples 64 --network mynets:noting")
+    shell(f"sweep --out nets {TINY} --widths 8 --seeds 2 --network mynets:noting")
+    assert "drawn in r.png" in shell("compare nets --limits limit.nc --out r.nc --names f --network mynets:noting")
+    drawn = shell("plot limit.nc nets --network mynets:noting").splitlines()
+    assert {"limit_loss.png", "limit_correlations.png"} <= {*drawn}
+
+
+def test_a_coordinate_check_is_printed_kept_and_drawn(shell, problem):
+    command = f"coordinates --out c.nc {TINY} --network mynets:Net --widths 8 16 32 --seeds 3 --steps 0 1 --samples"
+    told = shell(f"{command} 16 --points 4")
+    right = coordinate_check(problem("Net"), (8, 16, 32), 3, (0, 1), 4, 16)
+    assert told.startswith(f"{right}\n")
+    assert str(mf.load("c.nc")) == str(right)
+    assert "c_coordinates.png" in shell("plot c.nc")
+    assert "limit from S" not in shell(f"{command} 0 --overwrite")
+    assert "c.nc is there already" in shell(f"{command} 0", code=2)
+    assert "a power needs at least 3 widths" in shell(
+        f"coordinates --out no.nc {TINY} --network mynets:Net --widths 8 16", code=2
+    )
+
+
+def test_learning_rates_are_printed_kept_and_drawn(shell, problem):
+    command = f"rates {TINY} --network mynets:Net --rates 0.1 0.2 0.4 --widths 8 16 --seeds 3 --test"
+    told = shell(f"{command} --samples 64 --out r.nc")
+    limit = CausalDMFT(64, groups=2)
+    right = learning_rate_transfer(problem("Net"), (0.1, 0.2, 0.4), (8, 16), 3, limit, test=True)
+    assert told.startswith(f"{right}\n")
+    assert str(mf.load("r.nc")) == str(right)
+    assert "r_learning_rates.png" in shell("plot r.nc")
+    assert "needs at least 3 that differ" in shell(f"rates --out no.nc {TINY} --rates 0.1 0.2", code=2)
+    ntk = f"rates {TINY} --rates 0.1 0.2 0.4 --widths 8 --scaling ntk"
+    assert "has no limit as a flow" in shell(f"{ntk} --samples 64 --out no.nc", code=2)
+    assert "limit" not in shell(f"{ntk} --out ntk.nc")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from meanfield.comparison.deviation import deviation
 from meanfield.comparison.observables import has_preactivations
 from meanfield.comparison.report import DeviationReport
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
+from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files import storage
 from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution
@@ -110,6 +111,7 @@ def _plot(asked: Plot) -> int:
         LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
         PowersReport: {"powers": lambda: plot.powers(only)},
         CoordinatesReport: {"coordinates": lambda: plot.coordinates(only)},
+        TransferReport: {"learning_rates": lambda: plot.learning_rates(only)},
         ProxyReport: {"proxy": lambda: plot.proxy_comparison(only)},
     }
     pictures = reports.get(type(only)) if len(results) == 1 else None

@@ -18,7 +18,8 @@ from meanfield.solution.solution import Solution, Status
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.finite.finite_width import FiniteWidth
 from solvers.running.clock import progress_bar
-from solvers.running.solver import Solver
+from solvers.running.rehearsal import together
+from solvers.running.solver import Estimate, Solver
 
 LEAST = 3  # rates, of which one has neighbours
 
@@ -71,6 +72,23 @@ def learning_rate_transfer(
         limit_errors=None if rows is None else rows[2:],
         settings=_told(problem, test),
     )
+
+
+def transfer_cost(
+    problem: Problem,
+    rates: Sequence[float],
+    widths: Sequence[int],
+    seeds: int | Sequence[int],
+    limit: Solver | None,
+    solver: FiniteWidth | None,
+    test: bool,
+) -> Estimate:
+    """What `learning_rate_transfer` with these arguments takes, from the beginnings of its runs at the lowest rate"""
+    asked, sized, chosen, limit = _asked(problem, rates, widths, seeds, limit, solver, test)
+    found = [nets.estimate(asked[0], len(chosen)) for nets in sized]
+    found += [] if limit is None else [limit.estimate(asked[0])]
+    once = together(found)
+    return replace(once, seconds=len(asked) * once.seconds)
 
 
 def _asked(
