@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, width_sweep
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, residual, width_sweep
 from tests.running import environment
 
 matplotlib.use("Agg")
@@ -421,3 +421,65 @@ def test_a_picture_in_a_part_of_a_figure_is_saved_with_all_of_it(limit, tmp_path
     plot.save(plot.loss(limit, ax=left.subplots()), tmp_path / "both.png", dpi=20)
     assert plt.get_fignums() == []
     assert plt.imread(tmp_path / "both.png").shape[:2] == (96, 128)
+
+
+class Named(torch.nn.Module):
+    """A layer whose name mathtext would not take"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.q_proj_a = torch.nn.Linear(64, n, bias=False), torch.nn.Linear(n, n, bias=False)
+        self.out = torch.nn.Linear(n, 1, bias=False)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.q_proj_a(torch.tanh(self.read(x)))))
+
+
+@pytest.fixture(scope="module")
+def named(problem):
+    asked = mf.Problem(problem.data, Named, training=mf.Training(0.2, 2))
+    return FiniteWidth(8, snapshots=(0, 1, 2))(asked)
+
+
+def test_defaults_are_the_first_layer_of_any_network(named):
+    """Phi of the features that enter the first hidden matrix, as Phi1 of perceptrons"""
+    first = named.kernels["Phi[q_proj_a]"]
+    moved = (first.at(2) - first.at(0)).norm() / first.at(0).norm()
+    torch.testing.assert_close(mf.movement(named), moved)
+    order = np.argsort(named.problem.data.y[:, 0].numpy(), kind="stable")
+    axes = plot.kernels(named)
+    assert np.array_equal(axes[1].images[0].get_array(), first.at(2).numpy()[np.ix_(order, order)])
+    axes[0].figure.draw_without_rendering()
+    axes = plot.two_times(named)
+    assert [ax.get_title() for ax in axes] == [r"$\Phi$[q_proj_a]$(t, s)$", "$G$[read]$(t, s)$"]
+    axes[0].figure.draw_without_rendering()
+
+
+def test_what_a_module_lacks_is_answered_with_what_it_has(named):
+    with pytest.raises(ValueError, match=r"no kernel 'Phi1': recorded are Phi\[q_proj_a\], Phi\[out\]"):
+        mf.movement(named, "Phi1")
+    with pytest.raises(
+        ValueError, match=r"solve with snapshots at all of them; recorded so are Phi\[q_proj_a\], Phi\[out\]"
+    ):
+        plot.two_times(named, ("Phi1",))
+    bare = dataclasses.replace(named, kernels={})
+    with pytest.raises(ValueError, match=r"no kernel 'Phi\[q_proj_a\]': recorded are none"):
+        plot.kernels(bare)
+    with pytest.raises(ValueError, match=r"tests perceptrons.*received the module 'Named'.*\(groups=4\).*test modules"):
+        residual(named)
+
+
+def test_reports_of_modules_are_drawn_with_the_first_kernel(named, report):
+    d = report["Phi1"]
+    ours = dataclasses.replace(
+        report,
+        observables={
+            "f": report["f"],
+            "Phi[q_proj_a]": dataclasses.replace(d, name="Phi[q_proj_a]"),
+            "Phi[out]": d,
+            "loss": report["loss"],
+        },
+    )
+    axes = plot.deviation(ours)
+    assert axes[2].get_title() == r"feature kernel $\Phi$[q_proj_a], last snapshot"
+    axes[0].figure.draw_without_rendering()

@@ -11,7 +11,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import Key
 from meanfield.problem.dataset import for_tests
-from meanfield.solution.solution import Solution
+from meanfield.solution.solution import Solution, first_key
 from meanfield.solution.two_time import recorded
 
 
@@ -69,8 +69,11 @@ def alignment(kernel: Tensor, y: Tensor) -> Tensor:
 
 
 @checked
-def movement(solution: Solution, name: str = "Phi1", start: int = 0, end: int = -1) -> Tensor:
-    """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots."""
+def movement(solution: Solution, name: str | None = None, start: int = 0, end: int = -1) -> Tensor:
+    """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots; of the first
+    layer's Phi if name is left out.
+    """
+    name = first_key(solution, "Phi") if name is None else name
     kernel = None if name == "tangent_kernel" else solution.kernels[name]
     for key, step in (("start", start), ("end", end)):
         recorded(step, solution.snapshots if kernel is None else kernel.steps, key)

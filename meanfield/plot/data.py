@@ -109,8 +109,12 @@ def two_times(solution: Solution, name: str, most: int = 60) -> tuple[np.ndarray
     chosen = np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))
     steps = every[chosen]
     if found is None or (isinstance(found, TwoTimeKernel) and not set(steps.tolist()) <= set(found.steps)):
-        hint = "responses=True" if parts(name)[0] in ("A", "B") else "two_time=True"
-        raise ValueError(f"{name} was not recorded at all pairs of steps: solve with CausalDMFT({hint})")
+        of_all = [str(key) for key, kernel in solution.kernels.items() if set(steps.tolist()) <= set(kernel.steps)]
+        hint = "CausalDMFT(responses=True)" if parts(name)[0] in ("A", "B") else "CausalDMFT(two_time=True)"
+        if parts(name)[0] not in ("A", "B") and (solution.width is not None or solution.problem.trial is not None):
+            hint = "snapshots at all of them"
+        known = ", ".join([*of_all, *solution.responses]) or "none"
+        raise ValueError(f"{name} was not recorded at all pairs of steps: solve with {hint}; recorded so are {known}")
     if isinstance(found, TwoTimeKernel):
         factor = found.factor[[recorded(int(step), found.steps) for step in steps]]
         return steps, torch.einsum("tkq,skq->ts", factor, factor).double().numpy() / factor.shape[2]
@@ -186,16 +190,22 @@ _NAMES = {
     "test_loss": "test loss, whole run",
     "tangent_kernel": "tangent kernel $K$, last snapshot",
     "measure": "measure of neurons, last snapshot",
-    "Phi": r"feature kernel $\Phi^{{{0}}}$, last snapshot",
-    "G": "gradient kernel $G^{{{0}}}$, last snapshot",
-    "h": "preactivations $h^{{{0}}}$, last snapshot",
+    "Phi": "feature kernel {0}, last snapshot",
+    "G": "gradient kernel {0}, last snapshot",
+    "h": "preactivations {0}, last snapshot",
 }
+
+
+def symbol(kind: str, layer: int | str | None, of: str = "") -> str:
+    """As it is printed: the number of a layer above the kind, a name, which may hold what mathtext would take as its own, in brackets"""
+    letter = "\\Phi" if kind == "Phi" else kind
+    return f"${letter}^{{{layer}}}{of}$" if isinstance(layer, int) else f"${letter}$[{layer}]" + (of and f"${of}$")
 
 
 def described(name: str) -> str:
     """An observable in words."""
     kind, layer = parts(name)
-    return _NAMES.get(kind, name).format(layer)
+    return _NAMES.get(kind, name).format(symbol(kind, layer))
 
 
 def seeds(groups: dict[int, list[Solution]]) -> str | None:

@@ -13,17 +13,21 @@ from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
 from meanfield.plot.frame import panels
-from meanfield.solution.solution import Solution
+from meanfield.solution.solution import Solution, first_key
 
 
 @checked
-def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0, -1), ax: Any = None) -> np.ndarray:
-    """Kernels ("Phi1", "G1", .., "tangent_kernel") as heat maps, one row per solution and one column per step.
+def kernels(
+    solutions: Solutions, name: str | None = None, steps: Sequence[int] = (0, -1), ax: Any = None
+) -> np.ndarray:
+    """Kernels ("Phi1", "G1", .., "tangent_kernel"; the first layer's Phi if left out) as heat maps, one row per solution and one column per
+    step.
 
     Samples are sorted by target, with lines between classes. With several outputs: the mean over pairs of equal outputs. Kernels of
     modules that see positions are over samples and their positions, as they come.
     """
     chosen = plot_data.several(solutions)
+    name = name or (first_key(chosen[0], "Phi") if chosen else "Phi1")
     maps = [(s, step, plot_data.kernel_matrix(s, name, step)) for s in chosen for step in steps]
     axes, picture = panels(ax, len(chosen), len(steps), size=(3.1, 2.7)), None
     low, high = min(k.min() for *_, k in maps), max(k.max() for *_, k in maps)
@@ -47,8 +51,12 @@ def kernels(solutions: Solutions, name: str = "Phi1", steps: Sequence[int] = (0,
 
 
 @checked
-def two_times(solution: Solution, names: Sequence[str] = ("Phi1", "G1"), ax: Any = None) -> np.ndarray:
-    """Kernels Phi^l(t, s), G^l(t, s) and responses A^l(t, s), B^l(t, s) over pairs of steps, mean over samples, a panel each."""
+def two_times(solution: Solution, names: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
+    """Kernels Phi^l(t, s), G^l(t, s) and responses A^l(t, s), B^l(t, s) over pairs of steps, mean over samples, a panel each.
+
+    names: the first layer's Phi and G if left out.
+    """
+    names = [first_key(solution, kind) for kind in ("Phi", "G")] if names is None else names
     maps = [plot_data.two_times(solution, name) for name in names]
     axes = panels(ax, 1, len(names), size=(3.6, 3.0))
     for panel, name, (steps, matrix) in zip(axes, names, maps, strict=True):
@@ -63,7 +71,6 @@ def two_times(solution: Solution, names: Sequence[str] = ("Phi1", "G1"), ax: Any
         picture = panel.pcolormesh(edges, edges, matrix, norm=norm, cmap=colours)
         panel.set_aspect("equal")
         panel.invert_yaxis()
-        symbol = rf"${chr(92) + kind if kind == 'Phi' else kind}^{{{layer}}}(t, s)$"
-        panel.set(xlabel="step $s$", ylabel="step $t$", title=symbol)
+        panel.set(xlabel="step $s$", ylabel="step $t$", title=plot_data.symbol(kind, layer, "(t, s)"))
         panel.figure.colorbar(picture, ax=panel, shrink=0.85)
     return axes

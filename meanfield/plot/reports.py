@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from meanfield.checking.arguments import checked
 from meanfield.comparison.coordinates import Coordinate, CoordinatesReport, Kind
 from meanfield.comparison.report import Deviation, DeviationReport
+from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
 from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, beside, colours, panels, plain_log, width_axis
 
@@ -20,10 +21,11 @@ from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, beside, colours, pan
 def deviation(report: DeviationReport, names: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
     """Deviation from the limit against width, one log-log panel per observable, with the fitted power of the width.
 
-    names: None takes f, loss, Phi1 and tangent_kernel as far as the report has them. |bias| is drawn only where it was detected.
+    names: None takes f, loss, the first Phi and tangent_kernel as far as the report has them. |bias| is drawn only where it was detected.
     """
     if names is None:
-        names = [n for n in ("f", "loss", "Phi1", "tangent_kernel") if n in report.observables] or [*report.observables]
+        phi = next((n for n in report.observables if parts(n)[0] == "Phi"), "")
+        names = [n for n in ("f", "loss", phi, "tangent_kernel") if n in report.observables] or [*report.observables]
     found = [report[name] for name in names]
     columns = max(1, min(2, len(found)))
     axes = panels(ax, -(-len(found) // columns), columns, len(found), size=(4.4, 3.4))

@@ -215,6 +215,12 @@ class Solution:
         return measure.w @ self.problem.perceptron.inputs(self.problem.data.x).to(measure.w.dtype).T, measure.m
 
 
+def first_key(solution: Solution, kind: str) -> Key:
+    """The first layer, in the order of the network, whose kernel of this kind was recorded; the network's first where none was"""
+    keys = solution.problem.keys(kind)
+    return next((key for key in keys if key in solution.kernels), keys[0] if keys else Key(kind, 1))
+
+
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)

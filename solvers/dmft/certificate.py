@@ -200,6 +200,12 @@ def residual(
 def _must_have_a_map(problem: Problem) -> None:
     """ValueError for a problem whose single-neuron equations are not those of the window"""
     problem.scaling.measure_limit()
+    others = "Other seeds (groups=4) and networks (mf.deviation) test"
+    if problem.trial is not None:
+        raise ValueError(
+            f"the certificate tests perceptrons, mf.Network(..), of which it knows the equations of a single neuron: received the module "
+            f"{problem.network_name!r}. {others} modules"
+        )
     network, training = problem.perceptron, problem.training
     found = [
         word
@@ -215,7 +221,7 @@ def _must_have_a_map(problem: Problem) -> None:
     if found:
         raise ValueError(
             "the certificate tests networks without biases and residual branches, under gradient_descent without momentum and "
-            f"weight_decay: received {', '.join(found)}. Other seeds (groups=4) and networks (mf.deviation) test these"
+            f"weight_decay: received {', '.join(found)}. {others} these"
         )
 
 
