@@ -17,7 +17,7 @@ import torch
 
 import meanfield as mf
 from solvers import Interrupted, KernelBlocks, SolverError
-from solvers.lazy import kernel_blocks
+from solvers.lazy import block_run, kernel_blocks
 from tests import memory
 from tests.running import environment
 from tests.test_gaussian_process import Positions
@@ -46,13 +46,13 @@ def lines(folder):
 @pytest.fixture
 def computed(monkeypatch):
     """The number of samples in rows and columns of each block that is computed here"""
-    found, original = [], kernel_blocks._computed
+    found, original = [], block_run.computed
 
     def counting(network, scaling, x, x2, dtype):
         found.append((len(x), len(x if x2 is None else x2)))
         return original(network, scaling, x, x2, dtype)
 
-    monkeypatch.setattr(kernel_blocks, "_computed", counting)
+    monkeypatch.setattr(block_run, "computed", counting)
     return found
 
 
@@ -154,7 +154,7 @@ def test_a_folder_keeps_the_kernels_as_arrays(tmp_path, computed):
 
 @pytest.mark.parametrize("threads", [False, True])
 def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, computed, threads):
-    counting = kernel_blocks._computed
+    counting = block_run.computed
 
     def interrupted(*asked):
         if len(computed) == 2:
@@ -163,29 +163,29 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, computed, threads)
             signal.raise_signal(signal.SIGINT)
         return counting(*asked)
 
-    monkeypatch.setattr(kernel_blocks, "_computed", interrupted)
+    monkeypatch.setattr(block_run, "computed", interrupted)
     with pytest.raises(
         Interrupted, match=rf"interrupted: 2 of 6 blocks are finished and kept in {tmp_path}; call again"
     ):
         BLOCKS(*ASK, folder=tmp_path, executor=ThreadPoolExecutor(1) if threads else None)
-    monkeypatch.setattr(kernel_blocks, "_computed", counting)
+    monkeypatch.setattr(block_run, "computed", counting)
     before = len(computed)
     assert same(BLOCKS(*ASK, folder=tmp_path), BLOCKS(*ASK))
     assert len(computed) == before + 4 + 6
-    monkeypatch.setattr(kernel_blocks, "_computed", lambda *asked: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(block_run, "computed", lambda *asked: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted, match="0 of 6 blocks are finished; give a folder to go on from them"):
         BLOCKS(*ASK)
 
 
 def test_a_block_that_fails_does_not_cost_the_others(tmp_path, monkeypatch, computed):
-    counting = kernel_blocks._computed
+    counting = block_run.computed
 
     def failing(network, scaling, x, x2, dtype):
         if x2 is not None and len(x2) == 3:
             raise MemoryError("no room")
         return counting(network, scaling, x, x2, dtype)
 
-    monkeypatch.setattr(kernel_blocks, "_computed", failing)
+    monkeypatch.setattr(block_run, "computed", failing)
     with (
         ThreadPoolExecutor(1) as executor,
         pytest.raises(SolverError, match=r"2 of 6 blocks are missing, 4 .*from 8: MemoryError: no room"),
@@ -193,7 +193,7 @@ def test_a_block_that_fails_does_not_cost_the_others(tmp_path, monkeypatch, comp
         BLOCKS(*ASK, folder=tmp_path, executor=executor)
     with pytest.raises(SolverError, match=r"4 are finished \(give a folder to keep what is finished\)"):
         BLOCKS(*ASK, executor=ThreadPoolExecutor(1))
-    monkeypatch.setattr(kernel_blocks, "_computed", counting)
+    monkeypatch.setattr(block_run, "computed", counting)
     computed.clear()
     assert same(BLOCKS(*ASK, folder=tmp_path), RIGHT)
     assert len(computed) == 2
@@ -259,7 +259,7 @@ def test_what_is_no_folder_of_ours_is_refused(tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
-    counting, refused = kernel_blocks._computed, []
+    counting, refused = block_run.computed, []
 
     def second(*asked):
         with pytest.raises(ValueError, match="another run is at work in the folder") as caught:
@@ -267,7 +267,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
         refused.append(caught.value)
         return counting(*asked)
 
-    monkeypatch.setattr(kernel_blocks, "_computed", second)
+    monkeypatch.setattr(block_run, "computed", second)
     BLOCKS(*ASK, folder=tmp_path)
     assert len(refused) == 6
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from meanfield.checking import array_input, checks
@@ -24,12 +21,11 @@ from meanfield.network.layered import Layered
 from meanfield.network.recalled import told
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
+from solvers.lazy.block_run import Run
 from solvers.lazy.block_store import Block, InFolder, InMemory, Kernels, Store
 from solvers.running.clock import progress_bar
-from solvers.running.failures import Interrupted, SolverError
 from solvers.running.rehearsal import by_law
 from solvers.running.solver import Estimate
-from solvers.running.workers import end_with_parent
 
 _AHEAD = 2.0**30  # bytes of blocks that wait for workers or for being put away
 _WORK = 2.0**28  # bytes at most that a block takes beside inputs and results, unless it is given otherwise
@@ -89,7 +85,8 @@ class KernelBlocks:
             done = len(blocks) - len(missing)
             with progress_bar("blocks", progress, total=len(blocks), initial=done) as bar:
                 where = "" if folder is None else f" and kept in {folder}"
-                _Run(asked, store, len(blocks), done, where, bar.update)(missing, executor)
+                run = Run(asked.inputs, asked.ahead(), store, len(blocks), done, where, bar.update)
+                run(missing, executor)
             return store.kernels()
 
     def estimate(
@@ -156,7 +153,7 @@ class _Asked:
         return n * (n + 1) / 2 if self.symmetric else float(n * m)
 
     def inputs(self, block: Block) -> tuple[Any, ...]:
-        """Arguments of `_computed`; clones, since what views of x are pickled with is all of x"""
+        """Arguments of `computed`; clones, since what views of x are pickled with is all of x"""
         alone = self.symmetric and block.rows == block.columns
         second = None if alone else self.x2[block.columns].clone()
         return self.network, self.scaling, self.x[block.rows].clone(), second, self.dtype
@@ -192,81 +189,6 @@ class _Asked:
             | kept
             | {"first": first}
         )
-
-
-class _Run:
-    """The blocks that are missing, and what becomes of failures"""
-
-    def __init__(
-        self, asked: _Asked, store: Store, total: int, done: int, where: str, told: Callable[[int], object]
-    ) -> None:
-        self.asked, self.store, self.total, self.done, self.where, self.told = asked, store, total, done, where, told
-        self.failures: list[str] = []
-
-    def __call__(self, blocks: list[Block], executor: Executor | None) -> None:
-        try:
-            for block, kernels in self._here(blocks) if executor is None else self._spread(blocks, executor):
-                self.store.put(block, kernels)
-                self.done += 1
-                self.told(1)
-        except KeyboardInterrupt as error:
-            remedy = "; call again to go on" if self.where else "; give a folder to go on from them"
-            raise Interrupted(
-                f"interrupted: {self.done} of {self.total} blocks are finished{self.where}{remedy}"
-            ) from error
-        if self.failures:
-            some = "; ".join(self.failures[:3]) + ("; .." if len(self.failures) > 3 else "")
-            remedy = "call again, with a new executor" if self.where else "give a folder to keep what is finished"
-            raise SolverError(
-                f"{self.total - self.done} of {self.total} blocks are missing, {self.done} are finished{self.where} ({remedy}): {some}"
-            )
-
-    def _here(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, Kernels]]:
-        for block in blocks:
-            yield block, _computed(*self.asked.inputs(block))
-
-    def _spread(self, blocks: Iterable[Block], executor: Executor) -> Iterator[tuple[Block, Kernels]]:
-        """As they finish; a ValueError of any is one of all"""
-        left, waiting = iter(blocks), dict[Future, Block]()
-        try:
-            while True:
-                for block in islice(left, self.asked.ahead() - len(waiting)):
-                    try:
-                        waiting[executor.submit(_computed, *self.asked.inputs(block))] = block
-                    except RuntimeError as error:  # it is broken or shut down: what it has finished counts
-                        self._fail(block, error)
-                        left = iter(())
-                if not waiting:
-                    return
-                ended = wait(waiting, return_when=FIRST_COMPLETED).done
-                for future in sorted(
-                    ended, key=lambda future: future.exception() is not None
-                ):  # what is finished first
-                    block = waiting.pop(future)
-                    try:
-                        yield block, future.result()
-                    except ValueError:
-                        raise
-                    except Exception as error:  # a worker may fail in any way; the others go on
-                        self._fail(block, error)
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    def _fail(self, block: Block, error: Exception) -> None:
-        where = f"rows from {block.rows.start}, columns from {block.columns.start}"
-        self.failures.append(f"{where}: {type(error).__name__}: {error}")
-
-
-def _computed(network: Any, scaling: Scaling | Standard, x: Tensor, x2: Tensor | None, dtype: torch.dtype) -> Kernels:
-    """A block, as it will be kept; ValueError if that dtype does not hold it"""
-    end_with_parent()
-    nngp, ntk = nngp_and_ntk(network, scaling, x, x2)
-    for name, kernel in (("nngp", nngp), ("ntk", ntk)):
-        size, kind = float(kernel.abs().max()), torch.finfo(dtype)
-        if size > kind.max or 0 < size < kind.tiny:
-            raise ValueError(f"entries of the {name} of size {size:.1e} do not fit into {dtype}: give dtype='float64'")
-    return nngp.to(dtype), ntk.to(dtype)
 
 
 def _digest(x: Tensor) -> str:
