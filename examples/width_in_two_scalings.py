@@ -30,7 +30,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
         scaling=mf.mean_field(1.0),
         training=mf.Training(learning_rate=0.2, steps=40 if quick else 120),
     )
-    scalings = {name: s for name, s in mf.coinciding(base.scaling, reference).items() if name in _COLOURS}
+    scalings = {name: s for name, s in mf.coinciding(base.in_plane, reference).items() if name in _COLOURS}
     curves, errors, limits = {}, {}, {}
     for name, scaling in scalings.items():
         problem = replace(base, scaling=scaling)

@@ -61,7 +61,7 @@ NAN, INF = float("nan"), float("inf")
             "network must be a Network or an Architecture or a function: received 'tanh'; give e.g. mf.Network",
         ),
         (lambda: mf.Problem(SIGNS.x), "data must be a Dataset: received an array of shape"),
-        (lambda: mf.Problem(SIGNS, scaling=mf.ntk), "scaling must be a Scaling: received function"),
+        (lambda: mf.Problem(SIGNS, scaling=mf.ntk), "scaling must be a Scaling or a Standard: received function"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_was_received(make, message):

@@ -27,6 +27,7 @@ from meanfield.comparison.statistics import (
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import Key
 from meanfield.scaling.plane import exponents as powers
+from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution
 
 _LARGEST_CLOUD = 1024  # particles per side in the distance of whole measures
@@ -83,10 +84,11 @@ def deviation(
 
 def _warning(limit: Solution) -> dict[str, str]:
     """A line of the report where deviations hold the spread of a random f(0). No Python warning: that spread may be what is asked for."""
-    if powers(limit.problem.scaling).f0 < -1e-9:
+    scaling = limit.problem.scaling
+    if isinstance(scaling, Scaling) and powers(scaling).f0 < -1e-9:
         return {}
     return {
-        "warning": f"f(0) is random in the scaling {limit.problem.scaling.name!r}, and its spread is part of these deviations: "
+        "warning": f"f(0) is random in the scaling {scaling.name!r}, and its spread is part of these deviations: "
         "compare each network with the limit from its own start, TangentKernelLimit(initial=torch.cat([net.f[0], net.f_test[0]])) or "
         "f0=net, or the mean and covariance of all with lazy_prediction"
     }

@@ -25,6 +25,7 @@ from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import MeasureLimit, Scaling
+from meanfield.scaling.standard import Standard
 from meanfield.solution.field_kernels import FieldKernels
 from meanfield.solution.measure_kernels import MeasureKernels
 from meanfield.solution.solution import Given, Solution, Status
@@ -120,7 +121,7 @@ def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
     return Problem(
         data=Dataset(**some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
         network=_network(asked["network"]),
-        scaling=Scaling(**asked["scaling"]),
+        scaling=(Standard if "improved" in asked["scaling"] else Scaling)(**asked["scaling"]),
         training=Training(**asked["training"]),
         loss=asked["loss"],
     )

@@ -21,6 +21,7 @@ from meanfield.problem.fitted_data import for_perceptron, must_suit_modules, wit
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import Scaling, mean_field
+from meanfield.scaling.standard import Standard
 
 FEW_OUTPUTS = 16  # of a module on one sample, each of which takes a backward pass of its own
 
@@ -37,8 +38,8 @@ class Problem:
     """Samples to train on, and others to watch; classes of the cross-entropy of a module are kept as one-hot rows"""
     network: Network | Architecture | Callable[[int], nn.Module] = field(default_factory=Network)
     """A perceptron of equation 1; or any network: build(n) makes the torch module of width n, or an Architecture of it (equation 79)"""
-    scaling: Scaling = field(default_factory=mean_field)
-    """How the output and the learning rates depend on the width"""
+    scaling: Scaling | Standard = field(default_factory=mean_field)
+    """How the output and the learning rates depend on the width; a standard parameterization has one learning rate for all"""
     training: Training = field(default_factory=Training)
     """On the mean loss, recorded at times that are the same for every solver (equation 2)"""
     loss: Loss | str = "squared"
@@ -68,6 +69,16 @@ class Problem:
         # of tokens the largest may be a watched one
         x = self.data.x if self.data.x.is_floating_point() else self.data.all_x
         return tried(self.architecture, x)
+
+    @property
+    def in_plane(self) -> Scaling:
+        """The scaling as a point of the scaling plane; ValueError for a standard parameterization, which not every solver can take"""
+        if isinstance(self.scaling, Scaling):
+            return self.scaling
+        raise ValueError(
+            f"this takes a Scaling, such as mf.mean_field(gamma0): received {self.scaling.name}(widths={self.scaling.widths}), whose limit "
+            "is lazy; FiniteWidth, TangentKernelLimit and lazy_prediction take it"
+        )
 
     @property
     def perceptron(self) -> Network:

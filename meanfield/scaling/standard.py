@@ -29,6 +29,11 @@ class Standard:
         )
 
     @property
+    def name(self) -> str:
+        """For messages and reports"""
+        return "improved_standard" if self.improved else "naive_standard"
+
+    @property
     def reference(self) -> int:
         """n of the module build(n) whose layers have the widths N_l; ValueError if several are given."""
         n, *others = self.widths

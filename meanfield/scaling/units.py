@@ -6,9 +6,37 @@ import math
 from dataclasses import dataclass
 
 from meanfield.network.architecture import Architecture
+from meanfield.network.perceptron import Network
 from meanfield.network.roles import Parameter
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Of a perceptron: the widths of its hidden layers, the output multiplier, and what multiplies the learning rate of each parameter:
+    weights W0.., readout a, their biases b0.., b, all of which are N(0, 1) at the start.
+    """
+
+    widths: tuple[int, ...]
+    sigma: float
+    rates: dict[str, float]
+
+
+def layers(network: Network, scaling: Scaling | Standard, inputs: int, width: int) -> Layers:
+    """ValueError for widths of a standard parameterization, of which `width` is the multiple, that do not fit the network"""
+    names = [*(f"W{l}" for l in range(network.depth)), "a"]
+    biases = [*(f"b{l}" for l in range(network.depth)), "b"] if network.bias_std else []
+    if isinstance(scaling, Standard):
+        reference = scaling.layers(network)
+        widths = tuple(width * n for n in reference)
+        fans = (inputs, *(reference if scaling.improved else widths))
+        rates = {name: fan / network.weight_std**2 for name, fan in zip(names, fans, strict=True)}
+        rates |= dict.fromkeys(biases, 1 / network.bias_std**2) if biases else {}
+        return Layers(widths, scaling.output_multiplier(widths[-1]), rates)
+    rate_a, rate_w = scaling.learning_rate_multipliers(width)
+    rates = {name: rate_a if name in ("a", "b") else rate_w for name in (*names, *biases)}
+    return Layers((width,) * network.depth, scaling.output_multiplier(width), rates)
 
 
 @dataclass(frozen=True)

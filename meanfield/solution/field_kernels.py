@@ -12,8 +12,11 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.network.keys import Key
+from meanfield.network.layered import branch2
 from meanfield.problem.problem import Problem
-from meanfield.solution.two_time import NeuronAverages, TwoTimeKernel, same, tangent_of
+from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.units import layers
+from meanfield.solution.two_time import NeuronAverages, TwoTimeKernel, same, summed, tangent_of
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,28 @@ class FieldKernels:
 
     def _tangent(self, step: int) -> Tensor:
         """Sum over parameters of their learning rate times grad f . grad f: in a dense layer a product of two Gram matrices."""
-        network, outputs = self.problem.perceptron, self.problem.data.y.numel()
-        n = next(iter(self.fields.values())).shape[1]
+        network, scaling, outputs = self.problem.perceptron, self.problem.scaling, self.problem.data.y.numel()
+        n = self.fields[network.keys("g")[-1]].shape[1]
         checks.memory(f"a tangent kernel of {outputs} outputs", 24.0 * outputs**2, "take fewer samples")
 
-        def gram(q: Tensor) -> Tensor:
+        def gram(q: Tensor, n: int) -> Tensor:
             scaled = q / math.sqrt(n)
             return scaled.T @ scaled
 
-        phi = [gram(network.nonlinearity.phi(self._field(key, step))) for key in network.keys("h")]
-        g = (gram(self._field(key, step)) for key in network.keys("g"))  # one at a time
-        return tangent_of(self.problem, self.problem.scaling.products(n), phi, g)
+        fields = (self._field(key, step) for key in network.keys("h"))
+        phi = [gram(network.nonlinearity.phi(h), len(h)) for h in fields]
+        g = (gram(self._field(key, step), n) for key in network.keys("g"))  # one at a time; sigma^2 n is their scale
+        if isinstance(scaling, Scaling):
+            return tangent_of(self.problem, scaling.products(n), phi, g)
+        rates = layers(network, scaling, self.problem.data.inputs, n // scaling.layers(network)[-1]).rates
+        return summed(self.problem, partial(self._share, rates), phi, g)
+
+    def _share(self, rates: Mapping[str, float], l: int, below: Tensor) -> Tensor:
+        """In a standard parameterization, whose sigma^2 n is 1"""
+        network, last = self.problem.perceptron, l == self.problem.perceptron.depth
+        weights = rates["a" if last else f"W{l}"] * network.weight_std**2 * below
+        biases = rates["b" if last else f"b{l}"] * network.bias_std**2 if network.bias_std else 0.0
+        return (branch2(network) if 0 < l < network.depth else 1.0) * (weights + biases)
 
     def _field(self, key: Key, step: int) -> Tensor:
         return self.fields[key][list(self.steps).index(step)].to(self.device)

@@ -181,15 +181,24 @@ def recorded(step: int, steps: Sequence[int], name: str = "t") -> int:
 
 def tangent_of(problem: Problem, limit: MeasureLimit, phi: Sequence[Tensor], g: Iterable[Tensor]) -> Tensor:
     """K (P, C, P, C) from Phi^1..Phi^L (P, P) and G^1..G^L (P C, P C) of one time (equation 11)."""
-    network, (p, c) = problem.perceptron, problem.data.y.shape
+    network = problem.perceptron
+
+    def trained(l: int, below: Tensor) -> Tensor:
+        rate = limit.kappa_a if l == network.depth else limit.kappa_w * (branch2(network) if l else 1.0)
+        return rate * limit.gamma * (network.weight_std**2 * below + network.bias_std**2)
+
+    return summed(problem, trained, phi, g)
+
+
+def summed(
+    problem: Problem, trained: Callable[[int, Tensor], Tensor], phi: Sequence[Tensor], g: Iterable[Tensor]
+) -> Tensor:
+    """K (P, C, P, C) of the shares trained(l, Phi^l) times G^{l+1}, l = 0..L-1, and trained(L, Phi^L) of the readout"""
+    p, c = problem.data.y.shape
     x = problem.data.x.to(phi[0]) / math.sqrt(problem.data.inputs)
-
-    def trained(below: Tensor, rate: float) -> Tensor:
-        return (rate * limit.gamma * (network.weight_std**2 * below + network.bias_std**2))[:, None, :, None]
-
-    total = trained(phi[-1], limit.kappa_a) * torch.eye(c).to(x)[:, None, :]
+    total = trained(len(phi), phi[-1])[:, None, :, None] * torch.eye(c).to(x)[:, None, :]
     for l, (below, gradients) in enumerate(zip([x @ x.T, *phi[:-1]], g, strict=True)):
-        total += trained(below, limit.kappa_w * (branch2(network) if l else 1.0)) * gradients.reshape(p, c, p, c)
+        total += trained(l, below)[:, None, :, None] * gradients.reshape(p, c, p, c)
     return total
 
 

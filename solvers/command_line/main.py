@@ -95,7 +95,7 @@ def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
         shown = {"name": "network", "prefix_name": False, "metavar": builders.NAMED}
         flags.append(_flag("which", str | None, None, builders.TOLD, **shown))
     for f in fields(info.type):
-        kind = Network if Network in _parts(hints[f.name]) else hints[f.name]
+        kind = next((named for named in (Network, Scaling) if named in _parts(hints[f.name])), hints[f.name])
         default = tyro.MISSING_NONPROP if f.default is MISSING else f.default
         if is_dataclass(kind):
             titled = "" if kind in (Problem, Dataset, Network, Scaling) else texts[f.name]

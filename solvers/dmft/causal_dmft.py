@@ -102,7 +102,7 @@ class CausalDMFT:
 
     def check(self, problem: Problem) -> None:
         """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
-        problem.scaling.measure_limit()
+        problem.in_plane.measure_limit()
         snapshot_steps(self.snapshots, problem.training)
         points, least = problem.data.points, _least_rank(problem)
         if self.responses and problem.training.record_every > 1:

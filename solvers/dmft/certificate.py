@@ -199,7 +199,7 @@ def residual(
 
 def _must_have_a_map(problem: Problem) -> None:
     """ValueError for a problem whose single-neuron equations are not those of the window"""
-    problem.scaling.measure_limit()
+    problem.in_plane.measure_limit()
     others = "Other seeds (groups=4) and networks (mf.deviation) test"
     if problem.trial is not None:
         raise ValueError(

@@ -42,7 +42,7 @@ class Window:
         self.kind = torch.float64 if self.exact else checks.DTYPES[dtype]
         self.times = 1 + steps
         self.responses = [Key(kind, l) for kind in "AB" for l in range(1, self.depth)]
-        self.gain, rate_a, rate_w = problem.scaling.measure_limit()
+        self.gain, rate_a, rate_w = problem.in_plane.measure_limit()
         self.p = data.samples
         self.c = data.outputs
         self.power = network.weight_std**2
@@ -131,7 +131,7 @@ class Window:
         phi = [now[key][end, end] for key in self.problem.keys("Phi")]
         g = [now[key][end_g, end_g] for key in self.problem.keys("G")]
         rate, loss, y = self.problem.training.learning_rate / p, self.problem.loss_function, self.problem.data.y
-        k = tangent_of(self.problem, self.problem.scaling.measure_limit(), phi, g).reshape(p * self.c, -1)
+        k = tangent_of(self.problem, self.problem.in_plane.measure_limit(), phi, g).reshape(p * self.c, -1)
         path = list(now["f"])
         while len(path) < self.times:
             f = path[-1].clone()

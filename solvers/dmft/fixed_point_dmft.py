@@ -134,7 +134,7 @@ class FixedPointDMFT:
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem that this solver does not take."""
-        problem.scaling.measure_limit()
+        problem.in_plane.measure_limit()
         snapshot_steps(self.snapshots, problem.training)
         network, data = problem.perceptron, problem.data
         if network.bias_std or network.residual is not None:
@@ -225,7 +225,7 @@ def _solution(
         kernels[key] = TwoTimeKernel(recorded, factor[list(recorded)].contiguous())
     steps = tuple(t for t in snapshot_steps(solver.snapshots, problem.training) if t < times)
     at = {t: [[kernels[key].at(t, t) for key in network.keys(kind)] for kind in ("Phi", "G")] for t in steps}
-    limit = problem.scaling.measure_limit()
+    limit = problem.in_plane.measure_limit()
     return Solution(
         problem=problem,
         solver=settings(solver),

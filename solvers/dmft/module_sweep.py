@@ -46,7 +46,7 @@ class ModuleSweep(Growing):
         data = Samples(problem.data.x, problem.data.y, problem.data.x_test)
         self.problem, self.population, self.shard = problem, population, population.shard
         self.network = ModuleLimit(
-            problem.architecture, problem.scaling, data, problem.loss_function, population, tolerances, limit
+            problem.architecture, problem.in_plane, data, problem.loss_function, population, tolerances, limit
         )
         self.names, self.norm, self.initial_state = self.network.names, self.network.norm, self.network.initial_state
         self.keys = {p.name: p.key for p in problem.architecture.description}

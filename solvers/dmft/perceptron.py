@@ -67,7 +67,7 @@ class LimitNetwork:
         self.problem, self.population, self.shard = problem, population, population.shard
         self.act, self.depth = network.nonlinearity, network.depth
         self.tolerance, self.coarse = tolerances
-        self.gain, self.rate_a, self.rate_w = problem.scaling.measure_limit()
+        self.gain, self.rate_a, self.rate_w = problem.in_plane.measure_limit()
         self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
         self.branch = branch(network)
         self.x, self.y = _coordinates(problem).to(population.like), problem.data.y.to(population.like)

@@ -106,7 +106,7 @@ class Sweep(Growing):
             kernels |= _at_snapshots(steps, kept, network.depth, shard)
         names = [problem.keys(kind) for kind in ("Phi", "G")]
         fields = [[shard.gather(h) for h in snapshot.h] for snapshot in kept] if keep_neurons else []
-        limit = problem.scaling.measure_limit()
+        limit = problem.in_plane.measure_limit()
         tangents = [tangent_of(problem, limit, *([kernels[n].at(t) for n in own] for own in names)) for t in steps]
         ends = run.noted[-1] if run.noted else {}
         sides = zip(names[0][:-1], names[1][1:], strict=True) if ends else ()

@@ -16,6 +16,8 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.problem.problem import Problem
+from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.units import layers, module_width
 from meanfield.solution.solution import Solution, Status
 from solvers.finite.module_run import ModuleRun
 from solvers.finite.modules import must_suit_modules
@@ -42,7 +44,7 @@ class FiniteWidth:
     """
 
     width: int = 512
-    """Neurons in each hidden layer; n of a module"""
+    """Neurons in each hidden layer; n of a module; in a standard parameterization the multiple of its widths"""
     seed: int = 0
     """Of the initial weights"""
     dtype: str = "float64"
@@ -52,7 +54,8 @@ class FiniteWidth:
     snapshots: Sequence[int] = (0, -1)
     """Steps at which neurons and kernels are recorded; -1 is the last"""
     keep_neurons: bool = True
-    """Record neurons of perceptrons at snapshots, of which kernels are made when they are looked at; otherwise kernels are made at once"""
+    """Record neurons of perceptrons at snapshots, of which kernels are made when they are looked at; otherwise, and in the standard
+    parameterizations, kernels are made at once"""
     batch: int | None = None
     """Seeds trained at once; if left out as many as are faster together (on a GPU as many as fit), which round differently from one alone
     (1e-15 of f, 1e-6 in float32) and share the steps of gradient flow's integrator. With 1 each has the bits of a network alone"""
@@ -95,7 +98,7 @@ class FiniteWidth:
                 f"loss={problem.loss_function.name.split()[0]!r}"
             )
         if problem.trial is not None:
-            must_suit_modules(problem.architecture, problem.scaling, self.width)
+            must_suit_modules(problem.architecture, problem.scaling, self._module_width(problem))
             must_be_apart(problem.architecture, problem.data.x)
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
 
@@ -106,11 +109,9 @@ class FiniteWidth:
         training, weights = problem.training, self._numbers(problem)[0]
         copies = (INTEGRATOR - 3) * (training.optimiser == "gradient_flow") + bool(training.momentum)  # of the weights
         own = at_once * (self.bytes_per_seed(problem) + copies * weights * self._itemsize)
-        made = (
-            0 if self.keep_neurons and problem.trial is None else snapshots
-        )  # kernels that are not made when looked at
+        made = 0 if self._keeps(problem) else snapshots  # kernels that are not made when looked at
         if problem.trial is None:
-            own += seeds * problem.perceptron.depth * factors(problem, made, self.width)
+            own += seeds * sum(factors(problem, made, n) for n in self._layers(problem))
         else:
             rows = problem.data.samples * problem.data.outputs * problem.gradients_recorded
             own += min(MOST, rows * weights * self._itemsize) if made else 0
@@ -160,24 +161,37 @@ class FiniteWidth:
         """Neurons at the snapshots, and the state, of one network that is trained"""
         if problem.trial is not None:
             outputs = problem.data.outputs if problem.gradients_recorded else 0
-            per_snapshot = problem.trial.kept * self.width * problem.data.samples * (1 + outputs)
+            per_snapshot = problem.trial.kept * self._module_width(problem) * problem.data.samples * (1 + outputs)
             return (len(self.snapshots) * per_snapshot + self._numbers(problem)[0]) * self._itemsize
-        n, depth, data = self.width, problem.perceptron.depth, problem.data
-        per_snapshot = n * depth * data.samples * (1 + data.outputs)
-        per_snapshot += n * (data.inputs + data.outputs + 1) if depth == 1 else 0
-        snapshots = len(self.snapshots) if self.keep_neurons else 0
+        widths, data = self._layers(problem), problem.data
+        per_snapshot = sum(widths) * data.samples * (1 + data.outputs)
+        per_snapshot += widths[0] * (data.inputs + data.outputs + 1) if len(widths) == 1 else 0
+        snapshots = len(self.snapshots) if self._keeps(problem) else 0
         return (snapshots * per_snapshot + self._numbers(problem)[0]) * self._itemsize
 
     def _numbers(self, problem: Problem) -> tuple[int, int]:
         """Weights, and fields of one step"""
         batch = problem.training.batch_size
         if problem.trial is not None:
-            own = sum(math.prod(p.shape(self.width)) for p in problem.architecture.description)
-            return own, int(problem.trial.numbers(self.width) * (problem.data.points + (batch or 0)))
-        n, depth, data = self.width, problem.perceptron.depth, problem.data
-        weights = n * (data.inputs + data.outputs + 2) + (depth - 1) * n * (n + 1)
-        recorded = 0 if batch is None else 2 * min(n * data.points, POINTS_AT_ONCE)
-        return weights, 4 * n * depth * (batch or data.points) + recorded
+            n = self._module_width(problem)
+            own = sum(math.prod(p.shape(n)) for p in problem.architecture.description)
+            return own, int(problem.trial.numbers(n) * (problem.data.points + (batch or 0)))
+        widths, data = self._layers(problem), problem.data
+        weights = sum(n * (below + 1) for n, below in zip(widths, (data.inputs, *widths), strict=False))
+        weights += widths[-1] * (data.outputs + 1)
+        recorded = 0 if batch is None else 2 * min(max(widths) * data.points, POINTS_AT_ONCE)
+        return weights, 4 * sum(widths) * (batch or data.points) + recorded
+
+    def _module_width(self, problem: Problem) -> int:
+        return module_width(problem.scaling, self.width)
+
+    def _layers(self, problem: Problem) -> tuple[int, ...]:
+        """Neurons of each hidden layer of a perceptron"""
+        return layers(problem.perceptron, problem.scaling, problem.data.inputs, self.width).widths
+
+    def _keeps(self, problem: Problem) -> bool:
+        """Whether solutions have the neurons"""
+        return self.keep_neurons and problem.trial is None and isinstance(problem.scaling, Scaling)
 
     @property
     def _itemsize(self) -> int:
@@ -187,7 +201,7 @@ class FiniteWidth:
     def _train(self, problem: Problem, seeds: Sequence[int], previous: Solution | None = None) -> list[Solution]:
         like = torch.empty(0, dtype=checks.DTYPES[self.dtype], device=self.device)
         if problem.trial is None:
-            networks = Networks(problem, self.width, seeds, like, self.keep_neurons)
+            networks = Networks(problem, self.width, seeds, like, self._keeps(problem))
         else:
             networks = ModuleRun(problem, self.width, seeds, like)
         steps = snapshot_steps(self.snapshots, problem.training)

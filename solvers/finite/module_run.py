@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
+from meanfield.scaling.units import module_width
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
 from solvers.finite.modules import ModuleNetworks, ModulePass
@@ -37,7 +38,8 @@ class ModuleRun(ModuleNetworks, Method):
 
     def __init__(self, problem: Problem, width: int, seeds: Sequence[int], like: Tensor) -> None:
         data = Samples(problem.data.x, problem.data.y, problem.data.x_test)
-        super().__init__(problem.architecture, problem.scaling, width, seeds, data, problem.loss_function, like)
+        n = module_width(problem.scaling, width)
+        super().__init__(problem.architecture, problem.scaling, n, seeds, data, problem.loss_function, like)
         self.problem, self.y = problem, self.data.y
 
     def state_of(self, solution: Solution) -> State:

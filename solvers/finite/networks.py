@@ -15,6 +15,8 @@ from torch import Tensor
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.layered import branch
 from meanfield.problem.problem import Problem
+from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.units import layers
 from meanfield.solution.field_kernels import FieldKernels
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
@@ -58,17 +60,18 @@ class Networks(Method):
         self.x = data.x if problem.training.batch_size else self._here(data.x)
         self.x_test = data.x_test
         self.y = self._here(data.y)
-        self.sigma = problem.scaling.output_multiplier(width)
-        self.rate_a, self.rate_w = problem.scaling.learning_rate_multipliers(width)
-        n, depth = width, self.network.depth
-        self.shapes: dict[str, tuple[int, ...]] = {"W0": (n, data.inputs)}
-        self.shapes |= {f"W{l}": (n, n) for l in range(1, depth)} | {"a": (n, data.outputs)}
+        own = layers(self.network, problem.scaling, data.inputs, width)
+        self.sigma, self.widths = own.sigma, own.widths
+        below = (data.inputs, *own.widths)
+        self.shapes: dict[str, tuple[int, ...]] = {f"W{l}": (n, below[l]) for l, n in enumerate(own.widths)}
+        self.shapes["a"] = (below[-1], data.outputs)
         if self.network.bias_std:
-            self.shapes |= {f"b{l}": (n, 1) for l in range(depth)} | {"b": (data.outputs,)}
+            self.shapes |= {f"b{l}": (n, 1) for l, n in enumerate(own.widths)} | {"b": (data.outputs,)}
         self.names = tuple(self.shapes)
-        self.rates = [self.rate_a if name in ("a", "b") else self.rate_w for name in self.names]
+        self.rates = [own.rates[name] for name in self.names]
         self.seeds = tuple(seeds)
-        self.frozen = self._frozen() if problem.scaling.frozen != "none" else None
+        scaling = problem.scaling
+        self.frozen = self._frozen(scaling) if isinstance(scaling, Scaling) and scaling.frozen != "none" else None
 
     def initial_state(self) -> State:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # each seed has a generator of its own
@@ -137,7 +140,7 @@ class Networks(Method):
         }
         if previous is not None:
             particles = dict(previous.particles) | particles
-            steps, fields = _joined(previous, steps, fields)
+            steps, fields = _joined(previous, steps, fields, wanted)
         chosen = [i for i, step in enumerate(steps) if step in wanted]
         steps, fields = [steps[i] for i in chosen], {name: field[chosen] for name, field in fields.items()}
         source = FieldKernels(self.problem, steps, fields, str(self.like.device)) if steps else None
@@ -166,18 +169,18 @@ class Networks(Method):
         if bias:
             h[0] = h[0] + bias * p["b0"]
         for l in range(1, self.network.depth):
-            new = std * torch.bmm(p[f"W{l}"], self.phi(h[-1])) / math.sqrt(self.width)
+            new = std * torch.bmm(p[f"W{l}"], self.phi(h[-1])) / math.sqrt(self.widths[l - 1])
             if bias:
                 new = new + bias * p[f"b{l}"]
             h.append(h[-1] + branch(self.network) * new if skip else new)
         f = std * torch.bmm(self.phi(h[-1]).transpose(1, 2), p["a"])
         if bias:
-            f = f + bias * math.sqrt(self.width) * p["b"][:, None, :]
+            f = f + bias * math.sqrt(self.widths[-1]) * p["b"][:, None, :]
         return self.sigma * f, h
 
-    def _frozen(self) -> list[Tensor]:
+    def _frozen(self, scaling: Scaling) -> list[Tensor]:
         """The part of the outputs (E, P, C) that stays as it was at step 0, at training and at test samples (equation 62)"""
-        share, start = self.problem.scaling.frozen_multiplier(self.width) / self.sigma, self.initial_state()
+        share, start = scaling.frozen_multiplier(self.width) / self.sigma, self.initial_state()
         return [share * self._seen(start, x) for x in (self.x, self.x_test) if x is not None]
 
     def _measure(self, parameters: State, e: int) -> ParticleMeasure:
@@ -201,9 +204,11 @@ def generator(seed: int, width: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(entropy))
 
 
-def _joined(previous: Solution, steps: list[int], fields: dict[str, Tensor]) -> tuple[list[int], dict[str, Tensor]]:
-    """Snapshots of a resumed run behind those of the run that it continues."""
-    old = [i for i, step in enumerate(previous.snapshots) if step not in steps]
+def _joined(
+    previous: Solution, steps: list[int], fields: dict[str, Tensor], wanted: Sequence[int]
+) -> tuple[list[int], dict[str, Tensor]]:
+    """Snapshots of a resumed run behind those of the run that it continues, as far as they are wanted."""
+    old = [i for i, step in enumerate(previous.snapshots) if step in wanted and step not in steps]
     if not old:
         return steps, fields
     if not previous.fields:

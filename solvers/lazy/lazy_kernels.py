@@ -15,6 +15,7 @@ from meanfield.kernels.spectrum import KernelSpectrum, spectrum
 from meanfield.problem.problem import Problem
 from meanfield.scaling.plane import initial_exponent
 from meanfield.scaling.scaling import Scaling, settled
+from meanfield.scaling.standard import Standard
 
 Kernel = Literal["analytic"]
 
@@ -61,7 +62,8 @@ def lazy_kernels(problem: Problem, kernel: Kernel | Tensor, random: bool) -> Laz
 def _analytic(problem: Problem, x: Tensor, random: bool) -> tuple[Tensor, Tensor | None]:
     """K (Q, P) and the covariance of f0 (Q, Q) (equation 43)"""
     scaling, network, p = problem.scaling, problem.network, problem.data.samples
-    if scaling.frozen != "none":  # its covariance is that of the exponents of ntk(), and the kernel is the same
+    if isinstance(scaling, Scaling) and scaling.frozen != "none":
+        # its covariance is that of the exponents of ntk(), and the kernel is the same
         scaling = replace(scaling, q_sigma=-0.5, q_a=0.0, q_w=0.0, frozen="none")
     if random:
         distinct, place = _distinct(x)
@@ -83,9 +85,15 @@ def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[first[order]], order.argsort()[group]
 
 
-def has_random_start(scaling: Scaling) -> bool:
+def has_random_start(scaling: Scaling | Standard) -> bool:
     """Whether f0 stays random at infinite width"""
-    return initial_exponent(scaling) >= 0
+    return isinstance(scaling, Standard) or initial_exponent(scaling) >= 0
+
+
+def _off_line(scaling: Scaling) -> bool:
+    """Whether it is none of those with a finite kernel"""
+    off = any(settled(q + 1 + 2 * scaling.q_sigma) for q in (scaling.q_a, scaling.q_w))
+    return off or settled(scaling.q_sigma + 1) < 0 or settled(scaling.q_sigma + 0.5) > 0
 
 
 def check_lazy(problem: Problem) -> None:
@@ -96,8 +104,7 @@ def check_lazy(problem: Problem) -> None:
             f"lazy limits take one row of outputs for each sample: received targets of shape {tuple(problem.data.y.shape)}, "
             "with positions; mf.nngp_and_ntk(network, scaling, x) has their kernels, FiniteWidth and CausalDMFT train them"
         )
-    off_line = any(settled(q + 1 + 2 * scaling.q_sigma) for q in (scaling.q_a, scaling.q_w))
-    if off_line or settled(scaling.q_sigma + 1) < 0 or settled(scaling.q_sigma + 0.5) > 0:
+    if isinstance(scaling, Scaling) and _off_line(scaling):
         raise ValueError(
             f"the scaling {scaling.name!r} (q_sigma={scaling.q_sigma:g}, q_a={scaling.q_a:g}, q_w={scaling.q_w:g}) has no lazy limit "
             "with a finite kernel, which needs q_a = q_w = -1 - 2 q_sigma and -1 <= q_sigma <= -1/2: take ntk(), mean_field(gamma0) "

@@ -14,6 +14,7 @@ from meanfield.checking.arguments import checked
 from meanfield.kernels.process import draws
 from meanfield.kernels.spectrum import KernelSpectrum, unstable
 from meanfield.problem.problem import Problem
+from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution
 from solvers.lazy.lazy_kernels import Kernel, LazyKernels, check_lazy, has_random_start, lazy_kernels
 from solvers.running.descent import step_of
@@ -263,7 +264,10 @@ def statistics(found: KernelSpectrum, problem: Problem, jitter: float = 0.0) -> 
         "remaining_error": found.remaining_error,
     }
     scaling = problem.scaling
-    if scaling.trained.is_mean_field and (gamma0 := 1 / (scaling.sigma * scaling.reference_width)) > _LAZY:
+    gamma0 = 0.0
+    if isinstance(scaling, Scaling) and scaling.trained.is_mean_field:
+        gamma0 = 1 / (scaling.sigma * scaling.reference_width)
+    if gamma0 > _LAZY:
         reported["warning"] = (
             f"gamma0 = {gamma0:g} is far from lazy: networks in this scaling learn features, and are off this limit by a share of order "
             f"gamma0^2; take WassersteinFlow (depth 1) or CausalDMFT, gamma0 of at most {_LAZY:g}, or scaling=ntk()"

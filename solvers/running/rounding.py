@@ -9,7 +9,7 @@ from meanfield.problem.problem import Problem
 
 def learned(problem: Problem) -> float:
     """How far training moves the neurons, of their own size: |Delta| at f = 0, root mean square over samples, over Gamma"""
-    y, scaling = problem.data.y, problem.scaling
+    y, scaling = problem.data.y, problem.in_plane
     delta = problem.loss_function.delta(torch.zeros_like(y), y)
     return (float(delta.square().sum(-1).mean().sqrt()) or 1.0) / scaling.products(scaling.reference_width).gamma
 

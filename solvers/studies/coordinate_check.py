@@ -55,15 +55,15 @@ def coordinate_check(
         raise ValueError(f"a power needs at least 3 widths: received {widths}")
     if len(chosen) < 3:
         raise ValueError(f"an interval needs at least 3 seeds: received {chosen}")
-    if problem.scaling.frozen != "none":
+    if problem.in_plane.frozen != "none":
         raise ValueError(
-            f"the scaling {problem.scaling.name!r} keeps a part of the outputs as it starts, which this check does not know: take "
+            f"the scaling {problem.in_plane.name!r} keeps a part of the outputs as it starts, which this check does not know: take "
             "mf.mean_field(gamma0)"
         )
     few, solver = _few(problem, points, asked[-1]), solver or FiniteWidth(dtype="float32")
     for n in widths:
         replace(solver, width=n, snapshots=()).check(few, len(chosen))
-    sizes = () if samples is None or not problem.scaling.is_mean_field else (samples, 2 * samples)
+    sizes = () if samples is None or not problem.in_plane.is_mean_field else (samples, 2 * samples)
     limits = [CausalDMFT(s, tolerance=1e-2 if few.is_linear else None, device=solver.device) for s in sizes]
     for limit in limits:
         limit.check(few)
@@ -86,7 +86,7 @@ def coordinate_check(
     told = {"data": problem.data.name, "learning rate": f"{problem.training.learning_rate:g}"}
     given = () if remark else sizes
     return CoordinatesReport(
-        problem.network_name, problem.scaling, widths, len(chosen), asked, given, coordinates, remark, told
+        problem.network_name, problem.in_plane, widths, len(chosen), asked, given, coordinates, remark, told
     )
 
 
@@ -155,7 +155,7 @@ def _coordinate(
     limits: Sequence[Runs],
 ) -> Coordinate:
     _, place, kind = key
-    powers = [expected_power(problem.scaling, place, kind, step > 0) for step in steps]  # type: ignore[arg-type]
+    powers = [expected_power(problem.in_plane, place, kind, step > 0) for step in steps]  # type: ignore[arg-type]
     squares = [_squares(runs, key, len(steps)) for runs in nets]
     of_limit = [_squares(runs, key, len(steps)) for runs in limits] or [np.full((len(steps), 1), np.nan)] * 2
     (values, errors), (limit, limit_errors) = _summary(squares), _summary(of_limit)

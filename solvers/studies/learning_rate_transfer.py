@@ -113,7 +113,7 @@ def _asked(
     quiet: dict[str, Any] = {"snapshots": (), "progress": False, "raise_on_failure": False}
     nets = replace(solver or FiniteWidth(), keep_neurons=False, **quiet)
     sized = [replace(nets, width=width) for width in sorted(checks.integers("widths", widths, 1))]
-    if limit is None and _has_limit(problem.scaling):
+    if limit is None and _has_limit(problem.in_plane):
         limit = CausalDMFT(groups=2, two_time=False, keep_neurons=False)
     infinite = None if limit is None else replace(limit, **quiet)
     for one in asked:
@@ -155,6 +155,6 @@ def _told(problem: Problem, test: bool) -> dict[str, str]:
         "data": problem.data.name,
         "samples": f"{points - trained} test" if test else f"{trained} training",
         "network": problem.network_name,
-        "scaling": problem.scaling.name,
+        "scaling": problem.in_plane.name,
         "steps": f"{problem.training.steps}",
     }

@@ -40,14 +40,14 @@ def measured_exponents(
     ):
         if wrong:
             raise ValueError(message)
+    predicted = exponents(problem.in_plane)
     solver = replace(solver or FiniteWidth(), snapshots=(0, -1), keep_neurons=True, raise_on_failure=True)
     nets = (replace(solver, width=n).ensemble(problem, chosen) for n in widths)
     squares = np.array([[_squares(net) for net in same] for same in nets])  # (widths, seeds, quantities)
-    predicted = exponents(problem.scaling)
     laws = {
         name: _law(name, np.array(widths, dtype=float), squares[..., i], predicted) for i, name in enumerate(POWERS)
     }
-    return PowersReport(problem.scaling, widths, len(chosen), problem.training.steps, laws)
+    return PowersReport(problem.in_plane, widths, len(chosen), problem.training.steps, laws)
 
 
 def _squares(net: Solution) -> list[float]:

@@ -41,18 +41,18 @@ class Proxy:
         reference_width = checks.integer("reference_width", reference_width, 1)
         named = self.scaling
         scaling = named if isinstance(named, Scaling) else checks.lookup("scaling", named, NAMED)()
-        return replace(problem, scaling=scaling.matching(problem.scaling, reference_width))
+        return replace(problem, scaling=scaling.matching(problem.in_plane, reference_width))
 
     def outputs(self, problem: Problem, reference_width: int, seeds: Sequence[int]) -> np.ndarray:
         """(seeds, T+1, Q) outputs, those that grow with the width at the scale of the reference width; one run if nothing is random"""
         asked = self.problem(problem, reference_width)
         found = _runs(self.solver, asked, seeds[: self._draws(asked, len(seeds))])
-        grows = exponents(asked.scaling).f > 0
+        grows = exponents(asked.in_plane).f > 0
         return np.stack([_outputs(rescaled(s) if grows and s.width is not None else s) for s in found])
 
     def _draws(self, asked: Problem, most: int) -> int:
         """How many runs differ in more than their sampling error: of a limit without a random start one alone"""
-        return most if isinstance(self.solver, FiniteWidth) or has_random_start(asked.scaling) else 1
+        return most if isinstance(self.solver, FiniteWidth) or has_random_start(asked.in_plane) else 1
 
 
 def five_limits(particles: int = 2**9) -> dict[str, Proxy]:
@@ -88,7 +88,7 @@ def proxy_comparison(
     of_limit = chosen if limit_seeds is None else checks.seeds(limit_seeds, "limit_seeds")
     if len(chosen) < 4:
         raise ValueError(f"a Gaussian fit of the networks needs at least 4 seeds: received {len(chosen)}")
-    if problem.scaling.frozen == "added":
+    if problem.in_plane.frozen == "added":
         raise ValueError(
             "with frozen='added' the networks of the reference width are others than those of the other scalings"
         )

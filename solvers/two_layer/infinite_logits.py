@@ -83,10 +83,10 @@ class InfiniteLogitsLimit:
     def __call__(self, problem: Problem) -> Solution:
         self.check(problem)
         measure = self._flow.initial_measure(problem)
-        if readout_exponent(problem.scaling) > 0:  # what a starts from is forgotten
+        if readout_exponent(problem.in_plane) > 0:  # what a starts from is forgotten
             measure.a.zero_()
         f0 = initial_outputs(problem, self.f0, self.seed).to(measure.a)
-        if exponents(problem.scaling).f0 < 0:
+        if exponents(problem.in_plane).f0 < 0:
             f0.zero_()
         return self._run(problem, measure.m, (measure.a, measure.w, measure.a.new_zeros(f0.shape[1])), f0, None)
 
@@ -105,7 +105,7 @@ class InfiniteLogitsLimit:
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
-        scaling, found = problem.scaling, classify(problem.scaling)
+        scaling, found = problem.in_plane, classify(problem.in_plane)
         if problem.perceptron.depth != 1:
             raise ValueError(
                 f"InfiniteLogitsLimit solves networks of depth 1: received depth {problem.perceptron.depth}; take FiniteWidth, or "
@@ -151,12 +151,12 @@ class InfiniteLogitsLimit:
 
     def _solution(self, method: _AtInfinity, run: Trajectory, previous: Solution | None) -> Solution:
         flow, particles = method.after, run.captured
-        problem, e = flow.problem, exponents(flow.problem.scaling)
+        problem, e = flow.problem, exponents(flow.problem.in_plane)
         measures = {step: measure.to("cpu") for step, measure in particles.items()}
-        source = MeasureKernels(problem, measures, rescaled_limit(problem.scaling), self.device)
+        source = MeasureKernels(problem, measures, rescaled_limit(problem.in_plane), self.device)
         kept = run.named_state(_STATE) | {"m": flow.m, "f0": method.f0}
         powers = {"initial_exponent": max(0.0, e.f0), "output_exponent": e.f}
-        powers["readout_exponent"] = readout_exponent(problem.scaling)
+        powers["readout_exponent"] = readout_exponent(problem.in_plane)
         return Solution(
             problem=problem,
             solver=settings(self),
@@ -178,8 +178,8 @@ class _AtInfinity(Method):
 
     def __init__(self, problem: Problem, m: Tensor, solver: InfiniteLogitsLimit, f0: Tensor, started: bool) -> None:
         asked = problem.loss_function
-        limit = rescaled_limit(problem.scaling)
-        finite = asked.at_finite_logits() if exponents(problem.scaling).f0 <= 0 else asked.at_infinite_logits()
+        limit = rescaled_limit(problem.in_plane)
+        finite = asked.at_finite_logits() if exponents(problem.in_plane).f0 <= 0 else asked.at_infinite_logits()
         self.before = MeasureFlow(replace(problem, loss=finite), m, solver.engine, limit)
         self.after = MeasureFlow(solver.stated(problem), m, solver.engine, limit)
         self.f0, self.started = f0, started
@@ -219,7 +219,7 @@ def rescaled(solution: Solution) -> Solution:
     f is divided by (N/N*)^e (at step 0 by its own power), and so are kernels, particles and fields as InfiniteLogitsLimit has them.
     The solution cannot be resumed. ValueError for a limit, and for scalings in which outputs stay finite.
     """
-    scaling, width = solution.problem.scaling, solution.width
+    scaling, width = solution.problem.in_plane, solution.width
     e, a = exponents(scaling), readout_exponent(scaling)
     if width is None or solution.solver.get("rescaled") or e.f <= 0:
         raise ValueError(

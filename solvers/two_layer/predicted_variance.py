@@ -69,7 +69,7 @@ def predicted_variance(
     a, w, m = (t.clone() for t in measure.tensors)  # a cloud that was given stays as it is
     m, b = m.requires_grad_(), torch.zeros(c, dtype=torch.float64, requires_grad=True)
     # N times the variance of a network's readout bias
-    own = (problem.scaling.measure_limit().gamma * problem.perceptron.bias_std) ** 2
+    own = (problem.in_plane.measure_limit().gamma * problem.perceptron.bias_std) ** 2
     activation = _softened(problem.perceptron.nonlinearity, checks.positive("kink_width", kink_width))
     f, stride = _final_outputs(problem, a, w, m, b, x, activation)
     if problem.perceptron.nonlinearity.kinks and stride > kink_width:
@@ -94,7 +94,7 @@ def _final_outputs(
     mean square step of a preactivation.
     """
     network, training, loss = problem.perceptron, problem.training, problem.loss_function
-    gain, rate_a, rate_w = problem.scaling.measure_limit()
+    gain, rate_a, rate_w = problem.in_plane.measure_limit()
     train, y, std = problem.data.samples, problem.data.y, network.weight_std
     stride = 0.0
     for _ in range(training.steps):

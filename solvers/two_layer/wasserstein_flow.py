@@ -112,10 +112,10 @@ class WassersteinFlow:
             raise ValueError(
                 f"WassersteinFlow solves networks of depth 1: received depth {problem.perceptron.depth}; CausalDMFT takes any depth"
             )
-        problem.scaling.trained.measure_limit()
-        if self.f0 is not None and problem.scaling.frozen == "none":
+        problem.in_plane.trained.measure_limit()
+        if self.f0 is not None and problem.in_plane.frozen == "none":
             raise ValueError(
-                f"f0 was given, but the scaling {problem.scaling.name!r} has no frozen part: leave it out, or take ic_mean_field"
+                f"f0 was given, but the scaling {problem.in_plane.name!r} has no frozen part: leave it out, or take ic_mean_field"
             )
         self.check_particles(problem)
 
@@ -206,12 +206,12 @@ class WassersteinFlow:
 
     def _frozen(self, problem: Problem, like: Tensor) -> Tensor | None:
         """(P + P_test, C) the part of the output that is not trained"""
-        return None if problem.scaling.frozen == "none" else initial_outputs(problem, self.f0, self.seed).to(like)
+        return None if problem.in_plane.frozen == "none" else initial_outputs(problem, self.f0, self.seed).to(like)
 
     def _run(
         self, problem: Problem, m: Tensor, state: State, frozen: Tensor | None, previous: Solution | None, shard: Shard
     ) -> Solution:
-        method = MeasureFlow(problem, m, self.engine, problem.scaling.trained.measure_limit(), frozen, shard)
+        method = MeasureFlow(problem, m, self.engine, problem.in_plane.trained.measure_limit(), frozen, shard)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
         training, rtol = problem.training, tolerance(self.rtol, problem.has_kinks, m.dtype)
         flow = Flow(
@@ -237,7 +237,7 @@ class WassersteinFlow:
         state, first = {} if run.status.blew_up else method.whole_state(run), shard.ranks.first
         clouds = {step: q.gathered(shard) if isinstance(q, Cloud) else q for step, q in particles.items()}
         kept = {step: measure.to("cpu") for step, measure in clouds.items() if measure is not None}
-        source = MeasureKernels(problem, kept, problem.scaling.trained.measure_limit(), self.device)
+        source = MeasureKernels(problem, kept, problem.in_plane.trained.measure_limit(), self.device)
         if not shard.whole:  # all processes take part in the sums
             source = replace(source, particles=particles, total=shard.total)
         return Solution(

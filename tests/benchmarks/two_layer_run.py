@@ -17,7 +17,7 @@ def by_hand(asked: mf.Problem, measure: mf.ParticleMeasure) -> Tensor:
     """f (T+1, P, C) by autograd over one N x P matrix (with mini-batches N x batch, and N x P to record f)"""
     a, w, m = measure.a.clone().requires_grad_(), measure.w.clone().requires_grad_(), measure.m[:, None]
     x, y, phi = asked.perceptron.inputs(asked.data.x).to(w), asked.data.y.to(w), asked.perceptron.nonlinearity.phi
-    gain, rate_a, rate_w = asked.scaling.measure_limit()
+    gain, rate_a, rate_w = asked.in_plane.measure_limit()
     training, records = asked.training, []
     batches = list(training.batches(len(x)))
     for step in range(training.steps + 1):
