@@ -185,6 +185,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "Solution.preactivations": Call(flow.preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
         "Solution.preactivations of a network": Call(nets[0].preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
         "Standard.layers": Call(mf.Standard((4,)).layers, {"network": mf.Network()}),
+        "Standard.output_multiplier": Call(mf.Standard((4,)).output_multiplier, {"width": 4}),
         "Training.records": Call(mf.Training().records, {"step": 0}),
         "Training.batches": Call(_drawn, {"samples": 3, "first": 0}),
         "Standard": Call(mf.Standard, {"widths": (4,), "improved": True}),
