@@ -358,3 +358,36 @@ def test_other_code_of_a_part_is_another_network(tmp_path, monkeypatch):
 def test_names_of_observables_are_not_for_recorded_tensors(name):
     with pytest.raises(ValueError, match=f"names that nothing else has: received '{name}'"):
         mf.Architecture(Attending, record={name: "weights"})
+
+
+def test_a_folder_of_other_code_is_told_by_the_code(tmp_path, monkeypatch):
+    def of(phi):
+        return problem(lambda n: any_networks.Perceptron(n, 64, phi=phi), 1)
+
+    def sweep(asked):
+        return width_sweep(asked, (8,), 2, folder=tmp_path / "nets", progress=False)
+
+    first = of(torch.tanh)
+    sweep(first)
+    assert len(sweep(of(torch.tanh))) == 2
+    with pytest.raises(ValueError, match=r"another run: .*nc is of another network than '<lambda>', or of other code"):
+        sweep(of(torch.relu))
+    monkeypatch.setattr("meanfield.network.architecture._MADE", {})  # as in a process that never saw it
+    with pytest.raises(
+        ValueError, match=r"another run: .*'<lambda>', whose code is not that of '<lambda>' or cannot be"
+    ):
+        sweep(of(torch.relu))
+
+
+def test_changed_code_is_told_once_for_a_folder(tmp_path, monkeypatch):
+    width_sweep(problem(Recurrent, 1), (8,), 3, folder=tmp_path, progress=False)
+
+    class Recurrent2(Recurrent):
+        pass
+
+    monkeypatch.setattr("meanfield.network.architecture._MADE", {})
+    monkeypatch.setattr(any_networks, "Recurrent", Recurrent2)
+    with pytest.warns(UserWarning, match="is not what it was") as told:
+        kept = [mf.load(path) for path in sorted(tmp_path.glob("*.nc"))]
+    assert len(kept) == 3
+    assert len(told) == 1

@@ -210,7 +210,12 @@ def test_a_sweep_goes_on_with_what_is_missing(shell, tmp_path):
     assert len([*(tmp_path / "nets").iterdir()]) == 2
     assert first.stat().st_mtime_ns == before
     other = command.replace("rectified", "Net")
-    assert "cannot be loaded: its network 'partial' is code" in shell(f"{other} --seeds 2", code=2)
+    err = shell(f"{other} --seeds 2", code=2)
+    assert (
+        "nets holds another run: width000008_seed0000.nc is of the network 'partial', whose code is not that of 'Net'"
+        in err
+    )
+    assert "give an empty folder, or a class or function that Python can import" in err
 
 
 _INTERRUPTED = """

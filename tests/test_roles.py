@@ -176,6 +176,7 @@ def test_what_an_architecture_says_beside_its_builder():
         (dict(weight_std=0.0), "weight_std must be positive"),
         (dict(weight_std={"a.*": 1.0}), r"weight_std must name parameters: received 'a\.\*'; known: tok.weight"),
         (dict(rate={"tok.*": -1.0}), r"rate\['tok\.\*'\] must be positive"),
+        (dict(rate={"tok.*": 0}), r"rate\['tok\.\*'\] must be positive.*stay as they start are frozen=\('tok\.\*',\)"),
         (dict(rate=2.0), "rate must be a dictionary of numbers"),
         (dict(frozen="tok.*"), "frozen must be a sequence of texts"),
         (dict(frozen=("nothing",)), "frozen must name parameters"),

@@ -117,7 +117,13 @@ def _first(pairs: Patterned, parameter: Parameter, otherwise: T) -> T | float:
 def _pairs(what: str, given: object, description: Description) -> Patterned:
     if not isinstance(given, (Mapping, tuple)):
         raise ValueError(f"{what} must be a mapping of patterns to numbers: received {checks.shown(given)}")
-    pairs = given.items() if isinstance(given, Mapping) else given
+    pairs = tuple(given.items()) if isinstance(given, Mapping) else given
+    if what == "rate" and (
+        still := [pattern for pattern, value in pairs if value == 0 and isinstance(value, (int, float))]
+    ):
+        raise ValueError(
+            f"rate[{still[0]!r}] must be positive: received 0; parameters that stay as they start are frozen=({still[0]!r},)"
+        )
     return tuple((_fitting(what, p, description), checks.positive(f"{what}[{p!r}]", value)) for p, value in pairs)
 
 

@@ -17,7 +17,7 @@ class CodeMissing(ValueError):
     """A network whose code this process does not have"""
 
     def __init__(self, name: str, source: str) -> None:
-        self.source = source
+        self.name, self.source = name, source
         """Where it was, "package.module:Name"; empty where no import finds it"""
         self.what = f"its network {name!r} is code, which files do not hold"
         remedy = "import the module that has it first, or give the class or function, mf.load(path, network=Net)"

@@ -14,6 +14,7 @@ from meanfield.checking.arguments import checked
 from meanfield.checking.warning import warn
 from meanfield.files import storage
 from meanfield.files.sealed import DamagedFile
+from meanfield.network.recalled import CodeMissing
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution, Status
 from solvers.finite.finite_width import FiniteWidth
@@ -197,12 +198,21 @@ class _Store:
         except DamagedFile as error:
             warn(f"{error}: where this network is asked for, it is trained again")
             return None
+        except ValueError as error:
+            if not isinstance(error.__cause__, CodeMissing):
+                raise
+            raise ValueError(
+                f"{self.folder} holds another run: {path.name} is of the network {error.__cause__.name!r}, whose code is not that of "
+                f"{self.problem.network_name!r} or cannot be compared with it; give an empty folder, or a class or function that "
+                "Python can import, by whose name code is found again"
+            ) from error
 
     def _check(self, path: Path, solution: object) -> Solution:
         if not isinstance(solution, Solution) or solution.problem != self.problem:
-            raise ValueError(
-                f"{self.folder} holds another run: {path.name} solves another problem; give an empty folder"
-            )
+            own = self.problem.network_name
+            other = isinstance(solution, Solution) and solution.problem.network != self.problem.network
+            why = f"is of another network than {own!r}, or of other code of it" if other else "solves another problem"
+            raise ValueError(f"{self.folder} holds another run: {path.name} {why}; give an empty folder")
         if differ := differing(self.solver, solution, {"width", "seed", "batch", "device"}):
             raise ValueError(
                 f"{self.folder} holds another run: {path.name} was made with {differ}; give an empty folder"
