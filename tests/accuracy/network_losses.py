@@ -22,7 +22,7 @@ WIDTHS, SEEDS, SWEEPS, SAMPLES = (256, 1024), 64, 8, 8192
 def losses_of_networks() -> None:
     """the cases of any_networks, N = 256 and 1024, 64 seeds each (float32), the limit: 8 sweeps of 8192 samples. Mean over steps 1 to T of
     the training loss: of the networks less that of the limit; of that L averaged over networks less L of their mean f; and the rest, that
-    of the mean f; relative to the limit's loss in per cent, with standard errors (jackknife); z of the rest, and of N times it
+    of the mean f; relative to the limit's loss in per cent, with standard errors (jackknife); z of the rest
     """
     print("| network | N | networks less limit | of it by the spread of f | rest, of the mean f | its z |")
     print("|---|---|---|---|---|---|")
