@@ -313,7 +313,14 @@ def test_named_tensors_are_kept_compared_pooled_and_saved(tmp_path):
 @pytest.mark.parametrize(
     ("record", "why"),
     [
-        ({"h": "read"}, r"'h' has an axis of neurons: received the shapes \(3, 4, 48\) and \(3, 4, 96\)"),
+        (
+            {"h": lambda net, x: net.q.weight},
+            r"'h' must have one axis of neurons or none.*received the shapes \(48, 48\) and \(96, 96\)",
+        ),
+        (
+            {"h": lambda net, x: net.read.weight},
+            r"behind that of the samples: received the shapes \(48, 16\) and \(96, 16\)",
+        ),
         ({"a": "attention"}, r"must be the path of a module: received 'attention'; known: read, q, k, weights, out"),
         ({"a": lambda net, x: 1}, "'a' must be a tensor of real numbers: received 1"),
         ({"two words": "weights"}, "must have words as names: received 'two words'"),

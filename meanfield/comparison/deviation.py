@@ -28,7 +28,7 @@ from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import Key
 from meanfield.scaling.plane import exponents as powers
 from meanfield.scaling.scaling import Scaling
-from meanfield.solution.solution import Solution
+from meanfield.solution.solution import Solution, preactivation_keys
 
 _LARGEST_CLOUD = 1024  # particles per side in the distance of whole measures
 _CLOUDS = 4  # networks per width in that distance
@@ -55,7 +55,7 @@ def deviation(
     expected = math.nan if predicted is None else _mean_prediction(predicted, limits[0])
     names = tuple(names) if names is not None else _default_names(nets, limits)
     problem = limits[0].problem
-    distances = {*problem.keys("h"), "measure"}
+    distances = {*preactivation_keys(limits[0]), "measure"}
     for name in names:
         checks.lookup("observable", name, {**observables(limits[0]), **dict.fromkeys(distances)})
     rng = np.random.default_rng(checks.seed("seed", seed))
@@ -162,7 +162,7 @@ def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, 
 def _default_names(nets: Sequence[Solution], limits: Sequence[Solution]) -> tuple[str, ...]:
     everyone = [*nets, *limits]
     names = [name for name in recorded_observables(limits[0]) if all(name in recorded_observables(s) for s in everyone)]
-    fields = limits[0].problem.keys("h")
+    fields = preactivation_keys(limits[0])
     names += [key for key in fields if all(has_preactivations(s, key.layer) for s in everyone)]
     if all(s.particles for s in everyone) and limits[0].measure().points.shape[1] <= 10:
         names.append("measure")

@@ -43,8 +43,8 @@ class Architecture:
     name: str = ""
     """For tables and files; the builder's own, unless it is given."""
     record: Mapping[str, str | Callable[[nn.Module, Tensor], Tensor]] | Recorded = field(default=(), compare=False)
-    """{name: what} that snapshots keep beside the kernels, without an axis of neurons: the path of a submodule, e.g. "blocks.0.attention",
-    for its output, or a function of (module, x)."""
+    """{name: what} that snapshots keep beside the kernels: the path of a submodule, e.g. "blocks.0.attention", for its output (that of its
+    last call), or a function of (module, x). What has an axis of neurons is kept neuron by neuron, as preactivations by that name."""
     averaged: Iterable[str] = ()
     """Patterns of the names in Phi[..] and G[..] whose kernels are those of averages over the positions (and calls) of a sample, which are
     much smaller (equation 88b)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanfield.checking import checks
+from meanfield.network.keys import Key
 
 What = str | Callable[[nn.Module, Tensor], Tensor]
 Recorded = tuple[tuple[str, What], ...]  # the path of a submodule, whose output is meant, or a function of (module, x)
@@ -42,6 +43,43 @@ class Recorder(nn.Module):
             if not isinstance(what, str):
                 found[name] = _asked(name, what, self.net, x)
         return {name: _tensor(name, found.get(name)) for name, _ in self.record}
+
+
+def neurons_of(
+    small: Mapping[str, tuple[int, ...]], large: Mapping[str, tuple[int, ...]], samples: int
+) -> dict[str, int]:
+    """The axis of neurons of what is recorded, for what has one, by its shapes at two widths; ValueError for several, and for one before
+    that of the samples
+    """
+    found = {}
+    for name, shape in small.items():
+        other = large[name]
+        wide = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=False)) if a != b]
+        if len(shape) != len(other) or len(wide) > 1 or (wide and (wide[0] == 0 or shape[0] != samples)):
+            raise ValueError(
+                f"what is recorded as {name!r} must have one axis of neurons or none, behind that of the samples: received the shapes "
+                f"{shape} and {other} at two widths; average over neurons"
+            )
+        if wide:
+            found[name] = wide[0]
+    return found
+
+
+def neuron_by_neuron(found: Mapping[str, Tensor], neurons: Mapping[str, tuple[int, float]]) -> dict[str, Tensor]:
+    """What was recorded, by name; what has an axis of neurons (N, rows) by the keys of preactivations"""
+    kept = dict(found)
+    for name, (axis, _) in neurons.items():
+        if name in kept:
+            kept[Key("h", name)] = kept.pop(name).movedim(axis, 0).flatten(1)
+    return kept
+
+
+def parted(snapshots: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What snapshots recorded, as `recorded` and as `fields` of a solution"""
+    names = snapshots[0] if snapshots else ()
+    stacked = {name: torch.stack([found[name].cpu() for found in snapshots]) for name in names}
+    fields = {name: tensor for name, tensor in stacked.items() if "[" in name}  # names of others are words
+    return {name: tensor for name, tensor in stacked.items() if name not in fields}, fields
 
 
 def recorded(net: nn.Module, record: Recorded, x: Tensor) -> dict[str, Tensor]:

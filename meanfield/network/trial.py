@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from meanfield.network.calls import Call, Log, wide, words
 from meanfield.network.failing import failed
 from meanfield.network.growing import Growing, spread
 from meanfield.network.making import made, written_for
-from meanfield.network.recording import recorded
+from meanfield.network.recording import neurons_of, recorded
 
 FEW = 3  # samples
 
@@ -48,7 +48,8 @@ class Trial:
 
     outputs: the shape of the outputs of one sample. fixed, per_neuron: numbers that a forward makes for one sample are fixed + per_neuron
     times the width. kept: those that enter or leave layers between wide axes, per neuron. kinks: whether it has jumps in its derivative.
-    linear: whether all that it does is linear in its fields.
+    linear: whether all that it does is linear in its fields. neurons: of what is recorded neuron by neuron the axis of neurons and the
+    numbers of one sample, per neuron.
     """
 
     outputs: tuple[int, ...]
@@ -57,14 +58,19 @@ class Trial:
     kept: float
     kinks: bool
     linear: bool
+    neurons: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def numbers(self, width: int) -> float:
         """That a forward makes for one sample"""
         return self.fixed + self.per_neuron * width
 
+    def noted(self, width: int) -> float:
+        """That a snapshot keeps of one sample neuron by neuron"""
+        return width * sum(numbers for _, numbers in self.neurons.values())
+
 
 def tried(network: Architecture, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
-    """What a network does with a few of the inputs x (P, ...), of which a tensor that is to be recorded must have no axis of neurons.
+    """What a network does with a few of the inputs x (P, ...), of which a tensor that is to be recorded has one axis of neurons or none.
 
     ValueError for a `forward` that has no width limit, keeps state, draws numbers, works in one precision only, or whose outputs do not
     begin with the samples.
@@ -84,12 +90,8 @@ def tried(network: Architecture, x: Tensor, widths: tuple[int, int] = (48, 96)) 
             found = recorded(net, record, some)
         shapes.append(tuple(f.shape[1:]))
         kept.append({name: tuple(tensor.shape) for name, tensor in found.items()})
-    for name, shape in kept[0].items():
-        if shape != kept[1][name]:
-            raise ValueError(
-                f"what is recorded as {name!r} has an axis of neurons: received the shapes {shape} and {kept[1][name]} at widths "
-                f"{widths[0]} and {widths[1]}; average over neurons"
-            )
+    axes = neurons_of(kept[0], kept[1], len(some))
+    neurons = {name: (axis, math.prod(kept[0][name]) / len(some) / widths[0]) for name, axis in axes.items()}
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"the network's outputs grow with its width: received {shapes[0]} at width {widths[0]} and {shapes[1]} at width {widths[1]}; "
@@ -104,7 +106,7 @@ def tried(network: Architecture, x: Tensor, widths: tuple[int, int] = (48, 96)) 
         raise ValueError(f"the network has no width limit here: {why}")
     with written_for(torch.empty(0, dtype=torch.float32)):
         outputs_of(nets[0].to(torch.float32), _of_kind(some, torch.float32))
-    return _told(shapes[0], len(some), widths, small.calls, large.calls)
+    return replace(_told(shapes[0], len(some), widths, small.calls, large.calls), neurons=neurons)
 
 
 def _of_kind(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ from meanfield.checking.arguments import checked
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
 from meanfield.plot.frame import GREY, LIMIT, SMALL, TIME, beside, colours, output_of, panels, plain_log
-from meanfield.solution.solution import Solution
+from meanfield.solution.solution import Solution, preactivation_keys
 
 
 @checked
@@ -79,14 +79,19 @@ def preactivations(
     limit: Solutions | None = None,
     sample: int = 0,
     steps: Sequence[int] = (0, -1),
-    layer: int | str = 1,
+    layer: int | str | None = None,
     ax: Any = None,
     bins: int = 40,
 ) -> np.ndarray:
-    """Distribution of h^layer over neurons at one training sample, a panel per step; the seeds of a width are pooled."""
+    """Distribution of h^layer over neurons at one training sample, a panel per step; the seeds of a width are pooled.
+
+    layer: the first if left out; of modules a name in `record`, whose rows (samples, then positions) are counted as samples.
+    """
     bins = checks.integer("bins", bins, 1)
     checks.memory(f"bins={bins}", 64.0 * bins, "take fewer, e.g. bins=40")
     groups, limits = plot_data.by_width(nets, limit)
+    if layer is None:
+        layer = next((key.layer for key in preactivation_keys(_any(groups, limits))), 1)
     axes = panels(ax, 1, len(steps), size=(4.0, 3.3), sharey=True)
     styles = {f"N = {n}": {"color": c, "linewidth": 1.1} for n, c in zip(groups, colours(len(groups)), strict=True)}
     sets = dict(zip([*styles, "limit"], [*groups.values(), limits], strict=True))
@@ -98,7 +103,7 @@ def preactivations(
             density = np.histogram(h, edges, weights=m)[0] / np.diff(edges)
             panel.stairs(density, edges, label=label, **styles.get(label, LIMIT))
         panel.set(
-            xlabel=rf"preactivation $h^{{{layer}}}$ of sample {sample}",
+            xlabel=f"preactivation {plot_data.symbol('h', layer)} of sample {sample}",
             title=plot_data.when(_any(groups, limits), step),
         )
     axes[0].set_ylabel("density of neurons")

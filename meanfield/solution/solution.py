@@ -94,7 +94,8 @@ class Solution:
     particles: Mapping[int, ParticleMeasure] = field(default_factory=dict)
     """Two-layer solutions only, the measure at each snapshot"""
     fields: Mapping[str, Tensor] = field(default_factory=dict)
-    """"h1".. (snapshots, N, P) of finite networks and of CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks"""
+    """"h1".. (snapshots, N, P) of finite networks and of CausalDMFT's neurons, and "g1".. (snapshots, N, P C) of finite networks; of
+    modules "h[name]" (snapshots, N, rows) of what `record` names, over samples, then positions"""
     recorded: Mapping[str, Tensor] = field(default_factory=dict)
     """What the module's Architecture records, by name, (snapshots, P, ..)"""
     stats: Mapping[str, Any] = field(default_factory=dict)
@@ -201,11 +202,21 @@ class Solution:
             )
         return self.particles[sorted(self.particles)[recorded(t, sorted(self.particles))]]
 
-    def preactivations(self, t: int = -1, layer: int | str = 1) -> tuple[Tensor, Tensor]:
-        """(h (N, P), weights (N,)): the neurons' preactivations at step t on the training samples"""
+    def preactivations(self, t: int = -1, layer: int | str | None = None) -> tuple[Tensor, Tensor]:
+        """(h (N, P), weights (N,)): the neurons' preactivations at step t on the training samples; of a module (N, rows) what was recorded
+        by the name `layer`. The first layer's if left out.
+        """
+        if layer is None:
+            layer = next((key.layer for key in preactivation_keys(self)), 1)
         if (key := Key("h", layer)) in self.fields:
             h = self.fields[key][recorded(t, self.snapshots)]
             return h, h.new_full((len(h),), 1 / len(h))
+        if self.problem.trial is not None:
+            known = ", ".join(map(str, preactivation_keys(self))) or "none"
+            raise ValueError(
+                f"no preactivations {layer!r} were kept: kept are {known}; name some, mf.Architecture(Net, record={{'mix': 'mix'}}), and "
+                "ask for snapshots and keep_neurons=True"
+            )
         if layer != 1 or not self.particles:
             raise ValueError(
                 f"no preactivations of layer {layer} were kept: the network has {self.problem.perceptron.depth} hidden layers; "
@@ -213,6 +224,13 @@ class Solution:
             )
         measure = self.measure(t)
         return measure.w @ self.problem.perceptron.inputs(self.problem.data.x).to(measure.w.dtype).T, measure.m
+
+
+def preactivation_keys(solution: Solution) -> list[Key]:
+    """Of a perceptron those of its layers, kept or not; of a module those that were recorded"""
+    if solution.problem.trial is None:
+        return solution.problem.keys("h")
+    return [key for key in map(Key.of, solution.fields) if key.kind == "h"]
 
 
 def first_key(solution: Solution, kind: str) -> Key:

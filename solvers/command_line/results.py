@@ -16,7 +16,7 @@ from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files import storage
 from meanfield.solution.prediction import LazyPrediction
-from meanfield.solution.solution import Solution
+from meanfield.solution.solution import Solution, preactivation_keys
 from solvers.command_line.builders import Reads, loaded
 from solvers.dmft.certificate import planned, residual
 from solvers.running.failures import SolverError
@@ -142,7 +142,7 @@ def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any
         pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
     if one.particles:
         pictures["particles"] = lambda: plot.particles(one, steps)
-    for key in one.problem.keys("h"):
+    for key in preactivation_keys(one):
         kept = all(has_preactivations(run, key.layer) for run in runs)
         if steps and kept and all(set(steps) <= set(run.snapshots) for run in runs):
             pictures[key] = lambda layer=key.layer: plot.preactivations(runs, steps=steps, layer=layer)

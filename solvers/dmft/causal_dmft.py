@@ -74,7 +74,7 @@ class CausalDMFT:
     responses: bool = False
     """Record A^l and B^l of perceptrons at all pairs of steps"""
     keep_neurons: bool = True
-    """Record preactivations of perceptrons at snapshots"""
+    """Record preactivations at snapshots, of modules those that `record` names"""
     keep_state: bool = False
     """Keep what resuming needs, all bases (an interrupted run keeps it anyway)"""
     progress: bool | None = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from meanfield.network.keys import Key
+from meanfield.network.recording import neuron_by_neuron, parted
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
@@ -79,7 +80,8 @@ class ModuleSweep(Growing):
                 fields = [torch.stack(fields).sum(0)]
             kept[self._key(name)] = self._kept(name, fields, training.record.uses)
         del training
-        recorded = self.network.recorded(state)
+        assert self.problem.trial is not None
+        recorded = neuron_by_neuron(self.network.recorded(state), self.problem.trial.neurons)
         self.network.back_to(mark)
         return Snapshot(kept, recorded, self.network.tangent_kernel(state) if few else None)
 
@@ -112,7 +114,9 @@ class ModuleSweep(Growing):
     def snapshot(named: Mapping[str, Tensor]) -> Snapshot:
         """The inverse of `named`"""
         recorded = {n.removeprefix("recorded_"): t for n, t in named.items() if n.startswith("recorded_")}
-        kernels: dict[str, Tensor] = {Key.of(n): c for n, c in named.items() if "[" in n}
+        kernels: dict[str, Tensor] = {
+            Key.of(n): c for n, c in named.items() if "[" in n and not n.startswith("recorded_")
+        }
         return Snapshot(kernels, recorded, named.get("tangent"))
 
     def solution(
@@ -123,9 +127,9 @@ class ModuleSweep(Growing):
         previous: Solution | None,
         keep: bool,
     ) -> Solution:
-        del keep  # neurons of modules are not kept
         steps = sorted(run.captured)
         kept = [run.captured[step] for step in steps]
+        recorded, fields = parted([s.recorded for s in kept])
         names = kept[0].kernels if kept else ()
         kernels = {name: TwoTimeKernel(steps, _stacked([s.kernels[name] for s in kept])) for name in names}
         tangents = [s.tangent.cpu() for s in kept if s.tangent is not None]
@@ -137,7 +141,8 @@ class ModuleSweep(Growing):
             state=state,
             snapshots=tuple(steps),
             kernels=kernels,
-            recorded={n: torch.stack([s.recorded[n].cpu() for s in kept]) for n in (kept[0].recorded if kept else ())},
+            recorded=recorded,
+            fields=fields if keep else {},
             tangent=torch.stack(tangents) if tangents else None,
             stats=run.stats
             | {"ranks": list(ranks.values()), "tolerances": self.network.tolerances, "exact": self.population.exact},
@@ -174,7 +179,7 @@ def bytes_of_module(problem: Problem, samples: int, rank: int, snapshots: int, i
     sides = {p: p.below.at(samples) + p.above.at(samples) for p in network.having("hidden")}
     wide = sum((3 + p.offsets + bool(snapshots)) * side for p, side in sides.items())
     outputs = data.outputs if snapshots and problem.gradients_recorded else 0
-    kept = snapshots * rank * problem.trial.kept * data.samples * (1 + outputs)
+    kept = snapshots * (rank * problem.trial.kept * (1 + outputs) + problem.trial.noted(samples)) * data.samples
     tangents = min(MOST, data.samples * outputs * parameters * itemsize)
     return (fields + parameters + 1.75 * wide * rank + kept) * itemsize + tangents
 

@@ -54,8 +54,8 @@ class FiniteWidth:
     snapshots: Sequence[int] = (0, -1)
     """Steps at which neurons and kernels are recorded; -1 is the last"""
     keep_neurons: bool = True
-    """Record neurons of perceptrons at snapshots, of which kernels are made when they are looked at; otherwise, and in the standard
-    parameterizations, kernels are made at once"""
+    """Record neurons at snapshots, of modules those that `record` names; kernels of perceptrons are made of them when they are looked at,
+    otherwise, and in the standard parameterizations, at once"""
     batch: int | None = None
     """Seeds trained at once; if left out as many as are faster together (on a GPU as many as fit), which round differently from one alone
     (1e-15 of f, 1e-6 in float32) and share the steps of gradient flow's integrator. With 1 each has the bits of a network alone"""
@@ -115,6 +115,7 @@ class FiniteWidth:
         else:
             rows = problem.data.samples * problem.data.outputs * problem.gradients_recorded
             own += min(MOST, rows * weights * self._itemsize) if made else 0
+            own += seeds * made * problem.trial.noted(self.width) * problem.data.samples * self._itemsize
         own += (seeds - at_once) * self._bytes_kept(problem)
         remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, dtype='float32', or fewer snapshots"
         what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"

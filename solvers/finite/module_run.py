@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from meanfield.network.keys import Key
+from meanfield.network.recording import neuron_by_neuron, parted
 from meanfield.problem.problem import Problem
 from meanfield.scaling.units import module_width
 from meanfield.solution.solution import Solution
@@ -58,7 +59,9 @@ class ModuleRun(ModuleNetworks, Method):
         for name, rows in self.fields(state, e, few).items():
             kind, _, parameter = name.partition(" ")
             found[Key(kind, keys[parameter])] = (rows.T / math.sqrt(rows.shape[1])).cpu()
-        recorded = {name: tensor.cpu() for name, tensor in self.recorded(state, e).items()}
+        assert self.problem.trial is not None
+        seen = neuron_by_neuron(self.recorded(state, e), self.problem.trial.neurons)
+        recorded = {name: tensor.cpu() for name, tensor in seen.items()}
         return Snapshot(found, recorded, self.tangent_kernel(state, e).cpu() if few else None)
 
     def solution(
@@ -74,6 +77,7 @@ class ModuleRun(ModuleNetworks, Method):
         own = _earlier(previous) | {step: captured[e] for step, captured in run.captured.items()}
         steps = [step for step in sorted(own) if step in wanted]
         kept = [own[step] for step in steps]
+        recorded, fields = parted([snapshot.recorded for snapshot in kept])
         tangents = [snapshot.tangent for snapshot in kept if snapshot.tangent is not None]
         state = {name: tensor[e].cpu() for name, tensor in run.named_state(self.names).items()}
         return Solution(
@@ -86,10 +90,8 @@ class ModuleRun(ModuleNetworks, Method):
                 name: TwoTimeKernel(steps, torch.stack([snapshot.kernels[name] for snapshot in kept]))
                 for name in (kept[0].kernels if kept else ())
             },
-            recorded={
-                name: torch.stack([snapshot.recorded[name] for snapshot in kept])
-                for name in (kept[0].recorded if kept else ())
-            },
+            recorded=recorded,
+            fields=fields if solver.get("keep_neurons", True) else {},
             tangent=torch.stack(tangents) if tangents else None,
             stats=dict(run.stats),
         )
@@ -101,6 +103,6 @@ def _earlier(previous: Solution | None) -> dict[int, Snapshot]:
     for i, step in enumerate(previous.snapshots if previous else ()):
         tangents = previous.tangent_kernels  # type: ignore[union-attr]
         kernels = {name: kernel.factor[i] for name, kernel in previous.kernels.items()}  # type: ignore[union-attr]
-        recorded = {name: tensor[i] for name, tensor in previous.recorded.items()}  # type: ignore[union-attr]
+        recorded = {name: t[i] for name, t in (*previous.recorded.items(), *previous.fields.items())}  # type: ignore[union-attr]
         found[step] = Snapshot(kernels, recorded, None if tangents is None else tangents[i])
     return found
