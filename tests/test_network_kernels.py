@@ -1,7 +1,6 @@
 """Kernels of modules at infinite width: against the recursion of perceptrons, loops over pixels, and real networks of torch."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -11,24 +10,7 @@ from torch import nn
 import meanfield as mf
 from meanfield.network.module import perceptron
 from tests.any_networks import Convolutional
-from tests.lazy_networks import (
-    Chunked,
-    Dilated,
-    Gated,
-    Heads,
-    Joined,
-    Mixed,
-    Pooled,
-    PostNorm,
-    Recurrent,
-    Sums,
-    WideResidual,
-    dense,
-)
-
-
-def some(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.lazy_networks import CASES, Gated, Mixed, PostNorm, WideResidual, dense, real_kernels, some
 
 
 @pytest.mark.parametrize(
@@ -99,59 +81,6 @@ def test_convolutions_with_strides_are_those_of_loops_over_pixels():
     x = some(3, 2, 5, 4)
     for found, right in zip(mf.nngp_and_ntk(Strided, mf.ntk(), x), by_pixels(x, (1, 2, 1), (3, 3, 1)), strict=True):
         torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)  # arccos loses digits near 1
-
-
-def drawn(net, std):
-    """Weights as N(0, 1/fan_in), embeddings and named vectors as N(0, std^2); the squares of what stands before a trained N(0, 1)"""
-    squares = {}
-    for path, module in net.named_modules():
-        for name, p in module.named_parameters(recurse=False):
-            full = f"{path}.{name}".removeprefix(".")
-            scale = std.get(name, std.get(full))
-            if name == "weight" and isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-                scale = 1 / math.sqrt(p[0].numel())
-            elif isinstance(module, nn.Embedding):
-                scale = 1.0
-            if scale is not None:
-                nn.init.normal_(p, 0, scale)
-            squares[full] = (scale or 1.0) ** 2
-    return squares
-
-
-def real_kernels(build, x, width, seeds, std):
-    """f f^T over the outputs and the tangent kernel of one output, by seed"""
-    products, tangents = [], []
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        net = build(width).double()
-        squares = drawn(net, std)
-        f = net(x)
-        f = f.reshape(-1, f.shape[-1])
-        names, parameters = zip(*net.named_parameters(), strict=True)
-        rows = []
-        for value in f[:, 0]:
-            slopes = torch.autograd.grad(value, parameters, retain_graph=True)
-            rows.append(torch.cat([math.sqrt(squares[n]) * g.reshape(-1) for n, g in zip(names, slopes, strict=True)]))
-        rows = torch.stack(rows)
-        products.append((f @ f.T / f.shape[1]).detach())
-        tangents.append(rows @ rows.T)
-    return torch.stack(products), torch.stack(tangents)
-
-
-CASES = {
-    "wide residual": (WideResidual, some(2, 2, 4, 4), {}),
-    "pooled": (Pooled, some(2, 2, 6, 6), {}),
-    "dilated": (Dilated, some(2, 2, 8), {"bias": 0.4}),
-    "recurrent": (Recurrent, some(3, 4, 3), {}),
-    "gated": (Gated, some(3, 6), {}),
-    "chunked": (Chunked, some(3, 6), {}),
-    "sums": (Sums, some(3, 6), {"bias": 0.3}),
-    "post norm": (PostNorm, some(3, 6), {}),
-    "heads": (Heads, torch.tensor([[0, 3, 3, 1, 6], [5, 3, 0, 2, 6]]), {"positions": 0.5}),
-    "tied": (partial(Heads, tied=True), torch.tensor([[0, 3, 3, 1, 6], [5, 3, 0, 2, 6]]), {"positions": 0.5}),
-    "joined": (Joined, some(3, 4, 3), {"first": 0.7}),
-    "mixed": (Mixed, some(2, 4, 3), {}),
-}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -24,25 +24,6 @@ def itself(x: Tensor, own: bool, same: bool) -> Tensor:
     return x.diagonal(0, -2, -1) if same else x.diagonal(0, -2, -1).diagonal(0, 0, 1).T
 
 
-def over_offsets(x: Tensor, first: Tensor, second: Tensor, same: bool) -> Tensor:
-    """The mean over the offsets of a filter, which sees points `first` and `second` (offsets, points)"""
-    if same:
-        table, rows, sizes = first, x, first.shape[1:]
-    else:
-        places = first[:, :, None] * x.shape[1] + second[:, None, :]
-        table = places.masked_fill((first[:, :, None] < 0) | (second[:, None, :] < 0), -1).flatten(1)
-        rows, sizes = x.flatten(0, 1), (first.shape[1], second.shape[1])
-    if bool((table < 0).any()):
-        table = torch.where(table < 0, len(rows), table)
-        rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
-    out, buffer = rows.index_select(0, table[0]), None
-    for offset in table[1:]:
-        kept = None if rows.requires_grad else buffer
-        buffer = torch.index_select(rows, 0, offset, out=kept) if kept is not None else rows.index_select(0, offset)
-        out += buffer
-    return out.div_(len(table)).reshape(*sizes, *x.shape[1 if same else 2 :])
-
-
 def mean_of_folds(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     out = sum(x[a][:, b] for a, b in zip(first, second, strict=True))
     return out / len(first)  # type: ignore[operator]

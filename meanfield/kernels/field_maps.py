@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -115,11 +115,51 @@ class LinearMap:
         return out.movedim(0, batch if batch == -1 else x.ndim + batch).movedim(0, axis)
 
 
-def reads(space: tuple[int, ...], kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Tensor:
-    """(offsets, outputs) input position that each offset of a filter sees from each output, -1 beyond the image"""
-    count = math.prod(kernel)
-    places = torch.arange(1.0, math.prod(space) + 1, dtype=torch.float64).reshape(1, 1, *space)
-    filters = torch.eye(count, dtype=torch.float64).reshape(count, 1, *kernel)
-    convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(space) - 1]
-    seen = convolve(places, filters, None, stride, padding, dilation)
-    return seen.reshape(count, -1).round().long() - 1
+@dataclass(frozen=True)
+class Filter:
+    """A convolution over points in space: along each axis the size before, that of the filter, and how it moves"""
+
+    space: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    @staticmethod
+    def of(
+        space: tuple[int, ...],
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...] | str,
+        dilation: tuple[int, ...],
+    ) -> Filter:
+        """As torch places its padding"""
+        totals = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+        ends = tuple((t // 2, t - t // 2) for t in totals)
+        return Filter(
+            space, kernel, stride, ends if isinstance(padding, str) else tuple((p, p) for p in padding), dilation
+        )
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """The size of space afterwards"""
+        axes = zip(self.space, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple((size + sum(ends) - d * (k - 1) - 1) // s + 1 for size, k, s, ends, d in axes)
+
+    def mean(self, x: Tensor, ends: int) -> Tensor:
+        """Over the offsets, of x (points, ..), or (points, points', ..) for 2 ends, on both of which the filter lies at the same offset"""
+        rest = x.shape[ends:]
+        wide = x.reshape(*self.space * ends, *rest)
+        sides = [side for axis in reversed(self.padding * ends) for side in axis]
+        if any(sides):
+            wide = torch.nn.functional.pad(wide, [0, 0] * len(rest) + sides)
+        total = None
+        for offset in product(*map(range, self.kernel)):
+            cuts = tuple(
+                slice(o * d, o * d + s * (n - 1) + 1, s)
+                for o, d, s, n in zip(offset, self.dilation, self.stride, self.after, strict=True)
+            )
+            part = wide[cuts * ends]
+            total = part.clone() if total is None else total.add_(part)
+        assert total is not None
+        return total.div_(math.prod(self.kernel)).reshape(*(math.prod(self.after),) * ends, *rest)

@@ -16,7 +16,7 @@ from meanfield.kernels.field_affine import (
     outputs_axes,
     weights_of,
 )
-from meanfield.kernels.field_maps import reads
+from meanfield.kernels.field_maps import Filter
 from meanfield.kernels.field_nodes import ONE, REMEDY, Mixed, Node, Rooted, scaled
 from meanfield.kernels.field_reading import Call, Field, Reading, Rule, Weight, replaced
 
@@ -79,9 +79,9 @@ def convolution(dims: int) -> Rule:
             space, kernel = tuple(x.shape[2:]), tuple(weight.shape[2:])
             stride, dilation = (_each(v, dims) for v in (stride, dilation))
             padding = padding if isinstance(padding, str) else _each(padding, dims)
-            table = reads(space, kernel, stride, padding, dilation)
+            moves = Filter.of(space, kernel, stride, padding, dilation)
             after = reading.axes(call) or outputs_axes(reading, call.results[0], 1)
-            out = Field.of(Mixed.of(weight.law, x.node, table), after)
+            out = Field.of(Mixed.of(weight.law, x.node, moves), after)
         if bias is None:
             return out
         return affine(reading, lambda h, b: h + b.reshape(-1, *(1,) * dims), call, (out, bias), {})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from meanfield.kernels.field_maps import LinearMap
+from meanfield.kernels.field_maps import Filter, LinearMap
 from meanfield.network.activations import Activation
 
 REMEDY = "solvers.monte_carlo_kernels(build, ..) has the kernels of real networks of it"
@@ -68,16 +69,16 @@ class Rooted(Node):
 
 @dataclass(frozen=True, eq=False)
 class Mixed(Node):
-    """An infinite matrix on a field; reads (offsets, points) which of its points each offset of a filter sees, -1 for none"""
+    """An infinite matrix on a field, or the matrices of a filter"""
 
     law: MatrixLaw
     child: Node
-    reads: Tensor | None = None
+    filter: Filter | None = None
 
     @staticmethod
-    def of(law: MatrixLaw, child: Node, reads: Tensor | None = None) -> Mixed:
-        size = child.size if reads is None else reads.shape[1]
-        return Mixed(size, True, frozenset((law.name,)), law, child, reads)
+    def of(law: MatrixLaw, child: Node, filter: Filter | None = None) -> Mixed:
+        size = child.size if filter is None else math.prod(filter.after)
+        return Mixed(size, True, frozenset((law.name,)), law, child, filter)
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,12 +77,12 @@ def _share(m: Moments, u: Node, v: Node, same: bool) -> Both:
 
 def _mixed(m: Moments, u: Mixed, v: Mixed, same: bool) -> Both:
     """Of one matrix, which both share"""
-    law, first, second = u.law, u.reads, v.reads
-    if same and not arrays.equal(first, second):
-        return arrays.diagonal(m(u, v, False))
+    law, filter = u.law, u.filter
+    if filter != v.filter:
+        raise ValueError(f"a filter that is used at two strides or over images of two sizes has no rule; {REMEDY}")
     phi, theta = m(u.child, v.child, same)
-    if first is not None and second is not None:
-        phi, theta = arrays.each(lambda x: arrays.over_offsets(x, first, second, same), (phi, theta))
+    if filter is not None:
+        phi, theta = arrays.each(lambda x: filter.mean(x, 1 if same else 2), (phi, theta))
     c = arrays.scaled(phi, law.variance)
     return c, arrays.added((arrays.scaled(phi, law.feature), arrays.scaled(theta, law.slope)))
 
@@ -90,8 +90,10 @@ def _mixed(m: Moments, u: Mixed, v: Mixed, same: bool) -> Both:
 def _rooted(m: Moments, u: Rooted, v: Rooted, same: bool) -> Both:
     leaf = u.leaf
     second = leaf.mean[:, None] * leaf.mean  # <w w^T>, of leaves that are the same for all neurons
-    phi = leaf.variance if leaf.random else second
-    return _between_roots(m, u.root, v.root, phi, same), _between_roots(m, u.root, v.root, leaf.theta, same)
+    phi = _between_roots(m, u.root, v.root, leaf.variance if leaf.random else second, same)
+    if leaf.random and torch.equal(leaf.theta * leaf.variance[0], leaf.theta[0] * leaf.variance):
+        return phi, arrays.scaled(phi, float(leaf.theta[0] / leaf.variance[0])) if float(leaf.variance[0]) else None
+    return phi, _between_roots(m, u.root, v.root, leaf.theta, same)
 
 
 def _between_roots(m: Moments, a: Tensor, b: Tensor, w: Tensor, same: bool) -> Part:
@@ -99,8 +101,10 @@ def _between_roots(m: Moments, a: Tensor, b: Tensor, w: Tensor, same: bool) -> P
     if not bool(w.any()):
         return None
     a = a * w if w.ndim == 1 else a @ w
+    if same and m.own:
+        return torch.einsum("bsd,bsd->sb", *_matched(m, a, b))
     if same:
-        return torch.einsum("bsd,bsd->sb" if m.own else "bsd,csd->sbc", *_matched(m, a, b))
+        return a.transpose(0, 1) @ b.permute(1, 2, 0)
     if m.own:
         return torch.einsum("bsd,btd->stb", *_matched(m, a, b))
     out = a.flatten(0, 1) @ b.flatten(0, 1).T
