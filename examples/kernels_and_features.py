@@ -1,8 +1,8 @@
 """A convolutional network by depth: its Gaussian process, its tangent kernel, its feature-learning limit and real networks.
 
 Digits 3 against 8 as images, few of them. Kernels are exact and need no training; the feature-learning limit and networks are trained by
-descent on the squared loss. Expected: all learn the digits, deeper ones not necessarily better on so few images, and real networks lie at the
-limit of their own scaling: those of the mean field at the feature-learning limit, those of the NTK scaling at the kernel's.
+descent on the squared loss. Expected: all learn the digits, deeper ones not necessarily better on so few images, and real networks lie
+near the limit of their own scaling: those of the mean field by the feature-learning limit, those of the NTK scaling by the kernel.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
             "kernel, trained as long": [TangentKernelLimit(initial="mean")(lazy)],
             f"networks, NTK, N = {width}": FiniteWidth(width, dtype="float32", snapshots=()).ensemble(lazy, seeds),
             "feature-learning limit": [limit],
-            f"networks, mean field, N = {width}": FiniteWidth(width, dtype="float32", snapshots=()).ensemble(rich, seeds),
+            f"networks, mean field, N = {width}": FiniteWidth(width, dtype="float32", snapshots=()).ensemble(
+                rich, seeds
+            ),
         }
         for name, runs in found.items():
             values = [runs] if isinstance(runs, float) else [float(run.test_loss[-1]) for run in runs]

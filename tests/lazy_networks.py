@@ -185,6 +185,21 @@ class Mixed(nn.Module):
         return self.out(torch.erf(self.up(h)))
 
 
+class Concatenated(nn.Module):
+    """Channels side by side: of Gaussians before an activation, of activations before a norm; unequal shares."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.first, self.second = filters(2, n, 3), filters(2, 2 * n, 1)
+        self.third, self.last, self.out = filters(3 * n, n, 3), dense(4 * n, n), dense(n, 1)
+        self.norm = nn.LayerNorm(4 * n)
+
+    def forward(self, x):
+        h = torch.erf(torch.cat([self.first(x), self.second(x)], 1))
+        h = torch.cat([h, torch.relu(self.third(h))], 1).mean((2, 3))
+        return self.out(torch.relu(self.last(self.norm(h))))
+
+
 def some(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -228,6 +243,7 @@ def real_kernels(build, x, width, seeds, std):
 
 CASES = {
     "wide residual": (WideResidual, some(2, 2, 4, 4), {}),
+    "concatenated": (Concatenated, some(2, 2, 4, 4), {}),
     "pooled": (Pooled, some(2, 2, 6, 6), {}),
     "dilated": (Dilated, some(2, 2, 8), {"bias": 0.4}),
     "recurrent": (Recurrent, some(3, 4, 3), {}),

@@ -42,6 +42,8 @@ def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
             )
         found = func(*replaced(args, new), **replaced(kwargs, new))
         several = [t for t in tree_flatten(found)[0] if isinstance(t, Tensor)]
+        if any(t.shape[axes.wide] != k for axes, t in zip(results, several, strict=True)):  # type: ignore[union-attr]
+            raise ValueError(f"it changes the number of neurons, or mixes them: no kernel is known; {REMEDY}")
         return [axes.points(t) for axes, t in zip(results, several, strict=True)]  # type: ignore[union-attr]
 
     constants = values({})

@@ -15,6 +15,7 @@ from meanfield.kernels import field_arrays as arrays
 from meanfield.kernels.field_arrays import Both, Part
 from meanfield.kernels.field_nodes import (
     Folded,
+    Joined,
     Mapped,
     Node,
     Parted,
@@ -83,6 +84,10 @@ class Within:
             return arrays.times(self.mean(node.first), self.mean(node.second))
         if isinstance(node, Share):
             return self.mean(node.child)
+        if isinstance(node, Joined):
+            return arrays.added(
+                arrays.scaled(self.mean(part), share) for part, share in zip(node.parts, node.shares, strict=True)
+            )
         if isinstance(node, Parted):
             m = self.mean(node.child)
             return None if m is None else m.repeat_interleave(node.parts, 0)

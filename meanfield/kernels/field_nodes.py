@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -139,12 +139,34 @@ class Folded(Node):
     child: Node
 
 
+@dataclass(frozen=True, eq=False)
+class Joined(Node):
+    """Neurons of several nodes side by side, each a share of them all"""
+
+    parts: tuple[Node, ...]
+    shares: tuple[float, ...]
+
+
+def joined(parts: list[Node], shares: list[float]) -> Node:
+    """Neurons side by side; of a join its own parts"""
+    every = [
+        (part, own * share)
+        for node, share in zip(parts, shares, strict=True)
+        for part, own in (zip(node.parts, node.shares, strict=True) if isinstance(node, Joined) else ((node, 1.0),))
+    ]
+    links = frozenset().union(*(part.links for part, _ in every))
+    nodes, sizes = zip(*every, strict=True)
+    return Joined(nodes[0].size, False, links, nodes, sizes)
+
+
 def mapped(map: LinearMap, node: Node) -> Node:
     """The map of a node; sums and the leaves below them are mapped each for itself"""
     if map.is_identity(node.size):
         return node
     if isinstance(node, Total):
         return total([mapped(map, term) for term in node.terms])
+    if isinstance(node, Joined):
+        return replace(joined([mapped(map, part) for part in node.parts], list(node.shares)), size=map.outputs)
     if isinstance(node, Rooted):
         return Rooted.of(node.leaf, map.applied(node.root.movedim(0, -1), 0, -1).movedim(-1, 0))
     if isinstance(node, Product):
@@ -174,8 +196,10 @@ def total(nodes: list[Node]) -> Node:
     return Total(terms[0].size, all(term.gaussian for term in terms), links, tuple(terms))
 
 
-def product(first: Node, second: Node, place: str = "") -> Product:
+def product(first: Node, second: Node, place: str = "") -> Node:
     """Of two nodes; of those that depend on each other the mean alone is known"""
+    if isinstance(first, Joined) and is_fixed(second):
+        return joined([product(part, second, place) for part in first.parts], list(first.shares))
     gaussian = any(a.gaussian and is_fixed(b) for a, b in ((first, second), (second, first)))
     return Product(max(first.size, second.size), gaussian, first.links | second.links, first, second, place)
 
@@ -199,6 +223,8 @@ def sources(node: Node) -> frozenset[str]:
         return frozenset().union(*map(sources, node.terms))
     if isinstance(node, Product):
         return sources(node.first) | sources(node.second)
+    if isinstance(node, Joined):
+        return frozenset().union(*map(sources, node.parts))
     if isinstance(node, Share):
         return frozenset(_of_part(name, node.parts, node.which) for name in sources(node.child))
     return sources(node.child)  # type: ignore[attr-defined]
@@ -241,5 +267,11 @@ def every(node: Node) -> list[Node]:
         elif one not in found:
             ends = [getattr(one, name, None) for name in ("child", "first", "second")]
             todo.append((one, True))
-            todo.extend((end, False) for end in (*ends, *getattr(one, "terms", ())) if isinstance(end, Node))
+            todo.extend(
+                (end, False) for end in (*ends, *getattr(one, "terms", ()), *_joined(one)) if isinstance(end, Node)
+            )
     return list(found)
+
+
+def _joined(node: Node) -> tuple[Node, ...]:
+    return node.parts if isinstance(node, Joined) else ()

@@ -14,6 +14,7 @@ from meanfield.kernels.field_moments import FEW, Moments, PairRules
 from meanfield.kernels.field_nodes import (
     REMEDY,
     Folded,
+    Joined,
     Mapped,
     Mixed,
     Node,
@@ -57,6 +58,15 @@ def _folded(m: Moments, u: Node, v: Node, same: bool) -> Both:
         averaged = arrays.each(lambda x: x[u.folds].mean(0), parts)
         return averaged if same else arrays.each(lambda x: x[None], averaged)
     return arrays.each(lambda x: arrays.mean_of_folds(x, u.folds, v.folds), parts)
+
+
+def _joined(m: Moments, u: Node, v: Node, same: bool) -> Both:
+    if not (isinstance(u, Joined) and isinstance(v, Joined) and u.shares == v.shares):
+        raise ValueError(f"neurons that were joined meet others that were not and depend on them: no rule; {REMEDY}")
+    parts = [m(a, b, same) for a, b in zip(u.parts, v.parts, strict=True)]
+    return arrays.sums(
+        arrays.each(partial(torch.mul, share), part) for part, share in zip(parts, u.shares, strict=True)
+    )
 
 
 def _parted(m: Moments, u: Node, v: Node, same: bool) -> Both:
@@ -243,6 +253,7 @@ def _by_stein(m: Moments, u: Node, v: Node, same: bool) -> Both:
 RULES: PairRules = (
     (Mapped, _mapped),
     (Folded, _folded),
+    (Joined, _joined),
     (Parted, _parted),
     (Share, _share),
     (Product, _product),

@@ -18,7 +18,7 @@ from meanfield.kernels.field_affine import (
 )
 from meanfield.kernels.field_functions import Shape, activated, combined, pointwise, shape
 from meanfield.kernels.field_maps import Axes
-from meanfield.kernels.field_nodes import REMEDY, Folded, Node, folded, product, scaled
+from meanfield.kernels.field_nodes import REMEDY, Folded, Joined, Node, folded, joined, product, scaled
 from meanfield.kernels.field_reading import Call, Field, Reading, Rule, Weight, replaced, where
 
 
@@ -125,6 +125,8 @@ def applied(node: Node, function: Callable[[Tensor], Tensor], kinks: tuple[float
     """The function of a node; ValueError for one that is no function of Gaussians"""
     if isinstance(node, Folded):
         return folded(applied(node.child, function, kinks), node.folds)
+    if isinstance(node, Joined):
+        return joined([applied(part, function, kinks) for part in node.parts], list(node.shares))
     inner = shape(node)
     if inner is None and _is_square(function):
         return product(node, node, where())

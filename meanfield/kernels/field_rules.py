@@ -7,7 +7,7 @@ from meanfield.kernels.field_matrices import attention, convolution, einsum, lin
 from meanfield.kernels.field_norms import layer_norm, over_neurons, spread_over_neurons
 from meanfield.kernels.field_pointwise import add, by_activation, elementwise, extreme, like, off, same, times
 from meanfield.kernels.field_reading import Rule
-from meanfield.kernels.field_shapes import expanded, indexed, reshaped, shared, transposed
+from meanfield.kernels.field_shapes import concatenated, expanded, indexed, reshaped, shared, transposed
 
 
 def _named(rule: Rule, *lines: str) -> dict[str, Rule]:
@@ -18,7 +18,7 @@ RULES: dict[str, Rule] = {
     **_named(
         affine,
         "rsub __rsub__ squeeze unsqueeze movedim moveaxis swapaxes",
-        "select narrow index_select cat stack concat concatenate pad _pad avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d",
+        "select narrow index_select pad _pad avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d",
         "adaptive_avg_pool2d adaptive_avg_pool3d interpolate roll flip masked_fill where cumsum tril triu diff repeat_interleave",
         "embedding lerp atleast_2d",
     ),
@@ -27,6 +27,7 @@ RULES: dict[str, Rule] = {
     **_named(reshaped, "reshape view flatten unflatten reshape_as view_as"),
     **_named(shared, "chunk split unbind tensor_split"),
     **_named(expanded, "expand expand_as broadcast_to"),
+    **_named(concatenated, "cat stack concat concatenate"),
     **_named(indexed, "__getitem__"),
     **_named(
         times,

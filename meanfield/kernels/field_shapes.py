@@ -14,7 +14,7 @@ from meanfield.kernels.field_affine import (
     with_columns,
 )
 from meanfield.kernels.field_maps import Axes, LinearMap
-from meanfield.kernels.field_nodes import REMEDY, folded, mapped, parted, share
+from meanfield.kernels.field_nodes import REMEDY, folded, joined, mapped, parted, share
 from meanfield.kernels.field_reading import Call, Field, Reading, Weight
 
 
@@ -116,6 +116,22 @@ def shared(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
 
 def _part(field: Field, after: Axes, parts: int, which: int) -> Field:
     return Field.of(share(field.node, parts, which), after)
+
+
+def concatenated(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
+    """cat and stack: along neurons a join, along other axes linear"""
+    tensors, after = list(args[0]), reading.axes(call)
+    if after is None or not all(isinstance(t, Field) for t in tensors):
+        return affine(reading, func, call, args, kwargs)
+    sizes = [t.shape[t.axes.wide] for t in tensors]
+    whole = after.shape[after.wide]
+    if call.name == "stack" or sum(sizes) != whole or sizes[0] == whole:
+        return affine(reading, func, call, args, kwargs)
+    if len({t.axes.sample for t in tensors}) > 1:
+        raise ValueError(
+            f"neurons that are the same for all samples are joined to others: no kernel is known; {REMEDY}"
+        )
+    return Field.of(joined([t.node for t in tensors], [size / whole for size in sizes]), after)
 
 
 def indexed(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
