@@ -180,6 +180,12 @@ def by_root(net, x):
     return net.out((q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ net.read(x))
 
 
+def without_gradients(net, x):
+    with torch.no_grad():
+        h = torch.relu(net.read(x))
+    return net.out(torch.relu(net.up(h)))
+
+
 REFUSED = {
     "softmax of neurons": (
         lambda net, x: net.out(torch.softmax(net.up(net.read(x)), -1)),
@@ -191,6 +197,14 @@ REFUSED = {
     ),
     "mixes samples": (lambda net, x: net.out(net.read(x) - net.read(x).mean(0)), "mixes samples"),
     "rolls samples": (lambda net, x: net.out(net.read(x).roll(1, 0)), "mixes samples"),
+    "samples of data": (lambda net, x: net.out(torch.relu(net.read(x - x.mean(0)))), "depend on the others"),
+    "neighbours": (lambda net, x: net.out(torch.relu(net.read(x).roll(1, -1) + net.read(x))), "mixes neurons"),
+    "numbered neurons": (
+        lambda net, x: net.out(net.read(x) * torch.arange(net.read.weight.shape[0])),
+        "number of neurons",
+    ),
+    "no grad": (without_gradients, "within torch.no_grad"),
+    "comparison": (lambda net, x: net.out(torch.where(net.read(x) > 0, net.read(x), 0.0)), "write relu, leaky_relu"),
     "no Gaussian": (lambda net, x: net.out(torch.tanh(F.relu(net.read(x)) + net.up(net.read(x)))), "is no Gaussian"),
     "two functions": (
         lambda net, x: net.out(torch.tanh(net.read(x))) + net.out(torch.relu(net.read(x))),
@@ -212,6 +226,55 @@ def test_what_has_no_rule_is_refused_with_its_place(case):
     if case == "no Gaussian":
         with pytest.raises(ValueError, match=r"tanh \(test_network_kernels.py, line \d+\)"):
             mf.nngp_and_ntk(network(forward), mf.ntk(), x)
+
+
+def in_place(net, x):
+    h = net.read(x)
+    h.relu_()
+    return net.out(torch.relu_(net.up(h)).mul_(2.0))
+
+
+def twice_named(net, x):
+    h = net.read(x)
+    g = h
+    h += net.up(torch.relu(h))
+    return net.out(torch.tanh(g))
+
+
+def test_changes_in_place_are_those_of_torch():
+    """Whether what they return is used or not, by whatever name; and no other network is touched by them"""
+    x = some(3, 6)
+
+    def plainly(net, x):
+        return net.out(2.0 * torch.relu(net.up(torch.relu(net.read(x)))))
+
+    def by_one_name(net, x):
+        h = net.read(x)
+        return net.out(torch.tanh(h + net.up(torch.relu(h))))
+
+    before = mf.nngp_and_ntk(network(plainly), mf.ntk(), x)
+    for way, right in ((in_place, plainly), (twice_named, by_one_name)):
+        for found, kernel in zip(*(mf.nngp_and_ntk(network(f), mf.ntk(), x) for f in (way, right)), strict=True):
+            torch.testing.assert_close(found, kernel, rtol=1e-12, atol=0)
+    for found, kernel in zip(mf.nngp_and_ntk(network(plainly), mf.ntk(), x), before, strict=True):
+        assert torch.equal(found, kernel)
+
+    def of_a_view(net, x):
+        h = net.read(x)
+        h[:, None].mul_(2.0)
+        return net.out(torch.relu(h))
+
+    with pytest.raises(ValueError, match="changed in place by another name"):
+        mf.nngp_and_ntk(network(of_a_view), mf.ntk(), x)
+
+
+def test_inputs_of_zeros_with_an_activation_by_quadrature():
+    x = some(3, 6)
+    x[1] = 0
+    for kernel in mf.nngp_and_ntk(network(lambda net, x: net.out(torch.tanh(net.read(x)))), mf.ntk(), x):
+        assert not kernel[1].any()
+    for kernel in mf.nngp_and_ntk(network(lambda net, x: net.out(torch.tanh(net.read(x)))), mf.ntk(), 0 * x):
+        assert not kernel.any()
 
 
 def test_logits_over_the_root_of_n_are_refused_and_over_n_they_are_uniform():

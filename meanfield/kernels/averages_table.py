@@ -57,6 +57,9 @@ def prepared(source: Quadrature, p: Tensor, q: Tensor, pairs: int) -> Callable[[
         return source.pair
     given = torch.cat([p.reshape(-1), q.reshape(-1)]).sqrt()
     s = given.cpu()
+    if not float(s.max()):
+        at_zero = [float(f(s[:1]).square()) for f in (source.phi.phi, source.phi.dphi)]
+        return lambda p, q, c: (torch.full_like(c, at_zero[0]), torch.full_like(c, at_zero[1]))
     level, steep = source.level(s), s.max().reshape(1)
     at, weight = (v[0] for v in source.nodes(0 * steep, steep, source.kinks(steep), level))
     bases = [_basis(source, f, s, at, weight) for f in (source.phi.phi, source.phi.dphi)]

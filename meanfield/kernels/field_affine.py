@@ -55,6 +55,8 @@ def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
     for i, field in enumerate(fields):
         nodes = field.node.terms if isinstance(field.node, Total) else (field.node,)
         maps = None
+        if reading.apart:
+            _must_keep_neurons_apart(field.axes, linear_part, i)
         if reading.apart and field.axes.sample is not None:
             _must_keep_samples_apart(field.axes, linear_part, i)
         for node in nodes:
@@ -94,6 +96,22 @@ def _of_outputs(
 
 
 _SEVERAL = {"chunk", "split", "unbind", "tensor_split"}
+
+
+def _must_keep_neurons_apart(axes: Axes, values: Callable[[dict[int, Tensor]], list[Tensor]], i: int) -> None:
+    """What is done to each neuron alone, and the same to all, commutes with any mixture of them"""
+    generator = torch.Generator().manual_seed(0)
+    batch = 1 if axes.sample is None else axes.samples
+    columns, mixture = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(torch.get_default_device())
+        for shape in ((batch, axes.size, 3), (3, 3))
+    )
+    for found, mixed in zip(values({i: columns}), values({i: columns @ mixture}), strict=True):
+        if not torch.allclose(mixed, found @ mixture, rtol=1e-9, atol=1e-9):
+            raise ValueError(
+                "it mixes neurons with their neighbours, or treats each by its number, which has no meaning at infinite width; "
+                f"{REMEDY}"
+            )
 
 
 def _must_keep_samples_apart(axes: Axes, values: Callable[[dict[int, Tensor]], list[Tensor]], i: int) -> None:

@@ -113,7 +113,7 @@ def elementwise(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any)
             raise ValueError(f"a function of a field and of other numbers at each point has no rule; {REMEDY}")
 
     def function(h: Tensor) -> Tensor:
-        new = {id(field): h}
+        new = {id(field): h.clone()}  # some functions change what they are given
         return func(
             *replaced(args, new), **(replaced(kwargs, new) | ({"inplace": False} if "inplace" in kwargs else {}))
         )

@@ -49,16 +49,26 @@ class Call:
 
 
 class Field(Tensor):
-    """A tensor with an axis of infinitely many neurons; it has no numbers, its law is that of `node`."""
+    """A tensor with an axis of infinitely many neurons; it has no numbers, its law is that of `node`. changes: how often it and its views
+    were changed in place, shared with these, and how often when it was made or changed itself."""
 
     node: Node
     axes: Axes
+    changes: list[int]
+    seen: int
 
     @staticmethod
     def of(node: Node, axes: Axes) -> Field:
         made = torch.empty(axes.shape, dtype=torch.float64, device="meta").as_subclass(Field)
-        made.node, made.axes = node, axes
+        made.node, made.axes, made.changes, made.seen = node, axes, [0], 0
         return made
+
+    def changed(self, new: Field) -> Field:
+        """This very tensor after a change in place"""
+        self.node, self.axes = new.node, new.axes
+        self.changes[0] += 1
+        self.seen = self.changes[0]
+        return self
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]  # the reading takes every call
 
@@ -93,6 +103,8 @@ class _Log(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if name_of(func) in _OF_GRADIENTS:
+            return result
         found = [tuple(t.shape) for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
         self.calls.append((name_of(func), found))
         return result
@@ -100,13 +112,15 @@ class _Log(TorchFunctionMode):
 
 def plan(build: Any, x: Tensor, make: Any) -> list[Call]:
     """The calls of a forward pass of inputs x (P, ..), from real networks make(build, width)"""
-    logs = []
+    logs, net, few, f = [], nn.Module(), x, x
+    x = torch.cat([x[:3], x[:1].flip(-1) * 2 + 1]) if x.is_floating_point() else x  # others, if there are few
     for width, samples in PASSES:
-        net: nn.Module = make(build, width)
+        net = make(build, width)
         few = x[torch.arange(samples) % len(x)]
         with torch.no_grad(), _Log() as log:
-            net(few)
+            f = net(few)
         logs.append(log.calls)
+    _must_keep_samples_apart(net, few, f)
     if [name for name, _ in logs[0]] != [name for name, _ in logs[1]]:
         raise ValueError(
             "the network's forward does other things at another width or for other samples: no kernel is known"
@@ -115,6 +129,16 @@ def plan(build: Any, x: Tensor, make: Any) -> list[Call]:
         Call(name, tuple(tuple(map(_sizes, a, b)) for a, b in zip(small, large, strict=True)))
         for (name, small), (_, large) in zip(*logs, strict=True)
     ]
+
+
+def _must_keep_samples_apart(net: nn.Module, x: Tensor, f: Tensor) -> None:
+    with torch.no_grad():
+        alone = net(x[:-1])
+    if float((alone - f[:-1]).abs().max()) > 1e-7 * float(f.abs().max()):
+        raise ValueError(
+            "the outputs for a sample depend on the others: the forward mixes samples, e.g. x - x.mean(0); prepare the data before, "
+            "and take norms over neurons or positions"
+        )
 
 
 def _sizes(small: int, large: int) -> Sizes:
@@ -154,11 +178,13 @@ class Reading(TorchFunctionMode):
 
     def run(self, module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Any:
         """The outputs of x (samples, ..)"""
-        with self:
+        with torch.enable_grad(), self:
             return torch.func.functional_call(module, dict(parameters), (x,))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, name_of(func)
+        if name in _OF_GRADIENTS:
+            return func(*args, **kwargs)
         if self.number >= len(self.calls) or self.calls[self.number].name != name:
             raise ValueError(
                 "the network's forward asks for values or types of its fields, and does other things then: no kernel is known"
@@ -171,13 +197,23 @@ class Reading(TorchFunctionMode):
         if name in _OF_SHAPE:
             return func(*args, **kwargs)
         try:
-            return self.rule(name)(self, func, call, args, kwargs)
+            _must_be_as_it_was(given)
+            found = self.rule(name)(self, func, call, args, kwargs)
+            return _kept(name, args, kwargs, found)
         except ValueError as error:
             raise ValueError(f"{name} ({where()}): {error}") from None
+        except (RuntimeError, IndexError, TypeError, AttributeError, AssertionError, KeyError) as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"{name} ({where()}): there is no rule for how it is used ({why}); {REMEDY}") from error
 
     def rule(self, name: str) -> Rule:
         """ValueError for a function that has none"""
         if name not in self.rules:
+            if name.strip("_") in ("gt", "ge", "lt", "le", "eq", "ne", "sign", "round", "floor"):
+                raise ValueError(
+                    "comparisons of fields have no rule: write relu, leaky_relu, abs or clamp, of which the kinks are known; "
+                    + REMEDY
+                )
             raise ValueError(f"this function of a field has no rule; {REMEDY}")
         return self.rules[name]
 
@@ -203,6 +239,7 @@ class Reading(TorchFunctionMode):
             raise ValueError(f"the matrix {name!r} is used as it is and transposed: no kernel is known")
 
 
+_OF_GRADIENTS = {"_set_grad_enabled", "set_grad_enabled", "is_grad_enabled"}
 _OF_SHAPE = {"size", "dim", "numel", "is_floating_point", "__len__", "ndimension", "nelement", "is_complex"}
 _OF_SHAPE |= {
     "shape",
@@ -222,6 +259,81 @@ def name_of(func: Any) -> str:
     """Of a function of torch, or of a property that is asked for"""
     name = getattr(func, "__name__", "")
     return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
+
+
+_VIEWS = {
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "view_as",
+    "reshape_as",
+    "__getitem__",
+    "select",
+    "narrow",
+    "chunk",
+    "split",
+}
+_VIEWS |= {
+    "unbind",
+    "tensor_split",
+    "transpose",
+    "permute",
+    "t",
+    "T",
+    "mT",
+    "movedim",
+    "moveaxis",
+    "swapaxes",
+    "squeeze",
+    "unsqueeze",
+}
+_VIEWS |= {"expand", "expand_as", "broadcast_to", "contiguous", "to", "double", "type", "type_as"}
+_IN_PLACE = {
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "silu",
+    "mish",
+    "hardtanh",
+    "relu6",
+    "hardswish",
+    "hardsigmoid",
+    "threshold",
+}
+
+
+def _must_be_as_it_was(given: Sequence[Any]) -> None:
+    if not torch.is_grad_enabled():
+        raise ValueError(
+            "what is done within torch.no_grad is not trained through, which no rule knows: leave it out, and freeze parameters, "
+            "mf.Architecture(build, frozen=(..,))"
+        )
+    if any(isinstance(value, Field) and value.seen != value.changes[0] for value in given):
+        raise ValueError(
+            "a field, or what is seen of it, was changed in place by another name: write h = h + .. instead of h += .."
+        )
+
+
+def _kept(name: str, args: Any, kwargs: Any, found: Any) -> Any:
+    """What a function returns: views share changes with what they see, changes in place are made in the tensor itself"""
+    first = args[0] if args else None
+    able = name in _IN_PLACE and (kwargs.get("inplace") or any(value is True for value in args))
+    if (
+        able
+        or (name.endswith("_") and not name.endswith("__"))
+        or name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__")
+    ):
+        if not isinstance(first, Field) or not isinstance(found, Field):
+            raise ValueError("numbers are changed in place into a field: write h = h + .. instead")
+        return first.changed(found)
+    if name in _VIEWS and isinstance(first, Field):
+        for field in found if isinstance(found, tuple) else (found,):
+            if isinstance(field, Field):
+                field.changes, field.seen = first.changes, first.changes[0]
+    return found
 
 
 def replaced(value: Any, new: Mapping[int, Any]) -> Any:

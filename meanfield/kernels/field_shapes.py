@@ -53,7 +53,7 @@ def _into_parts(field: Field, after: Axes, parts: int) -> Field:
     place = next(
         (a for a in (after.wide - 1, after.wide + 1) if 0 <= a < len(after.shape) and after.shape[a] == parts), None
     )
-    if place is None or len(after.shape) != len(before.shape) + 1:
+    if place is None or place == after.sample or len(after.shape) != len(before.shape) + 1:
         raise ValueError(f"neurons become {after.shape} from {before.shape}: no kernel is known; {REMEDY}")
     node = parted(field.node, parts)
     order = torch.arange(node.size).reshape(before.size, parts)  # of the node
