@@ -153,7 +153,9 @@ def test_a_folder_keeps_the_kernels_as_arrays(tmp_path, computed):
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, computed, threads):
+def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, computed, threads, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # runs in the background ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     counting = block_run.computed
 
     def interrupted(*asked):
@@ -169,9 +171,9 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, computed, threads)
     ):
         BLOCKS(*ASK, folder=tmp_path, executor=ThreadPoolExecutor(1) if threads else None)
     monkeypatch.setattr(block_run, "computed", counting)
-    before = len(computed)
+    done = len(computed)
     assert same(BLOCKS(*ASK, folder=tmp_path), BLOCKS(*ASK))
-    assert len(computed) == before + 4 + 6
+    assert len(computed) == done + 4 + 6
     monkeypatch.setattr(block_run, "computed", lambda *asked: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted, match="0 of 6 blocks are finished; give a folder to go on from them"):
         BLOCKS(*ASK)

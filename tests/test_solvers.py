@@ -44,7 +44,7 @@ def _no_work(monkeypatch):
 
 
 def test_every_solver_has_a_row_and_the_methods_in_one_order():
-    exported = {made for made in vars(solvers).values() if isinstance(made, type) and "__call__" in vars(made)}
+    exported = {made for made in vars(solvers).values() if isinstance(made, type) and "resume" in vars(made)}
     assert {type(row.solver) for row in TABLE.values()} == exported
     for row in TABLE.values():
         assert isinstance(row.solver, Solver)

@@ -48,8 +48,8 @@ def nngp_and_ntk(
     same for `ntk()` and every `mean_field(gamma0)` (equation 43). For C outputs both stand in front of the identity between outputs.
     The dtype of x, float32 or float64, is that of the result; the arithmetic is float64. Diagonals are exact, and both matrices exactly
     symmetric, for x2 = None. `block` is the edge of a tile of work: it changes memory, 10 tiles beside the results, and no digit
-    of a perceptron (activations without a closed form have tiles of a fixed size). Rows of zeros, where f = 0 in every network without biases and with
-    phi(0) = 0, have rows of zeros in both.
+    of a perceptron (activations without a closed form have tiles of a fixed size). Rows of zeros, where f = 0 in every network without
+    biases and with phi(0) = 0, have rows of zeros in both.
 
     Derivatives with respect to x and x2, of first order, are there for the activations with closed averages of the library (linear,
     relu, erf, sin, gelu). Between parallel points relu's ntk has a cusp, whose derivative is taken as the mean of both sides.
