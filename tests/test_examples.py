@@ -33,6 +33,7 @@ FILES = {
     "language_model": {"language_model.png"},
     "attention_maps": {"attention_maps.png"},
     "kernels_and_width": {"kernels_and_width.png"},
+    "kernels_and_features": {"kernels_and_features.png"},
     "particle_clouds": {"particles.png", "particles.gif"},
     "quadrature_against_sampling": {"quadrature_against_sampling.png"},
     "single_outputs": {"training_outputs.png", "test_outputs.png"},
@@ -69,6 +70,9 @@ FINDINGS = {
     "recurrent": lambda r: -1 < r["power"] < -0.2,
     "language_model": lambda r: -1 < r["power"] < -0.2,
     "attention_maps": lambda r: -1 < r["power"] < -0.2,
+    "kernels_and_features": lambda r: (
+        max(r["Bayes, NNGP"], r["feature-learning limit"]) < 0.48
+    ),  # 0.5 is nothing learned
     "kernels_and_width": lambda r: -1.1 < sum(r.values()) / 2 < -0.2,
     "particle_clouds": lambda r: r["directions_after"] < 0.5 * r["directions_before"],
     "quadrature_against_sampling": lambda r: -0.75 < r["iid"] < -0.3 and max(r["sobol"], r["gauss_hermite"]) < -0.75,
