@@ -198,6 +198,7 @@ REFUSED = {
     "mixes samples": (lambda net, x: net.out(net.read(x) - net.read(x).mean(0)), "mixes samples"),
     "rolls samples": (lambda net, x: net.out(net.read(x).roll(1, 0)), "mixes samples"),
     "samples of data": (lambda net, x: net.out(torch.relu(net.read(x - x.mean(0)))), "depend on the others"),
+    "largest of data": (lambda net, x: net.out(torch.relu(net.read(x / x.abs().max()))), "depend on the others"),
     "neighbours": (lambda net, x: net.out(torch.relu(net.read(x).roll(1, -1) + net.read(x))), "mixes neurons"),
     "numbered neurons": (
         lambda net, x: net.out(net.read(x) * torch.arange(net.read.weight.shape[0])),
@@ -234,6 +235,13 @@ def in_place(net, x):
     return net.out(torch.relu_(net.up(h)).mul_(2.0))
 
 
+def added_to(net, x):
+    h = net.read(x)
+    before = h + 0.0
+    h.add_(1.0)
+    return net.out(torch.erf(net.up(h)) + before)
+
+
 def twice_named(net, x):
     h = net.read(x)
     g = h
@@ -252,8 +260,12 @@ def test_changes_in_place_are_those_of_torch():
         h = net.read(x)
         return net.out(torch.tanh(h + net.up(torch.relu(h))))
 
+    def apart(net, x):
+        h = net.read(x)
+        return net.out(torch.erf(net.up(h + 1.0)) + h)
+
     before = mf.nngp_and_ntk(network(plainly), mf.ntk(), x)
-    for way, right in ((in_place, plainly), (twice_named, by_one_name)):
+    for way, right in ((in_place, plainly), (twice_named, by_one_name), (added_to, apart)):
         for found, kernel in zip(*(mf.nngp_and_ntk(network(f), mf.ntk(), x) for f in (way, right)), strict=True):
             torch.testing.assert_close(found, kernel, rtol=1e-12, atol=0)
     for found, kernel in zip(mf.nngp_and_ntk(network(plainly), mf.ntk(), x), before, strict=True):

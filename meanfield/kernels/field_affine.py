@@ -38,8 +38,8 @@ def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
             given = columns.get(i)
             batch = reading.samples if field.axes.sample is not None else 1
             new[id(field)] = field.axes.tensor(
-                torch.zeros(batch, zero, k, dtype=torch.float64) if given is None else given
-            )
+                torch.zeros(batch, zero, k, dtype=torch.float64) if given is None else given.clone()
+            )  # which functions that work in place change
         found = func(*replaced(args, new), **replaced(kwargs, new))
         several = [t for t in tree_flatten(found)[0] if isinstance(t, Tensor)]
         if any(t.shape[axes.wide] != k for axes, t in zip(results, several, strict=True)):  # type: ignore[union-attr]
