@@ -48,6 +48,18 @@ def _processes_are_marked(request, monkeypatch):
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
 
 
+def _threads() -> dict[str, str | int]:
+    return {"torch": torch.get_num_threads()} | {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay():
+    """They decide the last bits, of this process and of those that later tests start"""
+    before = _threads()
+    yield
+    assert _threads() == before, "the test leaves another number of threads to those after it"
+
+
 @pytest.fixture(autouse=True)
 def _one_compiler_at_a_time(request):
     """KeOps' cache on disk is not safe against two processes that compile: xdist's workers take turns."""

@@ -4,12 +4,15 @@ import importlib
 import os
 import pkgutil
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +21,20 @@ ROOT = Path(__file__).parents[1]
 def environment(threads: int | None = None) -> dict[str, str]:
     """For a Python that a test starts: these packages, and as many threads as here unless told, since they decide the last bits."""
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads or torch.get_num_threads())}
+
+
+@contextmanager
+def dask_workers(count: int) -> Iterator[Any]:
+    """A dask client of processes with as many threads as this one, or the test is skipped; dask leaves MKL_NUM_THREADS=1 in os.environ"""
+    distributed = pytest.importorskip("distributed")
+    own = {name: str(torch.get_num_threads()) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    quiet: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with (
+        mock.patch.dict(os.environ),
+        distributed.LocalCluster(count, env=own, **quiet) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
 
 
 def gathered(package: ModuleType, name: str) -> dict[str, Callable[..., Any]]:

@@ -19,7 +19,7 @@ import meanfield as mf
 from solvers import Interrupted, KernelBlocks, SolverError
 from solvers.lazy import block_run, kernel_blocks
 from tests import memory
-from tests.running import environment
+from tests.running import dask_workers, environment
 from tests.test_gaussian_process import Positions
 
 NETWORK, SLOW = mf.Network(2, "relu", 1.3, 0.2), mf.Network(1, "tanh")
@@ -431,8 +431,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, slow, computed):
 
 @pytest.mark.processes
 def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path, slow):
-    distributed = pytest.importorskip("distributed")
-    killed, own = threading.Event(), {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = threading.Event()
 
     def kill(pid):
         while lines(tmp_path) < 1:
@@ -440,10 +439,7 @@ def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path, slow):
         os.kill(pid, signal.SIGKILL)
         killed.set()
 
-    with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=own) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with dask_workers(2) as client:
         victim = min(client.run(os.getpid).values())
         threading.Thread(target=kill, args=(victim,), daemon=True).start()
         found = BLOCKS(SLOW, mf.ntk(), X, executor=client.get_executor(), folder=tmp_path)

@@ -18,7 +18,7 @@ import meanfield as mf
 from meanfield.files import storage
 from solvers import FiniteWidth, Interrupted, SolverError, width_sweep
 from solvers.finite.finite_width import FiniteWidth as Solver
-from tests.running import environment
+from tests.running import dask_workers, environment
 
 PROBLEM = mf.Problem(mf.digits(n_train=5, n_test=2), mf.Network(1, "tanh"), training=mf.Training(0.2, 3))
 ASK = dict(problem=PROBLEM, widths=(4, 8), seeds=3)
@@ -217,8 +217,7 @@ def test_a_worker_that_dies_costs_a_process_pool_but_no_result(tmp_path):
 @pytest.mark.processes
 def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path):
     """Killed when the first result is there: dask gives the lost tasks to the other worker."""
-    distributed = pytest.importorskip("distributed")
-    asked, killed, own = PROBLEM.with_steps(60), threading.Event(), {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    asked, killed = PROBLEM.with_steps(60), threading.Event()
 
     def kill(pid):
         while not any(tmp_path.glob("*.nc")):
@@ -226,10 +225,7 @@ def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path):
         os.kill(pid, signal.SIGKILL)
         killed.set()
 
-    with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50, env=own) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with dask_workers(2) as client:
         victim = min(client.run(os.getpid).values())
         threading.Thread(target=kill, args=(victim,), daemon=True).start()
         nets = width_sweep(asked, (64, 128), 16, executor=client.get_executor(), folder=tmp_path)
