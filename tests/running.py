@@ -12,7 +12,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +25,8 @@ def environment(threads: int | None = None) -> dict[str, str]:
 @contextmanager
 def dask_workers(count: int) -> Iterator[Any]:
     """A dask client of processes with as many threads as this one, or the test is skipped; dask leaves MKL_NUM_THREADS=1 in os.environ"""
+    import pytest  # which the GPU's table does without
+
     distributed = pytest.importorskip("distributed")
     own = {name: str(torch.get_num_threads()) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     quiet: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
