@@ -16,7 +16,7 @@ from meanfield.network.module import perceptron
 from solvers import FiniteWidth, WassersteinFlow
 from solvers.lazy.lazy_prediction import lazy_prediction
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
-from tests.any_networks import Convolutional, Language, digits, text
+from tests.any_networks import Convolutional, digits
 
 P, P_TEST = 5, 3
 
@@ -587,10 +587,3 @@ def test_modules_have_the_lazy_limit_of_their_kernels():
     assert float(z.abs().max()) < 4
     ratio = f.var(0) / std.square()  # chi square over 23: 0.3 of 1, and 1/N
     assert 0.3 < float(ratio.min()) < float(ratio.max()) < 2.4
-
-
-def test_modules_with_positions_are_refused():
-    x, y = text()
-    problem = mf.Problem(mf.Dataset(x, y), Language, mf.ntk(), mf.Training(0.1, 2), loss="cross_entropy")
-    with pytest.raises(ValueError, match="with positions"):
-        TangentKernelLimit()(problem)

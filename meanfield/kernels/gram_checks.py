@@ -46,13 +46,18 @@ def advised(smallest: float, threshold: float, scale: float = 1.0) -> float:
     return 10.0 ** math.ceil(math.log10(max(needed, 1e-300)) + 1)
 
 
-def gram_matrix(kernel: Tensor, samples: int, outputs: int, name: str = "the kernel") -> Tensor:
-    """The kernel as a symmetric float64 matrix, (P, P) or (P C, P C); ValueError for another shape, NaN, or an asymmetric kernel."""
-    shape, full = tuple(kernel.shape), (samples, outputs, samples, outputs)
-    if shape not in {(samples, samples), full}:
+def gram_matrix(
+    kernel: Tensor, samples: int, outputs: int, name: str = "the kernel", positions: tuple[int, ...] = ()
+) -> Tensor:
+    """The kernel as a symmetric float64 matrix, (P, P) or (P C, P C); ValueError for another shape, NaN, or an asymmetric kernel.
+
+    Of outputs at positions it is (P, positions, P, positions), each a row, or (P, C, P, C) with all outputs of a sample.
+    """
+    shape, plain, full = tuple(kernel.shape), (samples, *positions) * 2, (samples, outputs) * 2
+    if shape not in {plain, full}:
         either = f" or {full}" if outputs > 1 else ""
-        raise ValueError(f"{name} must have shape {(samples, samples)}{either}: received {shape}")
-    rows = samples if kernel.ndim == 2 else samples * outputs
+        raise ValueError(f"{name} must have shape {plain}{either}: received {shape}")
+    rows = math.prod(shape[: len(shape) // 2])
     return _symmetric(name, kernel.reshape(rows, rows))
 
 

@@ -34,11 +34,12 @@ Kernels = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What is known of some samples: the node of their outputs, and of each sample alone. positions: axes of the outputs of a sample but
-    for the last; averages: over neurons that the forward pass takes."""
+    """What is known of some samples: the node of their outputs, and of each sample alone. axis: of the outputs, along which these are
+    independent; positions: the other axes of a sample; averages: over neurons that the forward pass takes."""
 
     node: Node
     within: Within
+    axis: int
     positions: tuple[int, ...]
     averages: int
 
@@ -104,6 +105,12 @@ def _differentiable(network: Architecture, scaling: Scaling | Standard, x: Any, 
     one = first.detach().double()[:1]
     pairs(*(one.clone().requires_grad_() for _ in range(2)))  # what has no derivative is told now
     return Differentiable.apply(values, pairs, _TILE, first, second)  # pyright: ignore[reportReturnType]
+
+
+def outputs_axis(network: Architecture, scaling: Scaling | Standard, x: Tensor) -> int:
+    """Of the outputs of samples x, the one along which they are independent of each other; all others are positions"""
+    readable, few = of_builder(network, scaling), x[:1]
+    return _read(readable.law(WIDTHS[0]), _planned(readable, few), few).axis
 
 
 def _planned(network: Readable, x: Tensor) -> list[Call]:
@@ -175,7 +182,7 @@ def _read(law: Law, calls: list[Call], x: Tensor, noise: float = 0.0, apart: boo
         )
     axes = out.axes
     positions = tuple(size for axis, size in enumerate(axes.shape) if axis not in (axes.wide, axes.sample))
-    return Batch(out.node, reading.within, positions, reading.averages)
+    return Batch(out.node, reading.within, axes.wide, positions, reading.averages)
 
 
 def _batches(x: Tensor, block: int) -> Iterator[Tensor]:

@@ -78,7 +78,10 @@ def prediction(
     output: int = 0,
     test: bool = False,
 ) -> np.ndarray:
-    """f_mu(t) of single samples, one panel each: mean and band of one standard deviation as predicted, single networks as thin lines."""
+    """f_mu(t) of single samples, one panel each: mean and band of one standard deviation as predicted, single networks as thin lines.
+
+    output: which of a sample, counted through its positions if it has some.
+    """
     groups = plot_data.by_width(nets, None)[0] if nets else {}
     mean, std = map(for_tests, (found.mean_test, found.std_test) if test else (found.mean, found.std))
     finite = found.times.isfinite()
@@ -96,14 +99,14 @@ def prediction(
                     alpha=0.6,
                     label=label,
                 )
-        m, s = (plot_data.row(t[finite].transpose(0, 1), mu)[:, output].numpy() for t in (mean, std))
+        m, s = (plot_data.row(t[finite].transpose(0, 1), mu).flatten(1)[:, output].numpy() for t in (mean, std))
         panel.fill_between(
             times, m - s, m + s, color=ORANGE, alpha=0.25, linewidth=0, zorder=4, label="predicted, ± 1 std"
         )
         panel.plot(times, m, label="predicted mean", **LIMIT)
         if targets is not None:
             panel.axhline(
-                float(plot_data.row(targets, mu)[output]), color=GREY, linestyle=":", linewidth=1, label="target"
+                float(plot_data.row(targets, mu).flatten()[output]), color=GREY, linestyle=":", linewidth=1, label="target"
             )
         which = f", output {output}" if found.problem.data.outputs > 1 else ""
         panel.set(xlabel=TIME, title=f"{'test' if test else 'training'} sample {mu}{which}")

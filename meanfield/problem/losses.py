@@ -85,6 +85,11 @@ def averaged(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
     return (values * counts).sum(-1) / counts.sum().clamp(min=1)
 
 
+def counted(loss: Loss, y: Tensor) -> int:
+    """Of how many targets (P, .., C), at least one, the loss is the mean"""
+    return y[..., 0].numel() if loss.counted is None else max(1, int(loss.counted(y).sum()))
+
+
 def loss(which: str | Loss) -> Loss:
     """The loss called `which`; ValueError listing the known names."""
     if isinstance(which, Loss):

@@ -24,23 +24,26 @@ class LazyPrediction:
     times: Tensor
     """(T,) training times eta k"""
     mean: Tensor
-    """(T, P, C)"""
+    """(T, P, C), or (T, P, positions, .., C) of outputs at positions, as of all below"""
     mean_test: Tensor | None
-    """(T, P_test, C), if there are test samples"""
+    """(T, P_test, .., C), if there are test samples"""
     covariance: Tensor
-    """(T, Q, Q) of one output over [x; x_test], the same for each of the C outputs, which are independent of each other"""
+    """(T, Q, Q), or (T, Q, positions, .., Q, positions, ..), of one output over [x; x_test], the same for each of the C outputs, which are
+    independent of each other"""
     stats: Mapping[str, Any] = field(default_factory=dict)
     """Eigenvalues, condition number, the jitter that was used"""
 
     @property
     def std(self) -> Tensor:
-        """(T, P, C) standard deviation over the random start, training samples"""
-        return self._std()[:, : self.mean.shape[1], None].expand_as(self.mean)
+        """(T, P, .., C) standard deviation over the random start, training samples"""
+        return self._std()[:, : self.mean.shape[1], ..., None].expand_as(self.mean)
 
     @property
     def std_test(self) -> Tensor | None:
-        """(T, P_test, C) standard deviation over the random start, test samples"""
-        return None if self.mean_test is None else self._std()[:, self.mean.shape[1] :, None].expand_as(self.mean_test)
+        """(T, P_test, .., C) standard deviation over the random start, test samples"""
+        if self.mean_test is None:
+            return None
+        return self._std()[:, self.mean.shape[1] :, ..., None].expand_as(self.mean_test)
 
     @property
     def loss(self) -> Tensor:
@@ -54,10 +57,14 @@ class LazyPrediction:
         return self._loss(for_tests(self.mean_test), for_tests(self.std_test), y)
 
     def _std(self) -> Tensor:
-        return self.covariance.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+        """(T, Q, ..)"""
+        points = self.covariance.shape[1 : self.mean.ndim - 1]
+        rows = points.numel()
+        variances = self.covariance.reshape(-1, rows, rows).diagonal(dim1=1, dim2=2)
+        return variances.clamp(min=0).sqrt().unflatten(1, points)
 
     def _loss(self, mean: Tensor, std: Tensor, y: Tensor) -> Tensor:
-        return self.problem.loss_function.mean(mean, y) + 0.5 * std.square().sum(-1).mean(-1)
+        return self.problem.loss_function.mean(mean, y) + 0.5 * std.square().sum(-1).flatten(1).mean(-1)
 
     def __repr__(self) -> str:
         ends = f"{float(self.loss[0]):.4g} -> {float(self.loss[-1]):.4g}"

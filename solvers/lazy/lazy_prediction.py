@@ -13,7 +13,7 @@ from meanfield.kernels.gram_checks import gram_matrix
 from meanfield.kernels.spectrum import training_times, unstable
 from meanfield.problem.problem import Problem
 from meanfield.solution.prediction import LazyPrediction
-from solvers.lazy.lazy_kernels import Kernel, lazy_kernels
+from solvers.lazy.lazy_kernels import Kernel, in_rows, lazy_kernels
 from solvers.lazy.tangent_kernel_limit import statistics
 
 
@@ -28,25 +28,28 @@ def lazy_prediction(
     """Mean and covariance of f_t over f0 ~ GP(0, NNGP), train and test jointly, for the squared loss.
 
     times: training times eta k, math.inf for the end; None is the problem's grid. kernel: as in TangentKernelLimit, one that does not
-    mix outputs. covariance (Q, Q): of f0 over [x; x_test]; None is the analytic one, zero in the mean-field scaling. jitter, in units of
+    mix outputs. covariance (Q, Q): of f0 over [x; x_test]; None is the analytic one, zero in the mean-field scaling. Of outputs at
+    positions all of these are (.., positions, .., positions), as `nngp_and_ntk` has them. jitter, in units of
     the mean eigenvalue, is added to the kernel where it is inverted, at t = inf alone. Without it samples that are equal end at the mean
     of their targets, and those where every network is 0 stay there. Memory O(T Q^2). ValueError for other losses, for a kernel that is
     singular at t = inf for any other reason without a jitter, and for descent that diverges.
     """
     _check(problem, jitter)
-    q, p = problem.data.points, problem.data.samples
+    y, positions = in_rows(problem.data.y), problem.data.y.shape[1:-1]
+    p, q = len(y), problem.data.points * positions.numel()
     at = problem.training.times if times is None else training_times(times)
     checks.memory("the covariances", 8.0 * len(at) * q * q, "give fewer times, e.g. times=[problem.training.times[-1]]")
     kernels = lazy_kernels(problem, kernel, covariance is None)
     if len(kernels.ntk) != q:
         raise ValueError(
-            f"the kernel mixes outputs (shape {tuple(kernel.shape) if isinstance(kernel, Tensor) else None}): give a (Q, Q) one, "
+            f"the kernel mixes outputs (shape {tuple(kernel.shape) if isinstance(kernel, Tensor) else None}): give a (Q, Q) one, of outputs "
+            "at positions (Q, positions, Q, positions), "
             "or take TangentKernelLimit, which follows single draws with any kernel"
         )
     sigma = kernels.covariance
     if covariance is not None:
-        sigma = gram_matrix(covariance, q, 1, "the given covariance, over training and test samples,")
-    y = problem.data.y
+        name = "the given covariance, over training and test samples,"
+        sigma = gram_matrix(covariance, problem.data.points, 1, name, tuple(positions))
     found = kernels.spectrum(y, None, None if sigma is None else sigma[:p, :p])
     rate = problem.training.learning_rate if problem.training.optimiser == "gradient_descent" else None
     if rate is not None and rate > found.largest_learning_rate():
@@ -62,10 +65,12 @@ def lazy_prediction(
         # 1 - learned on training samples, without the difference
         kept = (found.eigenvectors * left) @ found.eigenvectors.T
         spread.append(learned.new_zeros(q, q) if root is None else _spread(learned, kept, root))
-    joint = torch.stack(mean)
-    test = None if q == p else joint[:, p:]
+    joint = torch.stack(mean).unflatten(1, (-1, *positions))
+    n = problem.data.samples
+    test = None if q == p else joint[:, n:]
     used = checks.positive("jitter", jitter, zero=True) if bool(at.isinf().any()) else 0.0
-    return LazyPrediction(problem, at, joint[:, :p], test, torch.stack(spread), statistics(found, problem, used))
+    joint_covariance = torch.stack(spread).reshape(len(at), -1, *positions, problem.data.points, *positions)
+    return LazyPrediction(problem, at, joint[:, :n], test, joint_covariance, statistics(found, problem, used))
 
 
 def _root(sigma: Tensor) -> Tensor:

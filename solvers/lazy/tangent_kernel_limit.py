@@ -13,10 +13,11 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.kernels.process import draws
 from meanfield.kernels.spectrum import KernelSpectrum, unstable
+from meanfield.problem.losses import counted
 from meanfield.problem.problem import Problem
 from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution
-from solvers.lazy.lazy_kernels import Kernel, LazyKernels, check_lazy, has_random_start, lazy_kernels
+from solvers.lazy.lazy_kernels import Kernel, LazyKernels, check_lazy, has_random_start, in_rows, lazy_kernels
 from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
 from solvers.running.failures import conclude
@@ -39,13 +40,16 @@ class TangentKernelLimit:
     """Solves lazy problems of any depth and loss: `TangentKernelLimit()(problem) -> Solution`, df/dt = K Delta / P with K constant.
 
     In the NTK scaling this is the limit of infinite width, in mean_field(gamma0) that of gamma0 -> 0 after it, with remainder gamma0^2:
-    above gamma0 = 0.1 stats["warning"] says so. `initial` may also be f0 (Q, C) itself, e.g. a real network's. No step inverts the
-    kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems without such a limit, and for
-    descent that must diverge; `raise_on_failure=False` lets it.
+    above gamma0 = 0.1 stats["warning"] says so. Where networks start at random functions, as in the NTK scaling, a run starts at a draw of
+    f0 from their Gaussian process, and so does that of a module, whose own first weights play no part; initial="mean" is the mean over
+    starts for the squared loss. `initial` may also be f0 (Q, C) itself, e.g. a real network's. Outputs at positions are rows of their own,
+    P and Q count them. No step inverts the kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems
+    without such a limit, and for descent that must diverge; `raise_on_failure=False` lets it.
     """
 
     kernel: Kernel | Tensor = "analytic"
-    """analytic is that of the network; or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C)"""
+    """analytic is that of the network; or a given one over [x; x_test], (Q, Q) or (Q, C, Q, C); with positions (Q, positions, Q, positions)
+    or (Q, C, Q, C) over all outputs of a sample"""
     initial: Literal["draw", "mean"] | Tensor = "draw"
     """draw: f0 of one network, GP(0, NNGP) by the seed (zero in the mean-field scaling); mean: f0 = 0"""
     seed: int = 0
@@ -55,7 +59,7 @@ class TangentKernelLimit:
     device: str = "cpu"
     """cpu, cuda, cuda:1, .."""
     snapshots: Sequence[int] = (0, -1)
-    """Steps that show the kernel, which is the same at all; -1 is the last"""
+    """Steps that show the kernel, which is the same at all; -1 is the last. None for modules of more than 16 outputs a sample"""
     rtol: float | None = None
     """Relative tolerance of gradient flow where the loss is not squared; 1e-9 if left out, 1e-6 in float32"""
     evaluations: int = EVALUATIONS
@@ -107,8 +111,8 @@ class TangentKernelLimit:
         check_lazy(problem)
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
         snapshot_steps(self.snapshots, problem.training)
-        expected = (problem.data.points, problem.data.outputs)
-        if isinstance(self.initial, Tensor) and tuple(checks.matrix("initial", self.initial).shape) != expected:
+        expected = (problem.data.points, *problem.data.y.shape[1:])
+        if isinstance(self.initial, Tensor) and tuple(checks.array("initial", self.initial).shape) != expected:
             raise ValueError(
                 f"initial must hold f0 at the training and test samples, shape {expected}: received {tuple(self.initial.shape)}"
             )
@@ -116,8 +120,10 @@ class TangentKernelLimit:
     def parts(self, problem: Problem, seeds: int = 1) -> Parts:
         """What `ensemble` holds in memory"""
         data, flow = problem.data, problem.training.optimiser == "gradient_flow"
-        given = self.kernel.ndim if isinstance(self.kernel, Tensor) else 0
-        rows, columns = (n * (data.outputs if given == 4 else 1) for n in (data.points, data.samples))
+        given = isinstance(self.kernel, Tensor)
+        # a given one may be between all outputs; of a wrong shape it is refused later
+        each = self.kernel.numel() ** 0.5 / data.points if isinstance(self.kernel, Tensor) else data.y[0, ..., 0].numel()
+        rows, columns = each * data.points, each * data.samples
         kernels = 2 * rows**2 if self._drawn and has_random_start(problem.scaling) else rows * columns
         work = 7 * columns**2 + flow * (columns**2 + 2 * rows * columns)
         shown = int(data.outputs > 1 and not given and len(self.snapshots) > 0)  # one kernel stands for all snapshots
@@ -127,19 +133,19 @@ class TangentKernelLimit:
 
     def _start(self, problem: Problem, kernels: LazyKernels, seeds: Sequence[int]) -> Tensor:
         """(E, Q, C) f0 of each seed"""
-        samples, outputs = problem.data.points, problem.data.outputs
+        shape = (len(seeds), problem.data.points, *problem.data.y.shape[1:])
         if isinstance(self.initial, Tensor):
-            return checks.matrix("initial", self.initial).repeat(len(seeds), 1, 1)
+            return checks.array("initial", self.initial).expand(shape).clone()
         if self.initial == "mean" or not has_random_start(problem.scaling):
-            return torch.zeros(len(seeds), samples, outputs, dtype=torch.float64)
+            return torch.zeros(shape, dtype=torch.float64)
         assert kernels.covariance is not None
-        return draws(kernels.covariance, problem.data.samples, outputs, seeds)
+        return draws(kernels.covariance, kernels.rows, shape[-1], seeds).reshape(shape)
 
     def _run(
         self, problem: Problem, kernels: LazyKernels, f: Tensor, seeds: Sequence[int], previous: Solution | None
     ) -> list[Solution]:
-        """From f (E, Q, C), one start for each seed"""
-        found = kernels.spectrum(problem.data.y, f[0, : kernels.samples])
+        """From f (E, Q, .., C), one start for each seed"""
+        found = kernels.spectrum(in_rows(problem.data.y), in_rows(f[0, : problem.data.samples]))
         self._must_be_stable(problem, found)
         method = _Linear(problem, kernels.ntk.to(device=self.device, dtype=checks.DTYPES[self.dtype]))
         run = evolve(
@@ -151,11 +157,12 @@ class TangentKernelLimit:
             snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=dict.fromkeys(previous.snapshots) if previous else None,
             progress=self.progress,
-            label=f"lazy limit of {kernels.samples} samples",
+            label=f"lazy limit of {problem.data.samples} samples",
         )
         run.stats["seconds"] /= len(seeds)
         run.stats |= statistics(found, problem)
         recorded = tuple(sorted(run.captured))
+        shown = len(recorded) if problem.gradients_recorded else 0
         kept = {} if run.status.blew_up else run.named_state(("f",))
         solutions = [
             Solution(
@@ -164,7 +171,7 @@ class TangentKernelLimit:
                 **answer,
                 state={name: tensor[e].cpu() for name, tensor in kept.items()},
                 snapshots=recorded,
-                tangent=method.tangent_kernels(len(recorded)) if recorded else None,
+                tangent=method.tangent_kernels(shown) if shown else None,
                 stats=dict(run.stats),
             )
             for e, (seed, answer) in enumerate(zip(seeds, run.answers(previous, len(seeds)), strict=True))
@@ -190,7 +197,7 @@ class TangentKernelLimit:
 
 @dataclass(frozen=True)
 class _LinearPass:
-    """Outputs f (E, n, C) at the points `rows`"""
+    """Outputs f (E, n, .., C) at the points `rows`"""
 
     f: Tensor
     rows: Rows
@@ -211,12 +218,13 @@ class _Exact:
 
 
 class _Linear(Method):
-    """Outputs and velocity of functions; the state is f (E, Q, C) over training and test samples, one for each of E starts."""
+    """Outputs and velocity of functions; the state is f (E, Q, .., C) over training and test samples, one for each of E starts."""
 
     def __init__(self, problem: Problem, ntk: Tensor) -> None:
         self.problem, self.train = problem, problem.data.samples
         self.ntk = ntk  # (Q B, P B)
         self.y = problem.data.y.to(self.ntk)
+        self.counted = counted(problem.loss_function, self.y)
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> _LinearPass:
         del differentiated
@@ -225,12 +233,13 @@ class _Linear(Method):
 
     def backward(self, passed: _LinearPass) -> State:
         """K Delta / P (equation 51)"""
-        y, matrix = self.y, self.ntk
+        y, matrix, count, loss = self.y, self.ntk, self.counted, self.problem.loss_function
         if isinstance(passed.rows, Tensor):
             rows = passed.rows.to(y.device)
             y, matrix = y[rows], matrix.unflatten(1, (self.train, -1))[:, rows].flatten(1)
-        delta = self.problem.loss_function.delta(passed.f[:, : len(y)], y)
-        return (self.apply(matrix, delta).div_(len(y)).reshape(len(delta), -1, y.shape[1]),)
+            count = counted(loss, y)
+        delta = loss.delta(passed.f[:, : len(y)], y)
+        return (self.apply(matrix, delta).div_(count).reshape(len(delta), -1, *y.shape[1:]),)
 
     def capture(self, state: State, passed: _LinearPass) -> None:
         """The kernel is constant"""
@@ -241,15 +250,16 @@ class _Linear(Method):
         return (self.ntk.double().cpu() @ (vectors * gain) @ vectors.T).to(self.ntk)
 
     def tangent_kernels(self, count: int) -> Tensor:
-        """(count, P, C, P, C), one kernel seen `count` times"""
-        p, c = self.y.shape
+        """(count, P, C, P, C) between all outputs of samples, one kernel seen `count` times"""
+        p, c = self.train, self.problem.data.outputs
         kernel = self.ntk[: self.ntk.shape[1]].cpu()
-        if len(kernel) == p:
-            kernel = kernel[:, None, :, None] * torch.eye(c).to(kernel)[None, :, None, :]
+        if len(kernel) < p * c:
+            each = torch.eye(self.y.shape[-1]).to(kernel)
+            kernel = kernel[:, None, :, None] * each[None, :, None, :]
         return kernel.reshape(1, p, c, p, c).expand(count, -1, -1, -1, -1)
 
     def apply(self, matrix: Tensor, f: Tensor) -> Tensor:
-        """One product for all starts: f (E, P, C) -> (E, Q B, C / B)"""
+        """One product for all starts: f (E, P, .., C) -> (E, Q B, C / B)"""
         fields = f.reshape(len(f), matrix.shape[1], -1).transpose(0, 1)
         return (matrix @ fields.flatten(1)).reshape(len(matrix), *fields.shape[1:]).transpose(0, 1)
 
