@@ -42,8 +42,8 @@ def lazy_prediction(
     kernels = lazy_kernels(problem, kernel, covariance is None)
     if len(kernels.ntk) != q:
         raise ValueError(
-            f"the kernel mixes outputs (shape {tuple(kernel.shape) if isinstance(kernel, Tensor) else None}): give a (Q, Q) one, of outputs "
-            "at positions (Q, positions, Q, positions), "
+            f"the kernel mixes outputs (shape {tuple(kernel.shape) if isinstance(kernel, Tensor) else None}): give a (Q, Q) one, "
+            "of outputs at positions (Q, positions, Q, positions), "
             "or take TangentKernelLimit, which follows single draws with any kernel"
         )
     sigma = kernels.covariance
