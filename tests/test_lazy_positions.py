@@ -48,7 +48,12 @@ def gram(rows, seed=7):
 
 def by_loops(asked, kernel, f):
     """f (Q, M, C) at all steps from kernel (Q, M, Q, M): each output of each position, one after the other, in numpy"""
-    training, y, found, squared = asked.training, asked.data.y.numpy(), [f.copy()], asked.loss_function.name == "squared"
+    training, y, found, squared = (
+        asked.training,
+        asked.data.y.numpy(),
+        [f.copy()],
+        asked.loss_function.name == "squared",
+    )
     velocity, batches = np.zeros_like(f), training.batches(P)
     for batch in (next(batches) for _ in range(training.steps)):
         rows = range(P) if batch is None else batch.tolist()
@@ -171,7 +176,9 @@ def test_outputs_before_their_positions_are_refused():
     network = lambda n: Sequence(n, last=False)  # noqa: E731
     data = mf.Dataset(normal(P, 2, M), normal(P, C, M))
     asked = mf.Problem(data, network, mf.ntk(), mf.Training(0.1, 2))
-    message = r"outputs of shape \(2, 3\) for one sample, of which axis 0 holds them.*end the forward with .movedim\(1, -1\)"
+    message = (
+        r"outputs of shape \(2, 3\) for one sample, of which axis 0 holds them.*end the forward with .movedim\(1, -1\)"
+    )
     for solve in (TangentKernelLimit(), lazy_prediction):
         with pytest.raises(ValueError, match=message):
             solve(asked)

@@ -106,7 +106,11 @@ def prediction(
         panel.plot(times, m, label="predicted mean", **LIMIT)
         if targets is not None:
             panel.axhline(
-                float(plot_data.row(targets, mu).flatten()[output]), color=GREY, linestyle=":", linewidth=1, label="target"
+                float(plot_data.row(targets, mu).flatten()[output]),
+                color=GREY,
+                linestyle=":",
+                linewidth=1,
+                label="target",
             )
         which = f", output {output}" if found.problem.data.outputs > 1 else ""
         panel.set(xlabel=TIME, title=f"{'test' if test else 'training'} sample {mu}{which}")

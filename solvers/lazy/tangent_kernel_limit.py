@@ -122,7 +122,9 @@ class TangentKernelLimit:
         data, flow = problem.data, problem.training.optimiser == "gradient_flow"
         given = isinstance(self.kernel, Tensor)
         # a given one may be between all outputs; of a wrong shape it is refused later
-        each = self.kernel.numel() ** 0.5 / data.points if isinstance(self.kernel, Tensor) else data.y[0, ..., 0].numel()
+        each = (
+            self.kernel.numel() ** 0.5 / data.points if isinstance(self.kernel, Tensor) else data.y[0, ..., 0].numel()
+        )
         rows, columns = each * data.points, each * data.samples
         kernels = 2 * rows**2 if self._drawn and has_random_start(problem.scaling) else rows * columns
         work = 7 * columns**2 + flow * (columns**2 + 2 * rows * columns)
