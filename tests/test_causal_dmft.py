@@ -360,13 +360,16 @@ def test_problems_without_such_a_limit_are_refused_before_work(monkeypatch):
 
 
 def test_fields_that_outgrow_the_samples_name_both_remedies():
-    with pytest.raises(SolverError, match=r"more samples.* a larger tolerance.*after step \d") as caught:
+    told = (
+        r"hidden layers \d and \d span \d+ .* the 32 neurons .* samples=64 or more .* a larger tolerance.*after step \d"
+    )
+    with pytest.raises(SolverError, match=told) as caught:
         CausalDMFT(32)(problem())
     partial = caught.value.solution
     assert partial.status is mf.Status.OUT_OF_ROOM
     assert torch.isfinite(partial.loss).all()
     assert 0 < partial.steps < 25
-    with pytest.raises(SolverError, match="more than 20 directions"):
+    with pytest.raises(SolverError, match=r"hidden layer.* \d span .* admits 20: take a larger max_rank"):
         CausalDMFT(512, max_rank=20)(problem())
 
 

@@ -211,7 +211,7 @@ def test_the_rank_limit_follows_the_memory(monkeypatch):
     monkeypatch.setattr(checks, "free_memory", lambda device="cpu": free)
     assert solver.rank_limit(asked) == pytest.approx(200, abs=1)
     monkeypatch.setattr(checks, "free_memory", lambda device="cpu": math.inf)
-    assert solver.rank_limit(asked) == 4095
+    assert solver.rank_limit(asked) == 4096
     assert replace(solver, max_rank=100).rank_limit(asked) == 100
 
 

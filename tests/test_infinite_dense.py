@@ -1,6 +1,7 @@
 """The infinite Gaussian matrix as an operator: its algebra is exact, its law is that of a wide matrix; no network appears here."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy import stats
 from solvers.dmft.basis import Basis, Rows, combination, orthonormal
 from solvers.dmft.infinite_dense import InfiniteDense, Known
 from solvers.dmft.neurons import exact_neurons, plain_neurons, sobol_neurons
-from solvers.running.failures import RankError
+from solvers.running.failures import RankError, enough
 from solvers.running.integrator import weighted
 
 S = 300
@@ -279,16 +280,38 @@ def test_reveal_returns_coefficients_and_the_new_rows_only():
 
 
 def test_more_directions_than_samples_name_both_remedies():
-    remedies = "take more samples.* a larger tolerance"
-    basis = Basis(10, 1e-6, torch.empty(0, dtype=F64))
+    basis = Basis(10, 1e-6, torch.empty(0, dtype=F64), limit=9)
     basis.reveal(fields(6, 1, 10))
-    with pytest.raises(RankError, match=f"more than 9 directions, which 10 samples can represent.*: {remedies}"):
+    with pytest.raises(
+        RankError, match=r"10 directions or more, where max_rank.* admits 9: take a larger max_rank, a larger tol"
+    ):
         basis.reveal(fields(6, 2, 10))
     w = dense(samples=10)
     w.forward(fields(4, 1, 10))
-    with pytest.raises(RankError, match=f"10 samples: {remedies}"):
+    with pytest.raises(
+        RankError, match=r"12 directions or more, .* 10 neurons.*: take samples=20 or more.* a larger tol"
+    ) as caught:
         w.backward(fields(8, 2, 10))
+    assert (caught.value.needed, caught.value.neurons) == (12, 10)
     assert issubclass(RankError, ValueError)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as executors do
+
+
+def test_as_many_directions_as_neurons_represent_any_field():
+    basis, v = Basis(10, 1e-6, torch.empty(0, dtype=F64)), fields(14, 1, 10)
+    c, new = basis.reveal(v)
+    torch.testing.assert_close(c.T @ new, v, **EXACT)
+    assert len(basis) == 10
+    assert basis.reveal(fields(6, 2, 10))[1] is None
+
+
+@pytest.mark.parametrize("neurons", [1, 3, 32])
+def test_enough_samples_are_the_fewest_doublings_that_hold_the_directions(neurons):
+    """An axis of neurons, which is samples / 8 here"""
+    for directions in range(200):
+        asked = enough(8 * neurons, neurons, directions)
+        assert asked // 8 > directions
+        assert asked == 8 * neurons or asked // 16 <= directions
 
 
 def test_rows_grow_and_keep_their_contents():
@@ -306,7 +329,7 @@ def test_exact_neurons_have_no_sampling_error():
     neurons = exact_neurons(64, F64, "cpu")
     e = torch.cat([neurons.fresh(3), neurons.fresh(61)])
     assert torch.equal(dot(e, e), torch.eye(64, dtype=F64))
-    with pytest.raises(RankError, match="more than 64 independent Gaussians are needed: raise `samples`"):
+    with pytest.raises(RankError, match=r"65 directions or more, .* the 64 neurons .*: take samples=128"):
         neurons.fresh(1)
 
 

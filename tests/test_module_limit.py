@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from solvers.dmft.neurons import Population
 from solvers.finite.modules import ModuleNetworks
 from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
+from solvers.running.failures import RankError
 from solvers.running.gradient_flow import Flow
 from solvers.running.inputs import EVERYWHERE
 from solvers.running.integrator import weighted
@@ -459,6 +461,73 @@ def test_a_restored_limit_goes_on_with_the_same_bits():
     for method in (first, second):
         for one, two in zip(onwards(method, middle, 3), end, strict=True):
             assert torch.equal(one, two)
+
+
+class Narrowed(nn.Module):
+    """A bottleneck of n/8 between layers of n, or an inner layer of 4n."""
+
+    def __init__(self, n, times):
+        super().__init__()
+        self.read, self.down = nn.Linear(64, n), nn.Linear(n, int(times * n))
+        self.up, self.out = nn.Linear(int(times * n), n), nn.Linear(n, 1)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.up(torch.tanh(self.down(torch.tanh(self.read(x)))))))
+
+
+def on_digits(build, points=12, steps=12, eta=1.0):
+    x, y = digits(points)
+    return mf.Problem(mf.Dataset(x=x, y=y), build, mf.mean_field(1.5), mf.Training(eta, steps))
+
+
+def test_samples_too_few_for_an_axis_are_refused_before_work(monkeypatch):
+    def work(*args, **kwargs):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(ModuleLimit, "initial_state", work)
+    asked = on_digits(lambda n: Narrowed(n, 1 / 8))
+    for solve in (CausalDMFT(64), CausalDMFT(64).estimate):
+        with pytest.raises(
+            ValueError, match=r"samples=64 are too few for 12 .*layer 'down' .* n/8, 8 neurons; take at least 128$"
+        ):
+            solve(asked)
+    CausalDMFT(128).check(asked)
+    CausalDMFT(64).check(on_digits(lambda n: Narrowed(n, 4)))
+
+
+@pytest.mark.parametrize(("times", "samples", "neurons"), [(1 / 8, 128, 16), (4, 32, 32)])
+def test_fields_that_outgrow_an_axis_are_told_with_the_layer_and_samples_that_would_do(times, samples, neurons):
+    """The samples that are named take a run beyond the step at which the fewer ones ended"""
+    asked = on_digits(lambda n: Narrowed(n, times))
+    ended, first = 0, samples
+    for _ in range(6):
+        solution = CausalDMFT(samples, raise_on_failure=False)(asked)
+        if solution.status is mf.Status.FINISHED:
+            break
+        told = re.fullmatch(
+            r"the fields of the layer '(down|up)' span (\d+) directions or more, which take more than the (\d+) neurons of its axis: take "
+            rf"samples=(\d+) or more instead of {samples}, since training adds others, or a larger tolerance",
+            solution.stats["reason"],
+        )
+        needed, room, asked_for = map(int, told.groups()[1:])
+        assert needed >= room == neurons
+        assert asked_for * neurons // samples > needed
+        assert solution.steps >= ended
+        ended, neurons, samples = solution.steps, neurons * asked_for // samples, asked_for
+    assert solution.status is mf.Status.FINISHED
+    assert samples > first
+
+
+def test_readouts_that_cannot_vanish_on_all_features_are_told():
+    """Of 32 neurons 16 independent features leave 16 directions, for 17 outputs"""
+
+    def build(outputs):
+        return lambda n: nn.Sequential(nn.Linear(8, n), nn.Tanh(), nn.Linear(n, outputs))
+
+    x = 3 * torch.randn(16, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(RankError, match=r"readout '2' span 33 directions .* 32 neurons .* samples=64"):
+        limit(build(17), Samples(x, torch.zeros(16, 17)), samples=32).initial_state()
+    limit(build(16), Samples(x, torch.zeros(16, 16)), samples=32).initial_state()
 
 
 def test_what_cannot_be_is_refused_before_work():

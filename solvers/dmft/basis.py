@@ -59,7 +59,7 @@ class Basis:
     """Orthonormal fields, extended whenever the fields of a call stick out by more than the tolerance.
 
     tolerance: of the fields' root mean square, taken over the fields of a call and the neurons, the part that may be dropped.
-    limit: the most directions; RankError beyond it.
+    limit: the most directions, RankError beyond it; None for as many as there are neurons, which represent any field.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Basis:
     ) -> None:
         self.shard = shard or Shard(size)
         self.size, self.tolerance, self.fields = size, tolerance, Rows(self.shard.local, like)
-        self.limit = size - 1 if limit is None else min(limit, size - 1)
+        self.limit = size if limit is None else min(limit, size)
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -105,7 +105,8 @@ class Basis:
             if not bool(keep.any()):
                 break
             keep &= values > 1e3 * eps * values[-1]  # a pass resolves down to rounding of the largest it finds
-            self._room(int(keep.sum()))
+            if (count := len(self) + int(keep.sum())) > self.limit:
+                raise RankError(count, self.size, self.limit)
             found = values[keep].flip(0)  # the largest gets the best draws
             turn = vectors[:, keep].flip(1).T / found.sqrt()[:, None]
             new, own = turn.to(v.dtype) @ residual, (turn @ gram).to(v.dtype)
@@ -121,13 +122,6 @@ class Basis:
                 break
             residual = residual - own.T @ new
         return c, self.fields.rows[start:] if len(self) > start else None
-
-    def _room(self, count: int) -> None:
-        if len(self) + count > self.limit:
-            raise RankError(
-                f"the fields span more than {self.limit} directions, which {self.size} samples can represent or the rank limit admits: "
-                "take more samples, a larger tolerance, or a larger max_rank"
-            )
 
 
 def orthonormal(e: Tensor, known: Tensor, shard: Shard | None = None) -> Tensor:

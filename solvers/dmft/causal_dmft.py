@@ -16,7 +16,7 @@ from meanfield.problem.problem import Problem
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
 from solvers.dmft.module_limit import must_be_whole
-from solvers.dmft.module_sweep import ModuleSweep, bytes_of_module
+from solvers.dmft.module_sweep import ModuleSweep, axes_of_matrices, bytes_of_module, must_have_neurons
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
 from solvers.dmft.state import restore, state_of
@@ -133,7 +133,8 @@ class CausalDMFT:
         base = self.bytes_needed(problem, 0)
         slope = (self.bytes_needed(problem, least) - base) / least
         fits = (checks.free_memory(self.device) - base) / slope if slope else self.samples
-        return max(1, int(min(self.max_rank or self.samples, self.samples - 1, max(fits, least))))
+        most = self.samples if problem.trial is None else max(axes_of_matrices(problem, self.samples), default=1)
+        return max(1, int(min(self.max_rank or most, most, max(fits, least))))
 
     def tolerances(self, problem: Problem) -> tuple[float, float]:
         """(of features, of gradients), equation 28b: features that were dropped return as noise Gamma tolerance / sqrt(samples) in f"""
@@ -163,6 +164,7 @@ class CausalDMFT:
         must_be_whole(current().count)
         for parameter in problem.architecture.description:
             parameter.shape(self.samples)
+        must_have_neurons(problem, self.samples)
         must_be_apart(problem.architecture, problem.data.x)
 
     def _kind(self, problem: Problem) -> torch.dtype:

@@ -40,10 +40,8 @@ class Known:
         if self.neurons.exact:
             return self.neurons.fresh(count)
         size, waiting, shard = self.neurons.samples, sum(map(len, self.waiting)), self.neurons.shard
-        if len(self.fields) + waiting + count >= size:
-            raise RankError(
-                f"{len(self.fields) + waiting + count} directions need more than {size} samples: take more samples or a larger tolerance"
-            )
+        if (needed := len(self.fields) + waiting + count) >= size:
+            raise RankError(needed, size)
         rows, self.waiting = torch.cat([*self.waiting, self.neurons.fresh(count)]), []
         if len(self.fields):
             combination(-shard.sum(self.fields.rows @ rows.T / size), self.fields.rows, rows)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from solvers.dmft.basis import Basis
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.stand_in import Record, Trace, Use
 from solvers.running.apart import averages, derivatives
+from solvers.running.failures import in_layer
 from solvers.running.tangents import Derivative, Factors
 from solvers.running.watching import Watch, watchable
 
@@ -51,17 +52,19 @@ class Ends:
         readouts, inputs = description.having("readout"), description.having("input")
         self.features = {p.name: basis(p.below.at(width)) for p in readouts if p.name in watchable(readouts)}
         self.gradients = {p.name: basis(p.above.at(width)) for p in inputs if p.name in watchable(inputs)}
-        self.together = together
+        self.width, self.together = width, together
 
     def growing(self) -> dict[str, Any]:
         """By name"""
         found = {f"features_{name}": basis.fields for name, basis in self.features.items()}
         return found | {f"gradients_{name}": basis.fields for name, basis in self.gradients.items()}
 
-    def seen(self, basis: Basis, fields: Tensor) -> Tensor:
-        """(K, n) coefficients of fields (n, S)"""
-        for some in fields.split(self.together):
-            basis.reveal(some)
+    def seen(self, kind: Literal["features", "gradients"], name: str, fields: Tensor) -> Tensor:
+        """(K, n) coefficients of fields (n, S) of a weight"""
+        basis = getattr(self, kind)[name]
+        with in_layer(f"the layer {name.removesuffix('.weight')!r}", self.width):
+            for some in fields.split(self.together):
+                basis.reveal(some)
         return basis.coefficients(fields)
 
 
@@ -85,7 +88,7 @@ def noted(
         found.setdefault(f"Phi {use.name}", []).append(use.c)
     if ends is not None:
         for call in passed.watch.of(*ends.features):
-            c = ends.seen(ends.features[call.name], call.features)
+            c = ends.seen("features", call.name, call.features)
             found.setdefault(f"Phi {call.name}", []).append(c)
     if passed.f.requires_grad:
         with torch.enable_grad():
@@ -97,7 +100,7 @@ def noted(
             for i, use in uses.items():
                 found.setdefault(f"G {use.name}", []).append(_gradients(use, traces.get(i), layers[use.name], sigma))
             for call, slope in zip(left, slopes, strict=True):
-                d = ends.seen(ends.gradients[call.name], call.slopes(slope) / sigma)  # type: ignore[union-attr]
+                d = ends.seen("gradients", call.name, call.slopes(slope) / sigma)  # type: ignore[union-attr]
                 found.setdefault(f"G {call.name}", []).append(d)
     own = {name: parts for name, parts in found.items() if _parameter(name) in averaged}
     return {name: _beside(parts) for name, parts in found.items()} | _averages(own, passed)

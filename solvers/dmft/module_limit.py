@@ -263,7 +263,7 @@ class ModuleLimit(Growing):
         for name, p in self.matrices.items():
             factor = self.units[name].multiplier * math.sqrt(p.below.at(self.width))
             met = tuple(
-                Met(part, q, learned.get(part, empty), scales.get(part, 1.0), factor, record)
+                Met(part, q, learned.get(part, empty), scales.get(part, 1.0), factor, record, self.width)
                 for part, q in self.phases[name].items()
             )
             given[name] = Matrix.of(met, p.shape(self.width), self.like.dtype)

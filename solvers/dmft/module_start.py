@@ -18,6 +18,7 @@ from meanfield.network.roles import Parameter
 from meanfield.scaling.units import Unit
 from solvers.dmft.basis import Basis, orthonormal
 from solvers.dmft.neurons import Neurons, Population
+from solvers.running.failures import RankError
 from solvers.running.skeleton import Skeleton, seeded
 from solvers.running.watching import patches
 
@@ -113,8 +114,11 @@ class Start:
         if p.name not in self.spans:
             tolerance = min(self.tolerance, 1e-3) if self.like.dtype == torch.float32 else 1e-8
             self.spans[p.name] = Basis(features.shape[1], tolerance, self.like)
+        span, outputs = self.spans[p.name], math.prod(p.shape(self.width)) // features.shape[1]
         for some in features.split(512):
-            self.spans[p.name].reveal(some)
+            span.reveal(some)
+        if (needed := len(span) + outputs) > span.size:
+            raise RankError(needed, span.size, None, f"the readout {p.key!r}", self.width)
 
     def finished(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """theta of all parameters, and directions as in `Fixed`"""

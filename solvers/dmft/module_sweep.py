@@ -21,6 +21,7 @@ from solvers.dmft.module_kernels import LimitPass
 from solvers.dmft.module_limit import TOGETHER, ModuleLimit
 from solvers.dmft.neurons import Population
 from solvers.dmft.stand_in import Use
+from solvers.running.failures import enough, in_layer
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
 from solvers.running.method import Growing
@@ -90,8 +91,9 @@ class ModuleSweep(Growing):
         fields, basis = phases[0], self.seen[name]
         if len(phases) > 1:
             fields = torch.cat(phases)[_in_order(uses, self.network.phases[name.removeprefix("Phi ")])]
-        for some in fields.split(TOGETHER):
-            basis.reveal(some)
+        with in_layer(f"the layer {self._key(name).layer!r}", self.population.samples):
+            for some in fields.split(TOGETHER):
+                basis.reveal(some)
         return basis.coefficients(fields)
 
     def growing(self) -> dict[str, Any]:
@@ -166,6 +168,23 @@ def _in_order(uses: Sequence[Use], phases: Iterable[str]) -> Tensor:
             samples = torch.arange(use.c.shape[1] // max(1, len(seen)))
             places.append(torch.cartesian_prod(torch.tensor([call]), samples, seen))
     return torch.from_numpy(np.lexsort(torch.cat(places).T.flip(0).numpy()))
+
+
+def axes_of_matrices(problem: Problem, samples: int) -> dict[int, str]:
+    """How many neurons there are on the axes of matrices between neurons, each size with the first layer that has it and what it is of n"""
+    hidden = reversed(problem.architecture.description.having("hidden"))
+    return {axis.at(samples): f"{p.key!r} has an axis of {axis}" for p in hidden for axis in (p.below, p.above)}
+
+
+def must_have_neurons(problem: Problem, samples: int) -> None:
+    """ValueError for an axis whose neurons cannot even represent as many features as there are data points"""
+    points, axes = problem.data.points, axes_of_matrices(problem, samples)
+    least = min(axes, default=samples)
+    if least <= points and not problem.is_linear:
+        raise ValueError(
+            f"samples={samples} are too few for {points} data points, whose features alone may span as many directions: the layer "
+            f"{axes[least]}, {least} neurons; take at least {enough(samples, least, points)}"
+        )
 
 
 def bytes_of_module(problem: Problem, samples: int, rank: int, snapshots: int, itemsize: int) -> float:

@@ -148,7 +148,7 @@ def exact_neurons(capacity: int, dtype: torch.dtype, device: str, shard: Shard |
 
     def draw(start: int, count: int) -> Tensor:
         if start + count > capacity:
-            raise RankError(f"more than {capacity} independent Gaussians are needed: raise `samples`")
+            raise RankError(start + count, capacity)
         e = torch.zeros(count, own.local, dtype=dtype, device=device)
         mine = range(max(start, own.rows.start), min(start + count, own.rows.stop))
         e[[s - start for s in mine], [s - own.rows.start for s in mine]] = capacity**0.5

@@ -6,6 +6,7 @@ Fields are rows (points, S) over the S neurons that stand for a layer, training 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from solvers.dmft.basis import Basis, orthonormal
 from solvers.dmft.basis import Rows as Growing
 from solvers.dmft.infinite_dense import InfiniteDense, Known
 from solvers.dmft.neurons import Neurons, Population
+from solvers.running.failures import RankError, in_layer
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
 
@@ -99,6 +101,8 @@ class LimitNetwork:
         tolerance = min(self.tolerance, 1e-3) if like.dtype == torch.float32 else 1e-8
         span = Basis(self.population.samples, tolerance, like, shard=self.shard)
         span.reveal(features)
+        if (needed := len(span) + self.c_out) > span.size:
+            raise RankError(needed, span.size, None, "the readout")
         a = orthonormal(orthonormal(a, span.fields.rows, self.shard), span.fields.rows, self.shard)
         return start._replace(a=a).flat()
 
@@ -120,7 +124,8 @@ class LimitNetwork:
         h, phis, cs = [x @ p.w], [], []
         for l, (layer, learned, scale) in enumerate(zip(self.layers, p.learned, p.scales.tolist(), strict=True)):
             phis.append(self.act.phi(h[-1]))
-            image, c, _ = layer.forward(phis[-1], learned, scale)
+            with self._named(l):
+                image, c, _ = layer.forward(phis[-1], learned, scale)
             image *= self.std
             if self.bias:
                 image += self.bias * p.biases[l]
@@ -138,12 +143,16 @@ class LimitNetwork:
         p, slopes = passed.parameters, [self.act.dphi(h[:samples])[:, None, :] for h in passed.h]
         g, ds, scales = [slopes[-1] * (self.std * p.a)[None]], [], p.scales.tolist()
         for l in reversed(range(self.depth - 1)):
-            z, d = self.layers[l].backward(g[0].reshape(samples * c, size), p.learned[l], scales[l])
+            with self._named(l):
+                z, d = self.layers[l].backward(g[0].reshape(samples * c, size), p.learned[l], scales[l])
             ds.insert(0, d)
             above = g[0] if self.skip else z.new_zeros(())
             g.insert(0, torch.addcmul(above, slopes[l], z.reshape(samples, c, size), value=self.branch * self.std))
         passed.g, passed.d = g, ds
         return g
+
+    def _named(self, l: int) -> AbstractContextManager[None]:
+        return in_layer(f"the matrix between hidden layers {l + 1} and {l + 2}", self.population.samples)
 
     def backward(self, passed: LimitPass) -> State:
         """Minus the gradient of the loss times the learning rates' multipliers (equations 9 and 26)"""

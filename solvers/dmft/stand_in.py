@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.places import Places, convolution
+from solvers.running.failures import in_layer
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Met:
-    """An infinite matrix as a pass meets it: `factor` times it, or times its transpose. A convolution is one for each phase."""
+    """An infinite matrix as a pass meets it: `factor` times it, or times its transpose. A convolution is one for each phase.
+
+    width: n, of which its axes are multiples.
+    """
 
     name: str
     layer: InfiniteDense
@@ -61,11 +66,25 @@ class Met:
     scale: float
     factor: float
     record: Record
+    width: int
     turned: bool = False
     where: Places | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
         return _Image.apply(rows, self.record.anchor, self)  # type: ignore[return-value]
+
+    def forward(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the layer, without the factor"""
+        with self._named():
+            return self.layer.forward(v, self.learned, self.scale, self.where)
+
+    def backward(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the layer, without the factor"""
+        with self._named():
+            return self.layer.backward(g, self.learned, self.scale, self.where)
+
+    def _named(self) -> AbstractContextManager[None]:
+        return in_layer(f"the layer {self.name.partition('[')[0].removesuffix('.weight')!r}", self.width)
 
 
 class _Image(torch.autograd.Function):
@@ -73,25 +92,24 @@ class _Image(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, anchor: Tensor, met: Met) -> Tensor:  # type: ignore[override]
-        layer, given = met.layer, (met.learned, met.scale, met.where)
-        ctx.met, ctx.use = met, len(met.record.uses)
+        layer, ctx.met, ctx.use = met.layer, met, len(met.record.uses)
         if met.turned:
-            z, ctx.kept = layer.backward(v, *given)
+            z, ctx.kept = met.backward(v)
             met.record.uses.append(Use(met.name, True, ctx.kept, len(z)))
             return z.mul_(met.factor * layer.above.samples / layer.below.samples)
-        image, c, ctx.kept = layer.forward(v, *given)
+        image, c, ctx.kept = met.forward(v)
         met.record.uses.append(Use(met.name, False, c, len(image), met.where.used if met.where else None))
         return image.mul_(met.factor)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        met, layer = ctx.met, ctx.met.layer
-        above, below, given = layer.above.samples, layer.below.samples, (met.learned, met.scale, met.where)
+        met: Met = ctx.met
+        above, below = met.layer.above.samples, met.layer.below.samples
         if met.turned:
-            image, _, seen = layer.forward(slope * below, *given)
+            image, _, seen = met.forward(slope * below)
             met.record.traces.append(Trace(met.name, ctx.use, met.factor * above / below, ctx.kept, seen))
             return image.mul_(met.factor / below), slope.new_zeros(()), None
-        z, d = layer.backward(slope * above, *given)
+        z, d = met.backward(slope * above)
         met.record.traces.append(Trace(met.name, ctx.use, met.factor, d, ctx.kept))
         return z.mul_(met.factor / below), slope.new_zeros(()), None
 

@@ -13,6 +13,7 @@ from meanfield.network.keys import Key, parts
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel, TwoTimeResponse, tangent_of
 from solvers.dmft.perceptron import LimitNetwork, LimitPass
+from solvers.running.failures import in_layer
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
 from solvers.running.method import Growing
@@ -55,7 +56,8 @@ class Sweep(Growing):
             for l, (layer, phi) in enumerate(zip(network.layers, passed.phi, strict=False), 1):
                 kept[Key("A", l)] = network.std * layer.pulled(phi[:samples])
         if self.two_time:
-            kept[Key("Phi", network.depth)] = self.last_features.reveal(passed.phi[-1][:samples])[0]
+            with in_layer(f"hidden layer {network.depth}", network.population.samples):
+                kept[Key("Phi", network.depth)] = self.last_features.reveal(passed.phi[-1][:samples])[0]
         g = network.gradients(passed)
         kept |= {Key("G", l): d for l, d in enumerate(passed.d, 2)}
         if self.responses:
@@ -63,7 +65,8 @@ class Sweep(Growing):
                 Key("B", l): network.std * layer.pushed(g[l].flatten(0, 1)) for l, layer in enumerate(network.layers, 1)
             }
         if self.two_time:
-            kept[Key("G", 1)] = self.first_gradients.reveal(g[0].flatten(0, 1))[0]
+            with in_layer("hidden layer 1", network.population.samples):
+                kept[Key("G", 1)] = self.first_gradients.reveal(g[0].flatten(0, 1))[0]
         return kept
 
     def capture(self, state: State, passed: LimitPass) -> Snapshot:

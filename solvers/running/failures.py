@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -122,4 +123,49 @@ def _culprit(solutions: Sequence[Solution]) -> Solution | None:
 
 
 class RankError(ValueError):
-    """More directions than the neurons can represent."""
+    """More directions of fields than neurons can represent, or than a limit admits.
+
+    needed: directions of the moment, later ones need more. neurons: of the axis, which are `samples` times a number of its own (as many if
+    left out). admitted: the limit, None if there are too few neurons. layer: in words.
+    """
+
+    def __init__(
+        self,
+        needed: int,
+        neurons: int,
+        admitted: int | None = None,
+        layer: str = "a layer",
+        samples: int | None = None,
+    ) -> None:
+        super().__init__(needed, neurons, admitted, layer, samples)
+        self.needed, self.neurons, self.admitted, self.layer, self.samples = needed, neurons, admitted, layer, samples
+
+    def __str__(self) -> str:
+        fields, samples = (
+            f"the fields of {self.layer} span {self.needed} directions or more",
+            self.samples or self.neurons,
+        )
+        if self.admitted is not None:
+            return (
+                f"{fields}, where max_rank, or what fits in memory, admits {self.admitted}: take a larger max_rank, a larger tolerance, "
+                "or fewer samples if it is the memory"
+            )
+        return (
+            f"{fields}, which take more than the {self.neurons} neurons of its axis: take "
+            f"samples={enough(samples, self.neurons, self.needed)} or more instead of {samples}, since training adds others, or a larger "
+            "tolerance"
+        )
+
+
+@contextmanager
+def in_layer(layer: str, samples: int) -> Iterator[None]:
+    """A RankError within is told of this layer, in words, of a network of so many samples"""
+    try:
+        yield
+    except RankError as error:
+        raise RankError(error.needed, error.neurons, error.admitted, layer, samples) from None
+
+
+def enough(samples: int, neurons: int, directions: int) -> int:
+    """The samples, doubled until an axis that now has so many neurons has more than `directions`"""
+    return samples * 2 ** max(0, directions // neurons).bit_length()
