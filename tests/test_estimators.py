@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 import meanfield as mf
 from meanfield import GaussianProcessClassifier, GaussianProcessRegressor
+from tests.test_gaussian_process import Positions
 
 NETWORK = mf.Network(2, "relu", 1.4, 0.3)
 DRAWS = np.random.default_rng(0)
@@ -38,6 +39,18 @@ def test_targets_of_one_column_stay_one():
     assert found.predict(Z, return_cov=True)[1].shape == (7, 7)
     assert abs(found.score(X, Y[:, 0]) - r2_score(Y[:, 0], found.predict(X))) < 1e-12
     assert GaussianProcessRegressor(NETWORK).fit(X, Y[:, :1]).predict(Z).shape == (7, 1)
+
+
+def test_targets_at_positions_keep_their_shape():
+    y = np.stack([np.sin(X), np.cos(X)], 2)
+    for targets, shape in ((y, (7, 3, 2)), (y[..., 0], (7, 3))):
+        found = GaussianProcessRegressor(Positions).fit(X, targets)
+        mean, std = found.predict(Z, return_std=True)
+        assert mean.shape == std.shape == shape
+        assert np.array_equal(mean.reshape(7, 3, -1), found.posterior_.mean(Z).numpy().reshape(7, 3, -1))
+        assert found.predict(Z, return_cov=True)[1].shape == (7, 3, 7, 3, *shape[2:])
+        apart = r2_score(targets.reshape(30, -1), found.predict(X).reshape(30, -1))
+        assert abs(found.score(X, targets) - apart) < 1e-12
 
 
 def test_a_fit_may_choose_its_numbers():

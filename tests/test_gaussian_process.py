@@ -110,7 +110,7 @@ def test_gradients_in_noise_and_standard_deviations_agree_with_50_digits(activat
         right = [float(mp.diff(log, place, tuple(int(i == k) for i in range(3)))) for k in range(3)]
     gradient = found.gradient()
     assert list(gradient) == list(at)
-    rounding = 1e-12 * float((found._regression.slope() * found._given[0]).abs().sum())
+    rounding = 1e-12 * float((found._regression.slope() * found._prior[0]).abs().sum())
     for (name, value), exact in zip(gradient.items(), right, strict=True):
         assert abs(value - exact) * at[name] < 10 * rounding, name
         assert abs(exact) * at[name] > 1e-3  # or the comparison would say little
@@ -280,19 +280,40 @@ def test_convolutions_are_processes_of_images():
 
 
 class Positions(torch.nn.Module):
+    """The same function of each number"""
+
     def __init__(self, n):
         super().__init__()
         self.read, self.out = torch.nn.Linear(1, n, bias=False), torch.nn.Linear(n, 1, bias=False)
 
     def forward(self, x):
-        return self.out(torch.relu(self.read(x[..., None])))
+        return self.out(torch.erf(self.read(x[..., None])))
 
 
-def test_outputs_at_positions_are_refused():
-    with pytest.raises(
-        ValueError, match=r"gives outputs at positions, with kernels of shape \(4, 3, 4, 3\), .* take one or an average"
+@pytest.mark.parametrize("law", ["nngp", "ntk", "ensemble"])
+def test_outputs_at_positions_are_points(law):
+    """A function of each of 2 x 3 numbers, of 4 samples, is one of 24 samples"""
+    x, y, other = normal(4, 2, 3), normal(4, 2, 3, 2, seed=1), normal(5, 2, 3, seed=2)
+    found = mf.GaussianProcess(Positions, noise=0.1, law=law).posterior(x, y)
+    right = mf.GaussianProcess(mf.Network(1, "erf"), noise=0.1, law=law).posterior(x.reshape(24, 1), y.reshape(24, 2))
+    for one, two, shape in (
+        (found.mean(other), right.mean(other.reshape(30, 1)), (5, 2, 3, 2)),
+        (found.std(other), right.std(other.reshape(30, 1)), (5, 2, 3, 2)),
+        (found.covariance(other), right.covariance(other.reshape(30, 1)), (5, 2, 3, 5, 2, 3)),
     ):
+        torch.testing.assert_close(one, two.reshape(shape), rtol=1e-10, atol=1e-12)
+    if law != "ensemble":
+        assert found.log_marginal_likelihood == pytest.approx(right.log_marginal_likelihood, rel=1e-10)
+        assert found.gradient(("noise",))["noise"] == pytest.approx(right.gradient(("noise",))["noise"], rel=1e-9)
+    alone = mf.GaussianProcess(Positions, noise=0.1, law=law).posterior(x, y[..., 1]).mean(other)
+    torch.testing.assert_close(alone, found.mean(other)[..., 1:])
+
+
+def test_targets_without_positions_are_refused_where_outputs_have_some():
+    with pytest.raises(ValueError, match=r"y must have shape \(4, 3, C\), as the network's outputs: received \(4, 1\)"):
         mf.GaussianProcess(Positions, noise=0.1).posterior(normal(4, 3), normal(4))
+    with pytest.raises(ValueError, match=r"y must have shape \(4, C\), as the network's outputs: received \(4, 3, 2\)"):
+        mf.GaussianProcess(NETWORK, noise=0.1).posterior(normal(4, 3), normal(4, 3, 2))
 
 
 def test_the_numbers_of_networks_are_found_by_name():

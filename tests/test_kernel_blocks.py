@@ -92,11 +92,21 @@ def test_modules_and_images_travel_to_workers(tmp_path):
         BLOCKS(mf.Architecture(module, weight_std=1.4), mf.ntk(), X, folder=tmp_path / "1")
 
 
-def test_outputs_at_positions_are_refused():
-    with pytest.raises(
-        ValueError, match=r"gives outputs at positions, with kernels of shape \(1, 3, 1, 3\) for a sample"
-    ):
-        BLOCKS(Positions, mf.ntk(), X[:, :3])
+def test_outputs_at_positions_are_rows(tmp_path):
+    """With and without a folder, which is gone on with; of other samples too"""
+    x, z = X[:, :3], Z[:, :3]
+    for more in ((), (z,)):
+        right = mf.nngp_and_ntk(Positions, mf.ntk(), x, *more)
+        assert right[0].shape == (11, 3, len(z) if more else 11, 3)
+        for folder in (None, tmp_path / str(len(more))):
+            for _ in range(2):
+                found = BLOCKS(Positions, mf.ntk(), x, *more, folder=folder)
+                for kernel, other in zip(found, right, strict=True):
+                    torch.testing.assert_close(kernel, other, rtol=1e-13, atol=1e-14)
+    assert np.load(tmp_path / "1" / "ntk.npy").shape == (33, 15)
+    assert lines(tmp_path / "0") == 6
+    estimate = BLOCKS.estimate(Positions, mf.ntk(), x, seconds=0.1)
+    assert estimate.bytes > 2 * 8 * 33**2
 
 
 def test_each_block_of_a_symmetric_kernel_is_computed_once(computed):
@@ -353,7 +363,7 @@ class Counting(Executor):
 def test_no_more_blocks_wait_than_the_memory_is_meant_to_hold(monkeypatch):
     executor = Counting()
     asked = kernel_blocks._Asked(KernelBlocks(1), NETWORK, mf.ntk(), X, None)
-    monkeypatch.setattr(kernel_blocks, "_AHEAD", 3.5 * asked.each())
+    monkeypatch.setattr(kernel_blocks, "_AHEAD", 3.5 * asked.of_a_block())
     assert same(KernelBlocks(1)(*ASK, executor=executor), KernelBlocks(1)(*ASK))
     assert len(executor.inside) == 66
     assert max(executor.inside) == 3

@@ -85,19 +85,26 @@ class _Estimator:
 
 
 class GaussianProcessRegressor(_Estimator):
-    """Regression of y (P,) or (P, C) by a GaussianProcess, whose mean before data is 0. After `fit`: `process_` and `posterior_`."""
+    """Regression of y (P,) or (P, C), or at positions (P, .., C), by a GaussianProcess, whose mean before data is 0.
+
+    After `fit`: `process_` and `posterior_`.
+    """
 
     _estimator_type = "regressor"
 
     @checked
     def fit(self, x: Any, y: Any) -> Self:
         """To points x (P, ..) and targets; ValueError as of `GaussianProcess.posterior`"""
-        self.column_ = getattr(y, "ndim", np.ndim(y)) == 1
-        return self._fit(x, y)
+        self._fit(x, y)
+        self.column_ = getattr(y, "ndim", np.ndim(y)) < self.posterior_.y.ndim
+        return self
 
     @checked
     def predict(self, x: Any, return_std: bool = False, return_cov: bool = False) -> Any:
-        """The mean of f, shaped like the targets; with it its standard deviation, of that shape, or covariance (P2, P2) or (P2, P2, C)."""
+        """The mean of f, shaped like the targets; with it its standard deviation, of that shape, or covariance (P2, P2) or (P2, P2, C).
+
+        At positions these are (P2, .., P2, ..) or (P2, .., P2, .., C).
+        """
         if return_std and return_cov:
             raise ValueError("return_std and return_cov exclude each other: received True for both; give one of them")
         found = self._fitted()
@@ -106,15 +113,17 @@ class GaussianProcessRegressor(_Estimator):
             return mean, self._shaped(found.std(x))
         if return_cov:
             covariance = found.covariance(x).numpy()
-            return mean, covariance if self.column_ else np.stack([covariance] * found.y.shape[1], axis=2)
+            return mean, covariance if self.column_ else np.stack([covariance] * found.y.shape[-1], axis=-1)
         return mean
 
     @checked
     def score(self, x: Any, y: Any) -> float:
         """R^2, 1 - |y - f|^2 / |y - mean|^2, its mean over outputs; ValueError for targets that do not vary"""
-        y, f = checks.matrix("y", y, vector_is_column=True), self._fitted().mean(x)
+        y, f = checks.samples("y", y, targets=True), self._fitted().mean(x)
+        y = y[..., None] if y.shape == f.shape[:-1] and self.column_ else y
         if y.shape != f.shape:
             raise ValueError(f"y must have shape {tuple(f.shape)}, as the predictions: received {tuple(y.shape)}")
+        y, f = y.flatten(1), f.flatten(1)
         spread = (y - y.mean(0)).square().sum(0)
         if not bool((spread > 0).all()):
             raise ValueError(
@@ -123,7 +132,7 @@ class GaussianProcessRegressor(_Estimator):
         return float((1 - (y - f).square().sum(0) / spread).mean())
 
     def _shaped(self, values: Tensor) -> np.ndarray:
-        return values[:, 0].numpy() if self.column_ else values.numpy()
+        return values[..., 0].numpy() if self.column_ else values.numpy()
 
 
 class GaussianProcessClassifier(_Estimator):

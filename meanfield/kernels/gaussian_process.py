@@ -23,6 +23,7 @@ from meanfield.scaling.scaling import Scaling, ntk
 from meanfield.scaling.standard import Standard
 
 Law = Literal["nngp", "ntk", "ensemble"]
+Kernels = tuple[Tensor, Tensor, torch.Size]
 _AT_ONCE = 1024  # points at which a posterior is looked at together
 _ALONE = 64  # points whose prior covariance is formed for the sake of its diagonal
 
@@ -30,7 +31,11 @@ _ALONE = 64  # points whose prior covariance is formed for the sake of its diago
 @checked
 @dataclass(frozen=True)
 class GaussianProcess:
-    """f ~ GP(0, K) and y = f(x) + N(0, noise), independent for each output, with K of a network of infinite width (equations 93 to 95)."""
+    """f ~ GP(0, K) and y = f(x) + N(0, noise), independent for each output, with K of a network of infinite width (equations 93 to 95).
+
+    Of a network with outputs at positions each (sample, position) is a point: y (P, positions, .., C), means and deviations alike, and
+    covariances (P, positions, .., P, positions, ..).
+    """
 
     network: Any
     """Whatever `nngp_and_ntk` takes"""
@@ -47,7 +52,7 @@ class GaussianProcess:
         checks.lookup("law", self.law, dict.fromkeys(get_args(Law)))
 
     def posterior(self, x: Any, y: Any) -> Posterior:
-        """What training points x (P, ..) and targets y (P, C) leave of it; time O(P^3), memory O(P^2).
+        """What training points x (P, ..) and targets y (P, C), or (P, positions, .., C), leave of it; time O(P^3), memory O(P^2).
 
         ValueError as of `nngp_and_ntk`, for a prior that is 0, and for K + noise that is singular to rounding.
         """
@@ -63,7 +68,7 @@ class GaussianProcess:
         first = self.posterior(x, y)
         names = _names(self, over)
         start = np.log([_value(self, name) for name in names])
-        least = math.log(1e-6 * float(first._given[1].diagonal().mean()))
+        least = math.log(1e-6 * float(first._prior[1].diagonal().mean()))
         bounds = [(min(v, least) if n == "noise" else v - 7, v + 7) for n, v in zip(names, start, strict=True)]
 
         def at(logs: np.ndarray) -> GaussianProcess:
@@ -99,31 +104,40 @@ class Posterior:
     x: Any
     """(P, ..) training points"""
     y: Any
-    """(P, C) targets"""
+    """(P, C) targets, or (P, positions, .., C)"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", checks.samples("x", self.x))
-        object.__setattr__(self, "y", checks.matrix("y", self.y, vector_is_column=True))
+        object.__setattr__(self, "y", checks.samples("y", self.y, targets=True))
         if len(self.x) != len(self.y):
             raise ValueError(f"x and y differ in their number of samples: received {len(self.x)} and {len(self.y)}")
+        positions = self._prior[2]
+        if self.y.shape[1:] == positions:
+            object.__setattr__(self, "y", self.y[..., None])
+        if self.y.shape[1:-1] != positions:
+            right = "".join(f"{size}, " for size in (len(self.x), *positions))
+            raise ValueError(f"y must have shape ({right}C), as the network's outputs: received {tuple(self.y.shape)}")
         _ = self._regression  # refuses now what cannot be inverted
 
     def mean(self, x: Any) -> Tensor:
-        """(P2, C) of f at points x (P2, ..)"""
+        """(P2, .., C) of f at points x (P2, ..)"""
         parts = [_kernels(self.process, some, self.x)[0] @ self._regression.weights for some in self._points(x)]
-        return torch.cat(parts)
+        return torch.cat(parts).unflatten(0, (-1, *self._prior[2]))
 
     def std(self, x: Any) -> Tensor:
-        """(P2, C) standard deviation of f, the same for every output; that of a new y is the root of std^2 + noise"""
+        """(P2, .., C) standard deviation of f, the same for every output; that of a new y is the root of std^2 + noise"""
         variances = [
-            self._left(*_kernels(self.process, some, self.x), self._variances(some)) for some in self._points(x)
+            self._left(*_kernels(self.process, some, self.x)[:2], self._variances(some)) for some in self._points(x)
         ]
-        return torch.cat(variances).sqrt()[:, None].expand(-1, self.y.shape[1])
+        deviations = torch.cat(variances).sqrt().unflatten(0, (-1, *self._prior[2]))
+        return deviations[..., None].expand(*deviations.shape, self.y.shape[-1])
 
     def covariance(self, x: Any) -> Tensor:
-        """(P2, P2) of f in each output"""
+        """(P2, P2) of f in each output, or (P2, .., P2, ..)"""
         x = checks.samples("x", x)
-        return self._left(*_kernels(self.process, x, self.x), _kernels(self.process, x)[1])
+        left = self._left(*_kernels(self.process, x, self.x)[:2], _kernels(self.process, x)[1])
+        positions = self._prior[2]
+        return left.reshape(len(x), *positions, len(x), *positions)
 
     @property
     def log_marginal_likelihood(self) -> float:
@@ -138,7 +152,7 @@ class Posterior:
         what they add up, take 4 to 12 evaluations of the kernel each.
         """
         names, slope = _names(self.process, over), self._regression.slope()
-        size, process = float((slope * self._given[0]).abs().sum()), self.process
+        size, process = float((slope * self._prior[0]).abs().sum()), self.process
         tolerance = checks.positive("tolerance", tolerance)
 
         def explained(name: str, log: float) -> float:
@@ -156,7 +170,7 @@ class Posterior:
         return found
 
     @cached_property
-    def _given(self) -> tuple[Tensor, Tensor]:
+    def _prior(self) -> Kernels:
         kernels = _kernels(self.process, self.x)
         if self.process.law == "nngp" and not bool(kernels[0].any()):
             name = getattr(self.process.scaling, "name", "standard")
@@ -168,9 +182,8 @@ class Posterior:
 
     @cached_property
     def _regression(self) -> Regression:
-        return Regression(
-            self._given[0], self.y, self.process.noise, "the nngp" if self.process.law == "nngp" else "the ntk"
-        )
+        name = "the nngp" if self.process.law == "nngp" else "the ntk"
+        return Regression(self._prior[0], self.y.flatten(0, -2), self.process.noise, name)
 
     def _left(self, across: Tensor, before: Tensor, test: Tensor) -> Tensor:
         """The covariance (P2, P2), or its diagonal from that of the prior: equations 93 and 95"""
@@ -178,28 +191,29 @@ class Posterior:
             return self._regression.remaining(across, test)
         learned = self._regression.regressor(across)
         if test.ndim == 1:
-            moved = (learned * (learned @ self._given[1] - 2 * before)).sum(1)
+            moved = (learned * (learned @ self._prior[1] - 2 * before)).sum(1)
             return (test + moved).clamp(min=0)
-        left = test - learned @ before.T - before @ learned.T + learned @ self._given[1] @ learned.T
+        left = test - learned @ before.T - before @ learned.T + learned @ self._prior[1] @ learned.T
         return (left + left.T) / 2
 
     def _points(self, x: Any) -> Sequence[Tensor]:
-        return checks.samples("x", x).split(_AT_ONCE)
+        return checks.samples("x", x).split(max(1, _AT_ONCE // self._prior[2].numel()))
 
     def _variances(self, x: Tensor) -> Tensor:
         """(P2,) of the prior"""
-        return torch.cat([_kernels(self.process, some)[1].diagonal() for some in x.split(_ALONE)])
+        several = x.split(max(1, _ALONE // self._prior[2].numel()))
+        return torch.cat([_kernels(self.process, some)[1].diagonal() for some in several])
 
 
-def _kernels(process: GaussianProcess, x: Tensor, x2: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """By which data are explained, and the covariance before training (P, P2): the same but for an ensemble"""
+def _kernels(process: GaussianProcess, x: Tensor, x2: Tensor | None = None) -> Kernels:
+    """By which data are explained, and the covariance before training (P, P2): the same but for an ensemble; with the sizes of positions,
+    whose outputs are points of their own"""
     nngp, tangent = nngp_and_ntk(process.network, process.scaling, x, x2)
-    if nngp.ndim > 2:
-        raise ValueError(
-            f"the network gives outputs at positions, with kernels of shape {tuple(nngp.shape)}, where each sample has one output: take "
-            "one or an average of them in its forward, or kernel_posterior, to which (sample, position) are points"
-        )
-    return (nngp if process.law == "nngp" else tangent), (tangent if process.law == "ntk" else nngp)
+    positions = nngp.shape[1 : nngp.ndim // 2]
+    if positions:
+        rows, columns = len(x) * positions.numel(), len(x if x2 is None else x2) * positions.numel()
+        nngp, tangent = nngp.reshape(rows, columns), tangent.reshape(rows, columns)
+    return (nngp if process.law == "nngp" else tangent), (tangent if process.law == "ntk" else nngp), positions
 
 
 def _names(process: GaussianProcess, over: Sequence[str] | None) -> tuple[str, ...]:

@@ -88,9 +88,9 @@ class Run:
 
 
 def computed(network: Any, scaling: Scaling | Standard, x: Tensor, x2: Tensor | None, dtype: torch.dtype) -> Kernels:
-    """A block, as it will be kept; ValueError if that dtype does not hold it"""
+    """A block, as it will be kept, as matrices; ValueError if that dtype does not hold it"""
     end_with_parent()
-    nngp, ntk = nngp_and_ntk(network, scaling, x, x2)
+    nngp, ntk = (kernel.flatten(0, kernel.ndim // 2 - 1).flatten(1) for kernel in nngp_and_ntk(network, scaling, x, x2))
     for name, kernel in (("nngp", nngp), ("ntk", ntk)):
         size, kind = float(kernel.abs().max()), torch.finfo(dtype)
         if size > kind.max or 0 < size < kind.tiny:

@@ -36,11 +36,13 @@ _WORK = 2.0**28  # bytes at most that a block takes beside inputs and results, u
 class KernelBlocks:
     """Both kernels of `nngp_and_ntk` for so many samples that these should be spread over processes, kept in a folder, or rounded.
 
+    Of outputs at positions they are (P, positions, P2, positions), in files of a folder (P positions, P2 positions).
     Their numbers depend on the edge of the blocks to rounding alone, and not on executor or folder, if workers have as many threads.
     """
 
     edge: int | None = None
-    """Samples in the rows, and in the columns, of a block; if left out 512, or as many as make 16 rows or columns of blocks"""
+    """Samples in the rows, and in the columns, of a block; if left out 512, or as many as make 16 rows or columns of blocks, and fewer
+    for outputs at positions"""
     dtype: str | None = None
     """float32 or float64, in which the kernels are kept; that of x, if left out"""
 
@@ -87,7 +89,7 @@ class KernelBlocks:
                 where = "" if folder is None else f" and kept in {folder}"
                 run = Run(asked.inputs, asked.ahead(), store, len(blocks), done, where, bar.update)
                 run(missing, executor)
-            return store.kernels()
+            return asked.with_positions(store.kernels())
 
     def estimate(
         self,
@@ -126,16 +128,14 @@ class _Asked:
         self.symmetric = x2 is None
         self.x2 = self.x if self.symmetric else checks.samples("x2", x2)
         self.shape = (len(self.x), len(self.x2))
-        self.edge = settings.edge or min(512, math.ceil(max(self.shape) / 16))
         self.first = self.between(slice(0, 1), slice(0, 1))  # what is refused is refused now
-        if self.first[0].ndim > 2:
-            raise ValueError(
-                f"the network gives outputs at positions, with kernels of shape {tuple(self.first[0].shape)} for a sample: take one or an "
-                "average of them in its forward, or call nngp_and_ntk for some samples at a time"
-            )
+        self.positions = self.first[0].shape[1 : self.first[0].ndim // 2]
+        self.each = self.positions.numel()  # rows of a sample
+        self.rows = (self.shape[0] * self.each, self.shape[1] * self.each)
+        self.edge = settings.edge or max(1, min(512 // self.each, math.ceil(max(self.shape) / 16)))
 
     def blocks(self) -> list[Block]:
-        (n, m), edge = self.shape, self.edge
+        (n, m), edge = self.rows, self.edge * self.each
         return [
             Block(slice(i, min(i + edge, n)), slice(j, min(j + edge, m)), self.symmetric and i != j)
             for i in range(0, n, edge)
@@ -144,8 +144,14 @@ class _Asked:
 
     def store(self, folder: str | Path | None) -> Store:
         if folder is None:
-            return InMemory(self.shape, self.dtype)
-        return InFolder(Path(folder), self.problem(), self.shape, self.dtype)
+            return InMemory(self.rows, self.dtype)
+        return InFolder(Path(folder), self.problem(), self.rows, self.dtype)
+
+    def with_positions(self, kernels: Kernels) -> Kernels:
+        """As `nngp_and_ntk` gives them"""
+        (n, m), positions = self.shape, self.positions
+        nngp, ntk = (kernel.view(n, *positions, m, *positions) for kernel in kernels)
+        return nngp, ntk
 
     def pairs(self) -> float:
         """Of samples whose kernels are computed: of a block on the diagonal half of them"""
@@ -155,26 +161,27 @@ class _Asked:
     def inputs(self, block: Block) -> tuple[Any, ...]:
         """Arguments of `computed`; clones, since what views of x are pickled with is all of x"""
         alone = self.symmetric and block.rows == block.columns
-        second = None if alone else self.x2[block.columns].clone()
-        return self.network, self.scaling, self.x[block.rows].clone(), second, self.dtype
+        rows, columns = (slice(s.start // self.each, s.stop // self.each) for s in (block.rows, block.columns))
+        second = None if alone else self.x2[columns].clone()
+        return self.network, self.scaling, self.x[rows].clone(), second, self.dtype
 
     def between(self, rows: slice, columns: slice) -> Kernels:
         return nngp_and_ntk(self.network, self.scaling, self.x[rows], self.x2[columns])
 
-    def each(self) -> float:
+    def of_a_block(self) -> float:
         """Bytes of a block, its inputs and its results"""
         n, m = (min(self.edge, size) for size in self.shape)
-        return 8.0 * (n + m) * math.prod(self.x.shape[1:]) + 2.0 * n * m * self.dtype.itemsize
+        return 8.0 * (n + m) * math.prod(self.x.shape[1:]) + 2.0 * n * m * self.each**2 * self.dtype.itemsize
 
     def bytes(self, folder: bool) -> float:
         """That are held at once beside the work on blocks: the kernels, the inputs, and the blocks ahead"""
-        n, m = self.shape
-        ahead = min(len(self.blocks()), self.ahead()) * self.each()
+        n, m = self.rows
+        ahead = min(len(self.blocks()), self.ahead()) * self.of_a_block()
         return 8.0 * (self.x.numel() + self.x2.numel()) + ahead + (0.0 if folder else 2.0 * n * m * self.dtype.itemsize)
 
     def ahead(self) -> int:
         """Blocks that are handed out at once"""
-        return max(2, min(int(_AHEAD / self.each()), 64 * (os.cpu_count() or 1)))
+        return max(2, min(int(_AHEAD / self.of_a_block()), 64 * (os.cpu_count() or 1)))
 
     def problem(self) -> dict[str, Any]:
         """What a folder knows of them"""
@@ -182,7 +189,7 @@ class _Asked:
         code = {} if plain else {k: v for k, v in told(architecture(self.network)).items() if k != "source"}
         data = {"x": _digest(self.x), "x2": None if self.symmetric else _digest(self.x2)}
         kept = {"edge": self.edge, "dtype": str(self.dtype).removeprefix("torch.")}
-        first = ", ".join(f"{float(kernel):.8e}" for kernel in self.first)  # activations are known by name alone
+        first = ", ".join(f"{float(kernel.sum()):.8e}" for kernel in self.first)  # activations are known by name alone
         return (
             {"network": repr(self.network) if plain else code, "scaling": repr(self.scaling)}
             | data

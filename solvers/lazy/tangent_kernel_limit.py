@@ -112,7 +112,7 @@ class TangentKernelLimit:
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
         snapshot_steps(self.snapshots, problem.training)
         expected = (problem.data.points, *problem.data.y.shape[1:])
-        if isinstance(self.initial, Tensor) and tuple(checks.array("initial", self.initial).shape) != expected:
+        if isinstance(self.initial, Tensor) and tuple(self._given_start(self.initial).shape) != expected:
             raise ValueError(
                 f"initial must hold f0 at the training and test samples, shape {expected}: received {tuple(self.initial.shape)}"
             )
@@ -137,11 +137,14 @@ class TangentKernelLimit:
         """(E, Q, C) f0 of each seed"""
         shape = (len(seeds), problem.data.points, *problem.data.y.shape[1:])
         if isinstance(self.initial, Tensor):
-            return checks.array("initial", self.initial).expand(shape).clone()
+            return self._given_start(self.initial).expand(shape).clone()
         if self.initial == "mean" or not has_random_start(problem.scaling):
             return torch.zeros(shape, dtype=torch.float64)
         assert kernels.covariance is not None
         return draws(kernels.covariance, kernels.rows, shape[-1], seeds).reshape(shape)
+
+    def _given_start(self, initial: Tensor) -> Tensor:
+        return checks.samples("initial", initial, targets=True)
 
     def _run(
         self, problem: Problem, kernels: LazyKernels, f: Tensor, seeds: Sequence[int], previous: Solution | None

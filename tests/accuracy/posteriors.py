@@ -38,7 +38,7 @@ def _differences(activation: str, law: str, depth: int) -> list[float]:
         whole = recursion(points, place[1], place[2], depth, activation, law)
         mean, covariance, value = dense(whole[:4, :4], exactly(y), place[0], whole[4:, :4], whole[4:, 4:])
         slopes = [float(mp.diff(log, place, tuple(int(i == k) for i in range(3)))) for k in range(3)]
-    size = float((found._regression.slope() * found._given[0]).abs().sum())
+    size = float((found._regression.slope() * found._prior[0]).abs().sum())
     gradient = zip(found.gradient().values(), slopes, AT.values(), strict=True)
     return [
         float((found.mean(other) - numbers(mean)).abs().max()),
