@@ -9,6 +9,7 @@ import torch
 import meanfield as mf
 from meanfield.scaling.scaling import Scaling, default, ic_mean_field, sym_default
 from solvers import FiniteWidth
+from solvers.running.descent import Descent
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
 
 TARGETS = {"logistic": [[1.0], [-1.0], [1.0]], "cross_entropy": [[1.0, 0, 0], [0, 1, 0], [0.2, 0.3, 0.5]]}
@@ -136,6 +137,28 @@ def test_descent_of_all_kinds_and_going_on(change):
         whole = solver(asked)
         assert solver.resume(solver(asked.with_steps(2)), 4) == whole
         assert solver.resume(solver(asked.with_steps(0)), 6) == whole
+
+
+def test_a_pass_and_its_velocity_follow_from_the_state_alone(monkeypatch):
+    """Passes at both ends of the first step, asked for again and in another order"""
+    asked, seen = problem(sym_default()), []
+
+    def step(self, method, state, passed, underway):
+        later = tuple(t + 0.5 * v for t, v in zip(state, method.backward(passed), strict=True))
+        for now in (state, later, later, state):
+            again = method.forward(now, slice(0, 12), True)
+            seen.append((again.f.clone(), *(v.clone() for v in method.backward(again))))
+        return later
+
+    monkeypatch.setattr(Descent, "__call__", step)
+    f0 = torch.linspace(-1, 1, 16, dtype=torch.float64)[:, None]
+    InfiniteLogitsLimit(64, f0=f0)(asked.with_steps(1))
+    first, second, third, fourth = seen
+    assert torch.equal(first[0], f0[:12])
+    for one, two in ((first, fourth), (second, third)):
+        assert all(map(torch.equal, one, two))
+    assert not torch.equal(second[0], first[0])
+    assert not torch.equal(second[1], first[1])
 
 
 def test_same_seed_same_result_and_another_draw_of_f0_for_another(tmp_path):

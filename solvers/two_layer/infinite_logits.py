@@ -135,12 +135,14 @@ class InfiniteLogitsLimit:
         return replace(problem, loss=problem.loss_function.at_infinite_logits())
 
     def _run(self, problem: Problem, m: Tensor, state: State, f0: Tensor, previous: Solution | None) -> Solution:
-        method = _AtInfinity(problem, m, self, f0, started=previous is not None and previous.steps > 0)
+        method = _AtInfinity(problem, m, self, f0)
+        time = torch.tensor(float(previous.steps if previous else 0), dtype=torch.float64)
+        memory = kept_momentum(previous, _STATE, m)
         run = evolve(
             method,
-            state,
+            (*state, time),
             problem,
-            Descent(problem.training, kept_momentum(previous, _STATE, m)),
+            Descent(problem.training, (*memory, torch.zeros_like(time)) if memory else ()),
             previous=previous,
             snapshots=snapshot_steps(self.snapshots, problem.training),
             captured=previous.particles if previous else None,
@@ -154,14 +156,14 @@ class InfiniteLogitsLimit:
         problem, e = flow.problem, exponents(flow.problem.in_plane)
         measures = {step: measure.to("cpu") for step, measure in particles.items()}
         source = MeasureKernels(problem, measures, rescaled_limit(problem.in_plane), self.device)
-        kept = run.named_state(_STATE) | {"m": flow.m, "f0": method.f0}
+        kept = run.named_state((*_STATE, _TIME)) | {"m": flow.m, "f0": method.f0}
         powers = {"initial_exponent": max(0.0, e.f0), "output_exponent": e.f}
         powers["readout_exponent"] = readout_exponent(problem.in_plane)
         return Solution(
             problem=problem,
             solver=settings(self),
             **run.answer(previous),
-            state={} if run.status.blew_up else {k: v.cpu() for k, v in kept.items()},
+            state={} if run.status.blew_up else {k: v.cpu() for k, v in kept.items() if not k.endswith(_TIME)},
             snapshots=tuple(sorted(particles)),
             kernels=source.kernels,
             tangent=source,
@@ -170,34 +172,41 @@ class InfiniteLogitsLimit:
         )
 
 
-_STATE = ("a", "w", "b")
+_STATE, _TIME = ("a", "w", "b"), "time"  # the latter tells step 0 from later ones, as the steps of a solution do
+
+
+class _FirstPass(MeasurePass):
+    """At step 0"""
 
 
 class _AtInfinity(Method):
-    """Outputs and velocity: f0 and the loss as asked at step 0, the measure and the loss at infinite logits from then on."""
+    """Outputs and velocity: f0 and the loss as asked at time 0, the measure and the loss at infinite logits from then on.
 
-    def __init__(self, problem: Problem, m: Tensor, solver: InfiniteLogitsLimit, f0: Tensor, started: bool) -> None:
+    The state is that of the measure, (a, w, b), and the time.
+    """
+
+    def __init__(self, problem: Problem, m: Tensor, solver: InfiniteLogitsLimit, f0: Tensor) -> None:
         asked = problem.loss_function
         limit = rescaled_limit(problem.in_plane)
         finite = asked.at_finite_logits() if exponents(problem.in_plane).f0 <= 0 else asked.at_infinite_logits()
         self.before = MeasureFlow(replace(problem, loss=finite), m, solver.engine, limit)
         self.after = MeasureFlow(solver.stated(problem), m, solver.engine, limit)
-        self.f0, self.started = f0, started
+        self.f0 = f0
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> MeasurePass:
-        if self.started:
-            return self.after.forward(state, rows, differentiated)
+        *measure, time = state
+        if time > 0:
+            return self.after.forward(tuple(measure), rows, differentiated)
         train = len(rows) if isinstance(rows, Tensor) else self.after.train
-        return MeasurePass(self.f0[rows], state, rows, train)
+        return _FirstPass(self.f0[rows], tuple(measure), rows, train)
 
     def backward(self, passed: MeasurePass) -> State:
-        flow = self.after if self.started else self.before
-        self.started = True
-        return flow.backward(passed)
+        flow = self.before if isinstance(passed, _FirstPass) else self.after
+        return (*flow.backward(passed), torch.ones((), dtype=torch.float64))
 
     def capture(self, state: State, passed: MeasurePass) -> ParticleMeasure:
         del passed
-        a, w, _ = state
+        a, w, *_ = state
         return ParticleMeasure(a.clone(), w.clone(), self.after.m)
 
 
