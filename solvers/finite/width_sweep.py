@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
@@ -65,35 +67,51 @@ def width_sweep(
     store = _Store(Path(folder), problem, solver) if folder is not None else None
     done = store.load(widths, chosen) if store else {}
     tasks = _tasks(problem, solver, widths, chosen, done, many=executor is not None)
-    failures: list[str] = []
-    bar = progress_bar("networks", progress, total=len(widths) * len(chosen), initial=len(done))
-
-    def finished(solutions: Sequence[Solution]) -> None:
-        for solution in solutions:
-            width, seed = solution.solver["width"], solution.solver["seed"]
-            if solution.status is Status.FINISHED:
-                if store:
-                    store.save(solution)
-                done[width, seed] = solution
-            else:
-                failures.append(f"width {width}, seed {seed}: {solution.status.value} (step {solution.steps})")
-        bar.update(len(solutions))
-
-    with bar:
+    with progress_bar("networks", progress, total=len(widths) * len(chosen), initial=len(done)) as bar:
+        networks = _Networks(done, store, bar)
         try:
-            _run(tasks, problem, solver, executor, finished, failures)
+            _run(tasks, problem, solver, executor, networks)
         except KeyboardInterrupt as error:
             if isinstance(error, Interrupted):
-                finished([s for s in error.solutions if s.status is Status.FINISHED])
+                networks.add([s for s in error.solutions if s.status is Status.FINISHED])
             kept = f" and kept in {folder}; call again to go on" if store else "; give a folder to go on from them"
-            raise Interrupted(f"interrupted: {len(done)} networks are finished{kept}", _ordered(done)) from error
-    if failures:
+            raise Interrupted(f"interrupted: {len(done)} networks are finished{kept}", networks.ordered) from error
+    if failures := networks.failures:
         raise SolverError(
             f"{len(failures)} of {len(widths) * len(chosen)} networks failed, {len(done)} are finished (in .solutions"
             + (f" and {folder}): " if store else "): ") + "; ".join(failures[:3]) + ("; .." if len(failures) > 3 else ""),
-            _ordered(done),
+            networks.ordered,
         )  # fmt: skip
-    return _ordered(done)
+    return networks.ordered
+
+
+@dataclass
+class _Networks:
+    """The networks of a sweep: those that are done by width and seed, kept in a store if there is one, and why others failed."""
+
+    done: dict[tuple[int, int], Solution]
+    store: _Store | None
+    bar: tqdm
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, solutions: Sequence[Solution]) -> None:
+        for solution in solutions:
+            width, seed = solution.solver["width"], solution.solver["seed"]
+            if solution.status is Status.FINISHED:
+                if self.store:
+                    self.store.save(solution)
+                self.done[width, seed] = solution
+            else:
+                self.failures.append(f"width {width}, seed {seed}: {solution.status.value} (step {solution.steps})")
+        self.bar.update(len(solutions))
+
+    def failed(self, task: _Task, why: str) -> None:
+        self.failures.append(f"width {task.width}, seeds {task.seeds}: {why}")
+
+    @property
+    def ordered(self) -> list[Solution]:
+        """By width and then seed"""
+        return [self.done[key] for key in sorted(self.done)]
 
 
 def _tasks(
@@ -121,15 +139,14 @@ def _run(
     problem: Problem,
     solver: FiniteWidth,
     executor: Executor | None,
-    finished: Callable[[Sequence[Solution]], None],
-    failures: list[str],
+    networks: _Networks,
 ) -> None:
     if executor is None:
         for task in tasks:
             try:
-                finished(_solve(problem, solver, task))
+                networks.add(_solve(problem, solver, task))
             except (SolverError, RuntimeError, MemoryError) as error:
-                failures.append(f"width {task.width}, seeds {task.seeds}: {error}")
+                networks.failed(task, str(error))
         return
     futures: dict[Future, _Task] = {}
     try:
@@ -137,25 +154,21 @@ def _run(
             try:
                 futures[executor.submit(_solve, problem, solver, task)] = task
             except RuntimeError as error:  # the executor broke meanwhile: what it has finished counts
-                failures.append(_failure(task, error))
+                networks.failed(task, _why(error))
         for future in as_completed(futures):
             try:
-                finished(future.result())
+                networks.add(future.result())
             except Exception as error:  # a worker may fail in any way; the others go on
-                failures.append(_failure(futures[future], error))
+                networks.failed(futures[future], _why(error))
     except KeyboardInterrupt:
         for future in futures:
             future.cancel()
         raise
 
 
-def _failure(task: _Task, error: Exception) -> str:
+def _why(error: Exception) -> str:
     remedy = " (call again with a new executor)" if isinstance(error, BrokenExecutor) else ""
-    return f"width {task.width}, seeds {task.seeds}: {type(error).__name__}: {error}{remedy}"
-
-
-def _ordered(done: dict[tuple[int, int], Solution]) -> list[Solution]:
-    return [done[key] for key in sorted(done)]
+    return f"{type(error).__name__}: {error}{remedy}"
 
 
 def network_file(width: int, seed: int) -> str:

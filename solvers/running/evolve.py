@@ -48,11 +48,12 @@ def evolve(
     (`Watch`), where a step of the flow takes too many evaluations, and at Ctrl-C; a run that goes on repeats the pass where it ended, so
     the method is left as it was before. progress=None shows a bar on terminals after two seconds.
     """
-    training, first, start = problem.training, previous.steps if previous else 0, time.perf_counter()
+    training, first = problem.training, previous.steps if previous else 0
     run, batches = Trajectory(state=state), training.batches(problem.data.samples, first)
     run.captured = {at: kept for at, kept in (captured or {}).items() if at in snapshots}
     passes = _Passes(method, problem, run, Watch(problem, previous), snapshots)
-    bar, told = clock.progress_bar(label, progress, total=training.steps, initial=first), False
+    bar = clock.progress_bar(label, progress, total=training.steps, initial=first)
+    length = _Length(label, first, training.steps)
     with torch.no_grad(), bar, clock.postponed_interrupt() as interrupted, _named_end(run):
         underway = _underway(bar, interrupted, agree)
         for at in range(first, training.steps + 1):
@@ -65,32 +66,26 @@ def evolve(
                 if run.status is Status.DIVERGED:
                     break
                 stopped = stopped or agree(interrupted())
-            if not stopped and not ends:
+            if stopped:
+                run.status = Status.INTERRUPTED
+            elif not ends:
                 if batch is not None or passed is None:
                     passed = None  # its memory serves the next one
                     passed = passes.of(batch)
-                try:
-                    run.state = step(method, run.state, passed, underway)
-                except (Stopped, Spent) as cut:
-                    if not asked:
-                        passes.recorded(at, False)
-                    stopped, run.stats["reason"] = isinstance(cut, Stopped), str(cut)
-                    run.status, ends = Status.OUT_OF_EVALUATIONS, True
-            if stopped or ends:
-                run.status = Status.INTERRUPTED if stopped else run.status
+                passes.advance(step, passed, underway)
+            if ends or run.status is not Status.FINISHED:
                 method.back_to(mark)
                 break
             bar.update(at + 1 - bar.n)
-            each = (time.perf_counter() - start) / (at + 1 - first)
-            told = told or _told_of_length(label, at + 1 - first, training.steps - at - 1, each)
+            length.tell(at + 1)
     run.memory = step.memory
-    run.stats |= {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads(), "reached": run.last}
+    run.stats |= {"seconds": length.seconds, "threads": torch.get_num_threads(), "reached": run.last}
     return run
 
 
 @dataclass(frozen=True)
 class _Passes:
-    """Forward passes at the state of a run, whose outputs must be finite"""
+    """Forward passes at the state of a run, whose outputs must be finite, and the steps from there"""
 
     method: Method
     problem: Problem
@@ -119,6 +114,17 @@ class _Passes:
             run.status, run.bad = Status.DIVERGED, far
         return passed
 
+    def advance(self, step: Step, passed: Pass, underway: Underway) -> None:
+        """A step on; one that is cut short leaves a record of where it began, and its reason as the run's status"""
+        run = self.run
+        try:
+            run.state = step(self.method, run.state, passed, underway)
+        except (Stopped, Spent) as cut:
+            if not self.problem.training.records(run.last):
+                self.recorded(run.last, False)
+            run.status = Status.INTERRUPTED if isinstance(cut, Stopped) else Status.OUT_OF_EVALUATIONS
+            run.stats["reason"] = str(cut)
+
 
 def _underway(bar: tqdm, interrupted: Callable[[], bool], agree: Callable[[bool], bool]) -> Underway:
     rehearsing = clock.current()
@@ -144,15 +150,26 @@ def _named_end(run: Trajectory) -> Iterator[None]:
         run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
 
 
-def _told_of_length(label: str, done: int, left: int, each: float) -> bool:
-    """Warn, once it can be known, of a run that will take days at `each` seconds a step; whether the question is settled"""
-    if done * each < _REHEARSAL:
-        return False
-    days = each * left / 86_400
-    if days > _MANY_DAYS:
-        warn(
-            f"{label}: {left} steps are left and will take about {days:.2g} days at {each:.2g} s a step; "
-            "Ctrl-C ends the run and keeps what was computed, solvers.checkpointed keeps it in a file on the way",
-            RuntimeWarning,
-        )
-    return True
+class _Length:
+    """How long a run takes; one that will take days says so once, when it can be known."""
+
+    def __init__(self, label: str, first: int, steps: int) -> None:
+        self.label, self.first, self.steps = label, first, steps
+        self.start, self.told = time.perf_counter(), False
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def tell(self, at: int) -> None:
+        """A step has been reached"""
+        if self.told or (spent := self.seconds) < _REHEARSAL:
+            return
+        self.told, left, each = True, self.steps - at, spent / (at - self.first)
+        days = each * left / 86_400
+        if days > _MANY_DAYS:
+            warn(
+                f"{self.label}: {left} steps are left and will take about {days:.2g} days at {each:.2g} s a step; "
+                "Ctrl-C ends the run and keeps what was computed, solvers.checkpointed keeps it in a file on the way",
+                RuntimeWarning,
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -74,14 +74,9 @@ def coordinate_check(
             bar.update()
         found, remark = [], ""
         for limit in limits:
-            runs = []
-            for seed in chosen:
-                run = _limit(few, replace(limit, seed=seed), asked)
-                remark = remark or _why(run, limit)
-                runs.append([run.captured[step] for step in asked if step in run.captured])
-                bar.update()
-            least = min(map(len, runs))
-            found.append([[run[i] for run in runs] for i in range(least)])
+            runs, why = _limits(few, limit, chosen, asked, bar.update)
+            found.append(runs)
+            remark = remark or why
     coordinates = _coordinates(few, np.array(widths, dtype=float), asked, nets, [] if remark else found)
     told = {"data": problem.data.name, "learning rate": f"{problem.training.learning_rate:g}"}
     given = () if remark else sizes
@@ -111,6 +106,20 @@ def _networks(problem: Problem, solver: FiniteWidth, seeds: Sequence[int], steps
         found.append([run.captured[step] for step in steps if step in run.captured])
     least = min(map(len, found))
     return [[one for batch in found for one in batch[i]] for i in range(least)]
+
+
+def _limits(
+    problem: Problem, solver: CausalDMFT, seeds: Sequence[int], steps: tuple[int, ...], done: Callable[[], object]
+) -> tuple[Runs, str]:
+    """Mean squares of all seeds' draws, at the steps that all of them reached, and why a run does not count, if one does not"""
+    found, remark = [], ""
+    for seed in seeds:
+        run = _limit(problem, replace(solver, seed=seed), steps)
+        remark = remark or _why(run, solver)
+        found.append([run.captured[step] for step in steps if step in run.captured])
+        done()
+    least = min(map(len, found))
+    return [[run[i] for run in found] for i in range(least)], remark
 
 
 def _limit(problem: Problem, solver: CausalDMFT, steps: tuple[int, ...]) -> Trajectory:
