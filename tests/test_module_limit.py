@@ -518,6 +518,20 @@ def test_fields_that_outgrow_an_axis_are_told_with_the_layer_and_samples_that_wo
     assert samples > first
 
 
+@pytest.mark.parametrize("inner", [None, 48])
+def test_modules_without_a_matrix_between_neurons_may_have_many_directions(inner):
+    """Two layers, or two such networks one behind the other"""
+
+    def build(n):
+        between = [] if inner is None else [nn.Linear(n, inner), nn.Linear(inner, n), nn.Tanh()]
+        return nn.Sequential(nn.Linear(64, n), nn.Tanh(), *between, nn.Linear(n, 1))
+
+    asked = on_digits(build)
+    assert CausalDMFT(64, dtype="float64").rank_limit(asked) == 64
+    solution = CausalDMFT(64, raise_on_failure=False)(asked)
+    assert solution.status is mf.Status.FINISHED
+
+
 def test_readouts_that_cannot_vanish_on_all_features_are_told():
     """Of 32 neurons 16 independent features leave 16 directions, for 17 outputs"""
 

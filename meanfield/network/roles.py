@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal, cast, get_args
+from typing import Literal
 
 from torch import nn
 
@@ -54,15 +54,6 @@ class Axis:
             return str(self.size)
         times, parts = self.size.numerator, self.size.denominator
         return ("" if times == 1 else str(times)) + "n" + ("" if parts == 1 else f"/{parts}")
-
-    @staticmethod
-    def read(text: str) -> Axis:
-        """The axis whose str this is; ValueError for any other text"""
-        number, wide, parts = text.partition("n")
-        try:
-            return Axis(Fraction((number or "1") + (parts if wide else "")), bool(wide))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"an axis is a number, n, 4n or n/8: received {text!r}") from None
 
 
 @dataclass(frozen=True)
@@ -127,11 +118,6 @@ class Description:
     def table(self) -> list[list[str]]:
         """[name, role, kind, axis, ..] of each parameter, as files hold them"""
         return [[p.name, p.role, p.kind, *map(str, p.axes)] for p in self.parameters]
-
-    @staticmethod
-    def from_table(rows: Sequence[Sequence[str]], source: str = "", digest: str = "") -> Description:
-        """The description whose table this is; ValueError for anything else"""
-        return Description(tuple(_parameter(row) for row in rows), source, digest)
 
 
 def describe(build: Build) -> Description:
@@ -235,10 +221,3 @@ def _refuse_ties(parameters: dict[str, Parameter], tensors: dict[str, nn.Paramet
                 f"{other.name!r} ({other.role}) and {name!r} ({parameter.role}) are one tensor, which has no width limit: entries of an "
                 "input weight are of order 1, those of a readout of order 1/n. Give each a parameter of its own"
             )
-
-
-def _parameter(row: Sequence[str]) -> Parameter:
-    if len(row) < 3 or row[1] not in get_args(Role) or row[2] not in get_args(Kind):
-        raise ValueError(f"a parameter is [name, role, kind, axis, ..]: received {list(row)}")
-    name, role, kind, *axes = row
-    return Parameter(name, cast(Role, role), cast(Kind, kind), tuple(map(Axis.read, axes)))

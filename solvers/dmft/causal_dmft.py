@@ -16,7 +16,7 @@ from meanfield.problem.problem import Problem
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
 from solvers.dmft.module_limit import must_be_whole
-from solvers.dmft.module_sweep import ModuleSweep, axes_of_matrices, bytes_of_module, must_have_neurons
+from solvers.dmft.module_sweep import ModuleSweep, bytes_of_module, largest_axis, must_have_neurons
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
 from solvers.dmft.state import restore, state_of
@@ -133,7 +133,7 @@ class CausalDMFT:
         base = self.bytes_needed(problem, 0)
         slope = (self.bytes_needed(problem, least) - base) / least
         fits = (checks.free_memory(self.device) - base) / slope if slope else self.samples
-        most = self.samples if problem.trial is None else max(axes_of_matrices(problem, self.samples), default=1)
+        most = self.samples if problem.trial is None else largest_axis(problem, self.samples)
         return max(1, int(min(self.max_rank or most, most, max(fits, least))))
 
     def tolerances(self, problem: Problem) -> tuple[float, float]:

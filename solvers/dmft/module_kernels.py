@@ -71,7 +71,7 @@ class Ends:
 def noted(
     passed: LimitPass,
     layers: Mapping[str, InfiniteDense],
-    ends: Ends | None,
+    ends: Ends,
     sigma: float,
     averaged: Collection[str] = (),
 ) -> dict[str, Tensor]:
@@ -86,21 +86,19 @@ def noted(
     found: dict[str, list[Tensor]] = {}
     for use in uses.values():
         found.setdefault(f"Phi {use.name}", []).append(use.c)
-    if ends is not None:
-        for call in passed.watch.of(*ends.features):
-            c = ends.seen("features", call.name, call.features)
-            found.setdefault(f"Phi {call.name}", []).append(c)
+    for call in passed.watch.of(*ends.features):
+        found.setdefault(f"Phi {call.name}", []).append(ends.seen("features", call.name, call.features))
     if passed.f.requires_grad:
         with torch.enable_grad():
             outputs = passed.f[: len(passed.y)].flatten(1).sum(0).unbind()
-        left = passed.watch.of(*ends.gradients) if ends else []
+        left = passed.watch.of(*ends.gradients)
         for output in outputs:
             slopes = passed.slopes(output, [call.left for call in left], True)
             traces = {trace.use: trace for trace in passed.record.traces}
             for i, use in uses.items():
                 found.setdefault(f"G {use.name}", []).append(_gradients(use, traces.get(i), layers[use.name], sigma))
             for call, slope in zip(left, slopes, strict=True):
-                d = ends.seen("gradients", call.name, call.slopes(slope) / sigma)  # type: ignore[union-attr]
+                d = ends.seen("gradients", call.name, call.slopes(slope) / sigma)
                 found.setdefault(f"G {call.name}", []).append(d)
     own = {name: parts for name, parts in found.items() if _parameter(name) in averaged}
     return {name: _beside(parts) for name, parts in found.items()} | _averages(own, passed)

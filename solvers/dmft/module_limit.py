@@ -46,7 +46,7 @@ class ModuleLimit(Growing):
 
     Bases and images are this object's own: they are what is known of the infinite matrices, and only grow. population: S, the width of
     the module whose neurons stand for infinitely many. tolerances: of features and of gradients (equation 28). limit: the most directions
-    of one side of a matrix. two_time: note also features and gradients that no matrix needs.
+    of one side of a matrix.
     """
 
     def __init__(
@@ -58,7 +58,6 @@ class ModuleLimit(Growing):
         population: Population,
         tolerances: tuple[float, float],
         limit: int | None = None,
-        two_time: bool = True,
     ) -> None:
         self.gain = scaling.measure_limit()[0]  # sigma n; refuses scalings without such a limit
         _must_be_possible(network, population)
@@ -74,7 +73,7 @@ class ModuleLimit(Growing):
         self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
         self.watched = tuple(name for name in watchable(network.description) if name not in self.matrices)
-        self.fixed, self.two_time = Fixed({}, {}), two_time
+        self.fixed = Fixed({}, {})
         self.ends = Ends(network.description, self.width, self._basis, TOGETHER)
 
     def _phases(self, p: Parameter) -> dict[str, InfiniteDense]:
@@ -168,11 +167,10 @@ class ModuleLimit(Growing):
 
     def noted(self, passed: LimitPass) -> dict[str, Tensor]:
         """Coefficients of the features that enter each matrix, "Phi name" (K, n), and of the gradients that leave it for each of C outputs,
-        "G name" (J, C n), over rows and calls (equation 88), of a filter with a stride by phase; with `two_time` also of the features that
-        enter readouts and the gradients that leave input weights
+        "G name" (J, C n), over rows and calls (equation 88), of a filter with a stride by phase; also of the features that enter readouts
+        and the gradients that leave input weights
         """
-        sigma, ends = self.gain / self.width, self.ends if self.two_time else None
-        return noted(passed, self.layers, ends, sigma, self.network.averages)
+        return noted(passed, self.layers, self.ends, self.gain / self.width, self.network.averages)
 
     def bases(self, passed: LimitPass) -> dict[str, Basis]:
         """Those of the coefficients that `noted` gives, by their names"""
@@ -226,8 +224,12 @@ class ModuleLimit(Growing):
     def growing(self) -> dict[str, Any]:
         """All that grows as the matrices become known, by name"""
         layers = {f"{name}_{part}": grows for name, q in self.layers.items() for part, grows in q.growing().items()}
-        layers |= self.ends.growing() if self.two_time else {}
-        return layers | {f"draws{size}": source for size, source in self.sources.items()} | {"fixed": self.fixed}
+        return (
+            layers
+            | self.ends.growing()
+            | {f"draws{size}": source for size, source in self.sources.items()}
+            | {"fixed": self.fixed}
+        )
 
     def _learning(self, passed: LimitPass) -> list[Tensor]:
         found = {name: self.like.new_zeros(shape) for name, shape in zip(self.learning, passed.shapes, strict=True)}

@@ -170,21 +170,21 @@ def _in_order(uses: Sequence[Use], phases: Iterable[str]) -> Tensor:
     return torch.from_numpy(np.lexsort(torch.cat(places).T.flip(0).numpy()))
 
 
-def axes_of_matrices(problem: Problem, samples: int) -> dict[int, str]:
-    """How many neurons there are on the axes of matrices between neurons, each size with the first layer that has it and what it is of n"""
-    hidden = reversed(problem.architecture.description.having("hidden"))
-    return {axis.at(samples): f"{p.key!r} has an axis of {axis}" for p in hidden for axis in (p.below, p.above)}
+def largest_axis(problem: Problem, samples: int) -> int:
+    """How many neurons there are on the longest axis of a module"""
+    return max(axis.at(samples) for p in problem.architecture.description for axis in p.axes if axis.wide)
 
 
 def must_have_neurons(problem: Problem, samples: int) -> None:
     """ValueError for an axis whose neurons cannot even represent as many features as there are data points"""
-    points, axes = problem.data.points, axes_of_matrices(problem, samples)
-    least = min(axes, default=samples)
-    if least <= points and not problem.is_linear:
-        raise ValueError(
-            f"samples={samples} are too few for {points} data points, whose features alone may span as many directions: the layer "
-            f"{axes[least]}, {least} neurons; take at least {enough(samples, least, points)}"
-        )
+    points, hidden = problem.data.points, problem.architecture.description.having("hidden")
+    for p in hidden if not problem.is_linear else ():
+        axis = min(p.below, p.above, key=lambda axis: axis.size)
+        if (neurons := axis.at(samples)) <= points:
+            raise ValueError(
+                f"samples={samples} are too few for {points} data points, whose features alone may span as many directions: the layer "
+                f"{p.key!r} has an axis of {axis}, {neurons} neurons; take at least {enough(samples, neurons, points)}"
+            )
 
 
 def bytes_of_module(problem: Problem, samples: int, rank: int, snapshots: int, itemsize: int) -> float:

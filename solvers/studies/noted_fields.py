@@ -145,7 +145,7 @@ class CheckedLimit(Method):
     def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
         data = Samples(problem.data.x, problem.data.y)
         self.network = ModuleLimit(
-            problem.architecture, problem.in_plane, data, problem.loss_function, population, tolerances, limit, False
+            problem.architecture, problem.in_plane, data, problem.loss_function, population, tolerances, limit
         )
         self.coordinates = Coordinates(problem.architecture.description, problem.loss_function, self.network.data.y)
         self.initial_state, self.norm = self.network.initial_state, self.network.norm
