@@ -185,6 +185,20 @@ class Mixed(nn.Module):
         return self.out(torch.erf(self.up(h)))
 
 
+class Centred(nn.Module):
+    """Fields less their mean over neurons, before and behind an activation, a gated linear unit, numbers that all neurons share."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.up, self.out = dense(6, n), dense(n, 2 * n), dense(n, 1)
+
+    def forward(self, x):
+        h = self.read(x)
+        h = torch.relu(h - h.mean(-1, keepdim=True))
+        h = F.glu(self.up(h - h.mean(-1, keepdim=True)))
+        return self.out(torch.full((len(x), h.shape[-1]), 0.3, dtype=x.dtype) + h)
+
+
 class Concatenated(nn.Module):
     """Channels side by side: of Gaussians before an activation, of activations before a norm; unequal shares."""
 
@@ -248,6 +262,7 @@ CASES = {
     "dilated": (Dilated, some(2, 2, 8), {"bias": 0.4}),
     "recurrent": (Recurrent, some(3, 4, 3), {}),
     "gated": (Gated, some(3, 6), {}),
+    "centred": (Centred, some(3, 6), {}),
     "chunked": (Chunked, some(3, 6), {}),
     "sums": (Sums, some(3, 6), {"bias": 0.3}),
     "post norm": (PostNorm, some(3, 6), {}),

@@ -1,6 +1,7 @@
 """Kernels of modules at infinite width: against the recursion of perceptrons, loops over pixels, and real networks of torch."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -209,7 +210,23 @@ REFUSED = {
     "no Gaussian": (lambda net, x: net.out(torch.tanh(F.relu(net.read(x)) + net.up(net.read(x)))), "is no Gaussian"),
     "two functions": (
         lambda net, x: net.out(torch.tanh(net.read(x))) + net.out(torch.relu(net.read(x))),
-        "tanh and relu",
+        r"\('tanh' and 'relu'\)",
+    ),
+    "two functions without names": (
+        lambda net, x: net.out(torch.tanh(net.read(x) * 2)) + net.out(net.read(x).sin().exp()),
+        r"\('test_network_kernels.py, line \d+', twice\)",
+    ),
+    "centred by point": (
+        lambda net, x: net.out(torch.tanh((lambda h: h - h.mean(-1, keepdim=True))(torch.relu(net.read(x))))),
+        "was centred or normalised by numbers that differ",
+    ),
+    "mean that fluctuates": (
+        lambda net, x: net.out(torch.tanh(net.read(x) - net.read(x).mean(-1, keepdim=True) * net.up.in_features**0.5)),
+        "averages over neurons.*fluctuate",
+    ),
+    "outputs at positions without an axis": (
+        lambda net, x: net.out(torch.relu(net.read(x))).squeeze(-1),
+        "keep the axis of outputs",
     ),
     "depends on n": (
         lambda net, x: net.out(torch.tanh(net.read(x) * net.out.weight.shape[1] ** 0.25)),
@@ -227,6 +244,46 @@ def test_what_has_no_rule_is_refused_with_its_place(case):
     if case == "no Gaussian":
         with pytest.raises(ValueError, match=r"tanh \(test_network_kernels.py, line \d+\)"):
             mf.nngp_and_ntk(network(forward), mf.ntk(), x)
+
+
+def test_a_gated_linear_unit_is_its_halves():
+    def by_halves(h):
+        value, gate = h.chunk(2, -1)
+        return value * torch.sigmoid(gate)
+
+    class Net(nn.Module):
+        def __init__(self, n, way):
+            super().__init__()
+            self.read, self.up, self.out, self.way = dense(6, n), dense(n, 2 * n), dense(n, 1), way
+
+        def forward(self, x):
+            return self.out(self.way(self.up(torch.relu(self.read(x)))))
+
+    ways = (F.glu, nn.GLU(), by_halves)
+    first, second, right = (mf.nngp_and_ntk(partial(Net, way=way), mf.ntk(), some(3, 6)) for way in ways)
+    torch.testing.assert_close(first, right, rtol=1e-12, atol=0)
+    torch.testing.assert_close(second, right, rtol=1e-12, atol=0)
+
+
+def test_numbers_that_all_neurons_share_are_a_field():
+    """Zeros and ones of the shape of neurons, however they are made, on either side and changed in place"""
+    x = some(3, 6)
+
+    def plainly(net, x):
+        return net.out(torch.erf(net.up(torch.relu(net.read(x) + 0.5))))
+
+    def zeros(net, x):
+        h = torch.zeros(len(x), net.up.in_features, dtype=x.dtype) + 0.5
+        h += net.read(x)
+        return net.out(torch.erf(torch.zeros(net.up.in_features, dtype=x.dtype) + net.up(torch.relu(h))))
+
+    def ones(net, x):
+        h = net.read(x) + x.new_ones(len(x), net.up.in_features) / 2
+        return net.out(torch.erf(torch.ones(net.up.in_features, dtype=x.dtype) * net.up(torch.relu(h))))
+
+    right = mf.nngp_and_ntk(network(plainly), mf.ntk(), x)
+    for way in (zeros, ones):
+        torch.testing.assert_close(mf.nngp_and_ntk(network(way), mf.ntk(), x), right, rtol=1e-12, atol=0)
 
 
 def in_place(net, x):

@@ -89,10 +89,12 @@ def _of_outputs(
     k = 7919
     new = {id(f): torch.empty(with_columns(f.axes, k), dtype=torch.float64, device="meta") for f in fields}
     found = [t for t in tree_flatten(func(*replaced(args, new), **replaced(kwargs, new)))[0] if isinstance(t, Tensor)]
-    return [
-        outputs_axes(reading, sizes, tuple(t.shape).index(k)) if k in t.shape else None
-        for t, sizes in zip(found, call.results, strict=True)
-    ]
+    if any(t.ndim != len(sizes) or k not in t.shape for t, sizes in zip(found, call.results, strict=True)):
+        raise ValueError(
+            "keep the axis of outputs as it is, of one output too, (samples, .., 1): all other axes are positions, and a mean over outputs "
+            "belongs to the readout"
+        )
+    return [outputs_axes(reading, sizes, tuple(t.shape).index(k)) for t, sizes in zip(found, call.results, strict=True)]
 
 
 _SEVERAL = {"chunk", "split", "unbind", "tensor_split"}

@@ -21,6 +21,7 @@ from meanfield.kernels.field_nodes import (
     sources,
     total,
 )
+from meanfield.kernels.field_places import where
 from meanfield.network import activations
 from meanfield.network.activations import Activation
 
@@ -86,7 +87,7 @@ def _number(nodes: list[Node]) -> float | None:
 
 def pointwise(outer: Shape) -> Node:
     """The function of a Gaussian node as a node"""
-    phi, key = known(outer.function, outer.kinks)
+    phi, key = known(outer.function, outer.kinks, where())
     base = outer.base
     return Pointwise(base.size, False, base.links, phi, key, base)
 
@@ -107,14 +108,14 @@ def combined(first: Node, second: Node, how: Callable[[Tensor, Tensor], Tensor])
     return pointwise(Shape(one.base, lambda h: how(one.function(h), other.function(h)), kinks, linear=False))
 
 
-def known(function: Function, kinks: tuple[float, ...] = ()) -> tuple[Activation, bytes]:
-    """An activation that does what the function does, one with a name if there is one, and its key"""
+def known(function: Function, kinks: tuple[float, ...], place: str) -> tuple[Activation, bytes]:
+    """An activation that does what the function does, one with a name if there is one, else called after its place, and its key"""
     values = function(_PROBES.clone())
     for name in activations.names():
         phi = activations.activation(name)
         if torch.allclose(phi(_PROBES), values, rtol=1e-14, atol=1e-15):
             return phi, phi(_PROBES).numpy().tobytes()
-    phi = Activation("of the network", function, slope_of(function), kinks=tuple((at, 0.0) for at in kinks), tried=True)
+    phi = Activation(place, function, slope_of(function), kinks=tuple((at, 0.0) for at in kinks), tried=True)
     return phi, values.numpy().tobytes()
 
 
@@ -131,7 +132,7 @@ def slope_of(function: Function) -> Function:
 
 def through_gain(phi: Activation) -> tuple[Activation, bytes]:
     """h phi'(h): the derivative of phi(g h) in a gain g at 1"""
-    return known(lambda h: h * phi.dphi(h), tuple(at for at, _ in phi.kinks))
+    return known(lambda h: h * phi.dphi(h), tuple(at for at, _ in phi.kinks), phi.name)
 
 
 def gained(node: Node) -> tuple[Node, Node] | None:

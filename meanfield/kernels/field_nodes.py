@@ -180,6 +180,8 @@ def mapped(map: LinearMap, node: Node) -> Node:
 
 def scaled(node: Node, number: float) -> Node:
     """A number times a node, which stays the same function of the same neurons"""
+    if isinstance(node, Rooted) and not node.links:
+        return Rooted.of(node.leaf, node.root * number)
     if isinstance(node, Mapped) and (before := node.map.number) is not None:
         node, number = node.child, before * number
     if number == 1:
@@ -188,8 +190,9 @@ def scaled(node: Node, number: float) -> Node:
 
 
 def total(nodes: list[Node]) -> Node:
-    """The sum of nodes of the same points"""
-    terms = [term for node in nodes for term in (node.terms if isinstance(node, Total) else (node,))]
+    """The sum of nodes of the same points; those of zeros add nothing"""
+    every = [term for node in nodes for term in (node.terms if isinstance(node, Total) else (node,))]
+    terms = [term for term in every if not isinstance(term, Rooted) or bool(term.root.any())] or every[:1]
     if len(terms) == 1:
         return terms[0]
     links = frozenset().union(*(term.links for term in terms))

@@ -166,9 +166,10 @@ def _pointwise(m: Moments, u: Node, v: Node, same: bool) -> Both:
     if not isinstance(u, Pointwise) or not isinstance(v, Pointwise):
         return _by_stein(m, u, v, same)
     if u.key != v.key:
+        names = dict.fromkeys((u.phi.name, v.phi.name))
+        which = f"{' and '.join(map(repr, names))}{', twice' * (len(names) == 1)}"
         raise ValueError(
-            f"two functions of neurons that depend on each other, {u.phi.name} and {v.phi.name}, are added or used by one matrix: no "
-            f"rule; {REMEDY}"
+            f"two functions of neurons that depend on each other ({which}) are added or used by one matrix: no rule; {REMEDY}"
         )
     alike = u is v and m.left is m.right
     p, q = m.left.variance(u), m.right.variance(v)

@@ -18,8 +18,23 @@ from meanfield.kernels.field_affine import (
 )
 from meanfield.kernels.field_functions import Shape, activated, combined, pointwise, shape
 from meanfield.kernels.field_maps import Axes
-from meanfield.kernels.field_nodes import REMEDY, Folded, Joined, Node, folded, joined, product, scaled
-from meanfield.kernels.field_reading import Call, Field, Reading, Rule, Weight, replaced, where
+from meanfield.kernels.field_nodes import (
+    ONE,
+    REMEDY,
+    Folded,
+    Joined,
+    Mapped,
+    Node,
+    Rooted,
+    Total,
+    folded,
+    joined,
+    product,
+    scaled,
+    total,
+)
+from meanfield.kernels.field_places import where
+from meanfield.kernels.field_reading import Call, Field, Reading, Rule, Weight, replaced
 
 
 def times(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
@@ -118,7 +133,34 @@ def elementwise(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any)
             *replaced(args, new), **(replaced(kwargs, new) | ({"inplace": False} if "inplace" in kwargs else {}))
         )
 
-    return Field.of(applied(field.node, function, _kinks(call.name, args, kwargs)), after)
+    node = _evened(field.node) if reading.noise else field.node
+    return Field.of(applied(node, function, _kinks(call.name, args, kwargs)), after)
+
+
+def _evened(node: Node) -> Node:
+    """With the same number at all points in the place of averages that fluctuate: enough to tell whether they matter"""
+    if isinstance(node, Joined):
+        return joined([_evened(part) for part in node.parts], list(node.shares))
+    if not isinstance(node, Total):
+        return node
+    return total(
+        [
+            Rooted.of(ONE, term.root.mean((0, 1), keepdim=True).expand_as(term.root))
+            if isinstance(term, Rooted) and term.leaf is ONE
+            else term
+            for term in node.terms
+        ]
+    )
+
+
+def _differs(node: Node) -> bool:
+    """Whether it is a function of Gaussian neurons times or plus numbers of each point"""
+    if isinstance(node, Mapped):
+        return shape(node.child) is not None or _differs(node.child)
+    if not isinstance(node, Total):
+        return False
+    rest = [term for term in node.terms if not isinstance(term, Rooted) or term.leaf is not ONE]
+    return len(rest) == 1 and (shape(rest[0]) is not None or _differs(rest[0]))
 
 
 def applied(node: Node, function: Callable[[Tensor], Tensor], kinks: tuple[float, ...]) -> Node:
@@ -131,6 +173,11 @@ def applied(node: Node, function: Callable[[Tensor], Tensor], kinks: tuple[float
     if inner is None and _is_square(function):
         return product(node, node, where())
     if inner is None:
+        if _differs(node):
+            raise ValueError(
+                "a function of an activation that was centred or normalised by numbers that differ from point to point, such as its mean "
+                f"over neurons: no rule; put a matrix between, or the norm before the activation; {REMEDY}"
+            )
         raise ValueError(
             f"a function of a field that is no Gaussian, such as a sum of activations of several layers: no kernel is known; {REMEDY}"
         )

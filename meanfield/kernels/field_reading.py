@@ -5,8 +5,6 @@ What each call gives back is known beforehand, from two passes of small real net
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,13 +17,13 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from meanfield.kernels.field_maps import Axes
 from meanfield.kernels.field_moments import Within
-from meanfield.kernels.field_nodes import REMEDY, MatrixLaw, Node
+from meanfield.kernels.field_nodes import ONE, REMEDY, MatrixLaw, Node, Rooted
 from meanfield.kernels.field_pairs import RULES as PAIR_RULES
+from meanfield.kernels.field_places import where
 from meanfield.network.activations import Activation
 
 PASSES = ((48, 2), (96, 3))  # (width, samples) of the real ones
 Rule = Callable[..., Any]
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ class Reading(TorchFunctionMode):
         self.number += 1
         given = tree_flatten((args, kwargs))[0]
         if not any(isinstance(value, (Field, Weight)) for value in given):
-            return func(*args, **kwargs)
+            return self._alike(func(*args, **kwargs), call)
         if name in _OF_SHAPE:
             return func(*args, **kwargs)
         try:
@@ -205,6 +203,15 @@ class Reading(TorchFunctionMode):
         except (RuntimeError, IndexError, TypeError, AttributeError, AssertionError, KeyError) as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(f"{name} ({where()}): there is no rule for how it is used ({why}); {REMEDY}") from error
+
+    def _alike(self, found: Any, call: Call) -> Any:
+        """Numbers with an axis of neurons that are the same for all of them, such as torch.zeros(samples, n), are a field"""
+        wide = [axis for axis, size in enumerate(call.results[0]) if size.wide] if len(call.results) == 1 else []
+        if len(wide) != 1 or not isinstance(found, Tensor) or not found.is_floating_point():
+            return found
+        one = found.narrow(wide[0], 0, 1)
+        axes = self.axes(call) if bool((found == one).all()) else None
+        return found if axes is None else Field.of(Rooted.of(ONE, axes.points(one.to(torch.float64))), axes)
 
     def rule(self, name: str) -> Rule:
         """ValueError for a function that has none"""
@@ -239,20 +246,15 @@ class Reading(TorchFunctionMode):
             raise ValueError(f"the matrix {name!r} is used as it is and transposed: no kernel is known")
 
 
-_OF_GRADIENTS = {"_set_grad_enabled", "set_grad_enabled", "is_grad_enabled"}
-_OF_SHAPE = {"size", "dim", "numel", "is_floating_point", "__len__", "ndimension", "nelement", "is_complex"}
-_OF_SHAPE |= {
-    "shape",
-    "dtype",
-    "device",
-    "ndim",
-    "requires_grad",
-    "is_meta",
-    "is_cuda",
-    "layout",
-    "is_sparse",
-    "is_nested",
-}
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(word for line in lines for word in line.split())
+
+
+_OF_GRADIENTS = _words("_set_grad_enabled set_grad_enabled is_grad_enabled")
+_OF_SHAPE = _words(
+    "size dim numel is_floating_point __len__ ndimension nelement is_complex shape dtype device ndim requires_grad is_meta is_cuda layout",
+    "is_sparse is_nested",
+)
 
 
 def name_of(func: Any) -> str:
@@ -261,48 +263,11 @@ def name_of(func: Any) -> str:
     return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
 
 
-_VIEWS = {
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "view_as",
-    "reshape_as",
-    "__getitem__",
-    "select",
-    "narrow",
-    "chunk",
-    "split",
-}
-_VIEWS |= {
-    "unbind",
-    "tensor_split",
-    "transpose",
-    "permute",
-    "t",
-    "T",
-    "mT",
-    "movedim",
-    "moveaxis",
-    "swapaxes",
-    "squeeze",
-    "unsqueeze",
-}
-_VIEWS |= {"expand", "expand_as", "broadcast_to", "contiguous", "to", "double", "type", "type_as"}
-_IN_PLACE = {
-    "relu",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "celu",
-    "silu",
-    "mish",
-    "hardtanh",
-    "relu6",
-    "hardswish",
-    "hardsigmoid",
-    "threshold",
-}
+_VIEWS = _words(
+    "view reshape flatten unflatten view_as reshape_as __getitem__ select narrow chunk split unbind tensor_split transpose permute t T mT",
+    "movedim moveaxis swapaxes squeeze unsqueeze expand expand_as broadcast_to contiguous to double type type_as",
+)
+_IN_PLACE = _words("relu leaky_relu elu selu celu silu mish hardtanh relu6 hardswish hardsigmoid threshold")
 
 
 def _must_be_as_it_was(given: Sequence[Any]) -> None:
@@ -339,15 +304,3 @@ def _kept(name: str, args: Any, kwargs: Any, found: Any) -> Any:
 def replaced(value: Any, new: Mapping[int, Any]) -> Any:
     """Arguments with fields exchanged, by identity"""
     return tree_map(lambda v: new.get(id(v), v), value)
-
-
-def where() -> str:
-    """The place in the user's own code that is being run"""
-    frame: Any = sys._getframe(1)
-    torch_home = os.path.dirname(os.path.abspath(torch.__file__))
-    while frame is not None:
-        path = os.path.abspath(frame.f_code.co_filename)
-        if not path.startswith((torch_home, _PACKAGE)) and os.path.exists(path):
-            return f"{os.path.basename(path)}, line {frame.f_lineno}"
-        frame = frame.f_back
-    return "in torch"

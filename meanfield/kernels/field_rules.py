@@ -7,7 +7,7 @@ from meanfield.kernels.field_matrices import attention, convolution, einsum, lin
 from meanfield.kernels.field_norms import layer_norm, over_neurons, spread_over_neurons
 from meanfield.kernels.field_pointwise import add, by_activation, elementwise, extreme, like, off, same, times
 from meanfield.kernels.field_reading import Rule
-from meanfield.kernels.field_shapes import concatenated, expanded, indexed, reshaped, shared, transposed
+from meanfield.kernels.field_shapes import concatenated, expanded, halved, indexed, reshaped, shared, transposed
 
 
 def _named(rule: Rule, *lines: str) -> dict[str, Rule]:
@@ -26,6 +26,7 @@ RULES: dict[str, Rule] = {
     **_named(transposed, "transpose permute t T mT"),
     **_named(reshaped, "reshape view flatten unflatten reshape_as view_as"),
     **_named(shared, "chunk split unbind tensor_split"),
+    **_named(halved, "glu"),
     **_named(expanded, "expand expand_as broadcast_to"),
     **_named(concatenated, "cat stack concat concatenate"),
     **_named(indexed, "__getitem__"),

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from meanfield.kernels.field_affine import (
     affine,
+    arguments,
     fields_of,
     with_columns,
 )
 from meanfield.kernels.field_maps import Axes, LinearMap
 from meanfield.kernels.field_nodes import REMEDY, folded, joined, mapped, parted, share
+from meanfield.kernels.field_pointwise import applied, multiplied_fields
 from meanfield.kernels.field_reading import Call, Field, Reading, Weight
 
 
@@ -112,6 +114,15 @@ def shared(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
     if any(size is None or size * len(sizes) != old for size in sizes):
         raise ValueError(f"neurons are taken in unequal parts, {sizes} of {old}: no kernel is known; {REMEDY}")
     return tuple(_part(field, axes, len(sizes), i) for i, axes in enumerate(results))  # type: ignore[arg-type]
+
+
+def halved(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Field:
+    """glu: the first half, along any axis, times the sigmoid of the second"""
+    field, dim = arguments(args, kwargs, ("input", "dim"), (None, -1))
+    both = Call("chunk", call.results * 2)
+    first, second = shared(reading, lambda t: t.chunk(2, dim), both, (field,), {})
+    gate = Field.of(applied(second.node, torch.sigmoid, ()), second.axes)
+    return multiplied_fields(reading, first, gate, call)
 
 
 def _part(field: Field, after: Axes, parts: int, which: int) -> Field:
