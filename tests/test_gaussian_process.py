@@ -1,6 +1,7 @@
 """Gaussian processes of infinite networks: against 50 digits, weights that are trained, and limits (equations 93 to 96)."""
 
 import math
+from dataclasses import replace
 
 import mpmath as mp
 import numpy as np
@@ -277,6 +278,21 @@ def test_convolutions_are_processes_of_images():
     found = mf.GaussianProcess(mf.ConvNetwork(2, bias_std=0.3), noise=0.1, law="ntk").posterior(x, y)
     assert found.log_marginal_likelihood == float(mf.log_marginal_likelihood(kernel, y, 0.1))
     assert set(found.gradient(tolerance=1e-6)) == {"noise", "weight_std", "bias_std"}
+
+
+def test_a_fit_that_runs_away_says_which_number():
+    x, y = normal(12, 3), normal(12, seed=1)
+    process = mf.GaussianProcess(mf.Network(1, "erf", 1.5, 0.3), noise=0.02)
+    with pytest.warns(
+        UserWarning, match=r"moved weight_std from 1.5 to \d+.*scale y"
+    ):  # erf is bounded: y of size 100 cannot be
+        assert process.fitted(x, 100 * y, ("weight_std",)).network.weight_std > 30 * 1.5
+    with pytest.warns(
+        UserWarning, match=r"moved noise from 0.02 to 21.9"
+    ):  # and so are explained by noise, as far as it goes
+        process.fitted(x, 100 * y, ("noise",))
+    linear = replace(process, network=mf.Network(1, "linear", 1.5, 0.3))
+    assert linear.fitted(x, x[:, :1]).noise < 1e-4  # without noise and biases, which is no warning
 
 
 class Positions(torch.nn.Module):

@@ -1,18 +1,20 @@
 """Kernels beyond the range of floating point are errors that name layer and size; within it they keep their digits at any size."""
 
 import math
+import re
 
 import mpmath
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import meanfield as mf
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.kernels.gaussian_averages import gaussian_averages
 from meanfield.network.convolutional import ConvNetwork
 from meanfield.scaling.standard import improved_standard
-from solvers import lazy_prediction
+from solvers import empirical_tangent_kernel, lazy_prediction, monte_carlo_kernels
 
 X = torch.tensor([[1.0, 2.0], [0.3, -1.0]], dtype=torch.float64)
 
@@ -156,3 +158,38 @@ def test_inputs_of_any_array_give_the_same_numbers():
         assert all(torch.equal(a, b) for a, b in zip(mf.nngp_and_ntk(mf.Network(), mf.ntk(), same), right, strict=True))
     whole = mf.nngp_and_ntk(mf.Network(), mf.ntk(), [[1, 2], [3, 4]])
     assert torch.equal(whole[0], mf.nngp_and_ntk(mf.Network(), mf.ntk(), [[1.0, 2.0], [3.0, 4.0]])[0])
+
+
+def two_layers(n):
+    return nn.Sequential(nn.Linear(2, n, bias=False), nn.ReLU(), nn.Linear(n, 1, bias=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("weight_std", lambda std: mf.Network(1, "relu", std)),
+        ("bias_std", lambda std: mf.Network(1, "relu", 1.0, std)),
+        ("residual", lambda std: mf.Network(1, "relu", residual=std)),
+        ("weight_std", lambda std: ConvNetwork(1, weight_std=std)),
+        ("weight_std", lambda std: mf.Architecture(two_layers, weight_std=std)),
+        (r"weight_std\['0.weight'\]", lambda std: mf.Architecture(two_layers, weight_std={"0.weight": std})),
+        ("sigma", lambda std: mf.Scaling(-0.5, 0.0, 0.0, sigma=std)),
+    ],
+)
+def test_numbers_whose_squares_are_none_are_refused(name, make):
+    """Before any work, wherever they stand"""
+    for std in (1e200, 1.4e154, 1e-154, 5e-324):
+        with pytest.raises(
+            ValueError, match=rf"{name} must lie between 1.5e-154 and 1.3e154.*received {re.escape(str(std))}"
+        ):
+            make(std)
+    for std in (1.3e154, 1.5e-154):
+        make(std)
+
+
+def test_drawn_networks_beyond_the_range_are_refused():
+    for network in (mf.Network(2, "relu", 1e150), mf.Architecture(two_layers, weight_std=1e154)):
+        with pytest.raises(ValueError, match=r"of drawn networks exceeds 1.8e\+308"):
+            monte_carlo_kernels(network, mf.ntk(), X, 16, 2)
+    with pytest.raises(ValueError, match=r"ntk of drawn networks exceeds 1.8e\+308"):
+        empirical_tangent_kernel(mf.Network(2, "relu", 1e150), mf.ntk(), X, 16)

@@ -1,14 +1,17 @@
 """A trial of a network's forward: what has no width limit is found in code that does not say so in its modules."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import meanfield as mf
 from meanfield.network.architecture import Architecture
 from meanfield.network.trial import tried
+from solvers import module_tangent_kernel, monte_carlo_kernels
 from tests.any_networks import Convolutional, Language, Perceptron, Recurrent, Residual, digits, text
 
 
@@ -220,3 +223,46 @@ def test_a_table_that_is_too_short_is_told_by_its_name(way, told):
     assert "tokens" not in str(error.value)
     with pytest.raises(ValueError, match=r"its tokens go up to 4, and the table 'tok.weight' has 4 rows: give it 5"):
         tried(Architecture(lambda n: Told(n, 4, 7, way)), x)
+
+
+class Cut(nn.Module):
+    """how: where the forward does without derivatives"""
+
+    def __init__(self, n, how):
+        super().__init__()
+        self.read, self.mix, self.out = nn.Linear(3, n), nn.Linear(n, n), nn.Linear(n, 1)
+        self.how = how
+
+    def forward(self, x):
+        if self.how == "sizes":  # which no parameter enters
+            with torch.no_grad():
+                x = x / self.read.weight.shape[1] ** 0.5 + torch.zeros(3, dtype=self.read.weight.dtype)
+        with torch.inference_mode(self.how == "inference"), torch.set_grad_enabled(self.how != "no_grad"):
+            h = torch.relu(self.read(x))
+        f = self.out(torch.relu(self.mix(h.detach() if self.how == "stopped" else h)))
+        return f.detach() if self.how == "detached" else f
+
+
+CUT = {
+    "no_grad": r"'read.weight' is used within torch.no_grad.*frozen=\('read.weight',\)",
+    "inference": "fails for x .*Inference tensors",
+    "detached": "cut off from all parameters.*return what the layers give",
+}
+
+
+@pytest.mark.parametrize("how", [*CUT, "stopped", "sizes"])
+def test_what_is_not_trained_is_refused_with_the_remedy(how):
+    """By all who train or differentiate; a gradient that is stopped is none of these"""
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = partial(Cut, how=how)
+    asked = [
+        lambda: tried(Architecture(network), x),
+        lambda: monte_carlo_kernels(Architecture(network, weight_std=1.0), mf.ntk(), x, 8, 2),
+        lambda: module_tangent_kernel(network(8).double(), x),
+    ]
+    for ask in asked[: 2 if how == "no_grad" else 3]:  # of a module as it is, what is not trained is none of its kernel
+        if how in CUT:
+            with pytest.raises(ValueError, match=CUT[how]):
+                ask()
+        else:
+            ask()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -38,6 +39,16 @@ def positive(name: str, value: Any, zero: bool = False, below: float = math.inf)
         )
     if as_float >= below:
         raise ValueError(f"{name} must be below {below:g}: received {shown(value)}; give e.g. {name}={below / 2}")
+    return as_float
+
+
+def deviation(name: str, value: Any, zero: bool = False) -> float:
+    """A positive float, or 0 if `zero`, whose square is a normal float64 too"""
+    as_float = positive(name, value, zero)
+    if as_float and not sys.float_info.min <= as_float * as_float < math.inf:
+        raise ValueError(
+            f"{name} must lie between 1.5e-154 and 1.3e154, where its square is a float64: received {shown(value)}; give e.g. {name}=1.0"
+        )
     return as_float
 
 
@@ -153,7 +164,7 @@ def device(name: str | torch.device) -> str:
     return str(asked)
 
 
-_POSITIVE = ("learning_rate", "weight_std", "residual", "sigma", "eta_a", "eta_w", "rtol", "tolerance")
+_POSITIVE = ("learning_rate", "eta_a", "eta_w", "rtol", "tolerance")
 
 
 def normalise(settings: Any, **least: int) -> None:
@@ -165,7 +176,9 @@ def normalise(settings: Any, **least: int) -> None:
     forms: dict[str, Callable[[Any], Any]] = {"dtype": dtype, "device": device}
     forms |= {name: partial(seed, name) for name in ("seed", "batch_seed")}
     forms |= {name: partial(positive, name) for name in _POSITIVE}
-    forms |= {name: partial(positive, name, zero=True) for name in ("bias_std", "weight_decay")}
+    forms |= {name: partial(deviation, name) for name in ("weight_std", "residual", "sigma")}
+    forms |= {"bias_std": partial(deviation, "bias_std", zero=True)}
+    forms["weight_decay"] = partial(positive, "weight_decay", zero=True)
     forms["momentum"] = partial(positive, "momentum", zero=True, below=1)
     forms |= {name: partial(integer, name, least=low) for name, low in least.items()}
     for field in fields(settings):

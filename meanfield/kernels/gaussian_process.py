@@ -25,6 +25,10 @@ from meanfield.scaling.standard import Standard
 Law = Literal["nngp", "ntk", "ensemble"]
 Kernels = tuple[Tensor, Tensor, torch.Size]
 _AT_ONCE = 1024  # points at which a posterior is looked at together
+_FAR, _FARTHEST = (
+    math.log(30),
+    7.0,
+)  # how far the logarithm of a number that is fitted moves before it is told, and at most
 _ALONE = 64  # points whose prior covariance is formed for the sake of its diagonal
 
 
@@ -63,13 +67,16 @@ class GaussianProcess:
 
         over: "noise", "weight_std", "bias_std", "residual", or patterns of an Architecture's weight_std; None: noise, weight_std and
         bias_std as far as they are above 0. Each stays within a factor of 1000, noise above 1e-6 of the mean prior variance. UserWarning if
-        it does not converge. ValueError for a law without a likelihood, names that are not there, and numbers that start at 0.
+        it does not converge, and for what ends far from where it began, by a factor of 30; noise and biases may vanish.
+        ValueError for a law without a likelihood, names that are not there, and numbers that start at 0.
         """
         first = self.posterior(x, y)
         names = _names(self, over)
         start = np.log([_value(self, name) for name in names])
         least = math.log(1e-6 * float(first._prior[1].diagonal().mean()))
-        bounds = [(min(v, least) if n == "noise" else v - 7, v + 7) for n, v in zip(names, start, strict=True)]
+        bounds = [
+            (min(v, least) if n == "noise" else v - _FARTHEST, v + _FARTHEST) for n, v in zip(names, start, strict=True)
+        ]
 
         def at(logs: np.ndarray) -> GaussianProcess:
             process, values = self, dict(zip(names, np.exp(logs).tolist(), strict=True))
@@ -90,6 +97,16 @@ class GaussianProcess:
         if not found.success:
             warn(
                 f"the marginal likelihood is not at its maximum after {found.nit} steps ({found.message}): go on from here"
+            )
+        moved = zip(names, start, found.x, strict=True)
+        far = [
+            f"{name} from {math.exp(v):.3g} to {math.exp(end):.3g}" for name, v, end in moved if _is_far(name, end - v)
+        ]
+        if far:
+            warn(
+                f"the fit has moved {' and '.join(far)}, where the likelihood may have no maximum but at zero or infinity (targets of "
+                "another size than the network's outputs, or that are noise to it): scale y to values of order 1, begin elsewhere, or "
+                "leave that number out of over"
             )
         return at(found.x)
 
@@ -214,6 +231,13 @@ def _kernels(process: GaussianProcess, x: Tensor, x2: Tensor | None = None) -> K
         rows, columns = len(x) * positions.numel(), len(x if x2 is None else x2) * positions.numel()
         nngp, tangent = nngp.reshape(rows, columns), tangent.reshape(rows, columns)
     return (nngp if process.law == "nngp" else tangent), (tangent if process.law == "ntk" else nngp), positions
+
+
+def _is_far(name: str, moved: float) -> bool:
+    """Whether a logarithm has moved to where its number hardly tells anything; noise and biases may vanish"""
+    if name == "noise":
+        return moved > _FARTHEST - 1e-9
+    return moved > _FAR or (moved < -_FAR and "bias" not in name)
 
 
 def _names(process: GaussianProcess, over: Sequence[str] | None) -> tuple[str, ...]:

@@ -236,7 +236,7 @@ def _tried(network: Readable, law: Law, calls: list[Call], x: Tensor) -> Size:
                     + REMEDY
                 )
     every = [c.numel() // FEW for c, _ in one.within.moments.known.values() if c is not None]
-    return Size(max(every, default=1), sum(every) or 1)
+    return Size(max(every, default=1) or 1, sum(every) or 1)
 
 
 def _apart(some: list[Tensor], others: list[Tensor], sizes: list[Tensor]) -> float:

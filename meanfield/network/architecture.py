@@ -59,7 +59,7 @@ class Architecture:
         std = self.weight_std
         several = isinstance(std, (Mapping, tuple))
         object.__setattr__(
-            self, "weight_std", _pairs("weight_std", std, found) if several else checks.positive("weight_std", std)
+            self, "weight_std", _pairs("weight_std", std, found) if several else checks.deviation("weight_std", std)
         )
         object.__setattr__(self, "rate", _pairs("rate", self.rate, found))
         object.__setattr__(self, "frozen", tuple(_fitting("frozen", pattern, found) for pattern in self.frozen))
@@ -124,7 +124,8 @@ def _pairs(what: str, given: object, description: Description) -> Patterned:
         raise ValueError(
             f"rate[{still[0]!r}] must be positive: received 0; parameters that stay as they start are frozen=({still[0]!r},)"
         )
-    return tuple((_fitting(what, p, description), checks.positive(f"{what}[{p!r}]", value)) for p, value in pairs)
+    number = checks.deviation if what == "weight_std" else checks.positive
+    return tuple((_fitting(what, p, description), number(f"{what}[{p!r}]", value)) for p, value in pairs)
 
 
 def _word(name: str) -> str:

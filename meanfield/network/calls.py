@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,22 @@ class Log(TorchFunctionMode):
 
     def seen(self, name: str, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         """After a call, the last of `calls` unless it read a property (`__get__`)"""
+
+
+class Untrained(TorchFunctionMode):
+    """Notes the first of these parameters that is used within torch.no_grad"""
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        super().__init__()
+        self.names = {id(p): name for name, p in parameters}
+        self.found = ""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self.found and not torch.is_grad_enabled() and getattr(func, "__name__", "") != "__get__":
+            used = (self.names.get(id(t), "") for t in tensors((args, list(kwargs.values()))))
+            self.found = next(filter(None, used), "")
+        return func(*args, **kwargs)
 
 
 def tensors(values: Any) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meanfield.network.architecture import Architecture
-from meanfield.network.calls import Call, Log, wide, words
+from meanfield.network.calls import Call, Log, Untrained, wide, words
 from meanfield.network.failing import failed
 from meanfield.network.growing import Growing, spread
 from meanfield.network.making import made, written_for
@@ -87,6 +87,7 @@ def tried(network: Architecture, x: Tensor, widths: tuple[int, int] = (48, 96)) 
             if log is large:
                 large.judge(f, "what the network returns")
             must_repeat(net, some, f)
+            must_be_trained(net, some)
             found = recorded(net, record, some)
         shapes.append(tuple(f.shape[1:]))
         kept.append({name: tuple(tensor.shape) for name, tensor in found.items()})
@@ -164,6 +165,31 @@ def _is_linear(small: Call, large: Call) -> bool:
     if small.name in ("mean", "sum"):
         return len(wide(small.given[0], large.given[0])) == len(wide(small.found[0], large.found[0]))
     return True
+
+
+def untrained(net: nn.Module, x: Tensor) -> str:
+    """The first parameter that is used within torch.no_grad, if any; ValueError for outputs that no parameter is trained through"""
+    noted = Untrained(net.named_parameters())
+    try:
+        with torch.enable_grad(), noted:
+            f = net(x)
+    except Exception as error:
+        raise ValueError(failed(net, x, error, None)) from error
+    if not f.requires_grad:
+        raise ValueError(
+            "the outputs are cut off from all parameters, by torch.no_grad, detach or the like, so that nothing is trained: return what "
+            "the layers give"
+        )
+    return noted.found
+
+
+def must_be_trained(net: nn.Module, x: Tensor) -> None:
+    """ValueError for a module whose parameters do not all take part where derivatives are taken"""
+    if still := untrained(net, x):
+        raise ValueError(
+            f"the parameter {still!r} is used within torch.no_grad, where it is not trained: leave that out, and freeze what is to stay as "
+            f"it starts, mf.Architecture(build, frozen=({still!r},))"
+        )
 
 
 def must_repeat(net: nn.Module, x: Tensor, f: Tensor) -> None:

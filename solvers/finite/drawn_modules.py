@@ -10,7 +10,8 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.network.architecture import Architecture
-from meanfield.network.trial import outputs_of
+from meanfield.network.making import made
+from meanfield.network.trial import must_be_trained, outputs_of
 from meanfield.problem.losses import loss
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
@@ -26,6 +27,7 @@ class DrawnModules(ModuleNetworks):
 
     def __init__(self, network: Architecture, scaling: Scaling | Standard, x: Tensor, n: int) -> None:
         must_suit_modules(network, scaling, n)
+        must_be_trained(made(network.build, n, least=2**62).to(torch.float64), x[:3])
         samples = Samples(x, torch.zeros(len(x), 1))
         super().__init__(network, scaling, n, (0,), samples, loss("squared"), torch.empty(0, dtype=torch.float64))
         self.readouts = {

@@ -73,6 +73,8 @@ def monte_carlo_kernels(
         n = module_width(scaling, checks.integer("width", width, 1))
         pairs = DrawnModules(architecture(network), scaling, checks.samples("x", x), n).kernels(chosen)
     nngp, ntk = (torch.stack(k) for k in zip(*pairs, strict=True))
+    for name, kernels in (("nngp", nngp), ("ntk", ntk)):
+        _must_be_finite(name, kernels)
 
     def error(many: Tensor) -> Tensor:
         return many.std(0) / math.sqrt(len(chosen))
@@ -85,7 +87,17 @@ def empirical_tangent_kernel(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int = 0, x2: Any = None
 ) -> Tensor:
     """(P, P2) sum over parameters of learning rate times df(x) df(x2) of one network at its start; see `monte_carlo_kernels`."""
-    return _kernels(network, scaling, x, width, seed, x2)[1]
+    kernel = _kernels(network, scaling, x, width, seed, x2)[1]
+    _must_be_finite("ntk", kernel)
+    return kernel
+
+
+def _must_be_finite(name: str, kernels: Tensor) -> None:
+    if not bool(torch.isfinite(kernels).all()):
+        raise ValueError(
+            f"the {name} of drawn networks exceeds {torch.finfo(kernels.dtype).max:.1e}, the largest {kernels.dtype}: give smaller "
+            "standard deviations, or inputs"
+        )
 
 
 def _kernels(

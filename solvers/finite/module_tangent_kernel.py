@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
-from meanfield.network.trial import must_repeat, outputs_of
+from meanfield.network.trial import must_repeat, outputs_of, untrained
 from solvers.finite.module_derivatives import Differentiated, plain_operations
 
 MOST = 2**29  # bytes of derivatives that are held at a time
@@ -179,6 +179,7 @@ def _samples(module: nn.Module, x: Any, x2: Any) -> tuple[Tensor, Tensor]:
     some = first[:2]
     f = outputs_of(module, some)
     must_repeat(module, some, f)
+    untrained(module, some)  # refuses outputs that are cut off from all parameters
     alone = torch.cat([outputs_of(module, one[None]) for one in some])
     tolerance = 100 * torch.finfo(f.dtype).eps * float(f.abs().max())
     if alone.shape != f.shape or not torch.allclose(alone, f, rtol=0, atol=tolerance):
