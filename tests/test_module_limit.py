@@ -96,6 +96,49 @@ def test_linear_perceptrons_are_exact_with_biases_deviations_and_test_points(res
     assert float(f[-1].abs().max()) > 0.1
 
 
+@pytest.mark.parametrize("case", ["fewer", "linear", "filter", "tokens"])
+def test_inputs_of_more_axes_than_neurons_have_the_law_of_few(case):
+    """Of 64 neurons: first fields with the covariance of their inputs, exactly where those span few directions"""
+    g, inputs = torch.Generator().manual_seed(0), 48 if case == "fewer" else 192
+    x, right = torch.randn(5, inputs, generator=g, dtype=torch.float64), None
+    if case == "filter":
+        read, x = (lambda n: nn.Conv1d(inputs, n, 3, bias=False)), x[:, :, None].repeat(1, 1, 3)
+        right = 3 * x[:, :, 0] @ x[:, :, 0].T / (3 * inputs)
+    elif case == "tokens":
+        read, x, right = (
+            (lambda n: nn.Embedding(inputs, n)),
+            torch.tensor([[3], [191], [100], [0], [3]]),
+            torch.eye(5).double(),
+        )
+        right[0, 4] = right[4, 0] = 1
+    else:
+        read, right = (lambda n: nn.Linear(inputs, n, bias=False)), x @ x.T / inputs
+
+    class Net(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.read, self.out = read(n), nn.Linear(n, 1, bias=False)
+
+        def forward(self, x):
+            h = self.read(x)
+            return self.out(torch.tanh(h.flatten(1)))
+
+    method = limit(Architecture(Net, record={"h": "read"}), Samples(x, torch.zeros(5, 1)), like=DOUBLE, samples=64)
+    h = method.recorded(method.initial_state())["h"].flatten(1)
+    torch.testing.assert_close(h @ h.T / 64, right, rtol=1e-9, atol=1e-9)
+    assert float(h.abs().max()) < 6 * float(right.diagonal().max()) ** 0.5
+
+
+@pytest.mark.parametrize("inputs", [48, 96, 192, 288])
+def test_inputs_as_many_as_trials_have_neurons_change_nothing(inputs):
+    """Linear networks, exactly: zeros beside the inputs"""
+    data = mf.single_index_teacher(n_train=5, inputs=3, seed=2)
+    right = exactly(lambda n: Perceptron(n, 3, phi=nn.Identity()), Samples(data.x, data.y))
+    wide = F.pad(data.x, (0, inputs - 3)) * math.sqrt(inputs / 3)
+    found = exactly(lambda n: Perceptron(n, inputs, phi=nn.Identity()), Samples(wide, data.y))
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
+
+
 # -- the ways in which a module may meet a matrix, exactly --------------------------------------------------------------------
 
 

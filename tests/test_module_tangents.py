@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import solvers.running.tangents
 from meanfield.network.architecture import Architecture, architecture
@@ -70,6 +71,25 @@ def test_which_passes_tell_samples_apart(case):
     assert passes(CASES[case][0], CASES[case][1]()[0]) == HOW.get(case, "batch")
 
 
+def test_a_product_by_a_parameter_of_no_layer_takes_a_pass_of_each_sample():
+    class Net(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.w, self.out = nn.Parameter(torch.ones(3, n)), nn.Linear(n, 1)
+
+        def forward(self, x):
+            return self.out(torch.tanh(x @ self.w))
+
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert passes(Net, x) == "single"
+    networks = real(Net, Samples(x, x[:, :1]), 8)
+    state = networks.initial_state()
+    with torch.no_grad():
+        k = networks.tangent_kernel(state, 1)
+    right = by_jacobian(networks, state, 1)
+    torch.testing.assert_close(k.reshape(right.shape), right, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("meet", [False, True])
 def test_other_orders_of_rows_and_samples_that_meet_behind_a_zero_start(meet):
     build = lambda n: Other(n, meet)  # noqa: E731
@@ -129,11 +149,11 @@ def test_tangent_kernels_predict_a_small_step_of_the_limit(case, monkeypatch):
         k = method.tangent_kernel(state)
     right = along(k, passed.f, data.y, loss)
     before = method.forward(state, EVERYWHERE, False).f
-    for eta in (1e-3, 5e-4):
+    for eta in (5e-4, 2.5e-4):  # too short for a neuron's kink
         f = method.forward(weighted((1.0, eta), (state, velocity)), EVERYWHERE, False).f
         missed.append(off((f - before) / eta, right))
     assert missed[0] < 0.02
-    assert missed[1] == pytest.approx(missed[0] / 2, rel=0.1)
+    assert missed[1] == pytest.approx(missed[0] / 2, rel=0.1, abs=1e-6)  # ten times the tolerance of the fields
 
 
 def test_what_is_looked_at_changes_no_bit_of_a_run():

@@ -81,6 +81,31 @@ def test_descriptions_compare_and_have_a_table():
     ]
 
 
+@pytest.mark.parametrize("size", [48, 96, 144, 192, 288, 480, 576, 1440])
+def test_sizes_that_are_widths_by_chance_are_numbers(size):
+    class Net(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.tok, self.read, self.image = nn.Embedding(size, n), nn.Linear(size, n), nn.Conv2d(size, n, 3)
+            self.squeeze, self.narrow = nn.Linear(n, size), nn.Linear(size, size)
+            self.where, self.inner = nn.Parameter(torch.zeros(1, size, n)), nn.Linear(2 * n, n)
+
+    assert roles(Net) == {
+        "where": ("vector", f"1 {size} n"),
+        "tok.weight": ("input", f"{size} n"),
+        "read.weight": ("input", f"n {size}"),
+        "read.bias": ("vector", "n"),
+        "image.weight": ("input", f"n {size} 3 3"),
+        "image.bias": ("vector", "n"),
+        "squeeze.weight": ("readout", f"{size} n"),
+        "squeeze.bias": ("output bias", f"{size}"),
+        "narrow.weight": ("plain", f"{size} {size}"),
+        "narrow.bias": ("plain", f"{size}"),
+        "inner.weight": ("hidden", "n 2n"),
+        "inner.bias": ("vector", "n"),
+    }
+
+
 def layer(make, **given):
     """A network with one layer between a hidden axis and itself"""
 
@@ -104,6 +129,9 @@ REFUSED = {
     "no width": (lambda n: nn.Linear(3, 4), "no parameter of the network grows"),
     "squares": (lambda n: nn.Linear(3, n * n), "multiple of the width: received 36864 at width 192 and 82944"),
     "one more": (lambda n: nn.Linear(3, n + 1), "multiple of the width: received 193"),
+    "at least": (lambda n: nn.Linear(3, max(n, 256)), "multiple of the width: received 256 at width 192 and 288"),
+    "at most": (lambda n: nn.Linear(3, min(n, 256)), "multiple of the width: received 192 at width 192 and 256"),
+    "an eleventh": (lambda n: nn.Linear(3, n // 11), "multiple of the width: received 17 at width 192 and 26"),
     "other layers": (
         lambda n: nn.Sequential(*(nn.Linear(3, n) for _ in range(n // 96))),
         "the same parameters at every",

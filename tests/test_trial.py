@@ -112,7 +112,7 @@ BAD = {
     "distances": (lambda net, h: (-torch.cdist(h, h)).softmax(-1) @ h, "cdist sums over neurons"),
     "a readout of its own": (lambda net, h: h * torch.tanh(h @ net.large), "matmul.* sums over neurons"),
     "other code": (
-        lambda net, h: torch.tanh(h) if h.shape[-1] > 50 else torch.relu(h),
+        lambda net, h: torch.tanh(h) if h.shape[-1] > 100 else torch.relu(h),
         "does other things at another width",
     ),
 }
@@ -142,8 +142,38 @@ def test_outputs_must_begin_with_the_samples_and_not_grow():
             ),
             X,
         )
-    with pytest.raises(ValueError, match=r"outputs grow with its width: received \(48,\) at width 48"):
+    with pytest.raises(ValueError, match=r"outputs grow with its width: received \(96,\) at width 96"):
         tried(Architecture(lambda n: nn.Linear(3, n)), X[:, 0])
+
+
+class Heads(nn.Module):
+    """Averages of products over the neurons of each of so many heads"""
+
+    def __init__(self, n, heads, parts=1):
+        super().__init__()
+        assert n % heads == 0
+        self.read, self.down, self.out = nn.Linear(3, n), nn.Linear(n, n // parts), nn.Linear(n, 1)
+        self.heads = heads
+
+    def forward(self, x):
+        h = self.read(x)
+        return self.out(h + h.unflatten(-1, (self.heads, -1)).square().mean(-1).mean(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("heads", [3, 5, 7, 9, 10, 12, 14, 16, 20, 25, 32, 64])
+def test_heads_of_which_the_widths_must_be_multiples(heads):
+    network = Architecture(lambda n: Heads(n, heads))
+    assert network.description.unit % heads == 0
+    assert tried(network, X).outputs == (4, 1)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 7, 8, 9, 16, 20, 32, 64])
+def test_axes_of_a_part_of_the_neurons(parts):
+    """A vector of n/96 or n/64 is a few numbers at these widths, without a warning"""
+    network = Architecture(lambda n: Heads(n, 1, parts))
+    down = next(p for p in network.description if p.name == "down.weight")
+    assert str(down.above) == f"n/{parts}"
+    assert tried(network, X).outputs == (4, 1)
 
 
 class Mean(nn.Module):
@@ -212,7 +242,7 @@ class Told(nn.Module):
     [
         ("embedding", "'pos.weight' has 4 rows and is asked for row 6; x has 7 positions: make it as long"),
         ("rows", "'pos' has 4 rows and is asked for row 6; x has 7 positions"),
-        ("part", r"was given \(3, 7, 48\) and a part of 'pos' \(4, 48\)"),
+        ("part", r"was given \(3, 7, 96\) and a part of 'pos' \(4, 96\)"),
     ],
 )
 def test_a_table_that_is_too_short_is_told_by_its_name(way, told):

@@ -22,7 +22,7 @@ from meanfield.kernels.field_pairs import RULES as PAIR_RULES
 from meanfield.kernels.field_places import where
 from meanfield.network.activations import Activation
 
-PASSES = ((48, 2), (96, 3))  # (width, samples) of the real ones
+PASSES = ((96, 2), (192, 3))  # (width, samples) of the real ones
 Rule = Callable[..., Any]
 
 

@@ -51,7 +51,8 @@ def of_builder(network: Architecture, scaling: Scaling | Standard) -> Readable:
 
 def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
     module = made(network.build, width, least=_REAL)
-    if any(buffer.is_meta for buffer in module.buffers()):
+    numbers = [module.get_parameter(p.name) for p in network.description.having("vector", "plain")]
+    if any(tensor.is_meta for tensor in (*numbers, *module.buffers())):
         module = made(network.build, width, least=2**62)
     for name, buffer in module.named_buffers():
         if buffer.is_floating_point():

@@ -42,6 +42,8 @@ def spread(small: nn.Module, large: nn.Module, description: Description, widths:
                 fan = p.fan_in(widths[0])
                 w.copy_(torch.randn(w.shape, generator=g, dtype=w.dtype) / (fan if p.role == "readout" else fan**0.5))
                 share = 1.0 if p.role == "input" else 1 / copies
+            elif p.role == "output bias":
+                w.zero_()  # what stands beside the readout would hide that it vanishes
             elif p.role == "vector":
                 share = copies ** _half_power(w, other, copies)
             other.copy_(_copied(w, other) * share)
@@ -53,7 +55,7 @@ def _half_power(small: Tensor, large: Tensor, copies: int) -> float:
     """How what its author starts goes with the width: 0, -1/2, ..; the lower one where a few random numbers do not tell"""
     if not size(small) or not size(large):
         return 0.0
-    noise = 0.0 if float(small.abs().std()) < 1e-9 * size(small) else 2 / math.sqrt(small.numel())
+    noise = 0.0 if float(small.abs().std(correction=0)) < 1e-9 * size(small) else 2 / math.sqrt(small.numel())
     return round(2 * (math.log(size(large) / size(small), copies) - noise)) / 2
 
 

@@ -3,7 +3,7 @@
     input     only the outputs grow                 hidden    inputs and outputs grow          readout   only the inputs grow
     vector    one wide axis without a fan-in        plain     no wide axis                     output bias   the bias of a readout
 
-Read off two builds without numbers: an axis whose size is not the same in both is wide.
+Read off builds of three widths without numbers: an axis whose size is not the same in all is wide.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -23,7 +24,10 @@ from meanfield.network.sources import digest, place
 Role = Literal["input", "hidden", "readout", "vector", "plain", "output bias"]
 Kind = Literal["linear", "convolution", "embedding", "own"]
 
-WIDTHS = (192, 288)  # multiples of all numbers of heads and of groups that are usual
+# of which the widths are 2, 3 and 5 times as many; most numbers of heads and groups divide the first, 64, 9, 5, 7 or 25 another
+_UNITS = (96, 192, 288, 480, 672, 800)
+_TIMES = (2, 3, 5)
+_PARTS = 64  # of which several may make an axis: more are what a division leaves, n // 11 = 61 n/672 at these widths
 _LAYERS: dict[type[nn.Module], Kind] = {
     nn.Linear: "linear",
     nn.Conv1d: "convolution",
@@ -102,12 +106,14 @@ class Parameter:
 class Description:
     """What is known of a builder without running its network: parameters in torch's order; where its code is, and the sha256 of that.
 
-    source: "package.module:Name", empty for code that has no such place; digest: empty for code that cannot be read.
+    source: "package.module:Name", empty for code that has no such place; digest: empty for code that cannot be read. unit: its multiples
+    are widths that the builder takes.
     """
 
     parameters: tuple[Parameter, ...]
     source: str = ""
     digest: str = ""
+    unit: int = _UNITS[0]
 
     def __iter__(self) -> Iterator[Parameter]:
         return iter(self.parameters)
@@ -125,39 +131,65 @@ def describe(build: Build) -> Description:
 
     ValueError for what is no network with a width, and for modules that have no width limit, with the reason and the remedy.
     """
-    nets = [made(build, width) for width in WIDTHS]
-    refuse_modules(*nets)
+    first, failed = None, []
+    for unit in _UNITS:
+        widths = [times * unit for times in _TIMES]
+        try:
+            nets = [made(build, width) for width in widths]
+            first = first or (nets, widths)
+            found = _read(nets, widths)
+        except ValueError as error:
+            failed.append(error)
+            continue
+        if all(map(partial(_holds, found), *first)):
+            return Description(found, place(build), digest(build, nets[0]), unit)
+    raise failed[0]
+
+
+def _read(nets: Sequence[nn.Module], widths: Sequence[int]) -> tuple[Parameter, ...]:
+    """The parameters of one network at these widths"""
+    refuse_modules(*nets[:2])
     owners = dict(nets[0].named_modules(remove_duplicate=False))
     shapes = [dict(net.named_parameters(remove_duplicate=False)) for net in nets]
-    if shapes[0].keys() != shapes[1].keys():
-        name = sorted(shapes[0].keys() ^ shapes[1].keys())[0]
-        raise ValueError(
-            f"build(n) must give the same parameters at every width: {name!r} is in one of build({WIDTHS[0]}) and build({WIDTHS[1]}) alone"
-        )
+    for width, own in zip(widths[1:], shapes[1:], strict=True):
+        if names := sorted(shapes[0].keys() ^ own.keys()):
+            raise ValueError(
+                f"build(n) must give the same parameters at every width: {names[0]!r} is in one of build({widths[0]}) and build({width}) "
+                "alone"
+            )
     owned = {name: owners[name.rpartition(".")[0]] for name in shapes[0]}
-    every = _with_output_biases({name: _described(name, owned[name], [s[name] for s in shapes]) for name in owned})
+    every = {name: _described(name, owned[name], [own[name] for own in shapes], widths) for name in owned}
     if not any(axis.wide for parameter in every.values() for axis in parameter.axes):
         raise ValueError(
-            f"no parameter of the network grows with its width: build({WIDTHS[0]}) and build({WIDTHS[1]}) have equal shapes; "
+            f"no parameter of the network grows with its width: build({widths[0]}) and build({widths[1]}) have equal shapes; "
             "give a function of the width n that makes layers of n neurons, e.g. lambda n: nn.Sequential(nn.Linear(3, n), nn.Tanh(), "
             "nn.Linear(n, 1))"
         )
+    every = _with_output_biases(every)
     _refuse_ties(every, shapes[0])
-    return Description(
-        tuple(every[name] for name, _ in nets[0].named_parameters()), place(build), digest(build, nets[0])
+    return tuple(every[name] for name, _ in nets[0].named_parameters())
+
+
+def _holds(parameters: Sequence[Parameter], net: nn.Module, width: int) -> bool:
+    """Whether a network of a width that an axis need not divide has these axes, but for what the division leaves"""
+    named = dict(net.named_parameters())
+    return all(
+        abs(size - axis.size * (width if axis.wide else 1)) < 1
+        for p in parameters
+        for size, axis in zip(named[p.name].shape, p.axes, strict=True)
     )
 
 
-def _described(name: str, owner: nn.Module, pair: Sequence[nn.Parameter]) -> Parameter:
-    if not pair[0].dtype.is_floating_point:
-        raise ValueError(f"the parameter {name!r} must hold real numbers: received {pair[0].dtype}")
-    if not pair[0].requires_grad:
+def _described(name: str, owner: nn.Module, given: Sequence[nn.Parameter], widths: Sequence[int]) -> Parameter:
+    if not given[0].dtype.is_floating_point:
+        raise ValueError(f"the parameter {name!r} must hold real numbers: received {given[0].dtype}")
+    if not given[0].requires_grad:
         raise ValueError(
             f"the parameter {name!r} is not trained: leave requires_grad as it is, and give frozen=({name!r},)"
         )
-    if pair[0].ndim != pair[1].ndim:
+    if len({p.ndim for p in given}) > 1:
         raise ValueError(f"the parameter {name!r} has another number of axes at another width: it must be the same")
-    axes = tuple(_axis(name, *sizes) for sizes in zip(*(p.shape for p in pair), strict=True))
+    axes = tuple(_axis(name, sizes, widths) for sizes in zip(*(p.shape for p in given), strict=True))
     weighs = name.rpartition(".")[2] == "weight"
     known: list[Kind] = [kind for layer, kind in _LAYERS.items() if isinstance(owner, layer)] if weighs else []
     kind = known[0] if known else "own"
@@ -177,14 +209,15 @@ def _described(name: str, owner: nn.Module, pair: Sequence[nn.Parameter]) -> Par
     return Parameter(name, roles[weight.above.wide, weight.below.wide], kind, axes)
 
 
-def _axis(name: str, *sizes: int) -> Axis:
-    if sizes[0] == sizes[1]:
+def _axis(name: str, sizes: Sequence[int], widths: Sequence[int]) -> Axis:
+    if len(set(sizes)) == 1:
         return Axis(Fraction(sizes[0]), False)
-    times = [Fraction(size, width) for size, width in zip(sizes, WIDTHS, strict=True)]
-    if times[0] != times[1]:
+    times = [Fraction(size, width) for size, width in zip(sizes, widths, strict=True)]
+    other = next((i for i, one in enumerate(times) if one != times[0]), 0)
+    if other or (times[0].numerator > 1 and times[0].denominator > _PARTS):
         raise ValueError(
             f"an axis of the parameter {name!r} must be a fixed number or a multiple of the width: received {sizes[0]} at width "
-            f"{WIDTHS[0]} and {sizes[1]} at width {WIDTHS[1]}; give a builder of e.g. n, 4 * n or n // 8 neurons"
+            f"{widths[0]} and {sizes[other or 1]} at width {widths[other or 1]}; give a builder of e.g. n, 4 * n or n // 8 neurons"
         )
     return Axis(times[0], True)
 

@@ -69,13 +69,14 @@ class Trial:
         return width * sum(numbers for _, numbers in self.neurons.values())
 
 
-def tried(network: Architecture, x: Tensor, widths: tuple[int, int] = (48, 96)) -> Trial:
+def tried(network: Architecture, x: Tensor) -> Trial:
     """What a network does with a few of the inputs x (P, ...), of which a tensor that is to be recorded has one axis of neurons or none.
 
     ValueError for a `forward` that has no width limit, keeps state, draws numbers, works in one precision only, or whose outputs do not
     begin with the samples.
     """
     some, record = _of_kind(_few(x), torch.float64), network.recordings
+    widths = (network.description.unit, 2 * network.description.unit)
     nets = [made(network.build, width, least=2**62).to(torch.float64) for width in widths]
     spread(nets[0], nets[1], network.description, widths)
     small = Log()

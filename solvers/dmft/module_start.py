@@ -103,9 +103,7 @@ class Start:
         at = wide.index(True)
         rows = self.source(shape[at]).fresh(math.prod(shape) // shape[at])
         if p.role == "input":
-            rows = orthonormal(rows, rows[:0])
-            if seen is not None:
-                rows = principal_directions(seen, len(rows)).to(rows) @ rows
+            rows = _of_inputs(rows, seen, p.kind == "embedding")
         theta = rows.reshape(*shape[:at], *shape[at + 1 :], shape[at]).movedim(-1, at).contiguous()
         return self.skeleton.without_padding(p, theta)
 
@@ -137,6 +135,22 @@ class Start:
                 directions[name] = vectors[:, seen].flip(1).to(self.like)
                 self.theta[name] = (self.theta[name] @ directions[name]).T.contiguous()
         return self.theta, directions
+
+
+def _of_inputs(rows: Tensor, seen: Tensor | None, tokens: bool) -> Tensor:
+    """An input weight (fan_in, S) of Gaussian rows: in the directions of its inputs `seen`, the main ones made orthonormal, or the tokens
+
+    All of them, unless there are more than neurons: S/2 then, and the others stay independent.
+    """
+    apart = len(rows) if len(rows) < rows.shape[1] else rows.shape[1] // 2
+    rows = torch.cat([orthonormal(rows[:apart], rows[:0]), rows[apart:]])
+    if seen is None:
+        return rows
+    if not tokens:
+        return principal_directions(seen, len(rows)).to(rows) @ rows
+    used = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    used[seen] = True
+    return rows if apart == len(rows) else rows[torch.argsort((~used).int(), stable=True).argsort()]
 
 
 _SHAPE = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim}  # type: ignore[attr-defined]
@@ -191,6 +205,9 @@ class Unmet(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _SHAPE:  # is no meeting
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
         seen = _seen(func, args, kwargs)
 
         def real(value: Any) -> Any:
@@ -208,7 +225,11 @@ class Unmet(Tensor):
 
 
 def _seen(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """What a weight multiplies in a layer: (n, fan_in) of a linear one or, for a readout by a filter, (n, ..) channels last"""
+    """What a weight multiplies in a layer: (n, fan_in) of a linear one or, for a readout by a filter, (n, ..) channels last; the tokens of
+    an embedding
+    """
+    if func is F.embedding:
+        return args[0].detach()
     if func is F.linear:
         return args[0].detach().reshape(-1, args[0].shape[-1])
     if func not in (F.conv1d, F.conv2d, F.conv3d) or len(args) < 2:

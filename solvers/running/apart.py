@@ -17,7 +17,6 @@ from solvers.running.tangents import Derivative, Factors, beside
 from solvers.running.watching import Watch, shells, watchable
 
 Passes = Literal["batch", "single", "meeting"]
-_WIDTH = 48
 
 
 def rows_of(passes: Passes, samples: int) -> list[slice]:
@@ -94,10 +93,10 @@ def passes_of(build: Build, description: Description, trained: tuple[str, ...], 
 
     Seen at a small width, with parameters that are drawn here, since their author's start may hide what the network does.
     """
-    net, g = made(build, _WIDTH, least=2**62).to(torch.float64), torch.Generator().manual_seed(0)
+    net, g = made(build, description.unit, least=2**62).to(torch.float64), torch.Generator().manual_seed(0)
     x = x.cpu().to(torch.float64) if x.is_floating_point() else x.cpu()
     for p in net.parameters():
-        torch.nn.init.normal_(p, 0, 1 / math.sqrt(_WIDTH), g)
+        torch.nn.init.normal_(p, 0, 1 / math.sqrt(description.unit), g)
     weights = dict(net.named_parameters())
 
     def outputs(parameters: Mapping[str, Tensor], some: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Unknown(TypeError):
-    """Something was done with a shared parameter for which no rule is here."""
+class Unknown(Exception):
+    """Something was done with a shared parameter for which no rule is here. No TypeError: x @ w takes one for no answer."""
 
 
 class Spread(Tensor):
