@@ -313,11 +313,11 @@ def test_named_tensors_are_kept_compared_pooled_and_saved(tmp_path):
     [
         (
             {"h": lambda net, x: net.q.weight},
-            r"'h' must have one axis of neurons or none.*received the shapes \(48, 48\) and \(96, 96\)",
+            r"'h' must have one axis of neurons or none.*received the shapes \(96, 96\) and \(192, 192\)",
         ),
         (
             {"h": lambda net, x: net.read.weight},
-            r"behind that of the samples: received the shapes \(48, 16\) and \(96, 16\)",
+            r"behind that of the samples: received the shapes \(96, 16\) and \(192, 16\)",
         ),
         ({"a": "attention"}, r"must be the path of a module: received 'attention'; known: read, q, k, weights, out"),
         ({"a": lambda net, x: 1}, "'a' must be a tensor of real numbers: received 1"),
