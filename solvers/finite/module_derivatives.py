@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from solvers.running.watching import Call, rows, use_of
 
-PER_PRODUCT = 16  # a number of a sum over rows takes as long as so many of a matrix product
+PER_PRODUCT = 12  # products of entries that take as long as a number of a sum over rows (docs/performance.md)
 
 
 @dataclass(frozen=True)

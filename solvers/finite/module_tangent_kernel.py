@@ -20,7 +20,7 @@ from meanfield.network.trial import must_repeat, outputs_of, untrained
 from solvers.finite.module_derivatives import Differentiated, plain_operations
 
 MOST = 2**29  # bytes of derivatives that are held at a time
-PER_PASS = 6  # forwards take as long as a pass back, or one forth, of many tangents
+PER_PASS = 6  # products of entries that take as long as one of a pass with vectors (docs/performance.md)
 
 
 @checked
