@@ -308,6 +308,12 @@ def test_named_tensors_are_kept_compared_pooled_and_saved(tmp_path):
     torch.testing.assert_close(whole.recorded["attention"], limits[0].recorded["attention"], rtol=0, atol=0)
 
 
+def test_a_network_of_which_nothing_is_trained_is_refused():
+    with pytest.raises(ValueError, match=r"frozen=\('\*',\) leaves nothing of 'Attending' to train"):
+        problem(mf.Architecture(Attending, frozen=("*",)))
+    problem(mf.Architecture(Attending, frozen=("[!o]*",)))
+
+
 @pytest.mark.parametrize(
     ("record", "why"),
     [
@@ -322,6 +328,10 @@ def test_named_tensors_are_kept_compared_pooled_and_saved(tmp_path):
         ({"a": "attention"}, r"must be the path of a module: received 'attention'; known: read, q, k, weights, out"),
         ({"a": lambda net, x: 1}, "'a' must be a tensor of real numbers: received 1"),
         ({"two words": "weights"}, "must have words as names: received 'two words'"),
+        ({"a": lambda net, x: net.read(x.float())}, r"record\['a'\].* fails .*Write x.to\(self.read.weight.dtype\)"),
+        ({"a": lambda net, x: net.read(x[..., :2])}, r"record\['a'\].* linear was given .*'read.weight' \(96, 16\)"),
+        ({"a": lambda net, x: x.nothing}, r"record\['a'\].* fails .*AttributeError"),
+        ({"a": lambda net, x: x / (1 // 0)}, r"record\['a'\].* fails .*ZeroDivisionError"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_early(record, why):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import meanfield as mf
+from meanfield.checking import own_numerics
 from meanfield.files import storage
 from meanfield.files.storage import load
 from solvers import (
@@ -224,6 +225,9 @@ def test_every_command_that_solves_runs_on_the_threads_it_is_given(capsys, tmp_p
     assert (seen, torch.get_num_threads()) == ([other], before)
     _, err = _run(capsys, "flow", "--out", tmp_path / "no.nc", "--threads", 0, *TINY, code=2)
     assert "threads must be at least 1: received 0" in err
+    monkeypatch.setattr(own_numerics.os, "cpu_count", lambda: 3)
+    _, err = _run(capsys, "flow", "--out", tmp_path / "no.nc", "--threads", 13, *TINY, code=2)
+    assert "threads must be at most 12, four for each of 3 cores: received 13; leave it out for one each" in err
 
 
 def test_bad_flags_end_with_2(capsys):
@@ -597,6 +601,8 @@ def test_checkpoints_serve_until_the_run_is_kept(capsys, tmp_path, monkeypatch):
         "powers --out kept.nc --widths 8 16 32 --seeds 2",
         "proxy --out kept.nc --width 8 --limits ntk mean_field default --seeds 4 --loss logistic",
         "rates --out kept.nc --rates 0.05 0.1 0.2 --widths 8 16 --seeds 2 --samples 64",
+        "predict --out kept.nc --scaling ntk",
+        "coordinates --out kept.nc --widths 8 16 32 --seeds 3 --steps 0 2 --samples 64",
     ],
 )
 def test_a_dry_run_tells_its_cost_and_keeps_nothing(capsys, monkeypatch, tmp_path, command):
@@ -605,10 +611,25 @@ def test_a_dry_run_tells_its_cost_and_keeps_nothing(capsys, monkeypatch, tmp_pat
     data = ["--data", "mixture", "--data.n-train", "5", "--training.steps", "4"] if "logistic" in flags else TINY
     out, err = _run(capsys, name, *flags, *data, "--dry-run")
     assert re.fullmatch(
-        r"about \S+ s, at most \S+ GB; the time is found from the whole run(; the whole run, 2 times)?\n", out
+        r"about \S+ s, at most \S+ GB; the time is found from the whole (run|prediction)(; the whole run, 2 times)?\n",
+        out,
     ), out
     assert err == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_every_command_that_solves_has_a_dry_run():
+    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot")]
+    assert all("dry_run" in {f.name for f in fields(kind)} for kind in solving)
+
+
+def test_a_dry_run_refuses_what_the_run_would(capsys, tmp_path):
+    for command, said in (
+        (("predict", "--loss", "logistic", "--data", "mixture"), "closed form for the squared loss"),
+        (("coordinates", "--widths", 8, 16), "at least 3 widths"),
+    ):
+        _, err = _run(capsys, *command, "--out", tmp_path / "kept.nc", "--dry-run", code=2)
+        assert said in err
 
 
 def test_a_dry_run_of_what_goes_on_or_is_certified(capsys, tmp_path):

@@ -1,6 +1,7 @@
 """Predicted deviations of nearly singular kernels, against the closed form in 50 digits."""
 
 import math
+from dataclasses import replace
 
 import mpmath
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 import meanfield as mf
 from solvers import lazy_prediction
+from solvers.lazy.lazy_prediction import prediction_cost
 
 P, RATE = 6, 0.05
 
@@ -57,3 +59,20 @@ def test_small_deviations_keep_their_digits_of_a_nearly_singular_kernel(time, fl
         assert (std[:P] < 1e-14).all()
         std, right = std[P:], right[P:]
     np.testing.assert_allclose(std, right, rtol=1e-6)
+
+
+def test_the_cost_of_a_prediction_is_asked_of_few_samples_that_descent_would_not_leave_stable():
+    """A first sample of 5 times the others' norm: alone it is trained at a rate beyond its own largest one"""
+    data = mf.single_index_teacher(n_train=40, inputs=5, seed=0)
+    x = data.x.clone()
+    x[0] *= 5
+    kernel = mf.nngp_and_ntk(mf.Network(1, "relu"), mf.ntk(), x)[1].numpy()
+    rate = 0.9 * 2 * 40 / np.linalg.eigvalsh(kernel)[-1]
+    asked = mf.Problem(replace(data, x=x), mf.Network(1, "relu"), mf.ntk(), mf.Training(rate, 4))
+    alone = replace(asked, data=replace(asked.data, x=x[:1], y=data.y[:1]))
+    lazy_prediction(asked)
+    with pytest.raises(ValueError, match="diverges"):
+        lazy_prediction(alone)
+    found = prediction_cost(asked, None, 0.0, seconds=0.05)
+    assert found.seconds > 0
+    assert found.bytes > 8 * 5 * 40**2

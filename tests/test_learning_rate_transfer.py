@@ -73,6 +73,31 @@ def test_the_default_limit_is_that_of_the_scaling():
     assert drawn.limit[0, 0] == float(TangentKernelLimit()(at(lazy, RATES[0])).loss[-1])
 
 
+def test_the_best_rate_falls_like_1_over_the_width_in_the_standard_parameterization_and_stays_in_mean_field():
+    """Perceptrons of 16, 64 and 256 neurons, as multiples of 16 and as widths: largest stable rates go like 1/N and like 1"""
+    rates, found = [0.003 * 2**k for k in range(11)], {}
+    for scaling, widths in ((mf.naive_standard(16), (1, 4, 16)), (mf.mean_field(1.0), (16, 64, 256))):
+        asked = mf.Problem(mf.digits(n_train=8), mf.Network(2, "tanh"), scaling, mf.Training(steps=8))
+        limit = CausalDMFT(256, groups=2) if scaling == mf.mean_field(1.0) else None
+        report = learning_rate_transfer(asked, rates, widths, 4, limit, FiniteWidth(dtype="float32"))
+        best = report.best_rates()
+        found[scaling.name] = np.polyfit(np.log(widths), np.log([best[n].rate for n in widths]), 1)[0]
+        if limit is None:
+            assert report.limit is None
+            assert "scaling naive_standard, N in units of 16" in str(report)
+    assert found["naive_standard"] == pytest.approx(-1, abs=0.2)
+    assert found["mean_field"] == pytest.approx(0, abs=0.2)
+
+
+def test_losses_in_a_standard_parameterization_are_those_of_its_networks():
+    asked = problem(mf.improved_standard(4))
+    found = learning_rate_transfer(asked, (0.01, 0.02, 0.04), (1, 2), 2)
+    for k, rate in enumerate(found.rates):
+        for i, multiple in enumerate((1, 2)):
+            runs = FiniteWidth(multiple).ensemble(at(asked, float(rate)), 2)
+            assert found.final[i, k].tolist() == [float(run.loss[-1]) for run in runs]
+
+
 def test_diverged_runs_are_told_and_end_nothing():
     """A linear network of one output at a rate of 1e5, against which no other one is measured"""
     asked = problem(network=lambda n: nn.Sequential(nn.Linear(64, n), nn.Linear(n, 1)), steps=40)

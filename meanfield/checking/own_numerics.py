@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -58,10 +59,19 @@ def own_numerics() -> Iterator[None]:
 
 @contextmanager
 def on_threads(count: int | None) -> Iterator[None]:
-    """Within it torch works on so many threads, afterwards on as many as before; None changes nothing. ValueError below 1."""
-    before = torch.get_num_threads()
+    """Within it torch works on so many threads, afterwards on as many as before; None changes nothing.
+
+    ValueError below 1, and for more than four for each core, which wait for each other.
+    """
+    before, cores = torch.get_num_threads(), os.cpu_count() or 1
     if count is not None:
-        torch.set_num_threads(checks.integer("threads", count, 1))
+        count = checks.integer("threads", count, 1)
+        if count > 4 * cores:
+            raise ValueError(
+                f"threads must be at most {4 * cores}, four for each of {cores} core{'s' if cores > 1 else ''}: received {count}; leave it "
+                "out for one each"
+            )
+        torch.set_num_threads(count)
     try:
         yield
     finally:

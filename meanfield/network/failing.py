@@ -9,13 +9,13 @@ from meanfield.network.calls import Failed
 _TABLES = ("embedding", "__getitem__", "index_select", "gather", "take_along_dim", "take")
 
 
-def failed(net: object, x: Tensor, error: Exception, where: Failed | None) -> str:
+def failed(
+    net: object, x: Tensor, error: Exception, where: Failed | None, what: str = "the network's forward fails"
+) -> str:
     """The message for inputs x; where: the function of torch that failed, None for others"""
     why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     remedy = _remedy(net, x, where) if where is not None else ""
-    return f"the network's forward fails for x of shape {tuple(x.shape)} and {x.dtype} ({why})" + f"; {remedy}" * bool(
-        remedy
-    )
+    return f"{what} for x of shape {tuple(x.shape)} and {x.dtype} ({why})" + f"; {remedy}" * bool(remedy)
 
 
 def _remedy(net: object, x: Tensor, where: Failed) -> str:

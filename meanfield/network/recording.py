@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from meanfield.checking import checks
+from meanfield.network.calls import Log
+from meanfield.network.failing import failed
 from meanfield.network.keys import Key
 
 What = str | Callable[[nn.Module, Tensor], Tensor]
@@ -100,10 +103,14 @@ def _submodule(net: nn.Module, name: str, path: str) -> nn.Module:
 def _asked(name: str, what: Callable[[nn.Module, Tensor], Tensor], net: nn.Module, x: Tensor) -> Tensor:
     try:
         return what(net, x)
-    except (AttributeError, TypeError, IndexError, KeyError) as error:
-        raise ValueError(
-            f"record[{name!r}] failed ({type(error).__name__}: {error}): it is a function of (module, x)"
-        ) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        log = Log()
+        with suppress(Exception), log:  # again, to see where
+            what(net, x)
+        told = failed(net, x, error, log.failed, f"record[{name!r}], a function of (module, x), fails")
+        raise ValueError(told) from error
 
 
 def _tensor(name: str, found: Any) -> Tensor:

@@ -49,6 +49,7 @@ class Problem:
         object.__setattr__(self, "loss", loss(self.loss))
         if not isinstance(self.network, Network):
             object.__setattr__(self, "network", architecture(self.network))
+            self._must_train_something()
             must_suit_modules(self.data)
             outputs = self.trial.outputs if self.trial else ()
             object.__setattr__(self, "data", with_classes(self.data, outputs, self.loss_function))
@@ -56,6 +57,14 @@ class Problem:
         self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
         if isinstance(self.network, Network):
             object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
+
+    def _must_train_something(self) -> None:
+        network = self.architecture
+        if not any(map(network.rate_of, network.description)):
+            raise ValueError(
+                f"frozen={network.frozen} leaves nothing of {network.name!r} to train: leave out what is to learn; kernels at the start "
+                "are mf.nngp_and_ntk's"
+            )
 
     @property
     def loss_function(self) -> Loss:

@@ -12,10 +12,10 @@ from meanfield.files import storage
 from solvers.command_line.limits import Command
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.finite.finite_width import FiniteWidth
-from solvers.lazy.lazy_prediction import lazy_prediction
+from solvers.lazy.lazy_prediction import lazy_prediction, prediction_cost
 from solvers.running.keeping import free, kept, told
 from solvers.running.rehearsal import together
-from solvers.studies.coordinate_check import coordinate_check
+from solvers.studies.coordinate_check import coordinate_check, coordinates_cost
 from solvers.studies.learning_rate_transfer import learning_rate_transfer, transfer_cost
 from solvers.studies.measured_exponents import measured_exponents
 from solvers.studies.proxy_comparison import proxy_comparison, proxy_cost
@@ -31,6 +31,8 @@ class Predict(Command):
     """Added to the kernel where it is inverted (at inf only), in units of its mean eigenvalue"""
     overwrite: bool = False
     """Replace an older file"""
+    dry_run: bool = False
+    """Print the time and memory that it would take, found in a few seconds from few samples, and keep nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class Coordinates(Command):
     """cpu, cuda, cuda:1, .."""
     overwrite: bool = False
     """Replace an older file"""
+    dry_run: bool = False
+    """Print the time and memory that networks and limits would take, found in a few seconds for each size, and keep nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,8 @@ class Rates(Command):
 
 
 def _predict(asked: Predict) -> int:
+    if asked.dry_run:
+        return told(prediction_cost(asked.problem, asked.times, asked.jitter))
     free(storage.writable(asked.out), asked.overwrite)
     return kept(lazy_prediction(asked.problem, asked.times, jitter=asked.jitter), asked.out)
 
@@ -133,10 +139,12 @@ def _proxy(asked: Proxy) -> int:
 
 
 def _coordinates(asked: Coordinates) -> int:
-    free(storage.writable(asked.out), asked.overwrite)
     solver = FiniteWidth(dtype=asked.dtype, device=asked.device)
-    sizes = asked.widths, asked.seeds, asked.steps, asked.points, asked.samples or None
-    return kept(coordinate_check(asked.problem, *sizes, solver), asked.out)
+    sizes = asked.widths, asked.seeds, asked.steps, asked.points, asked.samples or None, solver
+    if asked.dry_run:
+        return told(coordinates_cost(asked.problem, *sizes))
+    free(storage.writable(asked.out), asked.overwrite)
+    return kept(coordinate_check(asked.problem, *sizes), asked.out)
 
 
 def _rates(asked: Rates) -> int:

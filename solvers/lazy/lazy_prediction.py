@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from meanfield.problem.problem import Problem
 from meanfield.solution.prediction import LazyPrediction
 from solvers.lazy.lazy_kernels import Kernel, in_rows, lazy_kernels
 from solvers.lazy.tangent_kernel_limit import statistics
+from solvers.running.memory import bound
+from solvers.running.rehearsal import SECONDS, by_law, fewer
+from solvers.running.solver import Estimate
+
+_SQUARES = 12  # kernels, their decompositions and products, beside two covariances of each time
 
 
 @checked
@@ -71,6 +77,22 @@ def lazy_prediction(
     used = checks.positive("jitter", jitter, zero=True) if bool(at.isinf().any()) else 0.0
     joint_covariance = torch.stack(spread).reshape(len(at), -1, *positions, problem.data.points, *positions)
     return LazyPrediction(problem, at, joint[:, :n], test, joint_covariance, statistics(found, problem, used))
+
+
+def prediction_cost(
+    problem: Problem, times: Tensor | Sequence[float] | None, jitter: float, seconds: float = SECONDS
+) -> Estimate:
+    """What `lazy_prediction` with these arguments takes, by the time of predictions from few samples"""
+    _check(problem, jitter)
+    at = problem.training.times if times is None else training_times(times)
+    slow = replace(
+        problem.training, learning_rate=1e-9 * problem.training.learning_rate
+    )  # few samples may be less stable
+    asked, count = replace(problem, training=slow), problem.data.samples
+    law, last = by_law(lambda n: lazy_prediction(fewer(asked, n), at, jitter=jitter), count, seconds)
+    how = "the whole prediction" if last == count else f"predictions from up to {last} of {count} samples"
+    rows = problem.data.y[0].numel() // problem.data.y.shape[-1] * problem.data.points
+    return Estimate(float(law[-1]), bound({"the covariances": (8.0 * (2 * len(at) + _SQUARES) * rows**2, "")}), how)
 
 
 def _root(sigma: Tensor) -> Tensor:

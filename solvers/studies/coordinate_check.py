@@ -20,8 +20,12 @@ from solvers.finite.finite_width import FiniteWidth
 from solvers.running.clock import progress_bar
 from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
+from solvers.running.failures import Interrupted
 from solvers.running.gradient_flow import EVALUATIONS, Flow, tolerance
+from solvers.running.memory import bound
+from solvers.running.rehearsal import SECONDS, expected, together
 from solvers.running.sharding import Shard
+from solvers.running.solver import Estimate
 from solvers.running.trajectory import Trajectory
 from solvers.studies.noted_fields import CheckedLimit, CheckedNetworks, Squares
 
@@ -48,11 +52,65 @@ def coordinate_check(
     points: training samples, the first of the problem's, that are used. samples: S; None leaves the limit out. solver: its precision,
     device, batch and bar hold for all networks; float32 if left out. ValueError for problems that FiniteWidth or CausalDMFT refuse.
     """
-    widths, chosen = tuple(sorted(checks.integers("widths", widths, 1))), checks.seeds(seeds)
+    few, sized, limits, chosen, asked = _asked(problem, widths, seeds, steps, points, samples, solver)
+    shown = sized[0].progress
+    with progress_bar("coordinate check", shown, total=len(sized) + len(limits) * len(chosen)) as bar:
+        nets = []
+        for net in sized:
+            nets.append(_networks(few, net, chosen, asked))
+            bar.update()
+        found, remark = [], ""
+        for limit in limits:
+            runs, why = _limits(few, limit, chosen, asked, bar.update)
+            found.append(runs)
+            remark = remark or why
+    sizes = tuple(net.width for net in sized)
+    coordinates = _coordinates(few, np.array(sizes, dtype=float), asked, nets, [] if remark else found)
+    told = {"data": problem.data.name, "learning rate": f"{problem.training.learning_rate:g}"}
+    given = () if remark else tuple(limit.samples for limit in limits)
+    return CoordinatesReport(
+        problem.network_name, problem.in_plane, sizes, len(chosen), asked, given, coordinates, remark, told
+    )
+
+
+def coordinates_cost(
+    problem: Problem,
+    widths: Sequence[int],
+    seeds: int | Sequence[int],
+    steps: Sequence[int],
+    points: int,
+    samples: int | None,
+    solver: FiniteWidth | None,
+) -> Estimate:
+    """What `coordinate_check` with these arguments takes, from the beginnings of its runs"""
+    few, sized, limits, chosen, asked = _asked(problem, widths, seeds, steps, points, samples, solver)
+    found = []
+    for net in sized:
+        batch, looking = chosen[: net.seeds_at_once(few)], replace(net, snapshots=asked)
+        cost, how, _ = expected(looking, few, SECONDS, lambda one, some: _networks(some, one, batch, one.snapshots))  # noqa: B023
+        found.append(Estimate(cost * len(chosen) / len(batch), bound(net.parts(few, len(chosen))), how))
+    for limit in limits:
+        looking = replace(limit, snapshots=asked)
+        cost, how, _ = expected(looking, few, SECONDS, lambda one, some: _limit(some, one, one.snapshots))
+        found.append(Estimate(cost * len(chosen), limit.estimate(few).bytes, how))
+    return together(found)
+
+
+def _asked(
+    problem: Problem,
+    widths: Sequence[int],
+    seeds: int | Sequence[int],
+    steps: Sequence[int],
+    points: int,
+    samples: int | None,
+    solver: FiniteWidth | None,
+) -> tuple[Problem, list[FiniteWidth], list[CausalDMFT], tuple[int, ...], tuple[int, ...]]:
+    """The problem on its first samples, the networks of each width, the limits, the seeds and the steps, once all of them are checked"""
+    sizes, chosen = tuple(sorted(checks.integers("widths", widths, 1))), checks.seeds(seeds)
     asked = tuple(sorted({0, *checks.integers("steps", steps, 0)}))
     points = checks.integer("points", points, 1)
-    if len(widths) < 3:
-        raise ValueError(f"a power needs at least 3 widths: received {widths}")
+    if len(sizes) < 3:
+        raise ValueError(f"a power needs at least 3 widths: received {sizes}")
     if len(chosen) < 3:
         raise ValueError(f"an interval needs at least 3 seeds: received {chosen}")
     if problem.in_plane.frozen != "none":
@@ -61,28 +119,14 @@ def coordinate_check(
             "mf.mean_field(gamma0)"
         )
     few, solver = _few(problem, points, asked[-1]), solver or FiniteWidth(dtype="float32")
-    for n in widths:
-        replace(solver, width=n, snapshots=()).check(few, len(chosen))
-    sizes = () if samples is None or not problem.in_plane.is_mean_field else (samples, 2 * samples)
-    limits = [CausalDMFT(s, tolerance=1e-2 if few.is_linear else None, device=solver.device) for s in sizes]
+    sized = [replace(solver, width=n, snapshots=()) for n in sizes]
+    doubled = () if samples is None or not problem.in_plane.is_mean_field else (samples, 2 * samples)
+    limits = [CausalDMFT(s, tolerance=1e-2 if few.is_linear else None, device=solver.device) for s in doubled]
+    for net in sized:
+        net.check(few, len(chosen))
     for limit in limits:
         limit.check(few)
-    with progress_bar("coordinate check", solver.progress, total=len(widths) + len(limits) * len(chosen)) as bar:
-        nets = []
-        for n in widths:
-            nets.append(_networks(few, replace(solver, width=n), chosen, asked))
-            bar.update()
-        found, remark = [], ""
-        for limit in limits:
-            runs, why = _limits(few, limit, chosen, asked, bar.update)
-            found.append(runs)
-            remark = remark or why
-    coordinates = _coordinates(few, np.array(widths, dtype=float), asked, nets, [] if remark else found)
-    told = {"data": problem.data.name, "learning rate": f"{problem.training.learning_rate:g}"}
-    given = () if remark else sizes
-    return CoordinatesReport(
-        problem.network_name, problem.in_plane, widths, len(chosen), asked, given, coordinates, remark, told
-    )
+    return few, sized, limits, chosen, asked
 
 
 def _few(problem: Problem, points: int, steps: int) -> Problem:
@@ -93,7 +137,7 @@ def _few(problem: Problem, points: int, steps: int) -> Problem:
     return replace(problem, data=data, training=replace(training, steps=steps, record_every=1, batch_size=batch))
 
 
-def _networks(problem: Problem, solver: FiniteWidth, seeds: Sequence[int], steps: tuple[int, ...]) -> Runs:
+def _networks(problem: Problem, solver: FiniteWidth, seeds: Sequence[int], steps: Sequence[int]) -> Runs:
     """Mean squares of all seeds, at the steps that all of them reached"""
     like = torch.empty(0, dtype=checks.DTYPES[solver.dtype], device=solver.device)
     at_once, found = solver.seeds_at_once(problem), []
@@ -122,7 +166,7 @@ def _limits(
     return [[run[i] for run in found] for i in range(least)], remark
 
 
-def _limit(problem: Problem, solver: CausalDMFT, steps: tuple[int, ...]) -> Trajectory:
+def _limit(problem: Problem, solver: CausalDMFT, steps: Sequence[int]) -> Trajectory:
     like = torch.empty(0, dtype=checks.DTYPES[solver.dtype], device=solver.device)
     population = Population(solver.samples, solver.seed, solver.draws, like, Shard(solver.samples))
     method = CheckedLimit(problem, population, solver.tolerances(problem), solver.rank_limit(problem))
@@ -134,7 +178,7 @@ def _limit(problem: Problem, solver: CausalDMFT, steps: tuple[int, ...]) -> Traj
 
 def _uninterrupted(run: Trajectory) -> Trajectory:
     if run.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
+        raise Interrupted("interrupted; nothing was computed that could be kept")
     return run
 
 

@@ -14,6 +14,7 @@ from meanfield.checking.arguments import checked
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.problem.problem import Problem
 from meanfield.scaling.scaling import Scaling
+from meanfield.scaling.standard import Standard
 from meanfield.solution.solution import Solution, Status
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.finite.finite_width import FiniteWidth
@@ -43,7 +44,7 @@ def learning_rate_transfer(
     Args:
         problem: What is asked; its learning rate is replaced
         rates: At least three, in any order
-        widths: Neurons in each hidden layer
+        widths: Neurons in each hidden layer; of a standard parameterization how many times its widths
         seeds: The seeds themselves, or a number n that means 0..n-1; intervals need three
         limit: Solves the limit; CausalDMFT in two groups if left out, where the scaling has that limit, and none elsewhere
         solver: Settings of the networks (its width and seed are replaced)
@@ -113,7 +114,7 @@ def _asked(
     quiet: dict[str, Any] = {"snapshots": (), "progress": False, "raise_on_failure": False}
     nets = replace(solver or FiniteWidth(), keep_neurons=False, **quiet)
     sized = [replace(nets, width=width) for width in sorted(checks.integers("widths", widths, 1))]
-    if limit is None and _has_limit(problem.in_plane):
+    if limit is None and _has_limit(problem.scaling):
         limit = CausalDMFT(groups=2, two_time=False, keep_neurons=False)
     infinite = None if limit is None else replace(limit, **quiet)
     for one in asked:
@@ -124,7 +125,9 @@ def _asked(
     return asked, sized, chosen, infinite
 
 
-def _has_limit(scaling: Scaling) -> bool:
+def _has_limit(scaling: Scaling | Standard) -> bool:
+    if isinstance(scaling, Standard):
+        return False
     try:
         scaling.measure_limit()
     except ValueError:
@@ -150,11 +153,12 @@ def _limit_losses(run: Solution, test: bool) -> np.ndarray:
 
 
 def _told(problem: Problem, test: bool) -> dict[str, str]:
-    points, trained = problem.data.points, problem.data.samples
+    points, trained, scaling = problem.data.points, problem.data.samples, problem.scaling
+    units = f", N in units of {', '.join(map(str, scaling.widths))}" if isinstance(scaling, Standard) else ""
     return {
         "data": problem.data.name,
         "samples": f"{points - trained} test" if test else f"{trained} training",
         "network": problem.network_name,
-        "scaling": problem.in_plane.name,
+        "scaling": scaling.name + units,
         "steps": f"{problem.training.steps}",
     }
