@@ -432,3 +432,50 @@ def test_derivatives_in_the_inputs():
     found = slopes(lambda *ends: mf.nngp_and_ntk(WideResidual, mf.ntk(), *ends), images, others, weights)[0]
     difference = (total(images + step * way) - total(images - step * way)) / (2 * step)
     assert float((found * way).sum()) == pytest.approx(difference, rel=1e-6)
+
+
+@pytest.mark.parametrize("heads", [1, 5, 9, 64])
+def test_heads_that_the_widths_must_hold_have_the_kernels_of_one(heads):
+    """Averages over the neurons of each head of independent neurons are those over all, whatever the widths that are taken"""
+
+    class Heads(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            assert n % heads == 0
+            self.read, self.out = nn.Linear(3, n, bias=False), nn.Linear(n, 1, bias=False)
+
+        def forward(self, x):
+            h = self.read(x)
+            part = h.unflatten(-1, (heads, -1))
+            return self.out(torch.relu(h) * part.square().mean(-1).mean(-1, keepdim=True))
+
+    x = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = mf.nngp_and_ntk(Heads, mf.ntk(), x)
+    of_one = mf.nngp_and_ntk(
+        lambda n: nn.Sequential(nn.Linear(3, n, bias=False), nn.ReLU(), nn.Linear(n, 1, bias=False)), mf.ntk(), x
+    )
+    size = x.square().mean(1)
+    torch.testing.assert_close(found[0], of_one[0] * size[:, None] * size, rtol=1e-9, atol=1e-12)
+
+
+def test_large_starts_of_one_number_have_kernels():
+    """Positions whose zeros are too many to be made without being asked for"""
+
+    class Net(nn.Module):
+        def __init__(self, n, start):
+            super().__init__()
+            self.tok, self.out = nn.Embedding(5, n), nn.Linear(n, 1, bias=False)
+            self.pos = nn.Parameter(torch.full((1, 40, n), start))
+
+        def forward(self, x):
+            return self.out(torch.relu(self.tok(x) + self.pos).mean(1))
+
+    x = torch.arange(120).reshape(3, 40) ** 2 % 5
+    found = mf.nngp_and_ntk(lambda n: Net(n, 0.0), mf.ntk(), x)
+    without = lambda n: nn.Sequential(nn.Embedding(5, n), nn.ReLU(), Averaged(), nn.Linear(n, 1, bias=False))  # noqa: E731
+    torch.testing.assert_close(found[0], mf.nngp_and_ntk(without, mf.ntk(), x)[0], rtol=1e-9, atol=1e-12)
+
+
+class Averaged(nn.Module):
+    def forward(self, h):
+        return h.mean(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from meanfield.kernels.field_pairs import RULES as PAIR_RULES
 from meanfield.kernels.field_places import where
 from meanfield.network.activations import Activation
 
-PASSES = ((96, 2), (192, 3))  # (width, samples) of the real ones
+_SAMPLES = (2, 3)  # of the real ones, whose widths are a unit and its double
 Rule = Callable[..., Any]
 
 
@@ -108,11 +109,12 @@ class _Log(TorchFunctionMode):
         return result
 
 
-def plan(build: Any, x: Tensor, make: Any) -> list[Call]:
-    """The calls of a forward pass of inputs x (P, ..), from real networks make(build, width)"""
+def plan(build: Any, x: Tensor, make: Any, unit: int) -> list[Call]:
+    """The calls of a forward pass of inputs x (P, ..), from real networks make(build, width), whose widths are multiples of a unit"""
     logs, net, few, f = [], nn.Module(), x, x
     x = torch.cat([x[:3], x[:1].flip(-1) * 2 + 1]) if x.is_floating_point() else x  # others, if there are few
-    for width, samples in PASSES:
+    passes = tuple(zip((unit, 2 * unit), _SAMPLES, strict=True))
+    for width, samples in passes:
         net = make(build, width)
         few = x[torch.arange(samples) % len(x)]
         with torch.no_grad(), _Log() as log:
@@ -124,7 +126,7 @@ def plan(build: Any, x: Tensor, make: Any) -> list[Call]:
             "the network's forward does other things at another width or for other samples: no kernel is known"
         )
     return [
-        Call(name, tuple(tuple(map(_sizes, a, b)) for a, b in zip(small, large, strict=True)))
+        Call(name, tuple(tuple(map(partial(_sizes, passes), a, b)) for a, b in zip(small, large, strict=True)))
         for (name, small), (_, large) in zip(*logs, strict=True)
     ]
 
@@ -139,8 +141,8 @@ def _must_keep_samples_apart(net: nn.Module, x: Tensor, f: Tensor) -> None:
         )
 
 
-def _sizes(small: int, large: int) -> Sizes:
-    (n, b), (m, c) = PASSES
+def _sizes(passes: Sequence[tuple[int, int]], small: int, large: int) -> Sizes:
+    (n, b), (m, c) = passes
     for wide in (False, True):
         for sample in (False, True):
             number = Fraction(small, (n if wide else 1) * (b if sample else 1))

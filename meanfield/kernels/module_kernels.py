@@ -24,7 +24,6 @@ from meanfield.network.trial import tried
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
 
-WIDTHS = (192, 1536)  # at which shapes are asked for; no result depends on them
 AT_ONCE = 2**16  # numbers of an array by default: a handful of them stays in a processor's cache
 FEW = 2  # samples of a trial
 _TILE = 16  # samples whose derivatives are taken at once
@@ -89,7 +88,7 @@ def _differentiable(network: Architecture, scaling: Scaling | Standard, x: Any, 
     """For inputs that autograd follows; ValueError where derivatives are not known"""
     first, second = checks.array("x", x), None if x2 is None else checks.array("x2", x2)
     readable, few = of_builder(network, scaling), checks.samples("x", first.detach())[:1]
-    calls, law = _planned(readable, few), readable.law(WIDTHS[0])
+    calls, law = _planned(readable, few), readable.law(readable.widths[0])
 
     def pairs(x: Tensor, x2: Tensor) -> Kernels:
         left, right = _read(law, calls, x), _read(law, calls, x2)
@@ -110,11 +109,12 @@ def _differentiable(network: Architecture, scaling: Scaling | Standard, x: Any, 
 def outputs_axis(network: Architecture, scaling: Scaling | Standard, x: Tensor) -> int:
     """Of the outputs of samples x, the one along which they are independent of each other; all others are positions"""
     readable, few = of_builder(network, scaling), x[:1]
-    return _read(readable.law(WIDTHS[0]), _planned(readable, few), few).axis
+    return _read(readable.law(readable.widths[0]), _planned(readable, few), few).axis
 
 
 def _planned(network: Readable, x: Tensor) -> list[Call]:
-    return plan(network.build, x.cpu(), lambda build, width: made(build, width, least=2**62).to(torch.float64))
+    make = lambda build, width: made(build, width, least=2**62).to(torch.float64)  # noqa: E731
+    return plan(network.build, x.cpu(), make, network.unit)
 
 
 def module_kernels(
@@ -130,7 +130,7 @@ def module_kernels(
 def _on_device(
     network: Readable, calls: list[Call], x: Tensor, x2: Tensor | None, block: int | None, dtype: torch.dtype
 ) -> tuple[Kernels, list[Tensor]]:
-    law = network.law(WIDTHS[0])
+    law = network.law(network.widths[0])
     size = _tried(network, law, calls, x)
     n, m = len(x), len(x if x2 is None else x2)
     block = min(max(1, math.isqrt(AT_ONCE // size.largest)) if block is None else checks.integer("block", block, 1), n)
@@ -216,19 +216,18 @@ def _tried(network: Readable, law: Law, calls: list[Call], x: Tensor) -> Size:
         found = one.within.moments(one.node, one.node, same=False)
         return one, [torch.zeros(1) if k is None else k for k in found]
 
-    one, still = kernels(WIDTHS[0], 0.0)
+    small, large = network.widths
+    one, still = kernels(small, 0.0)
     if network.exact or one.averages:
-        _, other = kernels(WIDTHS[1], 0.0)
+        _, other = kernels(large, 0.0)
         sizes = [part.abs().max().clamp_min(1e-300) for part in still]
         if network.exact and _apart(still, other, sizes) > 1e-6:
             raise ValueError(
-                f"the network's kernel is another one at the widths {WIDTHS[0]} and {WIDTHS[1]}: something in its forward depends on the "
+                f"the network's kernel is another one at the widths {small} and {large}: something in its forward depends on the "
                 "number of neurons, which is left to the parameterization; sums over neurons need 1/n"
             )
         if one.averages:
-            here, there = (
-                _apart(kernels(width, 1.0)[1], k, sizes) for width, k in zip(WIDTHS, (still, other), strict=True)
-            )
+            here, there = (_apart(kernels(width, 1.0)[1], k, sizes) for width, k in ((small, still), (large, other)))
             if there > max(1e-9, 0.6 * here):
                 raise ValueError(
                     "averages over neurons, such as logits q.k, fluctuate in the limit and move the outputs: divide the sum over n "

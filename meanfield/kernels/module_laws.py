@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,16 +38,25 @@ class Law:
 
 @dataclass(frozen=True)
 class Readable:
-    """A network to be read at infinite width. exact: whether no result may depend on the width at which it is read."""
+    """A network to be read at infinite width. exact: whether no result may depend on the width at which it is read. unit: its multiples
+    are widths that the builder takes.
+    """
 
     build: Build
     law: Callable[[int], Law]
     exact: bool = True
+    unit: int = 96
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """At which shapes are asked for; no result depends on them"""
+        return 2 * self.unit, 2 * self.unit * max(4, 768 // self.unit)
 
 
 def of_builder(network: Architecture, scaling: Scaling | Standard) -> Readable:
     """ValueError, when a law is asked for, for a scaling without kernels at infinite width, and for starts whose law is not known"""
-    return Readable(network.build, lambda width: _law(network, scaling, width), not isinstance(scaling, Standard))
+    law = partial(_law, network, scaling)
+    return Readable(network.build, law, not isinstance(scaling, Standard), network.description.unit)
 
 
 def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
