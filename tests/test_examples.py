@@ -1,6 +1,7 @@
 """Every example runs, keeps the files it promises, and finds what it says."""
 
 import importlib
+import math
 
 import matplotlib
 import pytest
@@ -36,6 +37,7 @@ FILES = {
     "kernels_and_features": {"kernels_and_features.png"},
     "particle_clouds": {"particles.png", "particles.gif"},
     "quadrature_against_sampling": {"quadrature_against_sampling.png"},
+    "standard_parameterizations": {"standard_parameterizations.png"},
     "single_outputs": {"training_outputs.png", "test_outputs.png"},
 }  # fmt: skip
 
@@ -76,6 +78,12 @@ FINDINGS = {
     "kernels_and_width": lambda r: -1.1 < sum(r.values()) / 2 < -0.2,
     "particle_clouds": lambda r: r["directions_after"] < 0.5 * r["directions_before"],
     "quadrature_against_sampling": lambda r: -0.75 < r["iid"] < -0.3 and max(r["sobol"], r["gauss_hermite"]) < -0.75,
+    # standard errors of six networks are a twelfth of their mean
+    "standard_parameterizations": lambda r: (
+        max(abs(r[f"{kind}, widest over its limit"] - 1) for kind in ("NTK", "improved standard")) < 0.3
+        and r["naive standard, widest over its limit"] == math.inf
+        and r["kernels, typical ratio"] < 1.1
+    ),
     "single_outputs": lambda r: -0.75 < r["power"] < -0.3,
 }
 
