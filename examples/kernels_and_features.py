@@ -81,7 +81,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
 
 def _with_error(found: float | mf.Solution | list[mf.Solution]) -> tuple[float, float]:
     """A test loss at the end, with its standard error if it has one: of the limit over its groups, of networks over their seeds"""
-    if isinstance(found, float):
+    if isinstance(found, (int, float)):
         return found, 0.0
     if isinstance(found, mf.Solution):
         return float(found.test_loss[-1]), float(found.standard_errors["test_loss"][-1])
