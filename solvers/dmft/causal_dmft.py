@@ -35,7 +35,7 @@ from solvers.running.sharding import Shard, current
 from solvers.running.solver import Estimate, settings
 from solvers.running.trajectory import snapshot_steps
 
-Draws = Literal["sobol", "plain"]
+Draws = Literal["sobol", "plain", "finite"]
 
 
 @checked
@@ -58,7 +58,7 @@ class CausalDMFT:
     max_rank: int | None = None
     """The most directions kept for one side of a matrix; what samples and memory admit if left out"""
     draws: Draws = "sobol"
-    """sobol: scrambled quasi-Monte-Carlo; plain: independent"""
+    """sobol: scrambled quasi-Monte-Carlo; plain: independent; finite: as of a network with `samples` neurons (equation 100)"""
     rtol: float | None = None
     """Tolerance of gradient flow, in units of what training moves; 1e-5 if left out, 1e-4 for kinks, 1e-7 for linear networks"""
     evaluations: int = EVALUATIONS
@@ -109,7 +109,7 @@ class CausalDMFT:
             raise ValueError(
                 f"responses are functions of every step: received record_every={problem.training.record_every}; take 1"
             )
-        if not problem.is_linear and self.samples <= 2 * points:
+        if not self._exact(problem) and self.draws != "finite" and self.samples <= 2 * points:
             raise ValueError(
                 f"samples={self.samples} are too few for {points} data points, whose features alone may span as many directions: "
                 f"take at least {4 * points}"
@@ -157,6 +157,10 @@ class CausalDMFT:
         return (neurons + records) * self._kind(problem).itemsize
 
     def _must_suit_modules(self, problem: Problem) -> None:
+        if self.draws == "finite":
+            raise ValueError(
+                "draws='finite' is the law of perceptrons: received a module; FiniteWidth(width, batch=..) trains modules of any width"
+            )
         if self.responses:
             raise ValueError(
                 "responses A and B are recorded of perceptrons only: received a module; leave responses out"
@@ -166,6 +170,10 @@ class CausalDMFT:
             parameter.shape(self.samples)
         must_have_neurons(problem, self.samples)
         must_be_apart(problem.architecture, problem.data.x)
+
+    def _exact(self, problem: Problem) -> bool:
+        """Whether averages over neurons carry no sampling error: of linear networks, unless those of finite width are asked for"""
+        return problem.is_linear and self.draws != "finite"
 
     def _kind(self, problem: Problem) -> torch.dtype:
         """Of all numbers: linear networks are solved in float64"""
@@ -245,7 +253,7 @@ class CausalDMFT:
 
     def _sweep(self, problem: Problem) -> Sweep | ModuleSweep:
         like = torch.empty(0, dtype=self._kind(problem), device=self.device)
-        shard, draws = Shard(self.samples, current()), "exact" if problem.is_linear else self.draws
+        shard, draws = Shard(self.samples, current()), "exact" if self._exact(problem) else self.draws
         population = Population(self.samples, self.seed, draws, like, shard)
         if problem.trial is not None:
             return ModuleSweep(problem, population, self.tolerances(problem), self.rank_limit(problem))

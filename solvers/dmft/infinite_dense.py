@@ -80,6 +80,33 @@ class Known:
         )
 
 
+class Conditioned(Known):
+    """Draws of a network that has S neurons: Gaussian but for what is known of them, so projected and nothing more (equation 100)."""
+
+    def __init__(self, neurons: Neurons, basis: Basis) -> None:
+        self.neurons, self.basis = neurons, basis
+
+    def learn(self, directions: Tensor) -> None:
+        """The basis has them"""
+
+    def fresh(self, count: int) -> Tensor:
+        """(count, S) independent unit Gaussians less their part in the span of the basis"""
+        rows = self.neurons.fresh(count).clone()
+        return combination(-self.basis.coefficients(rows), self.basis.fields.rows, rows)
+
+    def mark(self) -> None:
+        pass
+
+    def back_to(self, mark: None) -> None:
+        pass
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        pass
+
+
 class InfiniteDense:
     """W = scale W0 + F L E^T, W0 an infinite matrix of N(0, 1/n_below) entries from the neurons `below` to the neurons `above`.
 
@@ -109,8 +136,10 @@ class InfiniteDense:
         self.e = Basis(below.samples, tolerance, like, limit, below.shard)
         self.f = Basis(above.samples, coarser or tolerance, like, limit, above.shard)
         self.u, self.r = Rows(above.shard.local, like), Rows(below.shard.local, like)
-        self.known_below = [Known(below, like) for _ in range(offsets)]  # of each matrix its own
-        self.known_above = [Known(above, like) for _ in range(offsets)]
+        sides = ((below, self.e), (above, self.f))
+        self.known_below, self.known_above = (  # of each matrix its own
+            [Conditioned(*side) if side[0].finite else Known(side[0], like) for _ in range(offsets)] for side in sides
+        )
         self.ratio = math.sqrt(below.samples / above.samples)
 
     def forward(

@@ -18,13 +18,13 @@ _BLOCK = 32  # Sobol dimensions drawn together: of more, some pairs correlate fa
 _POINTS = 2**13  # Sobol points drawn together where only some are kept
 
 
-Draws = Literal["sobol", "plain", "exact"]
+Draws = Literal["sobol", "plain", "exact", "finite"]
 
 
 @dataclass(frozen=True)
 class Population:
     """How the neurons of each layer are represented: `samples` of them, of which this process holds the shard's, in the kind and on the
-    device of `like`.
+    device of `like`. finite: as a network of that width has them (equation 100), not as the limit.
     """
 
     samples: int
@@ -38,12 +38,20 @@ class Population:
         """Whether averages over neurons carry no sampling error (linear networks)"""
         return self.draws == "exact"
 
+    @property
+    def finite(self) -> bool:
+        """Whether averages over neurons fluctuate as in a network of `samples` neurons (equation 100)"""
+        return self.draws == "finite"
+
     def neurons(self, layer: int) -> Neurons:
         """Those of a layer, with a source of Gaussians of their own"""
         where = (self.like.dtype, str(self.like.device), self.shard)
         if self.exact:
             return exact_neurons(self.samples, *where)
-        seed = int(np.random.SeedSequence([self.seed, layer]).generate_state(1)[0])
+        own = [self.samples] if self.finite else []  # networks of two widths have nothing in common
+        seed = int(np.random.SeedSequence([self.seed, layer, *own]).generate_state(1)[0])
+        if self.finite:
+            return plain_neurons(self.samples, seed, *where, finite=True)
         return (sobol_neurons if self.draws == "sobol" else plain_neurons)(self.samples, seed, *where)
 
 
@@ -57,8 +65,10 @@ class Neurons:
         exact: bool = False,
         generator: torch.Generator | None = None,
         shard: Shard | None = None,
+        finite: bool = False,
     ) -> None:
         self.samples, self.exact, self._draw, self.used, self.generator = samples, exact, draw, 0, generator
+        self.finite = finite
         self.shard = shard or Shard(samples)
 
     def fresh(self, count: int) -> Tensor:
@@ -129,7 +139,9 @@ def _some(engine: SobolPoints, wanted: Tensor) -> Tensor:
     return u
 
 
-def plain_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:
+def plain_neurons(
+    samples: int, seed: int, dtype: torch.dtype, device: str, shard: Shard | None = None, finite: bool = False
+) -> Neurons:
     """Independent pseudo-random Gaussians."""
     g = torch.Generator().manual_seed(seed)
     own = shard or Shard(samples)
@@ -139,7 +151,7 @@ def plain_neurons(samples: int, seed: int, dtype: torch.dtype, device: str, shar
         e = normal_part(count, samples, g, torch.float64, columns=own.rows)
         return e.to(dtype=dtype, device=device)
 
-    return Neurons(samples, draw, generator=g, shard=own)
+    return Neurons(samples, draw, generator=g, shard=own, finite=finite)
 
 
 def exact_neurons(capacity: int, dtype: torch.dtype, device: str, shard: Shard | None = None) -> Neurons:

@@ -87,15 +87,18 @@ class LimitNetwork:
         return Basis(self.population.samples, self.coarse, self.population.like, self.limit, self.shard)
 
     def initial_state(self) -> State:
-        """First Gaussians of each layer: input weights, biases, readout, orthogonal to the first features so that f(0) = 0 exactly"""
+        """First Gaussians of each layer: input weights, biases, readout, in the limit orthogonal to the first features so that f(0) = 0"""
         like, (first, *later) = self.population.like, self.neurons
         w = first.fresh(self.x.shape[1])
-        w = orthonormal(w, w[:0], self.shard)
-        biases = [neurons.fresh(1) for neurons in later] if self.bias else []
-        a, matrices = self.neurons[-1].fresh(self.c_out), len(self.layers)
+        w = w.clone() if self.population.finite else orthonormal(w, w[:0], self.shard)
+        biases = [neurons.fresh(1).clone() for neurons in later] if self.bias else []
+        a, matrices = self.neurons[-1].fresh(self.c_out).clone(), len(self.layers)
+        b = like.new_zeros(self.c_out)
+        if self.population.finite and self.bias:  # a Gaussian of size 1/sqrt(S), as a mean over neurons
+            b = self.gain * self.bias * self.shard.sum(self.neurons[-1].fresh(self.c_out).sum(1)) / self.population.samples
         learned = [like.new_empty(0, 0) for _ in range(matrices)]
-        start = Parameters(learned, w, biases, a, like.new_zeros(self.c_out), torch.ones(matrices, dtype=torch.float64))
-        if self.population.exact:
+        start = Parameters(learned, w, biases, a, b, torch.ones(matrices, dtype=torch.float64))
+        if self.population.exact or self.population.finite:
             return start.flat()
         features = self.forward(start.flat(), slice(None), False).phi[-1]
         tolerance = min(self.tolerance, 1e-3) if like.dtype == torch.float32 else 1e-8
@@ -132,8 +135,12 @@ class LimitNetwork:
             cs.append(c)
             h.append(h[-1] + self.branch * image if self.skip else image)
         phis.append(self.act.phi(h[-1]))
-        f = self.gain * self.std * self.shard.sum(phis[-1] @ p.a.T) / self.population.samples + p.b
+        f = self.readout(phis[-1], p.a) + p.b
         return LimitPass(f, p, rows, len(rows) if isinstance(rows, Tensor) else self.train, h, phis, cs)
+
+    def readout(self, phi: Tensor, a: Tensor) -> Tensor:
+        """(n, C) the average over the last layer's neurons"""
+        return self.gain * self.std * self.shard.sum(phi @ a.T) / self.population.samples
 
     def gradients(self, passed: LimitPass) -> list[Tensor]:
         """g^1..g^L (P, C, S) of the training points of a pass (equation 25), found once"""

@@ -1,0 +1,127 @@
+"""What networks of width N add to their limit, to leading order in 1/N: the results of `solvers.predicted_variance` and `predicted_bias`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """Numbers that were observed at some steps, in the limit or in narrow networks, and where each lies among all of them"""
+
+    steps: tuple[int, ...]
+    """R steps, at each of which every number was observed"""
+    values: Mapping[str, Tensor] = field(repr=False)
+    """(R, ..) by name, at the width they were found at; nan where not asked for"""
+    index: Mapping[str, Tensor] = field(repr=False)
+    """(R, ..) by name, the place of each number among all Q; -1 where not asked for"""
+    settings: Mapping[str, object]
+    """How it was found"""
+
+    def _of(self, name: str, numbers: Tensor) -> Tensor:
+        """(.., R, ..) of numbers (.., Q)"""
+        index = checks.lookup("observable", name, self.index)
+        chosen = numbers[..., index.clamp(min=0)]
+        return torch.where(index < 0, math.nan, chosen)
+
+
+@checked
+@dataclass(frozen=True)
+class PredictedVariance(_Observed):
+    """N times the covariance of what was observed in networks of width N, for N -> infinity (equation 101)."""
+
+    parts: tuple[str, ...]
+    """The populations of neurons that the fluctuations come from: "layer 1", .., or "all" where they are not told apart"""
+    covariances: Tensor = field(repr=False)
+    """(groups, parts, Q, Q), each group an independent estimate"""
+
+    @property
+    def train(self) -> Tensor:
+        """(P, .., C) N Var f at the training samples, at the last of the steps"""
+        return self.variance("f")[-1]
+
+    @property
+    def test(self) -> Tensor | None:
+        """(P_test, .., C) N Var f at the test samples, if there are any"""
+        return self.variance("f_test")[-1] if "f_test" in self.index else None
+
+    def variance(self, name: str = "f") -> Tensor:
+        """(R, ..) N Var of an observable at each step"""
+        return self._of(name, self._total.diagonal(dim1=-2, dim2=-1).mean(0))
+
+    def error(self, name: str = "f") -> Tensor:
+        """(R, ..) the standard error of `variance`, from the groups; nan for one group"""
+        return self._of(name, _standard_error(self._total.diagonal(dim1=-2, dim2=-1)))
+
+    def by_part(self, name: str = "f") -> Tensor:
+        """(parts, R, ..) N Var, of which `variance` is the sum"""
+        return self._of(name, self.covariances.diagonal(dim1=-2, dim2=-1).mean(0))
+
+    def covariance(self, first: str = "f", second: str | None = None) -> Tensor:
+        """(n, n') N Cov between all numbers of two observables (of one with itself), flattened; nan where not asked for"""
+        rows, columns = (
+            checks.lookup("observable", name, self.index).flatten() for name in (first, first if second is None else second)
+        )
+        chosen = self._total.mean(0)[rows.clamp(min=0)][:, columns.clamp(min=0)]
+        return torch.where((rows < 0)[:, None] | (columns < 0), math.nan, chosen)
+
+    def of(self, function: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[float, float]:
+        """(N Var, its standard error) of a differentiable number of what was observed, such as lambda o: o["Phi1"][-1].norm()"""
+        leaves = {name: value.clone().requires_grad_() for name, value in self.values.items()}
+        with torch.enable_grad():
+            number = function(leaves)
+        if number.numel() != 1:
+            raise ValueError(f"of takes a function that gives one number: it gave {tuple(number.shape)}")
+        slopes = torch.zeros(self._total.shape[-1], dtype=torch.float64)
+        found = torch.autograd.grad(number, list(leaves.values()), allow_unused=True)
+        for (name, index), slope in zip(self.index.items(), found, strict=True):
+            if slope is not None:
+                asked = index >= 0
+                slopes.index_add_(0, index[asked], slope[asked].double())
+        each = torch.einsum("i,gij,j->g", slopes, self._total, slopes)
+        return float(each.mean()), float(_standard_error(each))
+
+    @property
+    def _total(self) -> Tensor:
+        return self.covariances.sum(1)
+
+
+@checked
+@dataclass(frozen=True)
+class PredictedBias(_Observed):
+    """N (E o_N - o) of what was observed in networks of width N, for N -> infinity (equation 102)."""
+
+    estimates: Tensor = field(repr=False)
+    """(draws, Q), each an independent estimate without bias but for what falls as 1/N at the width it was found at"""
+
+    def bias(self, name: str = "f") -> Tensor:
+        """(R, ..) N (E o_N - o) at each step"""
+        return self._of(name, self.estimates.mean(0))
+
+    def error(self, name: str = "f") -> Tensor:
+        """(R, ..) the standard error of `bias`"""
+        return self._of(name, _standard_error(self.estimates))
+
+    @property
+    def train(self) -> Tensor:
+        """(P, C) N times the bias of f at the training samples, at the last of the steps"""
+        return self.bias("f")[-1]
+
+    @property
+    def test(self) -> Tensor | None:
+        """(P_test, C) N times the bias of f at the test samples, if there are any"""
+        return self.bias("f_test")[-1] if "f_test" in self.index else None
+
+
+def _standard_error(estimates: Tensor) -> Tensor:
+    """Of the mean of independent estimates (n, ..); nan for one"""
+    n = len(estimates)
+    return estimates.std(0) / math.sqrt(n) if n > 1 else torch.full(estimates.shape[1:], math.nan, dtype=estimates.dtype)
