@@ -1,5 +1,6 @@
 """The verbs: each solver is a frozen dataclass of numerical settings, and solver(problem) -> Solution."""
 
+from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.certificate import Certificate, residual
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
@@ -7,6 +8,8 @@ from solvers.finite.empirical_kernels import MonteCarloKernels, empirical_tangen
 from solvers.finite.finite_width import FiniteWidth
 from solvers.finite.module_tangent_kernel import module_tangent_kernel
 from solvers.finite.width_sweep import width_sweep
+from solvers.fluctuations.predicted_bias import predicted_bias
+from solvers.fluctuations.predicted_variance import predicted_variance
 from solvers.lazy.kernel_blocks import KernelBlocks
 from solvers.lazy.lazy_prediction import lazy_prediction
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
@@ -19,7 +22,6 @@ from solvers.studies.learning_rate_transfer import learning_rate_transfer
 from solvers.studies.measured_exponents import measured_exponents
 from solvers.studies.proxy_comparison import Proxy, proxy_comparison
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
-from solvers.two_layer.predicted_variance import PredictedVariance, predicted_variance
 from solvers.two_layer.wasserstein_flow import WassersteinFlow
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "KernelBlocks",
     "MonteCarloKernels",
     "NonFiniteError",
+    "PredictedBias",
     "PredictedVariance",
     "Proxy",
     "RankLost",
@@ -49,6 +52,7 @@ __all__ = [
     "module_tangent_kernel",
     "monte_carlo_kernels",
     "over_ranks",
+    "predicted_bias",
     "predicted_variance",
     "proxy_comparison",
     "rescaled",

@@ -1,4 +1,4 @@
-"""What networks of width N add to their limit, to leading order in 1/N: the results of `solvers.predicted_variance` and `predicted_bias`."""
+"""What networks of width N add to their limit, to leading order in 1/N: results of `predicted_variance` and `predicted_bias`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ class PredictedVariance(_Observed):
     def covariance(self, first: str = "f", second: str | None = None) -> Tensor:
         """(n, n') N Cov between all numbers of two observables (of one with itself), flattened; nan where not asked for"""
         rows, columns = (
-            checks.lookup("observable", name, self.index).flatten() for name in (first, first if second is None else second)
+            checks.lookup("observable", name, self.index).flatten()
+            for name in (first, first if second is None else second)
         )
         chosen = self._total.mean(0)[rows.clamp(min=0)][:, columns.clamp(min=0)]
         return torch.where((rows < 0)[:, None] | (columns < 0), math.nan, chosen)
@@ -82,7 +83,7 @@ class PredictedVariance(_Observed):
             raise ValueError(f"of takes a function that gives one number: it gave {tuple(number.shape)}")
         slopes = torch.zeros(self._total.shape[-1], dtype=torch.float64)
         found = torch.autograd.grad(number, list(leaves.values()), allow_unused=True)
-        for (name, index), slope in zip(self.index.items(), found, strict=True):
+        for index, slope in zip(self.index.values(), found, strict=True):
             if slope is not None:
                 asked = index >= 0
                 slopes.index_add_(0, index[asked], slope[asked].double())
@@ -124,4 +125,6 @@ class PredictedBias(_Observed):
 def _standard_error(estimates: Tensor) -> Tensor:
     """Of the mean of independent estimates (n, ..); nan for one"""
     n = len(estimates)
-    return estimates.std(0) / math.sqrt(n) if n > 1 else torch.full(estimates.shape[1:], math.nan, dtype=estimates.dtype)
+    return (
+        estimates.std(0) / math.sqrt(n) if n > 1 else torch.full(estimates.shape[1:], math.nan, dtype=estimates.dtype)
+    )

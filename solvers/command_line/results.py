@@ -19,9 +19,9 @@ from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution, preactivation_keys
 from solvers.command_line.builders import Reads, loaded
 from solvers.dmft.certificate import planned, residual
+from solvers.fluctuations.predicted_variance import predicted_variance
 from solvers.running.failures import SolverError
 from solvers.running.keeping import DONE, ELSEWHERE, free, keep
-from solvers.two_layer.predicted_variance import predicted_variance
 
 
 @dataclass(frozen=True)

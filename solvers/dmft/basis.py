@@ -91,7 +91,9 @@ class Basis:
 
     def _extended(self, v: Tensor, c: Tensor, total: float) -> tuple[Tensor, Tensor | None]:
         eps = torch.finfo(v.dtype).eps
-        if not math.isfinite(total) or len(self) == self.size:  # a blow-up shows in the outputs; beyond all nothing sticks out
+        if (
+            not math.isfinite(total) or len(self) == self.size
+        ):  # a blow-up shows in the outputs; beyond all nothing sticks out
             return c, None
         allowed = max(self.tolerance, 30 * eps) ** 2 * total  # finer than rounding there is nothing to reveal
         cheap = self.tolerance**2 > 100 * eps  # then Pythagoras tells how much sticks out

@@ -97,7 +97,7 @@ class CausalDMFT:
 
     def alone(self, problem: Problem) -> list[CausalDMFT]:
         """The solver of each group; linear networks have no sampling error to estimate, and so one group only"""
-        groups = 1 if problem.is_linear else self.groups
+        groups = 1 if self._exact(problem) else self.groups
         return [replace(self, groups=1, seed=self.seed + group) for group in range(groups)]
 
     def check(self, problem: Problem) -> None:
@@ -138,7 +138,7 @@ class CausalDMFT:
 
     def tolerances(self, problem: Problem) -> tuple[float, float]:
         """(of features, of gradients), equation 28b: features that were dropped return as noise Gamma tolerance / sqrt(samples) in f"""
-        default = (1e-12, 1e-12) if problem.is_linear else (min(1e-2, 0.1 * learned(problem)), 1e-2)
+        default = (1e-12, 1e-12) if self._exact(problem) else (min(1e-2, 0.1 * learned(problem)), 1e-2)
         return (self.tolerance, self.tolerance) if self.tolerance else default
 
     def bytes_needed(self, problem: Problem, rank: int) -> float:
@@ -148,7 +148,7 @@ class CausalDMFT:
         data, depth, training = problem.data, problem.perceptron.depth, problem.training
         points, gradients = problem.data.points, data.samples * data.outputs
         fields = 3 * depth * points + (depth + 4) * gradients + 2 * depth * data.samples
-        matrices = 4 if problem.is_linear else 8  # whose draws need not be orthogonal to what is known
+        matrices = 4 if self._exact(problem) else 8  # whose draws need not be orthogonal to what is known
         per_rank = (depth - 1) * matrices + 2 * self.two_time
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
@@ -286,7 +286,7 @@ class CausalDMFT:
         )
         cut_short = run.status in (Status.INTERRUPTED, Status.OUT_OF_EVALUATIONS)
         keep = cut_short or (self.keep_state and run.status is Status.FINISHED)
-        neurons = self.keep_neurons and not problem.is_linear  # the exact solution's "neurons" are coefficients
+        neurons = self.keep_neurons and not self._exact(problem)  # the exact solution's "neurons" are coefficients
         return sweep.solution(run, settings(self), state_of(sweep, run) if keep else {}, previous, neurons)
 
 

@@ -94,10 +94,10 @@ class Conditioned(Known):
         rows = self.neurons.fresh(count).clone()
         return combination(-self.basis.coefficients(rows), self.basis.fields.rows, rows)
 
-    def mark(self) -> None:
-        pass
+    def mark(self) -> tuple[int, list[Tensor]]:
+        return 0, []
 
-    def back_to(self, mark: None) -> None:
+    def back_to(self, mark: tuple[int, list[Tensor]]) -> None:
         pass
 
     def tensors(self) -> dict[str, Tensor]:

@@ -72,7 +72,8 @@ class LimitNetwork:
         self.gain, self.rate_a, self.rate_w = problem.in_plane.measure_limit()
         self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
         self.branch = branch(network)
-        self.x, self.y = _coordinates(problem).to(population.like), problem.data.y.to(population.like)
+        x = problem.perceptron.inputs(problem.data.all_x) @ directions(problem)
+        self.x, self.y = x.to(population.like), problem.data.y.to(population.like)
         self.train, self.c_out = problem.data.samples, problem.data.outputs
         first = population.neurons(0)  # a skip connection joins equal neurons of all layers
         self.neurons = [first if self.skip or l == 0 else population.neurons(l) for l in range(self.depth)]
@@ -95,7 +96,12 @@ class LimitNetwork:
         a, matrices = self.neurons[-1].fresh(self.c_out).clone(), len(self.layers)
         b = like.new_zeros(self.c_out)
         if self.population.finite and self.bias:  # a Gaussian of size 1/sqrt(S), as a mean over neurons
-            b = self.gain * self.bias * self.shard.sum(self.neurons[-1].fresh(self.c_out).sum(1)) / self.population.samples
+            b = (
+                self.gain
+                * self.bias
+                * self.shard.sum(self.neurons[-1].fresh(self.c_out).sum(1))
+                / self.population.samples
+            )
         learned = [like.new_empty(0, 0) for _ in range(matrices)]
         start = Parameters(learned, w, biases, a, b, torch.ones(matrices, dtype=torch.float64))
         if self.population.exact or self.population.finite:
@@ -196,10 +202,11 @@ class LimitNetwork:
         return found | {f"draws{l}": neurons for l, neurons in enumerate(distinct)}
 
 
-def _coordinates(problem: Problem) -> Tensor:
-    """(P + P_test, rank) the network's inputs along their principal directions, those of the training points first."""
+def directions(problem: Problem) -> Tensor:
+    """(D, rank) orthonormal, the principal directions of the network's inputs, those of the training points first."""
     data = problem.data
     x = problem.perceptron.inputs(data.all_x)
     weighted = torch.cat([x[: data.samples], 1e-3 * x[data.samples :]])
-    projected = x @ principal_directions(weighted, x.shape[1])
-    return projected[:, projected.norm(dim=0) >= 1e-10 * projected.norm()]
+    principal = principal_directions(weighted, x.shape[1])
+    seen = (x @ principal).norm(dim=0)
+    return principal[:, seen >= 1e-10 * seen.norm()]

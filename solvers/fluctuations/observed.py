@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 
 from meanfield.checking import checks
-from meanfield.network.keys import parts
 from meanfield.problem.problem import Problem
+from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import tangent_of
 from solvers.dmft.perceptron import LimitPass
 from solvers.fluctuations.weighted import WeightedNetwork
+from solvers.running.trajectory import snapshot_steps
+
+OUTPUTS, SCALARS = ("f", "f_test"), ("loss", "test_loss")
 
 
 @dataclass(frozen=True)
@@ -33,25 +37,28 @@ class Observables:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all that can be observed, at one step"""
-        p, c, tests = self.problem.data.samples, self.problem.data.outputs, self.problem.data.points - self.problem.data.samples
-        found: dict[str, tuple[int, ...]] = {"f": (p, c), "f_test": (tests, c), "loss": (), "test_loss": ()}
-        found |= {key: (p, p) for key in self.problem.keys("Phi")}
-        return found | {key: (p * c, p * c) for key in self.problem.keys("G")} | {"tangent_kernel": (p, c, p, c)}
+        data = self.problem.data
+        p, c, own = data.samples, data.outputs, tuple(data.y.shape[1:])
+        found: dict[str, tuple[int, ...]] = {"f": (p, *own), "f_test": (data.points - p, *own)}
+        found |= dict.fromkeys(SCALARS, ())
+        if self.problem.trial is not None:
+            return found
+        found |= dict.fromkeys(self.problem.keys("Phi"), (p, p))
+        return found | dict.fromkeys(self.problem.keys("G"), (p * c, p * c)) | {"tangent_kernel": (p, c, p, c)}
 
     def mask(self, name: str) -> Tensor:
         """Of a name's shape, which of its numbers are asked for; of kernels, which are symmetric, one half"""
-        shape, (p, c) = self.shapes()[name], (self.problem.data.samples, self.problem.data.outputs)
-        asked = torch.ones(self.problem.data.points, dtype=torch.bool)
-        if self.points is not None:
-            asked[:] = False
-            asked[list(self.points)] = True
-        if not shape:
+        shape, p = self.shapes()[name], self.problem.data.samples
+        asked = torch.zeros(self.problem.data.points, dtype=torch.bool)
+        asked[slice(None) if self.points is None else list(self.points)] = True
+        if name in SCALARS:
             return torch.ones((), dtype=torch.bool)
-        if name in ("f", "f_test"):
-            return (asked[:p] if name == "f" else asked[p:])[:, None].expand(shape)
-        rows = asked[:p] if shape == (p, p) and parts_of(name) == "Phi" else asked[:p].repeat_interleave(c)
-        upper = torch.ones(len(rows), len(rows), dtype=torch.bool).triu()
-        return (rows[:, None] & rows & upper).reshape(shape)
+        if name in OUTPUTS:
+            own = asked[:p] if name == "f" else asked[p:]
+            return own.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        side = round(math.prod(shape) ** 0.5)
+        rows = asked[:p].repeat_interleave(side // p)
+        return (rows[:, None] & rows & torch.ones(side, side, dtype=torch.bool).triu()).reshape(shape)
 
     def index(self, steps: int) -> dict[str, Tensor]:
         """(R, ..) by name, where each number lies among those of all steps; the two halves of a kernel at the same places"""
@@ -60,13 +67,35 @@ class Observables:
         for name, mask in masks.items():
             own = torch.full(mask.shape, -1)
             own[mask] = start + torch.arange(int(mask.sum()))
-            if len(mask.shape) > 1 and name not in ("f", "f_test"):
+            if name not in OUTPUTS + SCALARS:
                 side = round(mask.numel() ** 0.5)
                 square = own.reshape(side, side)
                 own = torch.maximum(square, square.T).reshape(mask.shape)
             start += int(mask.sum())
             found[name] = torch.stack([torch.where(own < 0, -1, own + each * r) for r in range(steps)])
         return found
+
+    def count(self, steps: int) -> int:
+        """Q, of all steps together"""
+        return steps * sum(int(self.mask(name).sum()) for name in self.names)
+
+    def placed(self, numbers: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(values, index), (R, ..) by name, of numbers (Q,)"""
+        index = self.index(steps)
+        values = {name: torch.where(at < 0, torch.nan, numbers[at.clamp(min=0)]) for name, at in index.items()}
+        return values, index
+
+    def of_solution(self, solution: Solution, at: Sequence[int]) -> Tensor:
+        """(Q,) the numbers asked for of a solution that recorded every step, and kernels in those of `at`"""
+        by_step = {"f": solution.f, "f_test": solution.f_test, "loss": solution.loss, "test_loss": solution.test_loss}
+
+        def one(name: str, step: int) -> Tensor:
+            if name in by_step:
+                return by_step[name][step]  # type: ignore[index]
+            kernel = solution.tangent_kernel(step) if name == "tangent_kernel" else solution.kernels[name].at(step)
+            return kernel.reshape(self.shapes()[name])
+
+        return torch.cat([one(n, step)[self.mask(n)].reshape(-1).double() for step in at for n in self.names])
 
     def __call__(self, network: WeightedNetwork, passed: LimitPass) -> Tensor:
         """(q,) the numbers asked for, of a pass over all points"""
@@ -79,7 +108,7 @@ class Observables:
 
         def loss(f: Tensor, y: Tensor | None) -> Tensor:
             assert y is not None
-            return problem.loss_function.value(f, y.to(f)).mean(-1)
+            return problem.loss_function.mean(f, y.to(f))
 
         def phi(l: int) -> Tensor:
             return (passed.phi[l][:p] * weights[l]) @ passed.phi[l][:p].T
@@ -90,7 +119,9 @@ class Observables:
 
         def tangent() -> Tensor:
             layers = range(network.depth)
-            return tangent_of(problem, problem.in_plane.measure_limit(), [phi(l) for l in layers], [g(l) for l in layers])
+            return tangent_of(
+                problem, problem.in_plane.measure_limit(), [phi(l) for l in layers], [g(l) for l in layers]
+            )
 
         outputs: dict[str, Callable[[], Tensor]] = {
             "f": lambda: passed.f[:p],
@@ -103,10 +134,21 @@ class Observables:
         return outputs | {key: lambda l=l: g(l) for l, key in enumerate(keys("G"))}
 
 
-def parts_of(name: str) -> str:
-    return parts(name)[0]
-
-
 def default_names(problem: Problem, given: Sequence[str] | None) -> tuple[str, ...]:
     """Outputs at training and at test samples, if left out"""
     return tuple(given) if given is not None else ("f",) + ("f_test",) * (problem.data.x_test is not None)
+
+
+def asked_rows(problem: Problem, points: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Rows of [x; x_test]; ValueError for others"""
+    if points is None:
+        return None
+    rows, count = tuple(checks.integer("points", p, 0) for p in points), problem.data.points
+    if rows and max(rows) >= count:
+        raise ValueError(f"points must be rows of the {count} samples (train, then test): received {max(rows)}")
+    return rows
+
+
+def asked_steps(problem: Problem, steps: Sequence[int]) -> tuple[int, ...]:
+    """Those of a run, in order; -1 is the last"""
+    return tuple(sorted(set(snapshot_steps(steps, problem.training))))

@@ -6,17 +6,20 @@ Memory: states are kept at some steps, and the way between two of them is taken 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from meanfield.checking import checks
 from meanfield.problem.problem import Problem
+from solvers.dmft.perceptron import LimitPass
 from solvers.fluctuations.weighted import WeightedNetwork
+from solvers.running.failures import RankError
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State, weighted
 
-Observed = Callable[[WeightedNetwork, object], Tensor]  # of a pass: (q,) numbers
+Observed = Callable[[WeightedNetwork, LimitPass], Tensor]  # of a pass: (q,) numbers
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,23 @@ class Unrolled:
     """problem: of perceptrons, by gradient descent. observed: what is looked at in the steps `at`, over all points."""
 
     def __init__(
-        self, problem: Problem, network: WeightedNetwork, start: Callable[[], State], observed: Observed, at: Sequence[int]
+        self,
+        problem: Problem,
+        network: WeightedNetwork,
+        start: Callable[[], State],
+        observed: Observed,
+        at: Sequence[int],
     ) -> None:
-        self.problem, self.network, self.start, self.observed, self.at = problem, network, start, observed, frozenset(at)
+        self.problem, self.network, self.start, self.observed, self.at = (
+            problem,
+            network,
+            start,
+            observed,
+            frozenset(at),
+        )
         training = problem.training
-        self.last = max(self.at)
+        self.last, self.stride = max(self.at), 0.0
+        self._before: Tensor | None = None
         self.batches = list(zip(range(self.last), training.batches(problem.data.samples), strict=False))
 
     def way(self, moment: Moment, first: int, stop: int) -> tuple[Moment, list[Tensor]]:
@@ -74,8 +89,17 @@ class Unrolled:
             if batch is not None or passed is None:
                 rows: Rows = slice(0, self.problem.data.samples) if batch is None else batch
                 passed = network.forward(parameters, rows, True)
+            if batch is None and not torch.is_grad_enabled():
+                self._watch(passed)
             parameters, memory = self._moved(parameters, memory, network.backward(passed))
         return Moment(parameters, memory, network.known), found
+
+    def _watch(self, passed: LimitPass) -> None:
+        """How far a step moves preactivations at most, root mean square over neurons and training points of a layer"""
+        now = torch.stack([h[: passed.train] for h in passed.h])
+        if self._before is not None:
+            self.stride = max(self.stride, float((now - self._before).square().mean((1, 2)).max().sqrt()))
+        self._before = now
 
     def _moved(self, parameters: State, memory: State, velocity: State) -> tuple[State, State]:
         """A step of descent (equation 2), in memory of its own"""
@@ -85,19 +109,32 @@ class Unrolled:
             velocity = memory = weighted((1.0, training.momentum), (velocity, memory)) if memory else velocity
         return weighted((eta, keep), (velocity, parameters)), memory
 
+    def seen(self) -> list[Tensor]:
+        """What is observed (q,) at each of the steps `at`"""
+        return self.way(self._begun(), 0, self.last + 1)[1]
+
     def forward(self, bytes_allowed: float) -> tuple[list[Kept], list[Tensor]]:
         """Where ways begin, as close together as so many bytes allow, and what was observed (q,) at each of the steps `at`"""
         kept, found, stride = [Kept(0, Moment((), (), []), self.network.mark())], [], 1
+        most = self.network.population.samples // 2  # beyond, what is left of the neurons' space is no sample of theirs
         with torch.no_grad():
             moment = self._begun()
             for step in range(self.last + 1):
                 if step and step % stride == 0:
                     kept.append(Kept(step, moment, self.network.mark()))
-                    if sum(t.nbytes for one in kept for t in one.moment.tensors()) > bytes_allowed:
+                    own = [sum(t.nbytes for t in one.moment.tensors()) for one in kept]
+                    if sum(own) > bytes_allowed:
                         stride *= 2
                         kept = [one for one in kept if one.step % stride == 0]
+                        checks.memory(
+                            f"{stride} steps that are differentiated",
+                            3.0 * stride * own[-1],
+                            "take fewer particles or steps",
+                        )
                 moment, seen = self.way(moment, step, step + 1)
                 found += seen
+                if (rank := max((len(side) for four in moment.known for side in four), default=0)) > most:
+                    raise RankError(rank, most)
         return kept, found
 
     def influences(self, kept: Sequence[Kept], first: int, stop: int) -> list[Tensor]:

@@ -5,7 +5,7 @@ It is LimitNetwork with the exact law of finite networks, in operations that aut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,21 +14,22 @@ from torch import Tensor
 from meanfield.problem.problem import Problem
 from solvers.dmft.neurons import Neurons, Population
 from solvers.dmft.perceptron import LimitNetwork, Parameters
-from solvers.running.failures import RankError
 from solvers.running.integrator import State
 
 
 @dataclass
 class Turns:
-    """The combinations of fields (k, n) by which a basis was extended, call by call: chosen by one pass, the same in those that follow it"""
+    """Combinations of fields (k, n) by which a basis was extended, call by call: chosen by one pass, the same in those after it"""
 
     made: list[Tensor | None] = field(default_factory=list)
     at: int = 0
 
-    def next(self) -> tuple[bool, Tensor | None]:
-        """(whether it was chosen before, the combinations of this call)"""
+    def next(self, choose: Callable[[], Tensor | None]) -> Tensor | None:
+        """Those of this call, None if nothing sticks out of the basis"""
+        if self.at == len(self.made):
+            self.made.append(choose())
         self.at += 1
-        return (True, self.made[self.at - 1]) if self.at <= len(self.made) else (False, None)
+        return self.made[self.at - 1]
 
 
 @dataclass
@@ -58,9 +59,10 @@ class WeightedDense:
         return self._through(self.above, self.below, g, learned.T, scale)
 
     def _through(self, own: Side, other: Side, v: Tensor, learned: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        new = _sticking_out(own, v, self.tolerance)
-        if new is not None:
-            draws = other.neurons.fresh(len(new))
+        turn = own.turns.next(lambda: _chosen(own, v, self.tolerance))
+        if turn is not None:
+            new = _extension(own, v, turn)
+            draws = other.neurons.fresh(len(turn))[: len(new)]  # as many draws as in the pass that chose the turn
             draws = draws - ((draws * other.m) @ other.e.T) @ other.e
             own.e, other.images = torch.cat([own.e, new]), torch.cat([other.images, draws])
         weighted = (v * own.m).T
@@ -72,38 +74,27 @@ class WeightedDense:
         return (scale * c).T @ other.images + along.T @ other.e, c
 
 
-def _sticking_out(side: Side, v: Tensor, tolerance: float) -> Tensor | None:
-    """Orthonormal rows (k, S) that span what of the fields v sticks out of the basis, but for the part `tolerance` of v"""
-    known, turn = side.turns.next()
-    if known and turn is None:
-        return None
+def _free(side: Side, rows: Tensor) -> Tensor:
+    """What of fields sticks out of the basis"""
+    return rows - ((rows * side.m) @ side.e.T) @ side.e
 
-    def free(rows: Tensor) -> Tensor:
-        return rows - ((rows * side.m) @ side.e.T) @ side.e
 
-    rest = free(v)
-    if not known:
-        with torch.no_grad():
-            turn = _chosen((rest * side.m) @ rest.T, tolerance**2 * float(((v * side.m) * v).sum()))
-        side.turns.made.append(turn)
-        if turn is None:
-            return None
-        if len(side.e) + len(turn) >= len(side.m):
-            raise RankError(
-                f"the fields span more than {len(side.m) - 1} directions, which {len(side.m)} particles can represent: take more "
-                "particles or a larger tolerance"
-            )
-    assert turn is not None
-    new = free(turn @ rest)  # once more, for rounding
+def _extension(side: Side, v: Tensor, turn: Tensor) -> Tensor:
+    """Orthonormal rows (k, S) out of the basis that combinations of the fields v give; no more than there are neurons"""
+    turn = turn[: len(side.m) - len(side.e)]
+    new = _free(side, turn @ _free(side, v))  # once more, for rounding
     root = torch.linalg.cholesky((new * side.m) @ new.T)
     return torch.linalg.solve_triangular(root, new, upper=False)
 
 
-def _chosen(gram: Tensor, allowed: float) -> Tensor | None:
-    """Combinations (k, n) of fields with these inner products that hold all but `allowed` of their squares, each of unit square"""
-    values, vectors = torch.linalg.eigh(gram)
-    keep = (values.clamp(min=0).cumsum(0) > allowed) & (values > 1e-12 * values[-1])
-    return (vectors[:, keep] / values[keep].sqrt()).flip(1).T if bool(keep.any()) else None
+def _chosen(side: Side, v: Tensor, tolerance: float) -> Tensor | None:
+    """Combinations (k, n) of fields that leave the part `tolerance` of them, each of unit square out of the basis"""
+    with torch.no_grad():
+        rest = _free(side, v)
+        values, vectors = torch.linalg.eigh((rest * side.m) @ rest.T)
+        allowed = tolerance**2 * float(((v * side.m) * v).sum())
+        keep = (values.clamp(min=0).cumsum(0) > allowed) & (values > 1e-12 * values[-1])
+        return (vectors[:, keep] / values[keep].sqrt()).flip(1).T if bool(keep.any()) else None
 
 
 class WeightedNetwork(LimitNetwork):
@@ -139,7 +130,7 @@ class WeightedNetwork(LimitNetwork):
 
     def initial_state(self) -> State:
         """Of networks: f(0) is random, and so is the readout's bias, a mean over neurons"""
-        like, (first, *later) = self.population.like, self.neurons
+        first, *later = self.neurons
         w, biases = first.fresh(self.x.shape[1]), [neurons.fresh(1) for neurons in later] if self.bias else []
         a = self.neurons[-1].fresh(self.c_out)
         return self.started(w, biases, a)
