@@ -1,15 +1,17 @@
 """The verbs: each solver is a frozen dataclass of numerical settings, and solver(problem) -> Solution."""
 
-from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
+from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.certificate import Certificate, residual
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
+from solvers.dmft.revealed_width import RevealedWidth
 from solvers.finite.empirical_kernels import MonteCarloKernels, empirical_tangent_kernel, monte_carlo_kernels
 from solvers.finite.finite_width import FiniteWidth
 from solvers.finite.module_tangent_kernel import module_tangent_kernel
 from solvers.finite.width_sweep import width_sweep
 from solvers.fluctuations.predicted_bias import predicted_bias
 from solvers.fluctuations.predicted_variance import predicted_variance
+from solvers.fluctuations.width_for import width_for
 from solvers.lazy.kernel_blocks import KernelBlocks
 from solvers.lazy.lazy_prediction import lazy_prediction
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
@@ -40,9 +42,11 @@ __all__ = [
     "PredictedVariance",
     "Proxy",
     "RankLost",
+    "RevealedWidth",
     "SolverError",
     "TangentKernelLimit",
     "WassersteinFlow",
+    "WidthFor",
     "checkpointed",
     "coordinate_check",
     "empirical_tangent_kernel",
@@ -57,5 +61,6 @@ __all__ = [
     "proxy_comparison",
     "rescaled",
     "residual",
+    "width_for",
     "width_sweep",
 ]

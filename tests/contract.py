@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    FixedPointDMFT,
+    InfiniteLogitsLimit,
+    RevealedWidth,
+    TangentKernelLimit,
+    WassersteinFlow,
+)
 from solvers.running.solver import Solver
 from tests.any_networks import Residual
 
@@ -54,6 +62,16 @@ TABLE = {
         {"samples": 2**45},
         float32=1e-2,  # its tolerance, below which directions are dropped
         seldom=1e-2,  # recorded passes show it other directions
+    ),
+    "revealed": Row(
+        RevealedWidth(64),
+        DEEP,
+        "--solver.width 64 --network.depth 2",
+        NTK,
+        "has no limit as a flow of measures",
+        {"width": 2**45},
+        float32=1e-2,  # its tolerance
+        seldom=3e-2,  # recorded passes show it other directions, and so it draws others for what is dropped
     ),
     "fixedpoint": Row(
         FixedPointDMFT(256),

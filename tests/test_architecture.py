@@ -162,8 +162,9 @@ ROOMS = {  # and the rooms of the same package that each may import
     "solvers/two_layer": ("running",),
     "solvers/lazy": ("running",),
     "solvers/finite": ("running",),
+    "solvers/fluctuations": ("running", "dmft", "two_layer", "finite"),
     "solvers/studies": ("running", "dmft", "two_layer", "lazy", "finite"),
-    "solvers/command_line": ("running", "dmft", "two_layer", "lazy", "finite", "studies"),
+    "solvers/command_line": ("running", "dmft", "two_layer", "lazy", "finite", "fluctuations", "studies"),
 }
 
 

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import FiniteWidth, WassersteinFlow, predicted_variance
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, predicted_bias, predicted_variance
+from solvers.fluctuations.observed import Observables
+from solvers.fluctuations.starts import start_of
+from solvers.fluctuations.unrolled import Unrolled
 
 
 def problem(activation="tanh", steps=20, gamma0=1.2, eta=0.4, **network):
@@ -62,14 +65,136 @@ def test_only_the_asked_points_are_predicted():
 
 
 def test_steps_too_long_for_a_kink_are_warned_of():
+    asked = problem("relu", steps=3, gamma0=3.0, eta=1.0)
     with pytest.warns(RuntimeWarning, match="unreliable; take a smaller learning_rate"):
-        predicted_variance(problem("relu", steps=3, gamma0=3.0, eta=1.0), particles=256, points=(0,))
+        predicted_variance(asked, particles=256, points=(0,), method="derivative")
 
 
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"rows of the 6 samples.*received 6"):
         predicted_variance(problem(), points=(6,))
-    with pytest.raises(ValueError, match="gradient_descent"):
-        predicted_variance(replace(problem(), training=mf.Training(0.1, 3, "gradient_flow")))
-    with pytest.raises(MemoryError, match="fewer particles or steps"):
-        predicted_variance(problem(steps=10**5), particles=2**18)
+    with pytest.raises(MemoryError, match="fewer particles"):
+        predicted_variance(problem(), particles=2**40)
+
+
+DEEP = {
+    "biases": (mf.Network(2, "tanh", 1.2, 0.4), {}, "squared"),
+    "residual": (mf.Network(2, "gelu", residual=0.7), {}, "squared"),
+    "training": (mf.Network(2, "erf"), {"momentum": 0.5, "weight_decay": 0.1, "batch_size": 3}, "logistic"),
+}
+
+
+def deep(name, steps=8):
+    network, training, loss = DEEP[name]
+    return mf.Problem(
+        mf.digits((0, 1), n_train=4, n_test=2), network, mf.mean_field(1.0), mf.Training(0.3, steps, **training), loss
+    )
+
+
+def influences(asked, particles=128, budget=1e9, tilt=None):
+    """(observed, its derivatives in the weights of all neurons) or, moved by `tilt`, what is observed with the same directions"""
+    start = start_of(asked, particles, 0, "sobol", 1e-3, asked.network.nonlinearity)
+    observables = Observables(asked, ("f", "f_test", "loss", "Phi1", "G1", "tangent_kernel"), None)
+    unrolled = Unrolled(asked, start.network, start.begin, observables, (3, asked.training.steps))
+    kept, found = unrolled.forward(budget)
+    if tilt is None:
+        return torch.cat(found), unrolled.influences(kept, 0, sum(map(len, found))), len(kept)
+    start.network.back_to(kept[0].mark)
+    weights = {m: m.detach() + t for m, t in zip(dict.fromkeys(start.network.weights), tilt, strict=True)}
+    start.network.weights = [weights[m] for m in start.network.weights]
+    with torch.no_grad():
+        return torch.cat(unrolled.seen())
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_influences_of_deep_networks_are_finite_differences(name):
+    """Of outputs, losses and kernels at two steps, in directions of all layers' weights at once"""
+    asked, draw = deep(name), torch.Generator().manual_seed(3)
+    _, found, _ = influences(asked)
+    tilts = [torch.randn(128, generator=draw, dtype=torch.float64) / 128 for _ in found]
+    along = sum(influence @ tilt for influence, tilt in zip(found, tilts, strict=True))
+    eps = 1e-4
+    plus, minus = (influences(asked, tilt=[s * eps * t for t in tilts]) for s in (1, -1))
+    torch.testing.assert_close((plus - minus) / (2 * eps), along, rtol=1e-5, atol=1e-6 * float(along.abs().max()))
+
+
+def test_little_memory_changes_nothing():
+    """All states kept, and only the first, from which the whole way is taken again"""
+    many, few = influences(deep("training")), influences(deep("training"), budget=0.0)
+    assert many[2] == 9
+    assert few[2] == 1
+    for a, b in zip(many[1], few[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_networks_have_the_predicted_variance(name):
+    """300 networks of width 512 each, outputs, the loss and the tangent kernel's trace: within 4 standard errors, and O(1/N)"""
+    asked = deep(name)
+    nets = FiniteWidth(512, dtype="float32", keep_neurons=False, snapshots=(-1,)).ensemble(asked, 300)
+    found = predicted_variance(asked, 256, observed=("f", "f_test", "loss", "tangent_kernel"))
+    final = torch.stack([torch.cat([s.f[-1], s.f_test[-1]]) for s in nets]).double()
+    ratio = 512 * final.var(0) / torch.cat([found.train, found.test])
+    one = (2 / 299) ** 0.5
+    assert float((ratio - 1).abs().max()) < 4.5 * one
+    assert float(ratio.mean()) == pytest.approx(1, abs=4 * one / 2)
+    for number, of in (
+        (lambda s: s.loss[-1], lambda o: o["loss"][-1]),
+        (lambda s: s.tangent_kernel(-1).reshape(4, 4).trace(), lambda o: o["tangent_kernel"][-1].reshape(4, 4).trace()),
+    ):
+        seen = 512 * torch.stack([number(s).double() for s in nets]).var()
+        assert float(seen) == pytest.approx(found.of(of)[0], rel=4.5 * one)
+
+
+def test_one_step_of_a_linear_network_in_closed_form():
+    """f_1 = (1 + eta^2 Delta^2) u + eta Delta k with u = <a w>, k = <a^2 + w^2> and Delta = y - u, at u = 0, k = 2 in the limit"""
+    data, eta, y = mf.Dataset(torch.ones(1, 1), torch.tensor([[1.5]])), 0.3, 1.5
+    asked = mf.Problem(data, mf.Network(1, "linear"), mf.mean_field(1.0), mf.Training(eta, 1))
+    found = predicted_variance(asked, 2**13)
+    exact = (1 + eta**2 * y**2 - 2 * eta) ** 2 + 4 * eta**2 * y**2
+    assert float(found.train) == pytest.approx(exact, rel=0.01)  # Sobol's error of a fourth moment
+    bias = predicted_bias(asked, width=64, draws=400)
+    assert float(bias.train) == pytest.approx(-2 * y * eta**2, abs=4 * float(bias.error()))
+    assert float(bias.error()) < 0.1
+
+
+def test_the_bias_of_deep_networks_is_that_of_their_means():
+    """A linear network, whose limit is exact: 8000 networks of width 64, and 200 beside their halves"""
+    asked = replace(deep("biases", 8), network=mf.Network(2, "linear"))
+    nets = FiniteWidth(64, dtype="float32", snapshots=()).ensemble(asked, 8000)
+    final, limit = torch.stack([s.f[-1, :, 0] for s in nets]).double(), CausalDMFT()(asked).f[-1, :, 0]
+    seen, error = 64 * (final.mean(0) - limit), 64 * final.std(0) / 8000**0.5
+    found = predicted_bias(asked, width=128, draws=200, points=range(4))
+    z = (found.train[:, 0] - seen) / (error.square() + found.error()[-1, :, 0].square()).sqrt()
+    assert float(z.abs().max()) < 4
+    assert float((seen / error).abs().max()) > 5  # there is a bias to be seen
+
+
+def test_covariances_and_parts_agree_with_each_other():
+    found = predicted_variance(deep("biases"), 128, observed=("f", "Phi2"), steps=(0, -1), points=(0, 2), groups=3)
+    assert found.parts == ("layer 1", "layer 2")
+    torch.testing.assert_close(found.by_part().sum(0), found.variance(), equal_nan=True)
+    covariance = found.covariance()
+    torch.testing.assert_close(covariance.diagonal().reshape(2, 4, 1), found.variance(), equal_nan=True)
+    kernel = found.variance("Phi2")
+    assert torch.isfinite(kernel[0]).tolist() == [[True, False, True, False], [False] * 4] * 2
+    torch.testing.assert_close(kernel, kernel.transpose(1, 2), equal_nan=True)
+    number, error = found.of(lambda o: o["f"][-1, 0, 0] - o["f"][-1, 2, 0])
+    expected = covariance[4, 4] + covariance[6, 6] - 2 * covariance[4, 6]
+    assert number == pytest.approx(float(expected))
+    assert 0 < error < number
+
+
+def test_narrow_networks_serve_where_no_derivative_does():
+    """Kinks, and networks that are modules: N Cov of narrow networks, within their error of that of wide ones"""
+    asked = replace(
+        problem("relu", steps=5),
+        network=lambda n: torch.nn.Sequential(torch.nn.Linear(64, n), torch.nn.ReLU(), torch.nn.Linear(n, 1)),
+    )
+    for one in (problem("relu", steps=5), asked):
+        found = predicted_variance(one, width=64, networks=400, progress=False)
+        assert found.settings["method"] == "networks"
+        nets = FiniteWidth(256, dtype="float32", snapshots=()).ensemble(one, range(1000, 1400))
+        seen = 256 * torch.stack([s.f[-1] for s in nets]).double().var(0)
+        assert float((seen / found.train).log().abs().max()) < 4.5 * (4 / 400) ** 0.5
+        assert float((found.error()[-1] / found.train).mean()) == pytest.approx((2 / 380) ** 0.5, rel=0.5)

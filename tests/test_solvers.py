@@ -139,7 +139,7 @@ def test_records_and_snapshots_change_no_step(row):
     detailed = replace(row.solver, snapshots=(0, 3, -1))(row.problem)
     assert detailed.f.equal(often.f)
     assert detailed.snapshots == (0, 3, 6)
-    assert detailed.tangent_kernel(-1).equal(often.tangent_kernel(-1))
+    torch.testing.assert_close(detailed.tangent_kernel(-1), often.tangent_kernel(-1), rtol=1e-13, atol=0)
     assert bool(torch.isfinite(detailed.tangent_kernel(3)).all())
 
 

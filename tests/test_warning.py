@@ -22,7 +22,9 @@ def this_line():
 
 
 def of_a_checked_function(tmp_path, monkeypatch):
-    return this_line(), predicted_variance(problem("relu", learning_rate=30.0), particles=64, points=(0,))
+    return this_line(), predicted_variance(
+        problem("relu", learning_rate=30.0), particles=64, points=(0,), method="derivative"
+    )
 
 
 def of_a_helper_of_one(tmp_path, monkeypatch):

@@ -23,7 +23,15 @@ from meanfield.checking.arguments import checked
 from meanfield.comparison import report
 from meanfield.solution import prediction
 from meanfield.solution.two_time import TwoTimeResponse
-from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, InfiniteLogitsLimit, TangentKernelLimit, WassersteinFlow
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    FixedPointDMFT,
+    InfiniteLogitsLimit,
+    RevealedWidth,
+    TangentKernelLimit,
+    WassersteinFlow,
+)
 
 ROOT = Path(mf.__file__).parent.parent
 
@@ -93,6 +101,9 @@ def objects() -> dict[str, Any]:
         "transfer": solvers.learning_rate_transfer(problem, (0.1, 0.2, 0.4), (2, 3), 3, WassersteinFlow(16)),
         "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4),
         "measure": mf.ParticleMeasure.iid(4, 2),
+        "variance": solvers.predicted_variance(problem, 16, groups=2),
+        "bias": solvers.predicted_bias(problem, 4, 2),
+        "revealed": RevealedWidth(4, keep_state=True)(deep),
     }
 
 
@@ -326,6 +337,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
         (InfiniteLogitsLimit(16), o["logistic"], o["logits"]),
         (TangentKernelLimit(), problem, o["lazy"]),
         (FiniteWidth(2), problem, o["nets"][0]),
+        (RevealedWidth(4, keep_state=True), o["deep"], o["revealed"]),
     )
     found = {
         "Certificate": Call(
@@ -337,7 +349,19 @@ def _verbs(folder: Path) -> dict[str, Call]:
             solvers.MonteCarloKernels,
             {"nngp": data.x, "nngp_error": data.x, "ntk": data.x, "ntk_error": data.x, "width": 2, "seeds": (0, 1)},
         ),
-        "PredictedVariance": Call(solvers.PredictedVariance, {"train": data.y, "test": data.y}),
+        "PredictedVariance": Call(solvers.PredictedVariance, _fields(o["variance"]), ("values", "index", "settings")),
+        "PredictedVariance.of": Call(o["variance"].of, {"function": lambda seen: seen["f"][-1].sum()}),
+        "PredictedVariance.covariance": Call(o["variance"].covariance, {"first": "f", "second": "f_test"}, ("second",)),
+        **{
+            f"{kind}.{method}": Call(getattr(o[found], method), {"name": "f"})
+            for kind, found, methods in (
+                ("PredictedVariance", "variance", ("variance", "error", "by_part")),
+                ("PredictedBias", "bias", ("bias", "error")),
+            )
+            for method in methods
+        },
+        "PredictedBias": Call(solvers.PredictedBias, _fields(o["bias"]), ("values", "index", "settings")),
+        "WidthFor": Call(solvers.WidthFor, _fields(solvers.width_for(problem, 0.5, 1, "f", o["variance"], o["bias"]))),
         "Proxy.problem": Call(solvers.Proxy("ntk", FiniteWidth(4)).problem, {"problem": problem, "reference_width": 2}),
         "Proxy.outputs": Call(
             solvers.Proxy("ntk", FiniteWidth(4)).outputs, {"problem": problem, "reference_width": 2, "seeds": (0, 1)}
@@ -408,6 +432,39 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "points": [0],
                 "initial": "iid",
                 "kink_width": 0.2,
+                "progress": False,
+                "observed": ["f"],
+                "steps": [0],
+                "groups": 2,
+                "tolerance": 1e-3,
+                "method": "derivative",
+                "width": 4,
+                "networks": 40,
+            },
+        ),
+        "predicted_bias": Call(
+            solvers.predicted_bias,
+            {
+                "problem": problem,
+                "width": 4,
+                "draws": 2,
+                "seed": 0,
+                "points": [0],
+                "progress": False,
+                "observed": ["f"],
+                "steps": [0],
+                "tolerance": 1e-3,
+            },
+        ),
+        "width_for": Call(
+            solvers.width_for,
+            {
+                "problem": problem,
+                "error": 0.1,
+                "ensemble": 2,
+                "name": "f",
+                "variance": o["variance"],
+                "bias": o["bias"],
                 "progress": False,
             },
         ),

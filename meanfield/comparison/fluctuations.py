@@ -53,18 +53,22 @@ class PredictedVariance(_Observed):
         """(P_test, .., C) N Var f at the test samples, if there are any"""
         return self.variance("f_test")[-1] if "f_test" in self.index else None
 
+    @checked
     def variance(self, name: str = "f") -> Tensor:
         """(R, ..) N Var of an observable at each step"""
         return self._of(name, self._total.diagonal(dim1=-2, dim2=-1).mean(0))
 
+    @checked
     def error(self, name: str = "f") -> Tensor:
         """(R, ..) the standard error of `variance`, from the groups; nan for one group"""
         return self._of(name, _standard_error(self._total.diagonal(dim1=-2, dim2=-1)))
 
+    @checked
     def by_part(self, name: str = "f") -> Tensor:
         """(parts, R, ..) N Var, of which `variance` is the sum"""
         return self._of(name, self.covariances.diagonal(dim1=-2, dim2=-1).mean(0))
 
+    @checked
     def covariance(self, first: str = "f", second: str | None = None) -> Tensor:
         """(n, n') N Cov between all numbers of two observables (of one with itself), flattened; nan where not asked for"""
         rows, columns = (
@@ -74,13 +78,17 @@ class PredictedVariance(_Observed):
         chosen = self._total.mean(0)[rows.clamp(min=0)][:, columns.clamp(min=0)]
         return torch.where((rows < 0)[:, None] | (columns < 0), math.nan, chosen)
 
+    @checked
     def of(self, function: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[float, float]:
         """(N Var, its standard error) of a differentiable number of what was observed, such as lambda o: o["Phi1"][-1].norm()"""
         leaves = {name: value.clone().requires_grad_() for name, value in self.values.items()}
         with torch.enable_grad():
             number = function(leaves)
-        if number.numel() != 1:
-            raise ValueError(f"of takes a function that gives one number: it gave {tuple(number.shape)}")
+        if not isinstance(number, Tensor) or number.numel() != 1 or not number.requires_grad:
+            raise ValueError(
+                "function must give one number, as a tensor made of what was observed, such as lambda o: o['f'][-1].mean(): it gave "
+                + (f"a tensor of shape {tuple(number.shape)}" if isinstance(number, Tensor) else repr(number)[:80])
+            )
         slopes = torch.zeros(self._total.shape[-1], dtype=torch.float64)
         found = torch.autograd.grad(number, list(leaves.values()), allow_unused=True)
         for index, slope in zip(self.index.values(), found, strict=True):
@@ -103,10 +111,12 @@ class PredictedBias(_Observed):
     estimates: Tensor = field(repr=False)
     """(draws, Q), each an independent estimate without bias but for what falls as 1/N at the width it was found at"""
 
+    @checked
     def bias(self, name: str = "f") -> Tensor:
         """(R, ..) N (E o_N - o) at each step"""
         return self._of(name, self.estimates.mean(0))
 
+    @checked
     def error(self, name: str = "f") -> Tensor:
         """(R, ..) the standard error of `bias`"""
         return self._of(name, _standard_error(self.estimates))
@@ -128,3 +138,29 @@ def _standard_error(estimates: Tensor) -> Tensor:
     return (
         estimates.std(0) / math.sqrt(n) if n > 1 else torch.full(estimates.shape[1:], math.nan, dtype=estimates.dtype)
     )
+
+
+@checked
+@dataclass(frozen=True)
+class WidthFor:
+    """The width at which networks are as near to the limit as was asked, to leading order in 1/N (equation 103)."""
+
+    width: int
+    """Neurons in each hidden layer"""
+    error: float
+    """Its standard error; nan where the predictions carry none"""
+    asked: float
+    """The distance from the limit that was asked for, relative, root mean square"""
+    ensemble: int
+    """Networks of which the mean is taken"""
+    n_variance: float
+    """N Var of what is observed, mean over its numbers"""
+    n_bias2: float
+    """The square of N bias, mean over its numbers, less that of its error; 0 if it is not known"""
+    size: float
+    """Root mean square of what is observed, in the limit"""
+
+    def __str__(self) -> str:
+        whose = "one network" if self.ensemble == 1 else f"a mean of {self.ensemble} networks"
+        error = f" +- {self.error:.0f}" if math.isfinite(self.error) else ""
+        return f"width {self.width}{error} for {self.asked:.2%} of the limit by {whose}"

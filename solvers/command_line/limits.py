@@ -13,6 +13,7 @@ from typing import Any
 from meanfield.problem.problem import Problem
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
+from solvers.dmft.revealed_width import RevealedWidth
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
 from solvers.running.keeping import solve, told
 from solvers.running.solver import Solver
@@ -61,6 +62,13 @@ class Dmft(Run):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Revealed(Run):
+    """Train one network of finite, large width, whose matrices are drawn only where training multiplies by them; as net does in law."""
+
+    solver: RevealedWidth
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fixedpoint(Run):
     """Solve the same equations by the classical iteration over the whole training window, as a cross-check of dmft."""
 
@@ -92,4 +100,4 @@ def run(asked: Run) -> int:
     return solve(problem, solver, lambda: solver(problem), asked.out, asked.overwrite, asked.checkpoint)
 
 
-COMMANDS: dict[type, Callable[[Any], int]] = dict.fromkeys((Flow, Dmft, Fixedpoint, Lazy, Logits), run)
+COMMANDS: dict[type, Callable[[Any], int]] = dict.fromkeys((Flow, Dmft, Revealed, Fixedpoint, Lazy, Logits), run)

@@ -14,6 +14,7 @@ from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import tangent_of
 from solvers.dmft.perceptron import LimitPass
+from solvers.dmft.revealed_width import RevealedWidth
 from solvers.fluctuations.weighted import WeightedNetwork
 from solvers.running.trajectory import snapshot_steps
 
@@ -29,6 +30,8 @@ class Observables:
     points: tuple[int, ...] | None
 
     def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("observed must name something, e.g. ('f',): received none")
         for name in self.names:
             checks.lookup("observable", name, self.shapes())
         for name, test in (("f_test", self.problem.data.x_test), ("test_loss", self.problem.data.y_test)):
@@ -134,6 +137,15 @@ class Observables:
         return outputs | {key: lambda l=l: g(l) for l, key in enumerate(keys("G"))}
 
 
+def must_fit(problem: Problem, name: str, neurons: int, tolerance: float) -> None:
+    """ValueError or MemoryError, before any work, for a problem that has no sweep, or neurons of which too many are asked for"""
+    fields = (
+        8.0 * neurons * problem.perceptron.depth * (problem.data.points + problem.data.samples * problem.data.outputs)
+    )
+    checks.memory(f"{name}={neurons}", 8 * fields, f"take fewer {name}" if name != "width" else "take a smaller width")
+    RevealedWidth(neurons, tolerance=tolerance, snapshots=()).check(problem)
+
+
 def default_names(problem: Problem, given: Sequence[str] | None) -> tuple[str, ...]:
     """Outputs at training and at test samples, if left out"""
     return tuple(given) if given is not None else ("f",) + ("f_test",) * (problem.data.x_test is not None)
@@ -144,11 +156,15 @@ def asked_rows(problem: Problem, points: Sequence[int] | None) -> tuple[int, ...
     if points is None:
         return None
     rows, count = tuple(checks.integer("points", p, 0) for p in points), problem.data.points
-    if rows and max(rows) >= count:
+    if not rows:
+        raise ValueError("points must hold a row at least, or be left out: received none")
+    if max(rows) >= count:
         raise ValueError(f"points must be rows of the {count} samples (train, then test): received {max(rows)}")
     return rows
 
 
 def asked_steps(problem: Problem, steps: Sequence[int]) -> tuple[int, ...]:
     """Those of a run, in order; -1 is the last"""
+    if not steps:
+        raise ValueError("steps must hold one at least, e.g. (-1,): received none")
     return tuple(sorted(set(snapshot_steps(steps, problem.training))))

@@ -14,7 +14,7 @@ from meanfield.checking.arguments import checked
 from meanfield.comparison.fluctuations import PredictedBias
 from meanfield.problem.problem import Problem
 from solvers.dmft.neurons import Neurons, Population
-from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names
+from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
 from solvers.fluctuations.unrolled import Unrolled
 from solvers.fluctuations.weighted import Turns, WeightedNetwork
 from solvers.running.clock import progress_bar
@@ -43,6 +43,7 @@ def predicted_bias(
     `predicted_variance`. RankError where the fields span as many directions as a half has neurons: take a larger width.
     """
     width, draws = checks.integer("width", width, 4), checks.integer("draws", draws, 2)
+    seed = checks.seed("seed", seed)
     if width % 2:
         raise ValueError(f"width must be even, for its halves: received {width}")
     if problem.trial is not None or problem.training.optimiser != "gradient_descent":
@@ -51,6 +52,9 @@ def predicted_bias(
         )
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
+    numbers = observables.count(len(at))
+    checks.memory(f"draws={draws} of {numbers} numbers", 24.0 * draws * numbers, "take fewer draws or points")
+    must_fit(problem, "width", width, tolerance)
     whole, apart = [], []
     for draw in progress_bar("predicted bias", progress, iterable=range(draws)):
         found, halves = _three(problem, observables, at, width, seed * draws + draw, tolerance)

@@ -17,7 +17,7 @@ from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
 from solvers.finite.finite_width import FiniteWidth
 from solvers.fluctuations.kinks import softened
-from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names
+from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
 from solvers.fluctuations.starts import Start, start_of
 from solvers.fluctuations.unrolled import Unrolled
 from solvers.running.clock import progress_bar
@@ -63,12 +63,18 @@ def predicted_variance(
     """
     particles, groups = checks.integer("particles", particles, 2), checks.integer("groups", groups, 1)
     width, networks = checks.integer("width", width, 2), checks.integer("networks", networks, 2 * _OF_NETWORKS)
+    seed = checks.seed("seed", seed)
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
     smooth = problem.trial is None and problem.training.optimiser == "gradient_descent"
     kinks = problem.has_kinks and bool(problem.training.steps)
     way = method or ("derivative" if smooth and not kinks else "networks")
     settings = {"method": way, "seed": seed}
+    numbers, parts = observables.count(len(at)), 1 if way == "networks" else problem.perceptron.depth
+    held = _OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
+    checks.memory(
+        f"the covariances of {numbers} numbers", 16.0 * held, "ask for fewer points, steps, groups or networks"
+    )
     if way == "networks":
         return _from_networks(problem, observables, at, settings, width, networks, progress)
     if not smooth:
@@ -78,6 +84,7 @@ def predicted_variance(
             + "; method='networks' takes any"
         )
     settings |= {"particles": particles, "groups": groups, "tolerance": tolerance}
+    must_fit(problem, "particles", particles, tolerance)
     fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
     phi = softened(problem.perceptron.nonlinearity, checks.positive("kink_width", kink_width))
     found, parts = [], ()
@@ -85,9 +92,16 @@ def predicted_variance(
     with bar:
         for group in range(1 if fixed else groups):
             start = start_of(problem, particles, seed + group, initial, tolerance, phi)
-            found.append(_from_derivatives(problem, observables, at, start, kink_width, bar.update))
+            found.append(_from_derivatives(problem, observables, at, start, bar.update))
             parts = start.parts
-    values, covariances = (torch.stack(each) for each in zip(*found, strict=True))
+    values, covariances = torch.stack([one[0] for one in found]), torch.stack([one[1] for one in found])
+    stride = max(one[2] for one in found)
+    if problem.has_kinks and stride > kink_width:
+        warn(
+            f"a step moves preactivations by up to {stride:.2g} (root mean square), more than kink_width={kink_width:g}: the prediction "
+            f"for {problem.perceptron.nonlinearity.name} is unreliable; take a smaller learning_rate, or method='networks'",
+            RuntimeWarning,
+        )
     return PredictedVariance(at, *observables.placed(values.mean(0), len(at)), settings, parts, covariances)
 
 
@@ -96,18 +110,13 @@ def _from_derivatives(
     observables: Observables,
     at: tuple[int, ...],
     start: Start,
-    kink_width: float,
     told: Callable[[int], object],
-) -> tuple[Tensor, Tensor]:
-    """(Q,) what is observed, and (parts, Q, Q) the covariances over neurons of its derivatives in their weights (equation 101)"""
+) -> tuple[Tensor, Tensor, float]:
+    """(Q,) what is observed, (parts, Q, Q) the covariances over neurons of its derivatives in their weights (equation 101), and how far a
+    step moves preactivations
+    """
     unrolled, total = Unrolled(problem, start.network, start.begin, observables, at), observables.count(len(at))
     kept, found = unrolled.forward(_BYTES)
-    if problem.has_kinks and unrolled.stride > kink_width:
-        warn(
-            f"a step moves preactivations by up to {unrolled.stride:.2g} (root mean square), more than kink_width={kink_width:g}: the "
-            f"prediction for {problem.perceptron.activation} is unreliable; take a smaller learning_rate, or method='networks'",
-            RuntimeWarning,
-        )
     largest = sum(t.nbytes for t in kept[-1].moment.tensors())
     pieces, together = [], max(1, min(_AT_ONCE, int(_BYTES / max(1, largest))))
     for first in range(0, total, together):
@@ -120,7 +129,7 @@ def _from_derivatives(
     ):
         apart = influence - (influence @ m.detach())[:, None]
         covariances.append((apart * m.detach()) @ apart.T)
-    return torch.cat(found), torch.stack(covariances)
+    return torch.cat(found), torch.stack(covariances), unrolled.stride
 
 
 def _from_networks(
