@@ -1,1 +1,1 @@
-"""What a network of finite width adds to its limit, known before one is trained: variance, bias, the width for an error."""
+"""What finite width adds: variance and bias of networks about their limit, known before one is trained."""
