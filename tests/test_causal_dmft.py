@@ -335,7 +335,7 @@ def test_single_precision_gives_the_numbers_of_double():
     ("change", "message"),
     [
         (dict(samples=1), "samples must be at least 2"),
-        (dict(draws="halton"), "unknown draws: received 'halton'; known: plain, sobol"),
+        (dict(draws="halton"), "unknown draws: received 'halton'; known: finite, plain, sobol"),
         (dict(tolerance=0.0), "tolerance must be positive"),
         (dict(dtype="float16"), "unknown dtype"),
         (dict(seed=-1), "seed must be at least 0"),
