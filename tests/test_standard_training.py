@@ -178,7 +178,7 @@ REFUSING = {
     "variance": lambda p: solvers.predicted_variance(p, 16),
     "powers": lambda p: solvers.measured_exponents(p, (2, 3, 4), 2),
     "coordinates": lambda p: solvers.coordinate_check(p, (2, 3, 4), 3),
-    "rates": lambda p: solvers.learning_rate_transfer(p, (0.1, 0.2, 0.4), (2, 4), 2),
+    "rates": lambda p: solvers.learning_rate_transfer(p, (0.1, 0.2, 0.4), (2, 4), 2, CausalDMFT(16)),
     "proxies": lambda p: solvers.proxy_comparison(p, 4),
 }
 
