@@ -3,7 +3,8 @@
 Digits 3 against 8 as images, few of them. Kernels are exact: the posterior of Bayes, and lazy networks on average over their random start,
 followed as long as the others are trained by descent on the squared loss. Expected: all learn the digits, deeper ones not necessarily
 better on so few images, and real networks lie near the limit of their own scaling; those of the NTK scaling start at random outputs, whose
-spread is part of their loss. The limit of three convolutions is known to some hundredths. It takes about two minutes.
+spread is part of their loss. The limit is found for up to two convolutions: of three its loss
+still rises with the samples, 0.339 and 0.350 with 2048 and 4096 of them, where networks of all widths have 0.37.
 """
 
 from __future__ import annotations
@@ -58,25 +59,30 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
         network = mf.Architecture(Depth(depth), weight_std=1.5)  # gelu nearly keeps its size
         lazy = mf.Problem(data, network, mf.ntk(), mf.Training(0.4 / depth, steps))
         rich = mf.Problem(data, network, mf.mean_field(1.0), mf.Training(0.4 / depth, steps))
-        limit = CausalDMFT(2**9 if quick else 2**11, groups=2, tolerance=0.01, dtype="float32", snapshots=())(rich)
         found = {
             "Bayes, NNGP": _bayes(network, data),
             "kernel, trained as long": _lazy(lazy),
             f"networks, NTK, N = {width}": FiniteWidth(width, dtype="float32", snapshots=()).ensemble(lazy, seeds),
-            "feature-learning limit": limit,
+            "feature-learning limit": _limit(rich, 2**9 if quick else 2**12) if depth < 3 else None,
             f"networks, mean field, N = {width}": FiniteWidth(width, dtype="float32", snapshots=()).ensemble(
                 rich, seeds
             ),
         }
         for name, runs in found.items():
-            rows.setdefault(name, []).append(_with_error(runs))
+            if runs is not None:
+                rows.setdefault(name, []).append(_with_error(runs))
     print("| test loss after training | " + " | ".join(f"depth {d}" for d in depths) + " |")
     print("|---" * (len(depths) + 1) + "|")
     for name, values in rows.items():
-        print(f"| {name} | " + " | ".join(f"{v:.3f}" + (f" ± {e:.3f}" if e else "") for v, e in values) + " |")
+        told = [f"{v:.3f}" + (f" ± {e:.3f}" if e else "") for v, e in values]
+        print(f"| {name} | " + " | ".join(told + [""] * (len(depths) - len(told))) + " |")
     if out is not None:
         keep(_drawn(rows, depths), folder(out) / "kernels_and_features.png")
     return {name: values[-1][0] for name, values in rows.items()}
+
+
+def _limit(problem: mf.Problem, samples: int) -> mf.Solution:
+    return CausalDMFT(samples, groups=2, tolerance=0.01, dtype="float32", snapshots=())(problem)
 
 
 def _with_error(found: float | mf.Solution | list[mf.Solution]) -> tuple[float, float]:
@@ -108,7 +114,7 @@ def _drawn(rows: dict[str, list[tuple[float, float]]], depths: tuple[int, ...]) 
     _, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     styles = (("#000000", "o-"), ("#0072B2", "s-"), ("#0072B2", "s:"), ("#D55E00", "D-"), ("#D55E00", "D:"))
     for i, ((name, values), (colour, style)) in enumerate(zip(rows.items(), styles, strict=True)):
-        beside = [d + 0.03 * (i - 2) for d in depths]
+        beside = [d + 0.03 * (i - 2) for d in depths[: len(values)]]
         mean, error = zip(*values, strict=True)
         ax.errorbar(beside, mean, error, color=colour, fmt=style, markersize=4, linewidth=1.1, capsize=2, label=name)
     ax.set_xticks(depths)
