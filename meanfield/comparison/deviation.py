@@ -14,6 +14,7 @@ from torch import Tensor
 from meanfield.checking import array_input, checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.distances import marginal_distance, measure_distance, sample_of
+from meanfield.comparison.fluctuations import PredictedVariance
 from meanfield.comparison.observables import has_preactivations, observables, observe, recorded_observables
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.comparison.statistics import (
@@ -39,7 +40,7 @@ def deviation(
     nets: Sequence[Solution],
     limits: Solution | Sequence[Solution],
     names: Sequence[str] | None = None,
-    predicted: Tensor | None = None,
+    predicted: Tensor | PredictedVariance | None = None,
     seed: int = 0,
 ) -> DeviationReport:
     """Compare networks (any widths, at least two seeds each) with a limit.
@@ -47,12 +48,13 @@ def deviation(
     limits: one solution, or several independent ones (other seeds): then the reference is their mean and carries its own error, as
     does a single one with `standard_errors`.
     names: observables ("loss", "f", "Phi1", "tangent_kernel", "h1", "measure", ..); None takes all that were recorded, "measure"
-    only in up to ten dimensions. predicted: N Var f_T (P, C) from solvers.predicted_variance. seed: of the neurons drawn from the limit,
-    for the floor of distances. ValueError for what cannot be compared.
+    only in up to ten dimensions. predicted: what `solvers.predicted_variance` found, or N Var f_T (P, C). seed: of the neurons drawn
+    from the limit, for the floor of distances. ValueError for what cannot be compared.
     """
     limits = [limits] if isinstance(limits, Solution) else list(limits)
     by_width = _grouped(nets, limits)
-    expected = math.nan if predicted is None else _mean_prediction(predicted, limits[0])
+    found = predicted.train if isinstance(predicted, PredictedVariance) else predicted
+    expected = math.nan if found is None else _mean_prediction(found, limits[0])
     names = tuple(names) if names is not None else _default_names(nets, limits)
     problem = limits[0].problem
     distances = {*preactivation_keys(limits[0]), "measure"}

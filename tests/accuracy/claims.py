@@ -74,7 +74,7 @@ def variance() -> None:
             final = torch.stack([torch.cat([s.f[-1], s.f_test[-1]]) for s in nets if s.f_test is not None]).double()[
                 ..., 0
             ]
-            found = predicted_variance(problem, particles=2**12)
+            found = predicted_variance(problem, particles=2**12, method="derivative")
             assert found.test is not None
             expected = torch.cat([found.train, found.test])[:, 0]
             ratio = 1024 * final.var(0) / expected

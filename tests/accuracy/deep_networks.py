@@ -165,7 +165,7 @@ def variance_at_a_kink() -> None:
         final = torch.stack([torch.cat([s.f[-1], s.f_test[-1]]) for s in nets if s.f_test is not None]).double()[..., 0]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            predicted = predicted_variance(asked, particles=2**12, kink_width=0.2)
+            predicted = predicted_variance(asked, particles=2**12, kink_width=0.2, method="derivative")
         assert predicted.test is not None
         expected = torch.cat([predicted.train, predicted.test])[:, 0]
         ratio = 8192 * final.var(0) / expected
