@@ -204,6 +204,7 @@ def test_every_way_to_contract_gives_the_same(case, how, monkeypatch):
     assert used
 
 
+@own_derivatives.plain_operations()
 def test_factors_are_taken_where_they_take_less_and_products_where_outputs_are_many():
     def plan(module, x):
         return own_derivatives.Differentiated(module, dict.fromkeys(dict(module.named_parameters()), 1.0), x)

@@ -23,6 +23,7 @@ from solvers.command_line.builders import Reads, loaded
 from solvers.command_line.limits import Command, Run, run
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
+from solvers.dmft.revealed_width import RevealedWidth
 from solvers.finite.finite_width import FiniteWidth
 from solvers.finite.width_sweep import network_file, width_sweep
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
@@ -40,6 +41,7 @@ _SOLVERS: tuple[type[Solver], ...] = (
     TangentKernelLimit,
     InfiniteLogitsLimit,
     FiniteWidth,
+    RevealedWidth,
 )
 
 
