@@ -73,6 +73,8 @@ def test_steps_too_long_for_a_kink_are_warned_of():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"rows of the 6 samples.*received 6"):
         predicted_variance(problem(), points=(6,))
+    with pytest.raises(ValueError, match=r"span \d+ directions or more, beyond half of particles=16: take particles="):
+        predicted_variance(deep("biases"), particles=16)
     with pytest.raises(MemoryError, match="fewer particles"):
         predicted_variance(problem(), particles=2**40)
 

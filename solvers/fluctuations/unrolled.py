@@ -15,7 +15,6 @@ from meanfield.checking import checks
 from meanfield.problem.problem import Problem
 from solvers.dmft.perceptron import LimitPass
 from solvers.fluctuations.weighted import WeightedNetwork
-from solvers.running.failures import RankError
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State, weighted
 
@@ -134,7 +133,10 @@ class Unrolled:
                 moment, seen = self.way(moment, step, step + 1)
                 found += seen
                 if (rank := max((len(side) for four in moment.known for side in four), default=0)) > most:
-                    raise RankError(rank, most)
+                    raise ValueError(
+                        f"the fields of a layer span {rank} directions or more, beyond half of particles={2 * most}: take particles="
+                        f"{2 ** (4 * rank - 1).bit_length()} or so, since training adds others, or a larger tolerance"
+                    )
         return kept, found
 
     def influences(self, kept: Sequence[Kept], first: int, stop: int) -> list[Tensor]:
