@@ -40,7 +40,8 @@ def predicted_bias(
     that have its neurons, each one half of every layer's. In o_N - (o_A + o_B) / 2 all that is linear in the neurons cancels, and what
     is left has the mean -bias/N - 3 c/N^2. draws: of such threes; the error falls with their square root. The remainder of 3 c / width
     is seen in another width. Perceptrons, by gradient descent, with kinks too. observed, steps, points, tolerance: as of
-    `predicted_variance`. RankError where the fields span as many directions as a half has neurons: take a larger width.
+    `predicted_variance`. Where the fields span more directions than a half has neurons, less of the linear part cancels: the error grows,
+    and a larger width mends it.
     """
     width, draws = checks.integer("width", width, 4), checks.integer("draws", draws, 2)
     seed = checks.seed("seed", seed)
