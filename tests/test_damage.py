@@ -19,9 +19,12 @@ from meanfield.files.storage import load, save
 from solvers import (
     CausalDMFT,
     WassersteinFlow,
+    WidthFor,
     lazy_prediction,
     learning_rate_transfer,
     measured_exponents,
+    predicted_bias,
+    predicted_variance,
     proxy_comparison,
 )
 from tests.test_storage import _report
@@ -39,6 +42,9 @@ RESULTS = {
     "prediction": lambda: lazy_prediction(_problem(2, mf.ntk())),
     "powers": lambda: measured_exponents(_problem(1, mf.default(8), "logistic"), (8, 16, 32), 3),
     "transfer": lambda: learning_rate_transfer(_problem(), (0.1, 0.2, 0.3), (4, 8), 2, WassersteinFlow(8)),
+    "variance": lambda: predicted_variance(_problem(), 16, groups=2, observed=("f", "Phi1")),
+    "bias": lambda: predicted_bias(_problem(2), 16, 2),
+    "width": lambda: WidthFor(100, 2.5, 0.01, 1, 0.3, 0.2, 0.9),
     "proxy": lambda: proxy_comparison(_problem(1, None, "logistic"), 8, ("ntk", "mean_field"), 4, 4),
 }
 

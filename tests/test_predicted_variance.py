@@ -1,12 +1,16 @@
 """N Var f predicted from the limit, against exact values, finite differences and trained networks."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, predicted_bias, predicted_variance
+from meanfield.files.reports import KINDS
+from meanfield.files.solutions import Arrays
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, WidthFor, predicted_bias, predicted_variance
 from solvers.fluctuations.observed import Observables
 from solvers.fluctuations.starts import start_of
 from solvers.fluctuations.unrolled import Unrolled
@@ -185,6 +189,43 @@ def test_covariances_and_parts_agree_with_each_other():
     expected = covariance[4, 4] + covariance[6, 6] - 2 * covariance[4, 6]
     assert number == pytest.approx(float(expected))
     assert 0 < error < number
+
+
+def test_what_was_predicted_is_kept_in_files(tmp_path):
+    asked = deep("biases")
+    found = [
+        predicted_variance(asked, 64, observed=("f", "loss", "Phi1"), steps=(0, -1), points=(0, 2, 5), groups=2),
+        predicted_variance(asked, method="networks", width=8, networks=40, observed=("f_test",)),
+        predicted_bias(asked, 32, 3, steps=(2, 4)),
+        WidthFor(100, math.nan, 0.01, 1, 0.3, 0.2, 0.9),
+    ]
+    for one in found:
+        again = mf.load(mf.save(one, tmp_path / "found.nc"))
+        assert again == one
+        assert str(again) == str(one)
+    changed = replace(found[2], estimates=found[2].estimates + 1e-12)
+    assert changed != found[2]
+    assert replace(found[0], problem=deep("training")) != found[0]
+    assert "observable" in str(found[0])
+    assert "f at step 8 from layer 1 " in str(found[0])
+
+
+def test_a_file_that_lacks_numbers_is_refused(tmp_path):
+    """Its digest is right: another program wrote it"""
+    found = predicted_bias(deep("biases"), 32, 2)
+    kind = next(k for k in KINDS if isinstance(found, k.type))
+    arrays = Arrays()
+    settings = kind.pack(found, arrays)
+    for name in ("estimates", "index_f", "step"):
+        left = {k: v[1] for k, v in (arrays.data | arrays.coordinates).items() if k != name}
+        with pytest.raises(KeyError, match=name):
+            kind.unpack({k: np.asarray(v) for k, v in left.items()}, settings)
+
+
+@pytest.mark.parametrize("predict", [predicted_variance, predicted_bias])
+def test_steps_that_were_not_recorded_are_refused(predict):
+    with pytest.raises(ValueError, match=r"^steps must lie in 0\.\.8 \(or be -1, the last step\): received \(9,\)"):
+        predict(deep("biases"), steps=(9,))
 
 
 def test_narrow_networks_serve_where_no_derivative_does():

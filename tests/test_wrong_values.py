@@ -355,7 +355,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
         **{
             f"{kind}.{method}": Call(getattr(o[found], method), {"name": "f"})
             for kind, found, methods in (
-                ("PredictedVariance", "variance", ("variance", "error", "by_part")),
+                ("PredictedVariance", "variance", ("variance", "error", "by_part", "shares")),
                 ("PredictedBias", "bias", ("bias", "error")),
             )
             for method in methods

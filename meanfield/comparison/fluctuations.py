@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.problem.problem import Problem
 
 
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, eq=False)
 class _Observed:
     """Numbers that were observed at some steps, in the limit or in narrow networks, and where each lies among all of them"""
 
+    problem: Problem
+    """What was asked"""
     steps: tuple[int, ...]
     """R steps, at each of which every number was observed"""
     values: Mapping[str, Tensor] = field(repr=False)
@@ -26,15 +31,55 @@ class _Observed:
     settings: Mapping[str, object]
     """How it was found"""
 
+    @property
+    def train(self) -> Tensor:
+        """(P, .., C) what is predicted of f at the training samples, at the last of the steps"""
+        return self._mean("f")[-1]
+
+    @property
+    def test(self) -> Tensor | None:
+        """(P_test, .., C) what is predicted of f at the test samples, at the last of the steps, if there are any"""
+        return self._mean("f_test")[-1] if "f_test" in self.index else None
+
+    @checked
+    def error(self, name: str = "f") -> Tensor:
+        """(R, ..) the standard error of what is predicted, from the scatter of its independent estimates; nan for one"""
+        return self._of(name, _standard_error(self._estimates))
+
+    @property
+    def _estimates(self) -> Tensor:
+        """(n, Q) independent estimates of what is predicted of each number"""
+        raise NotImplementedError
+
+    def _mean(self, name: str) -> Tensor:
+        return self._of(name, self._estimates.mean(0))
+
     def _of(self, name: str, numbers: Tensor) -> Tensor:
         """(.., R, ..) of numbers (.., Q)"""
         index = checks.lookup("observable", name, self.index)
         chosen = numbers[..., index.clamp(min=0)]
         return torch.where(index < 0, math.nan, chosen)
 
+    def _table(self, title: str) -> str:
+        """Means over the numbers of each observable, a row for each of the steps"""
+        lines = [title, f"{'observable':<18}{'step':>7}{'numbers':>9}{'mean':>12}{'rms':>12}{'std. error':>12}"]
+        for name in self.index:
+            for step, mean, error in zip(self.steps, self._mean(name), self.error(name), strict=True):
+                seen = ~mean.isnan()
+                cells = float(mean[seen].mean()), float(mean[seen].square().mean().sqrt()), float(error[seen].mean())
+                numbers = "".join(f"{cell:>12.4g}" for cell in cells)
+                lines.append(f"{name:<18}{step:>7}{int(seen.sum()):>9}{numbers}")
+        return "\n".join(lines)
+
+    def __eq__(self, other: object) -> bool:
+        """Same problem and numbers"""
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        return all(_alike(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PredictedVariance(_Observed):
     """N times the covariance of what was observed in networks of width N, for N -> infinity (equation 101)."""
 
@@ -43,30 +88,22 @@ class PredictedVariance(_Observed):
     covariances: Tensor = field(repr=False)
     """(groups, parts, Q, Q), each group an independent estimate"""
 
-    @property
-    def train(self) -> Tensor:
-        """(P, .., C) N Var f at the training samples, at the last of the steps"""
-        return self.variance("f")[-1]
-
-    @property
-    def test(self) -> Tensor | None:
-        """(P_test, .., C) N Var f at the test samples, if there are any"""
-        return self.variance("f_test")[-1] if "f_test" in self.index else None
-
     @checked
     def variance(self, name: str = "f") -> Tensor:
         """(R, ..) N Var of an observable at each step"""
-        return self._of(name, self._total.diagonal(dim1=-2, dim2=-1).mean(0))
-
-    @checked
-    def error(self, name: str = "f") -> Tensor:
-        """(R, ..) the standard error of `variance`, from the groups; nan for one group"""
-        return self._of(name, _standard_error(self._total.diagonal(dim1=-2, dim2=-1)))
+        return self._mean(name)
 
     @checked
     def by_part(self, name: str = "f") -> Tensor:
         """(parts, R, ..) N Var, of which `variance` is the sum"""
         return self._of(name, self.covariances.diagonal(dim1=-2, dim2=-1).mean(0))
+
+    @checked
+    def shares(self, name: str = "f") -> Tensor:
+        """(parts, R) how much of N Var, summed over the numbers of an observable, comes from each part"""
+        each = self.by_part(name)
+        summed = each.reshape(*each.shape[:2], -1).nansum(2)
+        return summed / summed.sum(0)
 
     @checked
     def covariance(self, first: str = "f", second: str | None = None) -> Tensor:
@@ -102,9 +139,21 @@ class PredictedVariance(_Observed):
     def _total(self) -> Tensor:
         return self.covariances.sum(1)
 
+    @property
+    def _estimates(self) -> Tensor:
+        return self._total.diagonal(dim1=-2, dim2=-1)
+
+    def __str__(self) -> str:
+        lines = [self._table(f"N times the variance of networks of width N, by {self.settings['method']}")]
+        for name in self.index if len(self.parts) > 1 else ():
+            shares = self.shares(name)[:, -1]
+            told = ", ".join(f"{part} {share:.1%}" for part, share in zip(self.parts, shares.tolist(), strict=True))
+            lines.append(f"{name} at step {self.steps[-1]} from {told}")
+        return "\n".join(lines)
+
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PredictedBias(_Observed):
     """N (E o_N - o) of what was observed in networks of width N, for N -> infinity (equation 102)."""
 
@@ -114,22 +163,23 @@ class PredictedBias(_Observed):
     @checked
     def bias(self, name: str = "f") -> Tensor:
         """(R, ..) N (E o_N - o) at each step"""
-        return self._of(name, self.estimates.mean(0))
-
-    @checked
-    def error(self, name: str = "f") -> Tensor:
-        """(R, ..) the standard error of `bias`"""
-        return self._of(name, _standard_error(self.estimates))
+        return self._mean(name)
 
     @property
-    def train(self) -> Tensor:
-        """(P, C) N times the bias of f at the training samples, at the last of the steps"""
-        return self.bias("f")[-1]
+    def _estimates(self) -> Tensor:
+        return self.estimates
 
-    @property
-    def test(self) -> Tensor | None:
-        """(P_test, C) N times the bias of f at the test samples, if there are any"""
-        return self.bias("f_test")[-1] if "f_test" in self.index else None
+    def __str__(self) -> str:
+        return self._table(f"N times the bias of networks of width N, from {self.settings['draws']} draws")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal; nan is like nan"""
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    if isinstance(one, Mapping):
+        return [*one] == [*other] and all(_alike(value, other[name]) for name, value in one.items())
+    return one == other
 
 
 def _standard_error(estimates: Tensor) -> Tensor:
@@ -141,7 +191,7 @@ def _standard_error(estimates: Tensor) -> Tensor:
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WidthFor:
     """The width at which networks are as near to the limit as was asked, to leading order in 1/N (equation 103)."""
 
@@ -164,3 +214,6 @@ class WidthFor:
         whose = "one network" if self.ensemble == 1 else f"a mean of {self.ensemble} networks"
         error = f" +- {self.error:.0f}" if math.isfinite(self.error) else ""
         return f"width {self.width}{error} for {self.asked:.2%} of the limit by {whose}"
+
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other) if isinstance(other, WidthFor) else NotImplemented

@@ -1,4 +1,4 @@
-"""How reports and predictions lie in a file, as solutions.py has it for solutions. To keep another kind, add a `Kind` to `KINDS`."""
+"""How reports lie in a file, as solutions.py has it for solutions. To keep another kind, add a `Kind` to `KINDS`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,9 @@ from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.comparison.scaling_reports import PowerLaw, PowersReport, ProxyReport
 from meanfield.comparison.statistics import Exponent
 from meanfield.comparison.transfer_report import TransferReport
-from meanfield.files.solutions import (
-    SOLUTION,
-    Arrays,
-    Kind,
-    Stored,
-    by_field,
-    pack_problem,
-    plain,
-    some,
-    tensor,
-    unpack_problem,
-)
+from meanfield.files.predictions import PREDICTIONS, Prediction
+from meanfield.files.solutions import SOLUTION, Arrays, Kind, Stored, by_field, plain
 from meanfield.scaling.scaling import Scaling
-from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution
 
 _COLUMNS = tuple(f.name for f in fields(Deviation) if f.name not in ("name", "exponents"))
@@ -70,29 +59,6 @@ def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationRepo
         n_var_se=stored["n_var_se"],
         predicted_n_var=float(stored["predicted_n_var"]),
         settings=settings["compared"],
-    )
-
-
-def _pack_prediction(prediction: LazyPrediction, arrays: Arrays) -> dict[str, Any]:
-    problem = pack_problem(prediction.problem, arrays)
-    arrays.axis("time", prediction.times, "training time, learning rate times step")
-    arrays.put("mean", prediction.mean, "time sample output", "mean over the random start, training samples")
-    if prediction.mean_test is not None:
-        arrays.put(
-            "mean_test", prediction.mean_test, "time test_sample output", "mean over the random start, test samples"
-        )
-    arrays.put("covariance", prediction.covariance, "time any_sample any_sample_2", "of each output, over [x; x_test]")
-    return {"problem": problem, "stats": {k: plain(v) for k, v in prediction.stats.items()}}
-
-
-def _unpack_prediction(stored: Stored, settings: Mapping[str, Any]) -> LazyPrediction:
-    return LazyPrediction(
-        problem=unpack_problem(stored, settings["problem"]),
-        times=tensor(stored, "time"),
-        mean=tensor(stored, "mean"),
-        mean_test=some(stored, "mean_test").get("mean_test"),
-        covariance=tensor(stored, "covariance"),
-        stats=settings["stats"],
     )
 
 
@@ -228,12 +194,12 @@ def _unpack_transfer(stored: Stored, settings: Mapping[str, Any]) -> TransferRep
 
 
 Result = (
-    Solution | DeviationReport | LazyPrediction | PowersReport | ProxyReport | CoordinatesReport | TransferReport
+    Solution | DeviationReport | Prediction | PowersReport | ProxyReport | CoordinatesReport | TransferReport
 )  # what `save` takes
 KINDS = (
     SOLUTION,
     Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
-    Kind("meanfield lazy prediction", LazyPrediction, _pack_prediction, _unpack_prediction),
+    *PREDICTIONS,
     Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
     Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
     Kind("meanfield coordinates report", CoordinatesReport, _pack_coordinates, _unpack_coordinates),

@@ -167,4 +167,4 @@ def asked_steps(problem: Problem, steps: Sequence[int]) -> tuple[int, ...]:
     """Those of a run, in order; -1 is the last"""
     if not steps:
         raise ValueError("steps must hold one at least, e.g. (-1,): received none")
-    return tuple(sorted(set(snapshot_steps(steps, problem.training))))
+    return snapshot_steps(steps, problem.training, "steps")

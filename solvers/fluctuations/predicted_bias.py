@@ -63,7 +63,7 @@ def predicted_bias(
         apart.append(width * (sum(halves) / 2 - found))
     values, index = observables.placed(torch.stack(whole).mean(0), len(at))
     settings = {"width": width, "draws": draws, "seed": seed, "tolerance": tolerance}
-    return PredictedBias(at, values, index, settings, torch.stack(apart))
+    return PredictedBias(problem, at, values, index, settings, torch.stack(apart))
 
 
 def _three(

@@ -102,7 +102,7 @@ def predicted_variance(
             f"for {problem.perceptron.nonlinearity.name} is unreliable; take a smaller learning_rate, or method='networks'",
             RuntimeWarning,
         )
-    return PredictedVariance(at, *observables.placed(values.mean(0), len(at)), settings, parts, covariances)
+    return PredictedVariance(problem, at, *observables.placed(values.mean(0), len(at)), settings, parts, covariances)
 
 
 def _from_derivatives(
@@ -153,5 +153,5 @@ def _from_networks(
     covariances = width * apart.transpose(1, 2) @ apart / (size - 1)
     settings = settings | {"width": width, "networks": networks}
     return PredictedVariance(
-        at, *observables.placed(numbers.mean(0), len(at)), settings, ("all neurons",), covariances[:, None]
+        problem, at, *observables.placed(numbers.mean(0), len(at)), settings, ("all neurons",), covariances[:, None]
     )

@@ -91,14 +91,14 @@ class Trajectory:
         return {"f": f, "f_test": f_test, "recorded_steps": self.recorded_steps(previous), "status": self.status}
 
 
-def snapshot_steps(snapshots: Sequence[int], training: Training) -> tuple[int, ...]:
+def snapshot_steps(snapshots: Sequence[int], training: Training, name: str = "snapshots") -> tuple[int, ...]:
     """Sorted distinct steps; -1 stands for the last. ValueError for one outside 0..steps, or at which nothing is recorded."""
     steps, every = training.steps, training.record_every
     resolved = sorted({steps if s == -1 else s for s in snapshots})
     if resolved and not (resolved[0] >= 0 and resolved[-1] <= steps):
-        raise ValueError(f"snapshots must lie in 0..{steps} (or be -1, the last step): received {tuple(snapshots)}")
+        raise ValueError(f"{name} must lie in 0..{steps} (or be -1, the last step): received {tuple(snapshots)}")
     if between := [s for s in resolved if not training.records(s)]:
         raise ValueError(
-            f"snapshots must be recorded steps, multiples of record_every={every} or the last: received {', '.join(map(str, between))}"
+            f"{name} must be recorded steps, multiples of record_every={every} or the last: received {', '.join(map(str, between))}"
         )
     return tuple(resolved)
