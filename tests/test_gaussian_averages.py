@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from scipy.integrate import quad
@@ -91,14 +92,74 @@ def test_a_kink_away_from_zero_against_adaptive_integration():
     assert found == pytest.approx(quad(integrand, -14, 14, points=(-1, 1), epsabs=1e-12, limit=200)[0], abs=1e-10)
 
 
-def test_leaky_relu_is_a_mixture_of_relu_and_linear():
-    leaky = mf.Activation(
-        "leaky", lambda h: torch.maximum(h, 0.1 * h), lambda h: 0.1 + 0.9 * (h > 0).to(h.dtype), kinks=((0.0, 0.9),)
+def leaky(above, below):
+    return mf.Activation(
+        "two lines",
+        lambda h: torch.where(h > 0, above * h, below * h),
+        lambda h: below + (above - below) * (h > 0).to(h.dtype),
+        kinks=((0.0, above - below),),
     )
-    p, c = covariances(1.0)
-    phi, slope = gaussian_averages("relu").pair(p, p, c)
-    found = gaussian_averages(leaky).pair(p, p, c)
-    assert apart(found, (0.81 * phi + 0.1 * c, 0.81 * slope + 0.1)) < 1e-12  # <u relu(v)> = c / 2, <relu'> = 1/2
+
+
+LINES = [(1.0, 0.01), (1.0, -1.0), (1.0, 0.3), (0.0, 0.7), (-2.0, 5.0), (1.4142135623730951, 0.0), (0.5, 0.5)]
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.999, 0.3, 0.0, -0.6, -1.0])
+@pytest.mark.parametrize("slopes", LINES, ids=str)
+def test_two_straight_lines_against_integrals_over_the_angle(slopes, rho):
+    """phi is homogeneous, so that the radius of (u, v) is averaged over alone: 30 digits over the angle that remains"""
+    above, below = (mpmath.mpf(v) for v in slopes)
+    s, t, angle = mpmath.mpf(1.7), mpmath.mpf(0.4), mpmath.acos(rho)
+
+    def phi(u):
+        return above * u if u > 0 else below * u
+
+    def slope(u):
+        return above if u > 0 else below
+
+    with mpmath.workdps(30):
+        turns = sorted({mpmath.mpf(0), 2 * mpmath.pi, *((k * mpmath.pi / 2 + a) for k in (1, 3) for a in (0, angle))})
+        ends = [v for v in turns if 0 <= v <= 2 * mpmath.pi] + [angle - mpmath.pi / 2] * (angle > mpmath.pi / 2)
+        ends.sort()
+        both = [
+            mpmath.quad(lambda z, f=f: f(mpmath.cos(z)) * f(mpmath.cos(z - angle)), ends) for f in (phi, slope)
+        ]
+        right = [float(s * t * both[0] / mpmath.pi), float(both[1] / (2 * mpmath.pi))]
+    p, q = (torch.tensor([float(v) ** 2], dtype=torch.float64) for v in (s, t))
+    averages = gaussian_averages(leaky(*slopes))
+    assert averages.exact
+    sizes = [float(s * t) * max(above**2, below**2), max(above**2, below**2)]
+    for found, expected, size in zip(averages.pair(p, q, rho * (p * q).sqrt()[None]), right, sizes, strict=True):
+        assert found.item() == pytest.approx(expected, abs=4e-15 * float(size))
+    if rho == 1:
+        for alone, together in zip(averages.single(p), averages.pair(p, p, p[None]), strict=True):
+            assert alone.item() == pytest.approx(together.item(), rel=2e-15)
+
+
+@pytest.mark.parametrize("slopes", LINES[:2], ids=str)
+def test_two_straight_lines_equal_quadrature(slopes):
+    p, c = covariances(1.5)
+    exact, numerical = (gaussian_averages(leaky(*slopes), quadrature) for quadrature in (False, True))
+    assert apart(exact.pair(p, p, c), numerical.pair(p, p, c)) < 1e-10
+    assert apart(exact.single(p), numerical.single(p)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "phi, kinks",
+    [
+        (lambda h: h.clamp(-1e6, 1e6), ((-1e6, 1.0), (1e6, -1.0))),
+        (lambda h: torch.relu(h - 1e-5), ((1e-5, 1.0),)),
+        (lambda h: torch.relu(h) + 1e-9, ((0.0, 1.0),)),
+    ],
+    ids=["bounded", "shifted", "raised"],
+)
+def test_what_is_nearly_two_straight_lines_has_no_closed_form(phi, kinks):
+    def slope(h):
+        with torch.enable_grad():
+            at = h.detach().requires_grad_()
+            return torch.autograd.grad(phi(at).sum(), at)[0]
+
+    assert closed_form(mf.Activation("nearly", phi, slope, kinks=kinks, tried=True)) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,9 +180,9 @@ def test_an_undeclared_kink_is_refused():
 
 
 def test_many_pairs_with_kinks_are_refused():
-    leaky = mf.Activation("leaky", torch.relu, lambda h: (h > 0).to(h.dtype), kinks=((0.0, 1.0),))
+    hard = mf.Activation("hard", lambda h: h.clamp_min(-1), lambda h: (h > -1).to(h.dtype), kinks=((-1.0, 1.0),))
     with pytest.raises(ValueError, match="register_closed_form"):
-        gaussian_averages(leaky).prepare(torch.ones(1), torch.ones(1), 10**6)
+        gaussian_averages(hard).prepare(torch.ones(1), torch.ones(1), 10**6)
 
 
 def test_closed_forms_belong_to_one_activation():

@@ -218,7 +218,7 @@ REFUSED = {
     ),
     "centred by point": (
         lambda net, x: net.out(torch.tanh((lambda h: h - h.mean(-1, keepdim=True))(torch.relu(net.read(x))))),
-        "was centred or normalised by numbers that differ",
+        "numbers that differ from point to point",
     ),
     "mean that fluctuates": (
         lambda net, x: net.out(torch.tanh(net.read(x) - net.read(x).mean(-1, keepdim=True) * net.up.in_features**0.5)),
@@ -228,6 +228,8 @@ REFUSED = {
         lambda net, x: net.out(torch.relu(net.read(x))).squeeze(-1),
         "keep the axis of outputs",
     ),
+    "a function of the outputs": (lambda net, x: torch.tanh(net.out(net.read(x))), "a function of the outputs"),
+    "gates at other positions": (lambda net, x: net.out(F.glu(net.read(x), 1)).mean(1), r"glu \(test_net.*another position.*axis of neurons, 2"),
     "depends on n": (
         lambda net, x: net.out(torch.tanh(net.read(x) * net.out.weight.shape[1] ** 0.25)),
         "depends on the number",
@@ -284,6 +286,37 @@ def test_numbers_that_all_neurons_share_are_a_field():
     right = mf.nngp_and_ntk(network(plainly), mf.ntk(), x)
     for way in (zeros, ones):
         torch.testing.assert_close(mf.nngp_and_ntk(network(way), mf.ntk(), x), right, rtol=1e-12, atol=0)
+
+
+class Kept(nn.Module):
+    """Numbers of all neurons as buffers, beside a table of positions and one that has no neurons"""
+
+    def __init__(self, n, numbers=None):
+        super().__init__()
+        self.read, self.up, self.out = dense(3, n), dense(n, n), dense(n, 1)
+        self.register_buffer("shift", torch.full((n,), 0.4) if numbers is None else numbers(n))
+        self.register_buffer("table", torch.linspace(-1, 1, 4)[:, None].expand(4, n).clone())
+        self.register_buffer("gain", torch.tensor(1.5))
+
+    def forward(self, x):
+        return self.out(torch.relu(self.up(torch.relu(self.read(x) + self.shift) * self.gain)) + self.table)
+
+
+def test_buffers_of_numbers_that_all_neurons_share_are_fields():
+    class Written(Kept):
+        def forward(self, x):
+            h = torch.relu(self.read(x) + 0.4) * 1.5
+            return self.out(torch.relu(self.up(h)) + torch.linspace(-1, 1, 4, dtype=x.dtype)[:, None])
+
+    x = some(2, 4, 3)
+    for found, right in zip(*(mf.nngp_and_ntk(net, mf.ntk(), x) for net in (Kept, Written)), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-6, atol=0)  # buffers are made in float32
+
+
+@pytest.mark.parametrize("numbers", [lambda n: torch.linspace(0, 1, n), lambda n: torch.arange(n) % 2])
+def test_buffers_with_a_number_for_each_neuron_are_refused_by_name(numbers):
+    with pytest.raises(ValueError, match=r"add \(test_network_kernels.py, line \d+\): the buffer 'shift' holds other numbers.*N\(0, std"):
+        mf.nngp_and_ntk(partial(Kept, numbers=numbers), mf.ntk(), some(2, 4, 3))
 
 
 def in_place(net, x):
@@ -396,10 +429,48 @@ def test_an_activation_with_a_closed_form_of_its_user_is_found():
         lambda h: torch.maximum(h, h.new_zeros(())),
         F.relu,
         lambda h: (h + h.abs()) / 2,
+        lambda h: F.relu(F.relu(h)),
+        lambda h: h.clone().clamp_(min=torch.zeros(())),
+        lambda h: F.threshold(h, 0.0, 0.0),
+        lambda h: torch.relu(2 * h) / 2,
     ):
         again = mf.nngp_and_ntk(network(lambda net, x, way=way: net.out(way(net.read(x)))), mf.ntk(), some(3, 6))
         for kernel, right in zip(again, relu, strict=True):
             torch.testing.assert_close(kernel, right, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (lambda h: F.leaky_relu(h, 0.2), lambda h: 0.6 * h + 0.4 * h.abs()),
+        (lambda h: F.rrelu(h, 0.1, 0.3, training=False), lambda h: F.leaky_relu(h, 0.2)),
+        (torch.abs, lambda h: torch.relu(h) + torch.relu(-h)),
+        (lambda h: F.relu(-F.leaky_relu(h, 0.2)), lambda h: 0.2 * F.relu(-h)),
+        (F.softsign, lambda h: h / (1 + h.abs())),
+        (F.logsigmoid, lambda h: -torch.log1p(torch.exp(-h))),
+        (lambda h: h.clamp(min=torch.tensor(0.25)), lambda h: torch.relu(h - 0.25) + 0.25),
+        (lambda h: F.silu(h, inplace=True), lambda h: h * torch.special.expit(h)),
+        (torch.special.ndtr, lambda h: (1 + torch.erf(h * 0.5**0.5)) / 2),
+    ],
+)
+def test_functions_in_other_words_have_the_same_kernels(one, other):
+    kernels = (
+        mf.nngp_and_ntk(network(lambda net, x, way=way: net.out(way(net.up(net.read(x))))), mf.ntk(), some(3, 6))
+        for way in (one, other)
+    )
+    for found, right in zip(*kernels, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+
+
+def test_a_frozen_slope_below_zero_is_leaky_relu():
+    class Net(nn.Sequential):
+        def __init__(self, n, phi):
+            super().__init__(dense(6, n), phi, dense(n, 1))
+
+    sloped = mf.Architecture(partial(Net, phi=nn.PReLU(init=0.125)), frozen=("1.weight",))
+    plain = partial(Net, phi=nn.LeakyReLU(0.125))
+    for found, right in zip(*(mf.nngp_and_ntk(net, mf.ntk(), some(3, 6)) for net in (sloped, plain)), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-14, atol=0)
 
 
 def slopes(kernels, x, x2, weights):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.gaussian_process import GaussianProcess, Posterior
 from meanfield.scaling.scaling import Scaling, ntk
 from meanfield.scaling.standard import Standard
@@ -60,6 +61,12 @@ class _Estimator:
         self.process_ = self.posterior_.process
         self.n_features_in_ = int(self.posterior_.x.shape[1])
         return self
+
+    def _positions(self, x: Any) -> tuple[int, ...]:
+        """Of the network's outputs, by one of the points x"""
+        one = checks.samples("x", x)[:1]
+        nngp = nngp_and_ntk(self.network, ntk() if self.scaling is None else self.scaling, one)[0]
+        return tuple(nngp.shape[1 : nngp.ndim // 2])
 
     def _fitted(self) -> Posterior:
         if not hasattr(self, "posterior_"):
@@ -136,30 +143,36 @@ class GaussianProcessRegressor(_Estimator):
 
 
 class GaussianProcessClassifier(_Estimator):
-    """Classes y (P,), numbers or texts, by regression on one-hot targets less 1/C: that of the largest mean. After `fit`: `classes_`."""
+    """Classes y (P,), or at positions (P, ..), numbers or texts, by regression on one-hot targets less 1/C: that of the largest mean.
+
+    After `fit`: `classes_`, `process_` and `posterior_`.
+    """
 
     _estimator_type = "classifier"
 
     @checked
     def fit(self, x: Any, y: Any) -> Self:
         """To points x (P, ..) and classes; ValueError for fewer than two, and as of `GaussianProcess.posterior`"""
-        self.classes_, which = np.unique(_classes(y), return_inverse=True)
+        labels, positions = _classes(y), self._positions(x)
+        if labels.shape[1:] != positions:
+            wanted = " and position, (P, " + ", ".join(map(str, positions)) + ")" if positions else ""
+            raise ValueError(_no_classes(y, wanted))
+        self.classes_, which = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y must hold two classes or more: received {len(self.classes_)}")
         count = len(self.classes_)
-        return self._fit(x, np.eye(count)[which] - 1 / count)
+        return self._fit(x, np.eye(count)[which.reshape(labels.shape)] - 1 / count)
 
     @checked
     def predict(self, x: Any) -> np.ndarray:
-        """(P2,) of `classes_`"""
-        means = self._fitted().mean(x).numpy()
-        return self.classes_[means.argmax(1)]
+        """(P2,) of `classes_`, or (P2, positions, ..)"""
+        return self.classes_[self._fitted().mean(x).numpy().argmax(-1)]
 
     @checked
     def decision_function(self, x: Any) -> np.ndarray:
-        """(P2, C) means of f, no probabilities; of two classes (P2,) that of the second less that of the first"""
+        """(P2, .., C) means of f, no probabilities; of two classes (P2, ..) that of the second less that of the first"""
         means = self._fitted().mean(x).numpy()
-        return means[:, 1] - means[:, 0] if len(self.classes_) == 2 else means
+        return means[..., 1] - means[..., 0] if len(self.classes_) == 2 else means
 
     @checked
     def score(self, x: Any, y: Any) -> float:
@@ -167,17 +180,23 @@ class GaussianProcessClassifier(_Estimator):
         found, right = self.predict(x), _classes(y)
         if len(found) != len(right):
             raise ValueError(f"x and y differ in their number of samples: received {len(found)} and {len(right)}")
+        if found.shape != right.shape:
+            raise ValueError(f"y must have shape {found.shape}, as the predictions: received {right.shape}")
         return float(np.mean(found == right))
 
 
 def _classes(y: Any) -> np.ndarray:
-    """(P,) labels; ValueError for another shape and for fractions"""
+    """(P, ..) labels; ValueError for none and for fractions"""
     labels = np.asarray(y)
     labels = np.array(labels.tolist()) if labels.dtype.kind == "O" else labels  # texts of a data frame
     whole = labels.dtype.kind in "biuU" or (labels.dtype.kind == "f" and bool((np.mod(labels, 1) == 0).all()))
-    if labels.ndim != 1 or not len(labels) or not whole:
-        raise ValueError(
-            f"y must be one class for each sample, whole numbers or texts: received {checks.shown(y)}; of one-hot rows give "
-            "y.argmax(1), for numbers take GaussianProcessRegressor"
-        )
+    if not labels.ndim or not labels.size or not whole:
+        raise ValueError(_no_classes(y))
     return labels
+
+
+def _no_classes(y: Any, where: str = "") -> str:
+    return (
+        f"y must be one class for each sample{where}, whole numbers or texts: received {checks.shown(y)}; of one-hot rows give "
+        "y.argmax(-1), for numbers take GaussianProcessRegressor"
+    )

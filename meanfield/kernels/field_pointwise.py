@@ -34,6 +34,7 @@ from meanfield.kernels.field_nodes import (
     total,
 )
 from meanfield.kernels.field_places import where
+from meanfield.kernels.gaussian_averages import two_lines
 from meanfield.kernels.field_reading import Call, Field, Reading, Rule, Weight, replaced
 
 
@@ -49,14 +50,11 @@ def times(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> An
         w = weights[0]
         return Weight.of(w.law, w.shape, w.factor * factor, w.turned)
     over = "div" in call.name
-    if (
-        (over and isinstance(args[1], Field))
-        or call.name == "__rdiv__"
-        or call.name == "__rtruediv__"
-        or call.name == "reciprocal"
-    ):
-        return elementwise(reading, func, call, args, kwargs)
-    if call.name in ("neg", "__neg__", "negative"):
+    if call.name in ("__rdiv__", "__rtruediv__") or (over and isinstance(args[1], Field)):
+        alike = len(fields) == 2 and fields[0].axes == fields[1].axes
+        both = combined(fields[0].node, fields[1].node, torch.div) if alike else None
+        return elementwise(reading, func, call, args, kwargs) if both is None else Field.of(both, fields[0].axes)
+    if call.name.strip("_") in ("neg", "negative"):
         return Field.of(scaled(fields[0].node, -1.0), fields[0].axes)
     if len(fields) == 1 and (number := _number(args)) is not None:
         return Field.of(scaled(fields[0].node, 1 / number if over else number), fields[0].axes)
@@ -117,11 +115,13 @@ def _has_function(node: Node) -> bool:
 
 def elementwise(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
     """A function of each number; of one field, or of several that are functions of the same neurons"""
-    after = reading.axes(call)
-    assert after is not None
-    fields = fields_of(args, kwargs)
+    after, fields = reading.axes(call), fields_of(args, kwargs)
+    if after is None:
+        raise ValueError(
+            f"a function of the outputs, whose law is no Gaussian then: leave it to the loss, e.g. loss='cross_entropy'; {REMEDY}"
+        )
     if len(fields) > 1:
-        raise ValueError(f"a function of two fields has no rule; {REMEDY}")
+        raise ValueError(f"a function of two fields, but for sums and products, has no rule; {REMEDY}")
     field = fields[0]
     for value in tree_flatten((args, kwargs))[0]:
         if isinstance(value, Tensor) and value is not field and value.numel() > 1:
@@ -175,22 +175,27 @@ def applied(node: Node, function: Callable[[Tensor], Tensor], kinks: tuple[float
     if inner is None:
         if _differs(node):
             raise ValueError(
-                "a function of an activation that was centred or normalised by numbers that differ from point to point, such as its mean "
-                f"over neurons: no rule; put a matrix between, or the norm before the activation; {REMEDY}"
+                "a function of a field plus, or times, numbers that differ from point to point, such as a table of positions that all neurons "
+                "share or the mean over neurons of an activation: no rule; draw positions for each neuron, put a matrix between, or a norm "
+                f"before the activation; {REMEDY}"
             )
         raise ValueError(
             f"a function of a field that is no Gaussian, such as a sum of activations of several layers: no kernel is known; {REMEDY}"
         )
+
+    def composed(h: Tensor) -> Tensor:
+        return function(inner.function(h))
+
     if inner.linear and not inner.kinks:
         at = torch.tensor([0.0, 1.0], dtype=torch.float64)
         start, end = inner.function(at).tolist()
         places = tuple(sorted((kink - start) / (end - start) for kink in kinks))
-        return pointwise(Shape(inner.base, lambda h: function(inner.function(h)), places, linear=False))
-    if kinks:
+        return pointwise(Shape(inner.base, composed, places, linear=False))
+    if kinks and two_lines(composed, (*kinks, *inner.kinks)) is None:
         raise ValueError(
             f"a function with kinks of another function of the same neurons has no rule: register both as one activation; {REMEDY}"
         )
-    return pointwise(Shape(inner.base, lambda h: function(inner.function(h)), inner.kinks, linear=False))
+    return pointwise(Shape(inner.base, composed, kinks or inner.kinks, linear=False))
 
 
 def _is_square(function: Callable[[Tensor], Tensor]) -> bool:
@@ -199,22 +204,20 @@ def _is_square(function: Callable[[Tensor], Tensor]) -> bool:
 
 
 def _kinks(name: str, args: Any, kwargs: Any) -> tuple[float, ...]:
-    if name in ("clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "hardtanh_", "threshold"):
-        numbers = [*args[1:], *kwargs.values()]
-        return tuple(sorted(float(v) for v in numbers if isinstance(v, (int, float)) and not isinstance(v, bool))) or (
-            -1.0,
-            1.0,
-        )
+    name = name.strip("_")
+    if name in ("clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "threshold"):
+        return tuple(sorted(map(float, filter(_is_number, (*args[1:], *kwargs.values()))))) or (-1.0, 1.0)
     if name in ("hardshrink", "softshrink"):
         at = float(args[1] if len(args) > 1 else kwargs.get("lambd", 0.5))
         return (-at, at)
     return _KINKS.get(name, ())
 
 
-_KINKS = dict.fromkeys(
-    ("relu", "relu_", "leaky_relu", "leaky_relu_", "abs", "absolute", "elu", "elu_", "selu", "celu", "sign", "__abs__"),
-    (0.0,),
-) | {"relu6": (0.0, 6.0), "hardsigmoid": (-3.0, 3.0), "hardswish": (-3.0, 3.0)}
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) or isinstance(value, Tensor) and not value.ndim
+
+
+_KINKS = dict.fromkeys("relu leaky_relu prelu rrelu abs absolute elu selu celu softsign".split(), (0.0,)) | {"relu6": (0.0, 6.0), "hardsigmoid": (-3.0, 3.0), "hardswish": (-3.0, 3.0)}
 
 
 def extreme(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:

@@ -88,6 +88,20 @@ class Weight(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
 
+class Numbered(Tensor):
+    """A buffer with other numbers for each neuron, in its shape"""
+
+    name_of_buffer: str
+
+    @staticmethod
+    def of(name: str, shape: Sequence[int]) -> Numbered:
+        made = torch.empty(tuple(shape), dtype=torch.float64, device="meta").as_subclass(Numbered)
+        made.name_of_buffer = name
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+
+
 def activated(h: Tensor, phi: Activation) -> Tensor:
     """phi(h), of which a reading knows what it is"""
     if has_torch_function_unary(h):
@@ -192,6 +206,7 @@ class Reading(TorchFunctionMode):
         call = self.calls[self.number]
         self.number += 1
         given = tree_flatten((args, kwargs))[0]
+        _must_have_a_law(given, name)
         if not any(isinstance(value, (Field, Weight)) for value in given):
             return self._alike(func(*args, **kwargs), call)
         if name in _OF_SHAPE:
@@ -270,6 +285,16 @@ _VIEWS = _words(
     "movedim moveaxis swapaxes squeeze unsqueeze expand expand_as broadcast_to contiguous to double type type_as",
 )
 _IN_PLACE = _words("relu leaky_relu elu selu celu silu mish hardtanh relu6 hardswish hardsigmoid threshold")
+
+
+def _must_have_a_law(given: Sequence[Any], name: str) -> None:
+    numbered = next((value.name_of_buffer for value in given if isinstance(value, Numbered)), None)
+    if numbered is not None and name not in _OF_SHAPE:
+        raise ValueError(
+            f"{name} ({where()}): the buffer {numbered!r} holds other numbers for each neuron, whose law is not known: fill it with one number "
+            f"for all, or make it a parameter, drawn as N(0, std^2) by mf.Architecture(build, weight_std={{{numbered!r}: std}}) and frozen "
+            f"there; {REMEDY}"
+        )
 
 
 def _must_be_as_it_was(given: Sequence[Any]) -> None:

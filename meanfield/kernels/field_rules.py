@@ -14,6 +14,11 @@ def _named(rule: Rule, *lines: str) -> dict[str, Rule]:
     return dict.fromkeys((word for line in lines for word in line.split()), rule)
 
 
+def _with_changes(rule: Rule, *lines: str) -> dict[str, Rule]:
+    """Of functions that torch has in place, too"""
+    return _named(rule, *lines) | {f"{name}_": rule for name in _named(rule, *lines)}
+
+
 RULES: dict[str, Rule] = {
     **_named(
         affine,
@@ -30,22 +35,21 @@ RULES: dict[str, Rule] = {
     **_named(expanded, "expand expand_as broadcast_to"),
     **_named(concatenated, "cat stack concat concatenate"),
     **_named(indexed, "__getitem__"),
-    **_named(
-        times,
-        "mul __mul__ __rmul__ __imul__ mul_ multiply div __truediv__ div_ true_divide divide __rdiv__ __rtruediv__ neg __neg__",
-    ),
+    **_with_changes(times, "mul multiply div true_divide divide neg negative"),
+    **_named(times, "__mul__ __rmul__ __imul__ __truediv__ __itruediv__ __rdiv__ __rtruediv__ __neg__"),
     **_named(over_neurons, "mean sum"),
     **_named(spread_over_neurons, "var std norm vector_norm"),
     **_named(layer_norm, "layer_norm rms_norm group_norm"),
     **_named(matmul, "matmul __matmul__ bmm mm mv"),
-    **_named(
+    **_with_changes(
         elementwise,
-        "tanh tanh_ sigmoid sigmoid_ erf erfc sin cos exp expm1 silu silu_ gelu softplus mish softsign logsigmoid square pow __pow__ atan",
-        "arctan asinh tanhshrink logaddexp relu relu_ leaky_relu leaky_relu_ abs absolute __abs__ elu elu_ selu celu relu6 hardtanh",
-        "hardsigmoid hardswish clamp clip clamp_min clamp_max hardshrink softshrink threshold addcmul reciprocal sqrt rsqrt special_erf",
+        "tanh sigmoid special_expit erf special_erf erfc special_erfc special_ndtr special_log_ndtr sin cos sinc sinh cosh exp exp2 expm1",
+        "log log1p silu gelu softplus mish softsign log_sigmoid square pow __pow__ atan arctan asinh arcsinh tanhshrink logaddexp",
+        "relu leaky_relu prelu rrelu abs absolute __abs__ elu selu celu relu6 hardtanh hardsigmoid hardswish clamp clip clamp_min",
+        "clamp_max hardshrink softshrink threshold _threshold addcmul reciprocal sqrt rsqrt",
     ),
     **_named(extreme, "maximum minimum max min"),
-    **_named(same, "contiguous clone to double type type_as requires_grad_"),
+    **_named(same, "contiguous clone positive to double type type_as requires_grad_"),
     **_named(off, "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"),
     **_named(like(0.0), "zeros_like new_zeros"),
     **_named(like(1.0), "ones_like new_ones"),

@@ -15,7 +15,7 @@ from meanfield.kernels.field_affine import (
     with_columns,
 )
 from meanfield.kernels.field_maps import Axes, LinearMap
-from meanfield.kernels.field_nodes import REMEDY, folded, joined, mapped, parted, share
+from meanfield.kernels.field_nodes import REMEDY, folded, joined, mapped, parted, share, sources
 from meanfield.kernels.field_pointwise import applied, multiplied_fields
 from meanfield.kernels.field_reading import Call, Field, Reading, Weight
 
@@ -117,10 +117,15 @@ def shared(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
 
 
 def halved(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Field:
-    """glu: the first half, along any axis, times the sigmoid of the second"""
+    """glu: the first half, along any axis, times the sigmoid of the second; ValueError where both depend on the same neurons"""
     field, dim = arguments(args, kwargs, ("input", "dim"), (None, -1))
     both = Call("chunk", call.results * 2)
     first, second = shared(reading, lambda t: t.chunk(2, dim), both, (field,), {})
+    if dim % len(field.shape) != field.axes.wide and sources(first.node) & sources(second.node):
+        raise ValueError(
+            f"the gate of a value stands at another position of the same neurons: no rule; halve the axis of neurons, {field.axes.wide} here, "
+            f"or take a matrix of its own for the gates; {REMEDY}"
+        )
     gate = Field.of(applied(second.node, torch.sigmoid, ()), second.axes)
     return multiplied_fields(reading, first, gate, call)
 

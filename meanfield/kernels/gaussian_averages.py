@@ -1,12 +1,13 @@
 """Averages <phi(u) phi(v)> and <phi'(u) phi'(v)> over two Gaussians with variances p, q and covariance c (equations 41 and 42).
 
-Closed forms stand in one table, by the activation's name: add yours with `register_closed_form`. All others go by quadrature.
+Closed forms stand in one table, by the activation's name: add yours with `register_closed_form`. What is made of two straight lines
+that meet at 0 needs no name. All others go by quadrature.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from meanfield.kernels.averages_table import prepared
 from meanfield.kernels.gaussian_quadrature import Quadrature
-from meanfield.network.activations import Activation, activation
+from meanfield.network.activations import Activation, activation, names
 
+_PLACES = 10 ** torch.linspace(-8, 8, 49, dtype=torch.float64)  # where a function is looked at for being two straight lines
 Pair = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Single = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -73,13 +75,44 @@ def gaussian_mean(function: Callable[[Tensor], Tensor], phi: Activation, p: Tens
 
 
 def closed_form(which: str | Activation) -> ClosedForm | None:
-    """The closed form of this very activation, None if there is none (another activation of the same name has none)."""
+    """The closed form of this very activation, by its name (another activation of the same name has none) or since it is made of two
+    straight lines; None if there is none."""
     phi = activation(which)
-    try:
+    if phi.name in _CLOSED and phi.name in names():
         known = activation(phi.name)
-    except ValueError:
+        if (known.phi, known.dphi) == (phi.phi, phi.dphi):
+            return _CLOSED[phi.name]
+    lines = two_lines(phi.phi, [at for at, _ in phi.kinks])
+    return None if lines is None else _of_two_lines(*lines)
+
+
+def two_lines(function: Callable[[Tensor], Tensor], kinks: Sequence[float]) -> tuple[float, float] | None:
+    """The slopes (a, b) of a function that is a h above 0 and b h below it, as leaky relu or |h|, with or without factors; None for others"""
+    if any(kinks):
         return None
-    return _CLOSED.get(phi.name) if (known.phi, known.dphi) == (phi.phi, phi.dphi) else None
+    found = function(torch.cat([_PLACES, -_PLACES])).reshape(2, -1) / torch.stack([_PLACES, -_PLACES])
+    if not bool(((found - found[:, :1]).abs() <= 1e-14 * found[:, :1].abs()).all()):
+        return None
+    above, below = found[:, 0].tolist()
+    return above, below
+
+
+def by_two_lines(relu: Pair, above: float, below: float) -> Pair:
+    """The averages of phi(h) = (above - below) relu(h) + below h from those of relu (equation 41)"""
+    square, product = (above - below) ** 2, above * below
+
+    def pair(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        if not square:
+            return product * c, torch.full_like(c, product)
+        features, slopes = relu(p, q, c)
+        return square * features + product * c, square * slopes + product
+
+    return pair
+
+
+def _of_two_lines(above: float, below: float) -> ClosedForm:
+    half = (above**2 + below**2) / 2
+    return ClosedForm(by_two_lines(_relu, above, below), lambda p: (half * p, torch.full_like(p, half)))
 
 
 def register_closed_form(name: str, pair: Pair, single: Single) -> None:

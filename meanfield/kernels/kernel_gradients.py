@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanfield.kernels.gaussian_averages import GaussianAverages, Pair, closed_form
+from meanfield.kernels.gaussian_averages import GaussianAverages, Pair, by_two_lines, closed_form, two_lines
 from meanfield.network.activations import Activation
 
 Kernels = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -18,6 +18,9 @@ TILE = 256  # points
 
 def differentiable_pair(phi: Activation) -> Pair | None:
     """(p, q, c), which broadcast, -> <phi phi>, <phi' phi'> for autograd, finite at correlations of +-1; None if they are not known"""
+    lines = two_lines(phi.phi, [at for at, _ in phi.kinks])
+    if lines is not None:
+        return by_two_lines(_relu, *lines)
     closed = closed_form(phi)
     return None if closed is None else closed.pair if phi.name in _SMOOTH else _FORMS.get(phi.name)
 
@@ -38,7 +41,7 @@ def no_derivatives(phi: Activation) -> str:
     """What to tell of an activation whose averages autograd cannot follow"""
     return (
         f"the inputs require gradients, which are not known for the activation {phi.name!r}: received one without closed averages "
-        "of the library; give x.detach(), or take relu, erf, sin, gelu or linear"
+        "of the library; give x.detach(), or take linear, relu, leaky relu, abs, erf, sin or gelu"
     )
 
 
@@ -110,5 +113,5 @@ def _gelu(p: Tensor, q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return c * both + scale * (gap + c * c * (1 / s + 1 / t)), both + scale * c * (1 / s + 1 / t + 1 / root.square())
 
 
-_FORMS: dict[str, Pair] = {"relu": _relu, "erf": _erf, "gelu": _gelu}
-_SMOOTH = ("linear", "sin")  # whose closed averages serve autograd as they are
+_FORMS: dict[str, Pair] = {"erf": _erf, "gelu": _gelu}
+_SMOOTH = ("sin",)  # whose closed averages serve autograd as they are

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from meanfield.kernels.field_maps import Axes
-from meanfield.kernels.field_nodes import Leaf, MatrixLaw, Rooted
-from meanfield.kernels.field_reading import Field, Weight, activated
+from meanfield.kernels.field_nodes import ONE, Leaf, MatrixLaw, Rooted
+from meanfield.kernels.field_reading import Field, Numbered, Weight, activated
 from meanfield.kernels.weights import KernelWeights
 from meanfield.network.architecture import Architecture
 from meanfield.network.convolutional import ConvNetwork
@@ -68,9 +68,10 @@ def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
         if buffer.is_floating_point():
             owner = module.get_submodule(name.rpartition(".")[0])
             owner._buffers[name.rpartition(".")[2]] = buffer.to(torch.float64)
+    found: dict[str, Any] = _buffers(network.build, module, width)
     starts, of = {name: p.detach() for name, p in module.named_parameters()}, units(network, scaling, width)
     fans = {p.layer: p.fan_in(width) for p in network.description.having("hidden", "readout")}
-    limits, found = _Limits.of(scaling), {}
+    limits = _Limits.of(scaling)
     for p in network.description:
         unit, square = of[p.name], of[p.name].multiplier ** 2
         rate = unit.rate * square  # of w itself
@@ -88,6 +89,22 @@ def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
             start = None if unit.drawn else _start(p, starts[p.name].to(torch.float64), fans)
             found[p.name] = _leaf(module, p, start, square if unit.drawn else 0.0, rate, width)
     return Law(module, found, width)
+
+
+def _buffers(build: Build, module: nn.Module, width: int) -> dict[str, Any]:
+    """Those with an axis of neurons, by name: fields where all neurons share the numbers, else what cannot be used"""
+    others, found = dict(made(build, 2 * width).named_buffers()), {}
+    for name, buffer in module.named_buffers():
+        wide = [axis for axis, sizes in enumerate(zip(buffer.shape, others[name].shape, strict=True)) if len({*sizes}) > 1]
+        if not wide:
+            continue
+        one = buffer.narrow(wide[0], 0, 1)
+        if len(wide) == 1 and buffer.is_floating_point() and bool((buffer == one).all()):
+            axes = Axes(tuple(buffer.shape), wide[0], None, 1)
+            found[name] = Field.of(Rooted.of(ONE, axes.points(one)), axes)
+        else:
+            found[name] = Numbered.of(name, buffer.shape)
+    return found
 
 
 @dataclass(frozen=True)
