@@ -121,9 +121,7 @@ def test_two_straight_lines_against_integrals_over_the_angle(slopes, rho):
         turns = sorted({mpmath.mpf(0), 2 * mpmath.pi, *((k * mpmath.pi / 2 + a) for k in (1, 3) for a in (0, angle))})
         ends = [v for v in turns if 0 <= v <= 2 * mpmath.pi] + [angle - mpmath.pi / 2] * (angle > mpmath.pi / 2)
         ends.sort()
-        both = [
-            mpmath.quad(lambda z, f=f: f(mpmath.cos(z)) * f(mpmath.cos(z - angle)), ends) for f in (phi, slope)
-        ]
+        both = [mpmath.quad(lambda z, f=f: f(mpmath.cos(z)) * f(mpmath.cos(z - angle)), ends) for f in (phi, slope)]
         right = [float(s * t * both[0] / mpmath.pi), float(both[1] / (2 * mpmath.pi))]
     p, q = (torch.tensor([float(v) ** 2], dtype=torch.float64) for v in (s, t))
     averages = gaussian_averages(leaky(*slopes))
@@ -145,7 +143,7 @@ def test_two_straight_lines_equal_quadrature(slopes):
 
 
 @pytest.mark.parametrize(
-    "phi, kinks",
+    ("phi", "kinks"),
     [
         (lambda h: h.clamp(-1e6, 1e6), ((-1e6, 1.0), (1e6, -1.0))),
         (lambda h: torch.relu(h - 1e-5), ((1e-5, 1.0),)),

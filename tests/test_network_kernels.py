@@ -198,6 +198,10 @@ REFUSED = {
     ),
     "mixes samples": (lambda net, x: net.out(net.read(x) - net.read(x).mean(0)), "mixes samples"),
     "rolls samples": (lambda net, x: net.out(net.read(x).roll(1, 0)), "mixes samples"),
+    "norm over samples": (
+        lambda net, x: net.out(F.batch_norm(net.read(x), None, None, training=True)),
+        "fails for one sample alone.*depend on the others",
+    ),
     "samples of data": (lambda net, x: net.out(torch.relu(net.read(x - x.mean(0)))), "depend on the others"),
     "largest of data": (lambda net, x: net.out(torch.relu(net.read(x / x.abs().max()))), "depend on the others"),
     "neighbours": (lambda net, x: net.out(torch.relu(net.read(x).roll(1, -1) + net.read(x))), "mixes neurons"),
@@ -229,7 +233,10 @@ REFUSED = {
         "keep the axis of outputs",
     ),
     "a function of the outputs": (lambda net, x: torch.tanh(net.out(net.read(x))), "a function of the outputs"),
-    "gates at other positions": (lambda net, x: net.out(F.glu(net.read(x), 1)).mean(1), r"glu \(test_net.*another position.*axis of neurons, 2"),
+    "gates at other positions": (
+        lambda net, x: net.out(F.glu(net.read(x), 1)).mean(1),
+        r"glu \(test_net.*another position.*axis of neurons, 2",
+    ),
     "depends on n": (
         lambda net, x: net.out(torch.tanh(net.read(x) * net.out.weight.shape[1] ** 0.25)),
         "depends on the number",
@@ -315,7 +322,10 @@ def test_buffers_of_numbers_that_all_neurons_share_are_fields():
 
 @pytest.mark.parametrize("numbers", [lambda n: torch.linspace(0, 1, n), lambda n: torch.arange(n) % 2])
 def test_buffers_with_a_number_for_each_neuron_are_refused_by_name(numbers):
-    with pytest.raises(ValueError, match=r"add \(test_network_kernels.py, line \d+\): the buffer 'shift' holds other numbers.*N\(0, std"):
+    with pytest.raises(
+        ValueError,
+        match=r"add \(test_network_kernels.py, line \d+\): the buffer 'shift' holds other numbers.*N\(0, std",
+    ):
         mf.nngp_and_ntk(partial(Kept, numbers=numbers), mf.ntk(), some(2, 4, 3))
 
 
@@ -440,7 +450,7 @@ def test_an_activation_with_a_closed_form_of_its_user_is_found():
 
 
 @pytest.mark.parametrize(
-    "one, other",
+    ("one", "other"),
     [
         (lambda h: F.leaky_relu(h, 0.2), lambda h: 0.6 * h + 0.4 * h.abs()),
         (lambda h: F.rrelu(h, 0.1, 0.3, training=False), lambda h: F.leaky_relu(h, 0.2)),

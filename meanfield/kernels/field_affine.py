@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_flatten
 
 from meanfield.kernels.field_maps import Axes, LinearMap
 from meanfield.kernels.field_nodes import ONE, REMEDY, Node, Rooted, Total, mapped, total
-from meanfield.kernels.field_reading import Call, Field, Reading, Weight, replaced
+from meanfield.kernels.field_plan import Call
+from meanfield.kernels.field_reading import Field, Reading, Weight, replaced
 
 
 def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:

@@ -18,7 +18,8 @@ from meanfield.kernels.field_affine import (
 )
 from meanfield.kernels.field_maps import Filter
 from meanfield.kernels.field_nodes import ONE, REMEDY, Mixed, Node, Rooted, scaled
-from meanfield.kernels.field_reading import Call, Field, Reading, Rule, Weight, replaced
+from meanfield.kernels.field_plan import Call
+from meanfield.kernels.field_reading import Field, Reading, Rule, Weight, replaced
 
 
 def linear(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:

@@ -14,8 +14,9 @@ from meanfield.kernels.field_affine import (
 )
 from meanfield.kernels.field_maps import LinearMap
 from meanfield.kernels.field_nodes import ONE, REMEDY, Rooted, mapped, total
+from meanfield.kernels.field_plan import Call
 from meanfield.kernels.field_pointwise import multiplied_fields
-from meanfield.kernels.field_reading import Call, Field, Reading
+from meanfield.kernels.field_reading import Field, Reading
 
 
 def over_neurons(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:

@@ -34,8 +34,9 @@ from meanfield.kernels.field_nodes import (
     total,
 )
 from meanfield.kernels.field_places import where
+from meanfield.kernels.field_plan import Call
+from meanfield.kernels.field_reading import Field, Reading, Rule, Weight, replaced
 from meanfield.kernels.gaussian_averages import two_lines
-from meanfield.kernels.field_reading import Call, Field, Reading, Rule, Weight, replaced
 
 
 def times(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
@@ -175,9 +176,9 @@ def applied(node: Node, function: Callable[[Tensor], Tensor], kinks: tuple[float
     if inner is None:
         if _differs(node):
             raise ValueError(
-                "a function of a field plus, or times, numbers that differ from point to point, such as a table of positions that all neurons "
-                "share or the mean over neurons of an activation: no rule; draw positions for each neuron, put a matrix between, or a norm "
-                f"before the activation; {REMEDY}"
+                "a function of a field plus, or times, numbers that differ from point to point, such as a table of positions that all "
+                "neurons share or the mean over neurons of an activation: no rule; draw positions for each neuron, put a matrix between, "
+                f"or a norm before the activation; {REMEDY}"
             )
         raise ValueError(
             f"a function of a field that is no Gaussian, such as a sum of activations of several layers: no kernel is known; {REMEDY}"
@@ -214,10 +215,14 @@ def _kinks(name: str, args: Any, kwargs: Any) -> tuple[float, ...]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) or isinstance(value, Tensor) and not value.ndim
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)) or (
+        isinstance(value, Tensor) and not value.ndim
+    )
 
 
-_KINKS = dict.fromkeys("relu leaky_relu prelu rrelu abs absolute elu selu celu softsign".split(), (0.0,)) | {"relu6": (0.0, 6.0), "hardsigmoid": (-3.0, 3.0), "hardswish": (-3.0, 3.0)}
+_KINKS = dict.fromkeys(
+    ["relu", "leaky_relu", "prelu", "rrelu", "abs", "absolute", "elu", "selu", "celu", "softsign"], (0.0,)
+) | {"relu6": (0.0, 6.0), "hardsigmoid": (-3.0, 3.0), "hardswish": (-3.0, 3.0)}
 
 
 def extreme(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:

@@ -1,14 +1,11 @@
 """A forward pass read at infinite width: torch's functions of fields, by which a module's own code makes nodes (equations 97 and 98).
 
-What each call gives back is known beforehand, from two passes of small real networks: which axes grow with the width, which with samples.
+What each call gives back is known beforehand (field_plan.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,30 +18,10 @@ from meanfield.kernels.field_moments import Within
 from meanfield.kernels.field_nodes import ONE, REMEDY, MatrixLaw, Node, Rooted
 from meanfield.kernels.field_pairs import RULES as PAIR_RULES
 from meanfield.kernels.field_places import where
+from meanfield.kernels.field_plan import OF_GRADIENTS, Call, Sizes, name_of, words
 from meanfield.network.activations import Activation
 
-_SAMPLES = (2, 3)  # of the real ones, whose widths are a unit and its double
 Rule = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """An axis: number n^wide b^sample"""
-
-    number: Fraction
-    wide: bool
-    sample: bool
-
-    def at(self, width: int, samples: int) -> int:
-        return int(self.number * (width if self.wide else 1) * (samples if self.sample else 1))
-
-
-@dataclass(frozen=True)
-class Call:
-    """A function of torch that a forward pass calls, and the axes of each tensor that it returns"""
-
-    name: str
-    results: tuple[tuple[Sizes, ...], ...]
 
 
 class Field(Tensor):
@@ -109,64 +86,6 @@ def activated(h: Tensor, phi: Activation) -> Tensor:
     return phi(h)
 
 
-class _Log(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[str, list[tuple[int, ...]]]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if name_of(func) in _OF_GRADIENTS:
-            return result
-        found = [tuple(t.shape) for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
-        self.calls.append((name_of(func), found))
-        return result
-
-
-def plan(build: Any, x: Tensor, make: Any, unit: int) -> list[Call]:
-    """The calls of a forward pass of inputs x (P, ..), from real networks make(build, width), whose widths are multiples of a unit"""
-    logs, net, few, f = [], nn.Module(), x, x
-    x = torch.cat([x[:3], x[:1].flip(-1) * 2 + 1]) if x.is_floating_point() else x  # others, if there are few
-    passes = tuple(zip((unit, 2 * unit), _SAMPLES, strict=True))
-    for width, samples in passes:
-        net = make(build, width)
-        few = x[torch.arange(samples) % len(x)]
-        with torch.no_grad(), _Log() as log:
-            f = net(few)
-        logs.append(log.calls)
-    _must_keep_samples_apart(net, few, f)
-    if [name for name, _ in logs[0]] != [name for name, _ in logs[1]]:
-        raise ValueError(
-            "the network's forward does other things at another width or for other samples: no kernel is known"
-        )
-    return [
-        Call(name, tuple(tuple(map(partial(_sizes, passes), a, b)) for a, b in zip(small, large, strict=True)))
-        for (name, small), (_, large) in zip(*logs, strict=True)
-    ]
-
-
-def _must_keep_samples_apart(net: nn.Module, x: Tensor, f: Tensor) -> None:
-    with torch.no_grad():
-        alone = torch.cat([net(one) for one in x.split(1)])
-    if float((alone - f).abs().max()) > 1e-7 * float(f.abs().max()):
-        raise ValueError(
-            "the outputs for a sample depend on the others: the forward mixes samples, e.g. x - x.mean(0); prepare the data before, "
-            "and take norms over neurons or positions"
-        )
-
-
-def _sizes(passes: Sequence[tuple[int, int]], small: int, large: int) -> Sizes:
-    (n, b), (m, c) = passes
-    for wide in (False, True):
-        for sample in (False, True):
-            number = Fraction(small, (n if wide else 1) * (b if sample else 1))
-            if number * (m if wide else 1) * (c if sample else 1) == large:
-                return Sizes(number, wide, sample)
-    raise ValueError(
-        f"an axis of {small} at width {n} and {large} at width {m} is no multiple of the width: no kernel is known"
-    )
-
-
 class Reading(TorchFunctionMode):
     """One forward pass of a batch of samples.
 
@@ -197,7 +116,7 @@ class Reading(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, name_of(func)
-        if name in _OF_GRADIENTS:
+        if name in OF_GRADIENTS:
             return func(*args, **kwargs)
         if self.number >= len(self.calls) or self.calls[self.number].name != name:
             raise ValueError(
@@ -263,37 +182,26 @@ class Reading(TorchFunctionMode):
             raise ValueError(f"the matrix {name!r} is used as it is and transposed: no kernel is known")
 
 
-def _words(*lines: str) -> frozenset[str]:
-    return frozenset(word for line in lines for word in line.split())
-
-
-_OF_GRADIENTS = _words("_set_grad_enabled set_grad_enabled is_grad_enabled")
-_OF_SHAPE = _words(
+_OF_SHAPE = words(
     "size dim numel is_floating_point __len__ ndimension nelement is_complex shape dtype device ndim requires_grad is_meta is_cuda layout",
     "is_sparse is_nested",
 )
 
 
-def name_of(func: Any) -> str:
-    """Of a function of torch, or of a property that is asked for"""
-    name = getattr(func, "__name__", "")
-    return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
-
-
-_VIEWS = _words(
+_VIEWS = words(
     "view reshape flatten unflatten view_as reshape_as __getitem__ select narrow chunk split unbind tensor_split transpose permute t T mT",
     "movedim moveaxis swapaxes squeeze unsqueeze expand expand_as broadcast_to contiguous to double type type_as",
 )
-_IN_PLACE = _words("relu leaky_relu elu selu celu silu mish hardtanh relu6 hardswish hardsigmoid threshold")
+_IN_PLACE = words("relu leaky_relu elu selu celu silu mish hardtanh relu6 hardswish hardsigmoid threshold")
 
 
 def _must_have_a_law(given: Sequence[Any], name: str) -> None:
     numbered = next((value.name_of_buffer for value in given if isinstance(value, Numbered)), None)
     if numbered is not None and name not in _OF_SHAPE:
         raise ValueError(
-            f"{name} ({where()}): the buffer {numbered!r} holds other numbers for each neuron, whose law is not known: fill it with one number "
-            f"for all, or make it a parameter, drawn as N(0, std^2) by mf.Architecture(build, weight_std={{{numbered!r}: std}}) and frozen "
-            f"there; {REMEDY}"
+            f"{name} ({where()}): the buffer {numbered!r} holds other numbers for each neuron, whose law is not known: fill it with one "
+            f"number for all, or make it a parameter, drawn as N(0, std^2) by mf.Architecture(build, weight_std={{{numbered!r}: std}}) and "
+            f"frozen there; {REMEDY}"
         )
 
 

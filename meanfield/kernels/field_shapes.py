@@ -16,8 +16,9 @@ from meanfield.kernels.field_affine import (
 )
 from meanfield.kernels.field_maps import Axes, LinearMap
 from meanfield.kernels.field_nodes import REMEDY, folded, joined, mapped, parted, share, sources
+from meanfield.kernels.field_plan import Call
 from meanfield.kernels.field_pointwise import applied, multiplied_fields
-from meanfield.kernels.field_reading import Call, Field, Reading, Weight
+from meanfield.kernels.field_reading import Field, Reading, Weight
 
 
 def reshaped(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
@@ -123,7 +124,7 @@ def halved(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> F
     first, second = shared(reading, lambda t: t.chunk(2, dim), both, (field,), {})
     if dim % len(field.shape) != field.axes.wide and sources(first.node) & sources(second.node):
         raise ValueError(
-            f"the gate of a value stands at another position of the same neurons: no rule; halve the axis of neurons, {field.axes.wide} here, "
+            f"the gate of a value stands at another position of the same neurons: no rule; halve the axis of neurons, {field.axes.wide}, "
             f"or take a matrix of its own for the gates; {REMEDY}"
         )
     gate = Field.of(applied(second.node, torch.sigmoid, ()), second.axes)

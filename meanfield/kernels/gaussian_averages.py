@@ -17,7 +17,9 @@ from meanfield.kernels.averages_table import prepared
 from meanfield.kernels.gaussian_quadrature import Quadrature
 from meanfield.network.activations import Activation, activation, names
 
-_PLACES = 10 ** torch.linspace(-8, 8, 49, dtype=torch.float64)  # where a function is looked at for being two straight lines
+_PLACES = 10 ** torch.linspace(
+    -8, 8, 49, dtype=torch.float64
+)  # where a function is looked at for being two straight lines
 Pair = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Single = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -87,7 +89,7 @@ def closed_form(which: str | Activation) -> ClosedForm | None:
 
 
 def two_lines(function: Callable[[Tensor], Tensor], kinks: Sequence[float]) -> tuple[float, float] | None:
-    """The slopes (a, b) of a function that is a h above 0 and b h below it, as leaky relu or |h|, with or without factors; None for others"""
+    """The slopes (a, b) of a function that is a h above 0 and b h below it, as leaky relu or |h|; None for others"""
     if any(kinks):
         return None
     found = function(torch.cat([_PLACES, -_PLACES])).reshape(2, -1) / torch.stack([_PLACES, -_PLACES])

@@ -13,7 +13,8 @@ from torch import Tensor
 from meanfield.checking import array_input, checks
 from meanfield.kernels.field_moments import Moments, Tables, Within
 from meanfield.kernels.field_nodes import REMEDY, Node, Pointwise
-from meanfield.kernels.field_reading import Call, Field, Reading, plan
+from meanfield.kernels.field_plan import Call, plan
+from meanfield.kernels.field_reading import Field, Reading
 from meanfield.kernels.field_rules import RULES
 from meanfield.kernels.gaussian_averages import gaussian_averages
 from meanfield.kernels.kernel_gradients import Differentiable

@@ -95,7 +95,9 @@ def _buffers(build: Build, module: nn.Module, width: int) -> dict[str, Any]:
     """Those with an axis of neurons, by name: fields where all neurons share the numbers, else what cannot be used"""
     others, found = dict(made(build, 2 * width).named_buffers()), {}
     for name, buffer in module.named_buffers():
-        wide = [axis for axis, sizes in enumerate(zip(buffer.shape, others[name].shape, strict=True)) if len({*sizes}) > 1]
+        wide = [
+            axis for axis, sizes in enumerate(zip(buffer.shape, others[name].shape, strict=True)) if len({*sizes}) > 1
+        ]
         if not wide:
             continue
         one = buffer.narrow(wide[0], 0, 1)
