@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import FiniteWidth, WassersteinFlow
+from solvers import FiniteWidth, PredictedBias, PredictedVariance, WassersteinFlow, predicted_variance
 
 P, T = 6, 4
 PROBLEM = mf.Problem(mf.single_index_teacher(P, 0, 3), training=mf.Training(0.1, T))
@@ -209,3 +209,65 @@ def test_movement_and_alignment(solved):
     assert float(mf.movement(limit, "tangent_kernel")) > 0
     assert float(mf.alignment(y @ y.T, y)) == pytest.approx(1)
     assert float(mf.alignment(torch.eye(5), y)) == pytest.approx(1 / math.sqrt(5))
+
+
+def predictions(steps, draws=400, error=2.0, problem=PROBLEM):
+    """Of the networks above: N Var f = 1 and N bias = 30 for each number, with errors of 0.05 and 2 / 20"""
+    g, n = torch.Generator().manual_seed(9), len(steps) * P
+    index, values = torch.arange(n).reshape(len(steps), P, 1), REFERENCE[list(steps)]
+    told = problem, steps, {"f": values}, {"f": index}
+    groups = torch.stack([torch.eye(n, dtype=torch.float64) * v for v in (0.95, 1.0, 1.05)])
+    variance = PredictedVariance(*told, {"method": "derivative"}, ("layer 1",), groups[:, None])
+    estimates = 30 + error * torch.randn(draws, n, generator=g, dtype=torch.float64)
+    return variance, PredictedBias(*told, {"draws": draws}, estimates)
+
+
+@pytest.mark.parametrize("steps", [(T,), tuple(range(T + 1))])
+def test_predictions_stand_beside_what_networks_show_at_their_steps(steps):
+    nets, limits = made_nets((64, 256), 40, bias=30.0), [made(REFERENCE, seed=0), made(REFERENCE + 1e-9, seed=1)]
+    variance, bias = predictions(steps)
+    report = mf.deviation(nets, limits, ("f",), variance, bias=bias)
+    of_variance, of_bias = report.predictions
+    assert (of_variance.kind, of_bias.kind) == ("variance", "bias")
+    assert of_variance.numbers == of_bias.numbers == len(steps) * P
+    assert of_variance.whole == of_bias.whole == (len(steps) == T + 1)
+    for width, seen in zip((64, 256), of_variance.measured, strict=True):
+        f = torch.stack([net.f[list(steps)] for net in nets if net.width == width])
+        assert seen == pytest.approx(float(width * f.var(0).mean()))
+    assert of_variance.predicted == pytest.approx(1.0)
+    assert of_variance.predicted_se == pytest.approx(0.05 / 3**0.5)
+    assert of_bias.predicted == pytest.approx(30.0, abs=4 * of_bias.predicted_se)
+    assert of_bias.predicted_se == pytest.approx(2 / 20 / (len(steps) * P) ** 0.5, rel=0.2)
+    for p in report.predictions:
+        ratio, error = p.ratio()
+        assert np.all(np.abs(ratio - 1) < 4 * error)
+        assert np.all(error < 0.2)
+    at_the_end = (1.0, 0.05 / 3**0.5) if len(steps) == 1 else (math.nan, math.nan)
+    assert (report.predicted_n_var, report.predicted_n_var_se) == pytest.approx(at_the_end, nan_ok=True)
+    assert "N |bias| of f at step" in report.table()
+
+
+def test_a_bias_within_its_error_is_told_so_and_noise_adds_nothing_to_it():
+    """The mean square of 40 draws of 30 +- 60 is 900 + 90"""
+    nets, limit = made_nets((64,), 4), made(REFERENCE)
+    found = mf.deviation(nets, limit, bias=predictions((T,), 40, 60.0)[1]).predictions[0]
+    assert found.predicted == pytest.approx(30.0, abs=4 * found.predicted_se)
+    report = mf.deviation(nets, limit, bias=predictions((T,), 40, 2000.0)[1])
+    assert math.isnan(report.predictions[0].predicted)
+    assert "does not stand out of its error" in report.table()
+
+
+def test_predictions_of_another_problem_are_refused():
+    other = replace(PROBLEM, training=mf.Training(0.2, T))
+    for given in predictions((T,), problem=other):
+        name = "predicted" if isinstance(given, PredictedVariance) else "bias"
+        with pytest.raises(ValueError, match=r"this Predicted\w+ is of another problem .* than the networks"):
+            mf.deviation(made_nets((8,), 2), made(REFERENCE), ("f",), **{name: given})
+
+
+def test_what_not_all_have_recorded_is_not_compared(solved):
+    asked = solved[0][0].problem
+    found = predicted_variance(asked, 64, observed=("f", "Phi1", "tangent_kernel"), steps=(1,), points=(0,))
+    report = mf.deviation(*solved, predicted=found)
+    assert [p.name for p in report.predictions] == ["f"]  # kernels are kept at the ends only
+    assert math.isnan(report.predicted_n_var)  # it is of another step

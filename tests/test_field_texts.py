@@ -16,6 +16,7 @@ import pytest
 
 import meanfield as mf
 import solvers
+from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import Deviation
 from meanfield.comparison.scaling_reports import PowerLaw
 from meanfield.comparison.statistics import Exponent
@@ -36,6 +37,7 @@ SHARED = {"seed", "dtype", "device", "snapshots", "rtol", "evaluations", "progre
 
 PUBLIC = {getattr(package, name) for package in (mf, solvers) for name in package.__all__} | {
     Deviation,
+    Fluctuation,
     PowerLaw,
     Exponent,
 }

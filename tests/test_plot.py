@@ -10,7 +10,16 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, residual, width_sweep
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    WassersteinFlow,
+    WidthFor,
+    predicted_bias,
+    predicted_variance,
+    residual,
+    width_sweep,
+)
 from tests.running import environment
 
 matplotlib.use("Agg")
@@ -193,6 +202,61 @@ def test_variance_draws_measurement_and_prediction(report):
     assert set(lines(ax)["predicted before training"].get_ydata()) == {report.predicted_n_var}
     without = plot.variance(dataclasses.replace(report, predicted_n_var=float("nan")))
     assert "predicted before training" not in lines(without)
+
+
+@pytest.fixture(scope="module")
+def foretold(problem, nets, limit):
+    """A report with predictions, what was predicted, and the width that follows"""
+    variance = predicted_variance(problem, 64, observed=("f", "Phi1"), groups=3)
+    bias = predicted_bias(problem, 16, 30)
+    return mf.deviation(nets, limit, predicted=variance, bias=bias), variance, WidthFor(100, 9, 0.1, 2, 1.5, 0.4, 0.9)
+
+
+def test_predictions_are_drawn_beside_measurements_and_as_ratios(foretold):
+    report = foretold[0]
+    shown = [p for p in report.predictions if np.isfinite(p.predicted)]
+    axes = plot.predictions(report)
+    assert len(axes) == 2 * len(shown) >= 4
+    for p, ax, ratio in zip(shown, axes[::2], axes[1::2], strict=True):
+        by = np.array(WIDTHS) if p.kind == "variance" else 1
+        assert np.allclose(ax.containers[0].lines[0].get_ydata(), p.measured / by)
+        (line,) = (line for label, line in lines(ax).items() if "predicted" in label)
+        scale = line.get_xdata() if p.kind == "variance" else 1
+        assert np.allclose(line.get_ydata() * scale, p.predicted)
+        assert np.allclose(ratio.containers[0].lines[0].get_ydata(), p.ratio()[0])
+        ax.figure.draw_without_rendering()
+    panel = plot.deviation(report, ("Phi1",))[0]
+    phi = next(p for p in report.predictions if p.name == "Phi1")
+    expected = np.sqrt(phi.predicted / np.array(WIDTHS)) / phi.size
+    assert np.allclose(lines(panel)["predicted std"].get_ydata(), expected)
+    assert "predicted std" not in lines(plot.deviation(report, ("f",))[0])  # of the last step alone
+    with pytest.raises(ValueError, match=r"holds no predictions: give deviation .* predicted= and bias="):
+        plot.predictions(dataclasses.replace(report, predictions=()))
+
+
+def test_predicted_variance_is_stacked_by_the_layers_it_comes_from(foretold):
+    problem = dataclasses.replace(foretold[1].problem, network=mf.Network(2, "tanh"))
+    last, run = (predicted_variance(problem, 128, groups=2, observed=("f",), steps=s) for s in ((-1,), (0, 3, 6)))
+    ax = plot.predicted_variance(last)
+    tops = [
+        max(bar.get_y() + bar.get_height() for bar in ax.patches if round(bar.get_x() + 0.4) == k) for k in range(8)
+    ]
+    assert np.allclose(tops, last.train[:, 0])
+    ax = plot.predicted_variance(run)
+    assert np.allclose(ax.containers[0].lines[0].get_ydata(), run.variance().mean((1, 2)))
+    assert ax.get_xlabel()
+    assert [text.get_text() for text in ax.get_legend().get_texts()][:2] == ["layer 1", "layer 2"]
+    ax.figure.draw_without_rendering()
+
+
+def test_the_width_for_an_error_lies_on_its_curve(foretold):
+    found = foretold[2]
+    ax = plot.width_for(found)
+    n, y = lines(ax)["mean of 2 networks"].get_data()
+    assert np.allclose(y, np.sqrt(1.5 / (2 * n) + 0.4 / n**2) / 0.9)
+    (mark,) = (c.lines[0] for c in ax.containers)
+    assert np.allclose(mark.get_xydata(), [[100, 0.1]])
+    ax.figure.draw_without_rendering()
 
 
 def test_kernels_are_sorted_by_class_on_one_scale(limit, nets):

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 import meanfield as mf
+from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.comparison.statistics import Exponent
 from meanfield.files import sealed, storage
@@ -207,11 +208,17 @@ def _report():
         "loss": Deviation("loss", **columns, reference_error=0.5, exponents={}),
     }  # fmt: skip
     settings = {"networks": "32 of depth 1, tanh", "limit": "WassersteinFlow x 2"}
-    return DeviationReport((64, 128), (16, 16), found, np.array([1.0, 2.0]), np.array([0.1, 0.2]), 1.5, settings)
+    pair, nan = np.array([1.0, 2.0]), float("nan")
+    predictions = (
+        Fluctuation("variance", "f", (20,), 6, True, 0.9, pair, 0.1 * pair, 1.5, 0.02),
+        Fluctuation("bias", "Phi1", (0, 20), 72, False, 0.8, nan * pair, nan * pair, nan, nan),
+    )
+    return DeviationReport((64, 128), (16, 16), found, pair, 0.1 * pair, 1.5, settings, 0.02, predictions)
 
 
 def test_reports_come_back_equal(tmp_path):
-    for report in (_report(), replace(_report(), predicted_n_var=float("nan")), replace(_report(), observables={})):
+    alone = replace(_report(), predicted_n_var=float("nan"), predicted_n_var_se=float("nan"), predictions=())
+    for report in (_report(), alone, replace(_report(), observables={})):
         found = load(save(report, tmp_path / "report.nc"))
         assert found == report
         assert found.table() == report.table()

@@ -96,6 +96,7 @@ def objects() -> dict[str, Any]:
         "posterior": process.posterior(x, data.y),
         "prediction": solvers.lazy_prediction(problem),
         "report": mf.deviation(nets, flow),
+        "foretold": mf.deviation(nets, flow, predicted=solvers.predicted_variance(problem, 16, groups=2)),
         "powers": solvers.measured_exponents(problem, (2, 3, 4), 2),
         "coordinates": solvers.coordinate_check(problem, (2, 3, 4), 3, samples=None),
         "transfer": solvers.learning_rate_transfer(problem, (0.1, 0.2, 0.4), (2, 3), 3, WassersteinFlow(16)),
@@ -233,7 +234,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "default": Call(mf.default, {"reference_width": 4}),
         "deviation": Call(
             mf.deviation,
-            {"nets": nets, "limits": flow, "names": ["f"], "predicted": data.y, "seed": 0},
+            {"nets": nets, "limits": flow, "names": ["f"], "predicted": data.y, "seed": 0, "bias": o["bias"]},
         ),
         "digits": Call(mf.digits, {"classes": (0, 1), "n_train": 2, "n_test": 2, "seed": 0, "one_hot": False}),
         "from_file": Call(mf.from_file, {"path": folder / "data.npz", "targets": 1, "n_test": 1}, but=("targets",)),
@@ -355,8 +356,8 @@ def _verbs(folder: Path) -> dict[str, Call]:
         **{
             f"{kind}.{method}": Call(getattr(o[found], method), {"name": "f"})
             for kind, found, methods in (
-                ("PredictedVariance", "variance", ("variance", "error", "by_part", "shares")),
-                ("PredictedBias", "bias", ("bias", "error")),
+                ("PredictedVariance", "variance", ("variance", "error", "by_part", "shares", "each")),
+                ("PredictedBias", "bias", ("bias", "error", "each")),
             )
             for method in methods
         },
@@ -556,6 +557,8 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "particles": {"solution": flow, "steps": (0,), "output": 0},
         "powers": {"reports": o["powers"]},
         "preactivations": {"nets": nets, "limit": flow, "sample": 0, "steps": (0,), "layer": 1, "bins": 4},
+        "predicted_variance": {"found": o["variance"], "name": "f"},
+        "predictions": {"report": o["foretold"]},
         "prediction": {"found": o["prediction"], "nets": nets, "samples": (0,), "output": 0, "test": False},
         "proxy_comparison": {"report": o["proxies"]},
         "recorded": {
@@ -568,6 +571,7 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "scaling_plane": {"points": {"mine": mf.ntk()}},
         "two_times": {"solution": o["dmft"], "names": ["Phi1"]},
         "variance": {"report": o["report"]},
+        "width_for": {"found": solvers.WidthFor(10, 1.0, 0.1, 1, 0.3, 0.2, 0.9)},
     }
     picture = {"axes": mf.plot.eigenvalues(o["spectrum"]), "path": folder / "picture.png", "dpi": 30}
     found = {"plot.save": Call(mf.plot.save, picture)}

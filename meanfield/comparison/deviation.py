@@ -14,8 +14,9 @@ from torch import Tensor
 from meanfield.checking import array_input, checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.distances import marginal_distance, measure_distance, sample_of
-from meanfield.comparison.fluctuations import PredictedVariance
+from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.comparison.observables import has_preactivations, observables, observe, recorded_observables
+from meanfield.comparison.predicted import Fluctuation, fluctuations, scaled_variance
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.comparison.statistics import (
     bias_exponent,
@@ -42,19 +43,22 @@ def deviation(
     names: Sequence[str] | None = None,
     predicted: Tensor | PredictedVariance | None = None,
     seed: int = 0,
+    bias: PredictedBias | None = None,
 ) -> DeviationReport:
     """Compare networks (any widths, at least two seeds each) with a limit.
 
     limits: one solution, or several independent ones (other seeds): then the reference is their mean and carries its own error, as
     does a single one with `standard_errors`.
     names: observables ("loss", "f", "Phi1", "tangent_kernel", "h1", "measure", ..); None takes all that were recorded, "measure"
-    only in up to ten dimensions. predicted: what `solvers.predicted_variance` found, or N Var f_T (P, C). seed: of the neurons drawn
-    from the limit, for the floor of distances. ValueError for what cannot be compared.
+    only in up to ten dimensions. predicted, bias: what `solvers.predicted_variance` and `predicted_bias` found, to be compared with what
+    the networks show at the same steps and points (of kernels, where all have a snapshot); or N Var f_T (P, C). seed: of the neurons
+    drawn from the limit, for the floor of distances. ValueError for what cannot be compared.
     """
     limits = [limits] if isinstance(limits, Solution) else list(limits)
     by_width = _grouped(nets, limits)
-    found = predicted.train if isinstance(predicted, PredictedVariance) else predicted
-    expected = math.nan if found is None else _mean_prediction(found, limits[0])
+    made = tuple(p for p in (predicted, bias) if isinstance(p, (PredictedVariance, PredictedBias)))
+    predictions = fluctuations(by_width, limits, made)
+    expected, expected_se = _of_last(predicted, limits[0], predictions)
     names = tuple(names) if names is not None else _default_names(nets, limits)
     problem = limits[0].problem
     distances = {*preactivation_keys(limits[0]), "measure"}
@@ -65,7 +69,10 @@ def deviation(
         name: _distance(name, by_width, limits, rng) if name in distances else _decompose(name, by_width, limits)
         for name in names
     }
-    scaled = [_scaled_variance(width, group) for width, group in by_width.items()]
+    scaled = [
+        scaled_variance(width, torch.stack([net.f[-1].double().flatten() for net in group]))
+        for width, group in by_width.items()
+    ]
     first = limits[0]
     return DeviationReport(
         widths=tuple(by_width),
@@ -74,6 +81,8 @@ def deviation(
         n_var=np.array([v for v, _ in scaled]),
         n_var_se=np.array([e for _, e in scaled]),
         predicted_n_var=expected,
+        predicted_n_var_se=expected_se,
+        predictions=predictions,
         settings={
             "networks": f"{len(nets)} of {problem.network_name}",
             "limit": f"{first.solver['name']} x {len(limits)}",
@@ -96,18 +105,27 @@ def _warning(limit: Solution) -> dict[str, str]:
     }
 
 
-def _mean_prediction(predicted: Tensor, limit: Solution) -> float:
+def _of_last(
+    predicted: Tensor | PredictedVariance | None, limit: Solution, predictions: Sequence[Fluctuation]
+) -> tuple[float, float]:
+    """N Var f_T as predicted, mean over all training outputs, and its standard error; nan where it was not"""
+    if not isinstance(predicted, Tensor):
+        steps = (limit.problem.training.steps,)
+        whole = (p for p in predictions if (p.kind, p.name, p.steps) == ("variance", "f", steps))
+        return next(
+            ((p.predicted, p.predicted_se) for p in whole if p.numbers == limit.f[0].numel()), (math.nan, math.nan)
+        )
     given, shape = array_input.untracked("predicted", predicted).double(), tuple(limit.f.shape[1:])
     if tuple(given.shape) != shape:
         raise ValueError(
             f"predicted must have one value for each training output, shape {shape}: received {tuple(given.shape)}; give "
-            "predicted_variance(problem).train"
+            "predicted_variance(problem)"
         )
     if not torch.isfinite(given).all():
         raise ValueError(
             "predicted holds NaN or infinity: ask predicted_variance for all training samples, points=None"
         )
-    return float(given.mean())
+    return float(given.mean()), math.nan
 
 
 def _check_independent(limits: Sequence[Solution]) -> None:
@@ -224,14 +242,6 @@ def _own_error2(limit: Solution, name: str) -> float:
     if errors is None:
         return math.nan
     return float((errors if name in ("f", "f_test", "loss", "test_loss") else errors[-1]).double().square().sum())
-
-
-def _scaled_variance(width: int, group: Sequence[Solution]) -> tuple[float, float]:
-    """N Var f_T averaged over training outputs, and its jackknife error (nan for two seeds)"""
-    final = torch.stack([net.f[-1].double().flatten() for net in group]).numpy()
-    apart = final - final.mean(0)
-    gram = apart @ apart.T / final.shape[1]
-    return width * moments(gram, 0.0)[1], width * float(jackknife_error(left_out_moments(gram, 0.0))[1])
 
 
 def _distance(

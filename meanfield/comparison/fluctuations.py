@@ -46,6 +46,11 @@ class _Observed:
         """(R, ..) the standard error of what is predicted, from the scatter of its independent estimates; nan for one"""
         return self._of(name, _standard_error(self._estimates))
 
+    @checked
+    def each(self, name: str = "f") -> Tensor:
+        """(n, R, ..) the independent estimates, groups or draws, of which what is predicted is the mean"""
+        return self._of(name, self._estimates)
+
     @property
     def _estimates(self) -> Tensor:
         """(n, Q) independent estimates of what is predicted of each number"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from meanfield.network.keys import Key
 from meanfield.problem.dataset import for_tests
 from meanfield.solution.solution import Solution, first_key
 from meanfield.solution.two_time import recorded
+
+OUTPUTS = ("f", "f_test", "loss", "test_loss")  # which every recorded step has
 
 
 def observables(solution: Solution) -> dict[str, Callable[[Solution], Tensor]]:
@@ -36,6 +38,24 @@ def observables(solution: Solution) -> dict[str, Callable[[Solution], Tensor]]:
 def observe(solution: Solution, name: str) -> Tensor:
     """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
     return checks.lookup("observable", name, observables(solution))(solution)
+
+
+def observed_at(solution: Solution, name: str, step: int) -> Tensor:
+    """An output, loss or kernel at one recorded step; kernels in whatever shape they were recorded"""
+    if name in OUTPUTS:
+        return for_tests(getattr(solution, name))[solution.recorded_steps.index(step)]
+    return solution.tangent_kernel(step) if name == "tangent_kernel" else solution.kernels[name].at(step)
+
+
+def holds(solution: Solution, name: str, steps: Sequence[int]) -> bool:
+    """Whether `observed_at` finds it there"""
+    if name in OUTPUTS:
+        at: Sequence[int] = solution.recorded_steps
+    elif name == "tangent_kernel":
+        at = solution.snapshots if solution.has_tangent else ()
+    else:
+        at = solution.kernels[name].steps if name in solution.kernels else ()
+    return set(steps) <= set(at)
 
 
 def recorded_observables(solution: Solution) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.statistics import Exponent
 
 _Z = 1.96  # a 95 % interval
@@ -71,6 +72,10 @@ class DeviationReport:
     """The same from the limit, before any network is trained; nan if not given"""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What was compared, and a "warning" where the numbers answer another question than they seem to"""
+    predicted_n_var_se: float = math.nan
+    """The standard error of predicted_n_var"""
+    predictions: tuple[Fluctuation, ...] = ()
+    """Variance and bias, measured beside predicted, of all that was predicted"""
 
     def __getitem__(self, name: str) -> Deviation:
         return checks.lookup("observable", name, self.observables)
@@ -103,6 +108,7 @@ class DeviationReport:
             for n, v, e in zip(self.widths, self.n_var, self.n_var_se, strict=True)
         )
         lines.append(f"N Var f(T), mean over training outputs: {variances}{predicted}")
+        lines += [p.line(self.widths) for p in self.predictions]
         return "\n".join([*lines, *(f"warning: {text}" for key, text in self.settings.items() if key == "warning")])
 
     @staticmethod
@@ -121,6 +127,8 @@ class DeviationReport:
             self.n_var.tolist(),
             self.n_var_se.tolist(),
             self.predicted_n_var,
+            self.predicted_n_var_se,
+            [p.plain() for p in self.predictions],
             dict(self.settings),
         ]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.comparison.coordinates import Coordinate, CoordinatesReport
+from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.comparison.scaling_reports import PowerLaw, PowersReport, ProxyReport
 from meanfield.comparison.statistics import Exponent
@@ -19,6 +20,14 @@ from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution
 
 _COLUMNS = tuple(f.name for f in fields(Deviation) if f.name not in ("name", "exponents"))
+
+_ROWS = {
+    "size": "root mean square of what was predicted, in the limit",
+    "measured": "N Var or N bias of networks",
+    "measured_se": "standard error of measured",
+    "predicted": "N Var or N bias, computed before any network was trained",
+    "predicted_se": "standard error of predicted",
+}
 
 
 def _pack_report(report: DeviationReport, arrays: Arrays) -> dict[str, Any]:
@@ -40,7 +49,17 @@ def _pack_report(report: DeviationReport, arrays: Arrays) -> dict[str, Any]:
     arrays.put("n_var", report.n_var, "width", "N Var f_T, mean over the training outputs")
     arrays.put("n_var_se", report.n_var_se, "width", "standard error of n_var")
     arrays.put("predicted_n_var", report.predicted_n_var, meaning="n_var, computed before any network was trained")
-    return {"compared": {k: plain(v, f"the report's setting {k}") for k, v in report.settings.items()}}
+    arrays.put("predicted_n_var_se", report.predicted_n_var_se, meaning="standard error of predicted_n_var")
+    for name in _ROWS if report.predictions else ():
+        rows = np.array([getattr(p, name) for p in report.predictions])
+        arrays.put(f"prediction_{name}", rows, "prediction width" if rows.ndim > 1 else "prediction", _ROWS[name])
+    predictions = [
+        {k: getattr(p, k) for k in ("kind", "name", "steps", "numbers", "whole")} for p in report.predictions
+    ]
+    return {
+        "predictions": predictions,
+        "compared": {k: plain(v, f"the report's setting {k}") for k, v in report.settings.items()},
+    }
 
 
 def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationReport:
@@ -59,7 +78,17 @@ def _unpack_report(stored: Stored, settings: Mapping[str, Any]) -> DeviationRepo
         n_var_se=stored["n_var_se"],
         predicted_n_var=float(stored["predicted_n_var"]),
         settings=settings["compared"],
+        predicted_n_var_se=float(stored.get("predicted_n_var_se", np.nan)),
+        predictions=tuple(_fluctuation(stored, i, told) for i, told in enumerate(settings.get("predictions", ()))),
     )
+
+
+def _fluctuation(stored: Stored, row: int, told: dict[str, Any]) -> Fluctuation:
+    own: dict[str, Any] = dict(told)
+    for name in _ROWS:
+        value = stored[f"prediction_{name}"][row]
+        own[name] = value if value.ndim else float(value)
+    return Fluctuation(**own)
 
 
 def _pack_powers(report: PowersReport, arrays: Arrays) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Without `ax` a new figure is made. Functions with several panels return a flat a
 from light to dark, a limit is black. Only this folder imports matplotlib.
 """
 
+from meanfield.plot.fluctuations import predicted_variance, predictions, width_for
 from meanfield.plot.frame import save
 from meanfield.plot.lazy import eigenvalues, learning_curves, prediction
 from meanfield.plot.matrices import kernels, two_times
@@ -26,11 +27,14 @@ __all__ = [
     "particles",
     "powers",
     "preactivations",
+    "predicted_variance",
     "prediction",
+    "predictions",
     "proxy_comparison",
     "recorded",
     "save",
     "scaling_plane",
     "two_times",
     "variance",
+    "width_for",
 ]

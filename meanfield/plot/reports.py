@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from meanfield.checking.arguments import checked
 from meanfield.comparison.coordinates import Coordinate, CoordinatesReport, Kind
+from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
@@ -21,7 +22,8 @@ from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, beside, colours, pan
 def deviation(report: DeviationReport, names: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
     """Deviation from the limit against width, one log-log panel per observable, with the fitted power of the width.
 
-    names: None takes f, loss, the first Phi and tangent_kernel as far as the report has them. |bias| is drawn only where it was detected.
+    names: None takes f, loss, the first Phi and tangent_kernel as far as the report has them. |bias| is drawn only where it was detected,
+    predictions where they are of all numbers that are compared (of f and losses at every recorded step); `predictions` shows the others.
     """
     if names is None:
         phi = next((n for n in report.observables if parts(n)[0] == "Phi"), "")
@@ -31,6 +33,11 @@ def deviation(report: DeviationReport, names: Sequence[str] | None = None, ax: A
     axes = panels(ax, -(-len(found) // columns), columns, len(found), size=(4.4, 3.4))
     for i, (panel, d) in enumerate(zip(axes, found, strict=True)):
         _deviation(panel, d, np.array(report.widths, dtype=float))
+        for p in (p for p in report.predictions if p.name == d.name and p.whole and np.isfinite(p.predicted)):
+            _predicted(panel, p, np.array(report.widths, dtype=float))
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        plain_log(panel)
         panel.set(title=plot_data.described(d.name))
         width_axis(panel, report.widths, label=i + columns >= len(axes))
         panel.set_ylabel("relative to the limit" if i % columns == 0 else "")
@@ -46,6 +53,8 @@ def variance(report: DeviationReport, ax: Axes | None = None) -> Axes:
     panel.errorbar(report.widths, report.n_var, report.n_var_se, label="networks, ± 1 standard error", **style)
     if np.isfinite(report.predicted_n_var):
         panel.axhline(report.predicted_n_var, color="black", label="predicted before training")
+        low, high = (report.predicted_n_var + sign * np.nan_to_num(report.predicted_n_var_se) for sign in (-1, 1))
+        panel.axhspan(low, high, color="black", alpha=0.15, linewidth=0)
     top = max(np.max(report.n_var + np.nan_to_num(report.n_var_se)), np.nan_to_num(report.predicted_n_var))
     panel.set(xscale="log", ylim=(0, 1.25 * top), ylabel=r"$N\,\mathrm{Var}\,f(T)$, mean over training outputs")
     width_axis(panel, report.widths)
@@ -110,6 +119,15 @@ def _deviation(ax: Axes, d: Deviation, widths: np.ndarray) -> None:
         bias = np.sqrt(d.bias2[seen])
         ax.errorbar(widths[seen], bias, d.bias2_se[seen] / (2 * bias), fmt="s", color=ORANGE, label="|bias|", **marks)
     ax.set(xscale="log", yscale="log")
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
-    plain_log(ax)
+
+
+def _predicted(ax: Axes, p: Fluctuation, widths: np.ndarray) -> None:
+    """Standard deviation or bias, relative to the limit, as predicted"""
+    spread, error = p.kind == "variance", np.nan_to_num(p.predicted_se)
+    middle, low, high = (
+        max(p.predicted + k * error, 1e-3 * p.predicted) / (p.size**2 if spread else p.size) for k in (0, -1, 1)
+    )
+    lines = [np.sqrt(v / widths) if spread else v / widths for v in (middle, low, high)]
+    label = "predicted std" if spread else "predicted |bias|"
+    ax.plot(widths, lines[0], color="black", linewidth=1.5, linestyle="-" if spread else "-.", label=label)
+    ax.fill_between(widths, lines[1], lines[2], color="black", alpha=0.15, linewidth=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking import checks
+from meanfield.comparison.observables import observed_at
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import tangent_of
@@ -89,14 +90,10 @@ class Observables:
         return values, index
 
     def of_solution(self, solution: Solution, at: Sequence[int]) -> Tensor:
-        """(Q,) the numbers asked for of a solution that recorded every step, and kernels in those of `at`"""
-        by_step = {"f": solution.f, "f_test": solution.f_test, "loss": solution.loss, "test_loss": solution.test_loss}
+        """(Q,) the numbers asked for of a solution that recorded the steps `at`"""
 
         def one(name: str, step: int) -> Tensor:
-            if name in by_step:
-                return by_step[name][step]  # type: ignore[index]
-            kernel = solution.tangent_kernel(step) if name == "tangent_kernel" else solution.kernels[name].at(step)
-            return kernel.reshape(self.shapes()[name])
+            return observed_at(solution, name, step).reshape(self.shapes()[name])
 
         return torch.cat([one(n, step)[self.mask(n)].reshape(-1).double() for step in at for n in self.names])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -145,7 +144,7 @@ def _from_networks(
     seeds = [settings["seed"] * networks + k for k in range(networks)]  # type: ignore[operator]
     kernels = [name for name in observables.names if name not in ("f", "f_test", "loss", "test_loss")]
     solver = FiniteWidth(width, dtype="float32", snapshots=at if kernels else (), keep_neurons=False, progress=progress)
-    trained = solver.ensemble(replace(problem, training=replace(problem.training, record_every=1)), seeds)
+    trained = solver.ensemble(problem, seeds)
     numbers = torch.stack([observables.of_solution(net, at) for net in trained])
     size = networks // _OF_NETWORKS
     groups = numbers[: size * _OF_NETWORKS].reshape(_OF_NETWORKS, size, -1)

@@ -31,6 +31,9 @@ def width_for(
     (N bias / N)^2 = error^2 |o|^2, whose two sides are to leading order in 1/N. variance, bias: as `predicted_variance` and
     `predicted_bias` found them, with this observable; found here if left out, the bias only where `predicted_bias` follows the training.
     """
+    for what, given in (("variance", variance), ("bias", bias)):
+        if given is not None and given.problem != problem:
+            raise ValueError(f"{what} was found for another problem: {given.problem!r}, not {problem!r}; leave it out")
     error, ensemble = checks.positive("error", error), checks.integer("ensemble", ensemble, 1)
     spread = variance or predicted_variance(problem, observed=(name,), progress=progress)
     follows = problem.trial is None and problem.training.optimiser == "gradient_descent"

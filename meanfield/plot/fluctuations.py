@@ -1,0 +1,142 @@
+"""What finite networks add to their limit: measured beside predicted, and predictions of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from meanfield.checking.arguments import checked
+from meanfield.comparison.fluctuations import PredictedVariance, WidthFor
+from meanfield.comparison.predicted import Fluctuation
+from meanfield.comparison.report import DeviationReport
+from meanfield.network.keys import parts
+from meanfield.plot import data as plot_data
+from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, beside, colours, panels, plain_log, width_axis
+
+_SIDES = {"variance": (r"$\mathrm{Var}$", BLUE), "bias": (r"$|\mathrm{bias}|$", ORANGE)}
+
+
+@checked
+def predictions(report: DeviationReport, ax: Any = None) -> np.ndarray:
+    """Variance and bias of each observable that was predicted: against width beside the predicted line, and measured over predicted.
+
+    Two panels for each; a band is the prediction's standard error, bars are 95 % intervals. ValueError for a report without predictions.
+    """
+    if not report.predictions:
+        raise ValueError(
+            "this report holds no predictions: give deviation what predicted_variance and predicted_bias found, predicted= and bias="
+        )
+    found = [p for p in report.predictions if np.isfinite(p.predicted)]
+    axes = panels(ax, len(found), 2, size=(4.2, 2.7))
+    for i, p in enumerate(found):
+        last = i == len(found) - 1
+        _measured(axes[2 * i], p, report.widths)
+        _ratio(axes[2 * i + 1], p, report.widths)
+        for panel in axes[2 * i : 2 * i + 2]:
+            width_axis(panel, report.widths, label=last)
+    return axes
+
+
+def _title(p: Fluctuation) -> str:
+    kind, layer = parts(p.name)
+    words = {"f": "outputs $f$", "f_test": "test outputs $f$", "loss": "training loss", "test_loss": "test loss",
+             "tangent_kernel": "tangent kernel $K$"}  # fmt: skip
+    what = words.get(p.name) or plot_data.symbol(kind, layer)
+    return f"{what}, step {p.steps[-1]}" if len(p.steps) == 1 else f"{what}, {len(p.steps)} steps"
+
+
+def _measured(ax: Axes, p: Fluctuation, widths: tuple[int, ...]) -> None:
+    """Variance against width in log-log; N times the bias, which noise may turn over"""
+    symbol, color = _SIDES[p.kind]
+    n = np.array(widths, dtype=float)
+    ends = n[[0, -1]] * [0.85, 1.18]
+    scale = p.kind == "variance"
+    at, by = (ends, n) if scale else (np.ones(2), np.ones_like(n))
+    told = rf"predicted, {p.predicted:.3g}$/N$" if scale else f"predicted, {p.predicted:.3g}"
+    ax.plot(ends, p.predicted / at, **LIMIT, label=told)
+    if np.isfinite(p.predicted_se):
+        low, high = ((p.predicted + sign * p.predicted_se) / at for sign in (-1, 1))
+        ax.fill_between(ends, np.maximum(low, 1e-3 * p.predicted / at), high, color="black", alpha=0.15, linewidth=0)
+    error = 1.96 * np.nan_to_num(p.measured_se)
+    below = np.minimum(error, 0.9 * p.measured) if scale else error  # a logarithmic axis has no room for 0
+    style: dict[str, Any] = {"fmt": "o", "color": color, "capsize": 2, "markersize": 4}
+    ax.errorbar(n, p.measured / by, np.array([below, error]) / by, label="networks, 95 %", **style)
+    symbol = symbol if scale else f"$N$ {symbol}"
+    ax.set(xscale="log", xlim=ends, ylabel=f"{symbol}, {p.numbers} numbers" if p.numbers > 1 else symbol)
+    ax.set_title(_title(p), fontsize="medium")
+    if scale:
+        ax.set_yscale("log")
+        plain_log(ax)
+    ax.legend(loc="lower left" if scale else "best", **SMALL)
+
+
+def _ratio(ax: Axes, p: Fluctuation, widths: tuple[int, ...]) -> None:
+    ratio, _ = p.ratio()
+    ax.axhline(1.0, color="black", linewidth=1)
+    if np.isfinite(p.predicted_se):
+        ends = (1 + sign * p.predicted_se / p.predicted for sign in (-1, 1))
+        ax.axhspan(*ends, color="black", alpha=0.15, linewidth=0)
+    own = 1.96 * np.nan_to_num(p.measured_se / p.predicted)
+    ax.errorbar(widths, ratio, own, fmt="o", color=_SIDES[p.kind][1], capsize=2, markersize=4)
+    reach = max(0.25, 1.1 * float(np.max(np.abs(ratio - 1) + own)))
+    ax.set(xscale="log", xlim=(0.85 * widths[0], 1.18 * widths[-1]), ylim=(1 - reach, 1 + reach))
+    ax.set_ylabel("measured / predicted")
+    ax.set_title(f"{p.kind} of {_title(p)}", fontsize="medium")
+
+
+@checked
+def predicted_variance(found: PredictedVariance, name: str = "f", ax: Axes | None = None) -> Axes:
+    """N Var of an observable by the layer whose neurons it comes from, stacked: over training time, mean over its numbers, or of each
+    number where it was predicted at one step.
+
+    The bars are the standard error of the whole.
+    """
+    each = found.by_part(name)  # (parts, R, ..)
+    asked = ~each[0, 0].isnan()
+    stacked, error = each[:, :, asked].double().numpy(), found.error(name)[:, asked].double()
+    panel: Axes = panels(ax)[0]
+    shades = colours(len(found.parts))
+    if len(found.steps) == 1:
+        at, heights = np.arange(stacked.shape[2]), stacked[:, 0]
+        for part, base, height, shade in zip(
+            found.parts, np.cumsum(heights, 0) - heights, heights, shades, strict=True
+        ):
+            panel.bar(at, height, bottom=base, color=shade, label=part)
+        panel.errorbar(at, heights.sum(0), error[0].numpy(), fmt="none", color="black", capsize=2)
+        panel.set_xlabel(f"numbers of {name}, in their order, at step {found.steps[0]}")
+        panel.set_ylabel(r"$N\,\mathrm{Var}$")
+    else:
+        rate = found.problem.training.learning_rate
+        at, heights = rate * np.array(found.steps), stacked.mean(2)
+        panel.stackplot(at, heights, colors=shades, labels=found.parts)
+        whole = found.each(name)[:, :, asked].mean(2)
+        spread = whole.std(0).numpy() / len(whole) ** 0.5 if len(whole) > 1 else None
+        panel.errorbar(at, heights.sum(0), spread, color="black", linewidth=1, capsize=2, label="all")
+        panel.set(
+            xlabel=TIME, xlim=(at[0], at[-1]), ylabel=rf"$N\,\mathrm{{Var}}$ of {name}, mean over {stacked.shape[2]}"
+        )
+    panel.set_ylim(0, 1.15 * float((heights.sum(0)).max()))
+    panel.legend(title="from neurons of", **beside(ax))
+    return panel
+
+
+@checked
+def width_for(found: WidthFor, ax: Axes | None = None) -> Axes:
+    """Distance from the limit against width, of which variance and bias make up a part each, and the width that was found."""
+    panel: Axes = panels(ax)[0]
+    n = np.geomspace(max(1.0, found.width / 30), 10.0 * found.width, 200)
+    variance, bias = found.n_variance / (found.ensemble * n), max(found.n_bias2, 0.0) / n**2
+    whose = "one network" if found.ensemble == 1 else f"mean of {found.ensemble} networks"
+    panel.plot(n, np.sqrt(variance + bias) / found.size, **LIMIT, label=whose)
+    for part, (kind, (_, color)) in zip((variance, bias), _SIDES.items(), strict=True):
+        if part.any():
+            panel.plot(n, np.sqrt(part) / found.size, "--", color=color, label=f"by its {kind}")
+    panel.axhline(found.asked, color=GREY, linewidth=1, linestyle=":", label="asked for")
+    bar = found.error if np.isfinite(found.error) else None
+    panel.errorbar([found.width], [found.asked], xerr=bar, fmt="o", color="black", capsize=3, zorder=6)
+    panel.annotate(f"{found.width}", (found.width, found.asked), (6, 6), textcoords="offset points")
+    panel.set(xscale="log", yscale="log", xlabel="width $N$", ylabel="distance from the limit, relative")
+    panel.legend(**SMALL)
+    return panel
