@@ -26,6 +26,15 @@ def test_perceptrons_as_modules_have_their_kernels(name, settings, scaling):
         torch.testing.assert_close(kernel, right, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("settings", [{"bias_std": 0.1}, {"residual": 1.0}], ids=str)
+def test_more_layers_than_fit_python_s_stack(settings):
+    network, x = mf.Network(130, "relu", math.sqrt(2), **settings), some(3, 5)
+    for found, right in zip(
+        mf.nngp_and_ntk(perceptron(network, 5, 1), mf.ntk(), x), mf.nngp_and_ntk(network, mf.ntk(), x), strict=True
+    ):
+        torch.testing.assert_close(found, right, rtol=1e-11, atol=0)
+
+
 def by_pixels(x, strides, sizes):
     """Equation 46 of relu without biases, with strides and zeros around, by loops over pairs of pixels; the mean over pixels is read"""
     p, channels, height, width = x.shape

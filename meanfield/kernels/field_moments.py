@@ -6,7 +6,7 @@ sample of one batch (`own`) the last axis is b alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,16 @@ from meanfield.kernels.gaussian_averages import gaussian_mean
 
 Tables = dict[bytes, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]]
 PairRules = Sequence[tuple[type[Node], Callable[..., Both]]]  # the first that suits one of two nodes counts
+DEEPEST = 24  # calls that wait for each other, some ten frames of Python's stack each
 FEW = 64  # pairs that are not worth a table of averages
+
+
+class _Deeper(Exception):
+    """Asks for a pair of nodes to be found first"""
+
+    def __init__(self, key: tuple[Node, Node, bool]) -> None:
+        super().__init__()
+        self.key = key
 
 
 class Within:
@@ -104,25 +113,58 @@ class Moments:
     def __init__(self, left: Within, right: Within, own: bool = False, tables: Tables | None = None) -> None:
         self.left, self.right, self.own, self.tables = left, right, own, tables or {}
         self.known: dict[tuple[Node, Node, bool], Both] = {}
+        self.depth = 0  # of calls that wait for each other
 
     def __call__(self, u: Node, v: Node, same: bool) -> Both:
         """same: of points with themselves alone, of nodes with as many points"""
         key = (u, v, same)
         if key not in self.known:
-            all_pairs = self.known.get((u, v, False)) if same else None
-            self.known[key] = self._found(u, v, same) if all_pairs is None else arrays.diagonal(all_pairs)
+            if self.depth == DEEPEST:
+                raise _Deeper(key)
+            self._find(key) if self.depth else self._find_from_below(key)
         return self.known[key]
+
+    def _find(self, key: tuple[Node, Node, bool]) -> None:
+        u, v, same = key
+        all_pairs = self.known.get((u, v, False)) if same else None
+        self.depth += 1
+        try:
+            self.known[key] = self._found(u, v, same) if all_pairs is None else arrays.diagonal(all_pairs)
+        finally:
+            self.depth -= 1
+
+    def _find_from_below(self, key: tuple[Node, Node, bool]) -> None:
+        """What lies too deep for Python's stack is found before what waits for it, which begins again then"""
+        waiting = [key]
+        while waiting:
+            try:
+                self._find(waiting[-1])
+                waiting.pop()
+            except _Deeper as deeper:
+                waiting.append(deeper.key)
 
     def _found(self, u: Node, v: Node, same: bool) -> Both:
         if not u.links & v.links:
             return self.outer(self.left.mean(u), self.right.mean(v), same), None
         if isinstance(u, Total) or isinstance(v, Total):
-            ends = [node.terms if isinstance(node, Total) else (node,) for node in (u, v)]
-            return arrays.sums(self(a, b, same) for a in ends[0] for b in ends[1])
+            return arrays.sums(self(a, b, same) for a, b in self._terms(u, v))
         for kind, rule in self.left.rules:
             if isinstance(u, kind) or isinstance(v, kind):
                 return rule(self, u, v, same)
         raise AssertionError(f"no rule for {type(u).__name__} and {type(v).__name__}")
+
+    def _terms(self, u: Node, v: Node) -> Iterator[tuple[Node, Node]]:
+        """Pairs of terms of two sums, but for those that are independent and of mean zero"""
+        first, second = (node.terms if isinstance(node, Total) else (node,) for node in (u, v))
+        with_link: dict[str, set[int]] = {}
+        with_mean = {i for i, b in enumerate(second) if self.right.mean(b) is not None}
+        for i, b in enumerate(second):
+            for link in b.links:
+                with_link.setdefault(link, set()).add(i)
+        for a in first:
+            met = set().union(*(with_link.get(link, ()) for link in a.links))
+            for i in sorted(met if self.left.mean(a) is None else met | with_mean):
+                yield a, second[i]
 
     def outer(self, m: Part, n: Part, same: bool) -> Part:
         """m n^T"""
