@@ -121,6 +121,7 @@ def test_zeros_that_are_right_stay():
     """Opposite points of a ReLU, the prior in the mean-field scaling, and points at zero where biases or phi(0) keep a network alive"""
     nngp, ntk = mf.nngp_and_ntk(mf.Network(1, "relu"), mf.mean_field(), torch.cat([X, -X]))
     assert not nngp.any()
+    assert ntk.any()
     assert ntk[0, 2] == 0
     for network in (mf.Network(2, "sigmoid"), mf.Network(2, "relu", bias_std=0.3)):
         assert all(torch.isfinite(k).all() for k in mf.nngp_and_ntk(network, mf.ntk(), 0 * X))
@@ -185,6 +186,54 @@ def test_numbers_whose_squares_are_none_are_refused(name, make):
             make(std)
     for std in (1.3e154, 1.5e-154):
         make(std)
+
+
+@pytest.mark.parametrize("std", [1e-78, 1e-81, 1e-100])
+def test_drawn_networks_below_the_range_are_refused(std):
+    """Squares of outputs, std^2 in size, that are no float64"""
+    for network in (mf.Network(1, "relu", std), mf.Architecture(two_layers, weight_std=std)):
+        with pytest.raises(
+            ValueError, match=r"the nngp of drawn networks falls below 2.2e-308.*outputs are of size \d.\de-"
+        ):
+            monte_carlo_kernels(network, mf.ntk(), X, 16, 2)
+    with pytest.raises(ValueError, match=r"ntk of drawn networks falls below 2.2e-308"):
+        empirical_tangent_kernel(mf.Network(1, "relu", std), mf.ntk(), X, 16)
+    assert not monte_carlo_kernels(mf.Network(2, "relu"), mf.ntk(), 0 * X, 16, 2).ntk.any()
+
+
+@pytest.mark.parametrize(
+    ("std", "x", "words"),
+    [
+        (1e-78, X, "nngp falls below 2.2e-308"),  # the kernel is a number without digits
+        (1e-81, X, "nngp falls below 2.2e-308"),  # it is 0
+        (1e-10, X.float(), "nngp falls below 1.2e-38.*x in float64"),
+        (1.0, torch.cat([X, 1e-160 * X]), "nngp falls below 2.2e-308"),  # of some samples alone
+    ],
+)
+def test_kernels_of_modules_below_the_range_are_refused(std, x, words):
+    network = mf.Architecture(two_layers, weight_std=std)
+    with pytest.raises(ValueError, match=words):
+        mf.nngp_and_ntk(network, mf.ntk(), x)
+    if std < 1e-10:
+        with pytest.raises(ValueError, match=words):
+            mf.nngp_and_ntk(network, mf.ntk(), x, x[:1])
+
+
+def test_kernels_that_are_0_are_returned():
+    """At inputs of 0, by the parameterization, and behind gains that start at 0"""
+
+    class Gained(torch.nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.net, self.gain = two_layers(n), torch.nn.Parameter(torch.zeros(n))
+
+        def forward(self, x):
+            return self.net[2:](torch.relu(self.net[0](x)) * self.gain)
+
+    assert not any(kernel.any() for kernel in mf.nngp_and_ntk(two_layers, mf.ntk(), 0 * X))
+    assert not mf.nngp_and_ntk(two_layers, mf.mean_field(1.0), X)[0].any()
+    nngp, ntk = mf.nngp_and_ntk(Gained, mf.ntk(), X)
+    assert not nngp.any()
 
 
 def test_drawn_networks_beyond_the_range_are_refused():

@@ -45,10 +45,10 @@ def conv_nngp_and_ntk(
     if not len(first) or (others is not None and not len(others)):
         empty = first.new_zeros(len(first), len(first if others is None else others), dtype=dtype)
         return among_all((empty, empty.clone()), sizes, (rows, columns))
-    kernels, variances = module_kernels(readable, first, others, block, dtype, first.device)
+    kernels, variances, ends = module_kernels(readable, first, others, block, dtype, first.device)
     layers_in_range(network, [p.amax() for p in variances])
-    present = tuple(float(kernel.abs().amax() > 0) for kernel in kernels)
-    kernels_in_range(network, present, kernels, [kernel.abs().amax().double().reshape(1) for kernel in kernels])
+    exact = [first.new_zeros(1) if end is None else end for end in ends.kernels]
+    kernels_in_range(network, tuple(float(end is not None) for end in ends.kernels), kernels, exact)
     return among_all(kernels, sizes, (rows, columns))
 
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from meanfield.network.layered import Layered
+
+_TINY = 1e-100  # moments whose products may vanish
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Of points, nngp and ntk with themselves in float64, None for one that is 0 by the parameterization; and the smallest of the largest
+    moments of the fields on the way to them that are not 0."""
+
+    kernels: tuple[Tensor | None, ...]
+    smallest: float
 
 
 def living(network: Any, x: Tensor) -> Tensor | None:
@@ -68,6 +80,33 @@ def kernels_in_range(
             f"the {name} after layer {network.depth} of {network.depth}{least} {_outside(over, kernel.dtype)}; "
             f"{_remedy(network, over)}{single}"
         )
+
+
+def fields_in_range(variances: Sequence[Tensor], kernels: Sequence[Tensor], ends: Ends) -> None:
+    """ValueError for variances before activations and for kernels, of any network, that overflow, fall below the normal numbers, or vanish
+    behind fields that are tiny"""
+    least = torch.finfo(torch.float64).tiny
+    for number, p in enumerate(variances):
+        most = float(p.max())
+        if not most < torch.finfo(torch.float64).max or most < least < float(variances[0].max()):
+            raise ValueError(
+                f"the variance before activation {number + 1} of {len(variances)} is {most:.1e}, beyond the range of float64: give other "
+                "standard deviations, mf.Architecture(build, weight_std=..), or fewer layers"
+            )
+    for name, kernel, exact in zip(("nngp", "ntk"), kernels, ends.kernels, strict=True):
+        kind = torch.finfo(kernel.dtype)
+        if not bool(torch.isfinite(kernel).all()):
+            raise ValueError(
+                f"the {name} exceeds {kind.max:.1e}, the largest {kernel.dtype}: give x in float64, or a smaller weight_std"
+            )
+        present = None if exact is None else exact[exact != 0]
+        if present is not None and (float(present.min()) < kind.tiny if len(present) else ends.smallest < _TINY):
+            raise ValueError(
+                f"the {name} falls below {kind.tiny:.1e}, the least normal {kernel.dtype}: give larger standard deviations, "
+                "mf.Architecture(build, weight_std=..), larger inputs, or fewer layers"
+                + "; or x in float64"
+                * (kernel.dtype == torch.float32)
+            )
 
 
 def _is_zero_at_zero(network: Any) -> bool:

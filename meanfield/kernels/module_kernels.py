@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from meanfield.kernels.field_reading import Field, Reading
 from meanfield.kernels.field_rules import RULES
 from meanfield.kernels.gaussian_averages import gaussian_averages
 from meanfield.kernels.kernel_gradients import Differentiable
+from meanfield.kernels.kernel_range import Ends, fields_in_range
 from meanfield.kernels.module_laws import Law, Readable, of_builder
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import made
@@ -64,24 +65,10 @@ def builder_kernels(network: Architecture, scaling: Scaling | Standard, x: Any, 
         )
     tried(network, first)
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-    kernels, variances = module_kernels(
+    kernels, variances, ends = module_kernels(
         of_builder(network, scaling), first, second, block, array_input.precision(x), device
     )
-    for number, p in enumerate(variances):
-        most = float(p.max())
-        if not most < torch.finfo(torch.float64).max or (
-            most < torch.finfo(torch.float64).tiny < float(variances[0].max())
-        ):
-            raise ValueError(
-                f"the variance before activation {number + 1} of {len(variances)} is {most:.1e}, beyond the range of float64: give other "
-                "standard deviations, mf.Architecture(build, weight_std=..), or fewer layers"
-            )
-    for name, kernel in zip(("nngp", "ntk"), kernels, strict=True):
-        if not bool(torch.isfinite(kernel).all()):
-            raise ValueError(
-                f"the {name} exceeds {torch.finfo(kernel.dtype).max:.1e}, the largest {kernel.dtype}: give x in float64, or a smaller "
-                "weight_std"
-            )
+    fields_in_range(variances, kernels, ends)
     return kernels
 
 
@@ -120,9 +107,9 @@ def _planned(network: Readable, x: Tensor) -> list[Call]:
 
 def module_kernels(
     network: Readable, x: Tensor, x2: Tensor | None, block: int | None, dtype: torch.dtype, device: torch.device
-) -> tuple[Kernels, list[Tensor]]:
-    """nngp and ntk (P, .., P2, ..) of float64 or integer inputs x and x2, .. the positions of outputs that have some; and the variances
-    of what enters each activation, one after the other, over all samples"""
+) -> tuple[Kernels, list[Tensor], Ends]:
+    """nngp and ntk (P, .., P2, ..) of float64 or integer inputs x and x2, .. the positions of outputs that have some; the variances of what
+    enters each activation, one after the other, over all samples; and what tells kernels that vanish"""
     calls = _planned(network, x)
     with device:
         return _on_device(network, calls, x.to(device), None if x2 is None else x2.to(device), block, dtype)
@@ -130,9 +117,9 @@ def module_kernels(
 
 def _on_device(
     network: Readable, calls: list[Call], x: Tensor, x2: Tensor | None, block: int | None, dtype: torch.dtype
-) -> tuple[Kernels, list[Tensor]]:
+) -> tuple[Kernels, list[Tensor], Ends]:
     law = network.law(network.widths[0])
-    size = _tried(network, law, calls, x)
+    size, ends = _tried(network, law, calls, x)
     n, m = len(x), len(x if x2 is None else x2)
     block = min(max(1, math.isqrt(AT_ONCE // size.largest)) if block is None else checks.integer("block", block, 1), n)
     checks.memory(
@@ -144,22 +131,27 @@ def _on_device(
     columns = rows if x2 is None else [_read(law, calls, some) for some in _batches(x2, block)]
     every = rows if x2 is None else [*rows, *columns]
     tables, variances = _prepared(every, n * m)
-    return _filled(rows, columns, tables, (n, m), block, dtype), variances
+    kernels, own = _filled(rows, columns, tables, (n, m), block, dtype)
+    return kernels, variances, ends if x2 is not None else replace(ends, kernels=own)
 
 
 def _filled(
     rows: list[Batch], columns: list[Batch], tables: Tables, sizes: tuple[int, int], block: int, dtype: torch.dtype
-) -> Kernels:
+) -> tuple[Kernels, tuple[Tensor | None, ...]]:
+    """Both kernels, and of symmetric ones the diagonals in float64"""
     (n, m), positions = sizes, rows[0].positions
     q, symmetric = math.prod(positions), rows is columns
     kernels = [torch.empty(n, q, m, q, dtype=dtype) for _ in range(2)]
+    own: list[list[Tensor]] = [[], []]
     for i, left in enumerate(rows):
         for j, right in enumerate(columns):
             if symmetric and j < i:
                 continue
             one, other = (slice(k * block, min((k + 1) * block, size)) for k, size in zip((i, j), sizes, strict=True))
             found = Moments(left.within, right.within, tables=tables)(left.node, right.node, same=False)
-            for kernel, part in zip(kernels, found, strict=True):
+            for kernel, part, diagonal in zip(kernels, found, own, strict=True):
+                if symmetric and i == j and part is not None:
+                    diagonal.append(part.diagonal(0, -2, -1).diagonal(0, 0, 1).flatten())
                 if part is None:
                     part = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
                 part = part.permute(2, 0, 3, 1).expand(block, q, block, q)
@@ -170,7 +162,7 @@ def _filled(
                 if symmetric and i != j:
                     kernel[other, :, one] = part.permute(2, 3, 0, 1)
     nngp, ntk = (kernel.reshape(n, *positions, m, *positions) for kernel in kernels)
-    return nngp, ntk
+    return (nngp, ntk), tuple(torch.cat(parts) if parts else None for parts in own)
 
 
 def _read(law: Law, calls: list[Call], x: Tensor, noise: float = 0.0, apart: bool = False) -> Batch:
@@ -206,9 +198,9 @@ def _prepared(batches: list[Batch], pairs: int) -> tuple[Tables, list[Tensor]]:
     return tables, [torch.cat([p.flatten() for _, p in one]) for one in zip(*variances, strict=True)]
 
 
-def _tried(network: Readable, law: Law, calls: list[Call], x: Tensor) -> Size:
-    """The sizes of what a few samples need; ValueError for networks whose kernels depend on the width, by the parameterization of their
-    forward, or by averages over neurons that fluctuate as they do at a finite width"""
+def _tried(network: Readable, law: Law, calls: list[Call], x: Tensor) -> tuple[Size, Ends]:
+    """The sizes of what a few samples need, and their own kernels; ValueError for networks whose kernels depend on the width, by the
+    parameterization of their forward, or by averages over neurons that fluctuate as they do at a finite width"""
     some = x[torch.arange(FEW) % len(x)]
 
     def kernels(width: int, noise: float) -> tuple[Batch, list[Tensor]]:
@@ -235,8 +227,13 @@ def _tried(network: Readable, law: Law, calls: list[Call], x: Tensor) -> Size:
                     "neurons by n, a = (q @ k.transpose(-1, -2) / q.shape[-1]).softmax(-1); with 1/sqrt(n) no kernel is known here, but "
                     + REMEDY
                 )
-    every = [c.numel() // FEW for c, _ in one.within.moments.known.values() if c is not None]
-    return Size(max(every, default=1) or 1, sum(every) or 1)
+    every = [c for c, _ in one.within.moments.known.values() if c is not None]
+    sizes, smallest = (
+        [c.numel() // FEW for c in every],
+        min((c.abs().max() for c in every if c.any()), default=math.inf),
+    )
+    ends = Ends(one.within.moments(one.node, one.node, same=True), float(smallest))
+    return Size(max(sizes, default=1) or 1, sum(sizes) or 1), ends
 
 
 def _apart(some: list[Tensor], others: list[Tensor], sizes: list[Tensor]) -> float:

@@ -34,8 +34,9 @@ class DrawnModules(ModuleNetworks):
             p.name: 1.0 for p in network.description.having("readout", "output bias") if self.units[p.name].drawn
         }
 
-    def kernels(self, seeds: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(nngp, ntk) of each, (P, positions, P, positions) in the mean over outputs; ValueError for x that the module does not take"""
+    def kernels(self, seeds: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(nngp, ntk) of each, (P, positions, P, positions) in the mean over outputs, and f; ValueError for x that the module does not
+        take"""
         start = self.drawn(seeds[:1])
         shape = outputs_of(lambda some: self.outputs(start, some)[0], self.data.x[:3]).shape[1:]
         self._must_fit(math.prod(shape))
@@ -44,7 +45,7 @@ class DrawnModules(ModuleNetworks):
             state = self.drawn((seed,))
             f = self.outputs(state, self.data.x)[0]
             nngp = self.tangent_kernel(state, 0, self.readouts) if linear else _products(f)
-            yield _over_outputs(nngp, shape), _over_outputs(self.tangent_kernel(state, 0), shape)
+            yield _over_outputs(nngp, shape), _over_outputs(self.tangent_kernel(state, 0), shape), f.detach()
 
     def _must_fit(self, outputs: int) -> None:
         checks.memory(

@@ -68,13 +68,13 @@ def monte_carlo_kernels(
     if len(chosen) < 2:
         raise ValueError(f"seeds must be at least two, for the error bars: received {chosen}")
     if isinstance(network, (Network, ConvNetwork)):
-        pairs: Iterable[tuple[Tensor, Tensor]] = (_kernels(network, scaling, x, width, s) for s in chosen)
+        found: Iterable[tuple[Tensor, Tensor, Tensor]] = (_kernels(network, scaling, x, width, s) for s in chosen)
     else:
         n = module_width(scaling, checks.integer("width", width, 1))
-        pairs = DrawnModules(architecture(network), scaling, checks.samples("x", x), n).kernels(chosen)
-    nngp, ntk = (torch.stack(k) for k in zip(*pairs, strict=True))
+        found = DrawnModules(architecture(network), scaling, checks.samples("x", x), n).kernels(chosen)
+    nngp, ntk, f = (torch.stack(k) for k in zip(*found, strict=True))
     for name, kernels in (("nngp", nngp), ("ntk", ntk)):
-        _must_be_finite(name, kernels)
+        _must_be_in_range(name, kernels, f)
 
     def error(many: Tensor) -> Tensor:
         return many.std(0) / math.sqrt(len(chosen))
@@ -87,22 +87,29 @@ def empirical_tangent_kernel(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int = 0, x2: Any = None
 ) -> Tensor:
     """(P, P2) sum over parameters of learning rate times df(x) df(x2) of one network at its start; see `monte_carlo_kernels`."""
-    kernel = _kernels(network, scaling, x, width, seed, x2)[1]
-    _must_be_finite("ntk", kernel)
+    _, kernel, f = _kernels(network, scaling, x, width, seed, x2)
+    _must_be_in_range("ntk", kernel, f)
     return kernel
 
 
-def _must_be_finite(name: str, kernels: Tensor) -> None:
+def _must_be_in_range(name: str, kernels: Tensor, f: Tensor) -> None:
+    """ValueError for kernels that overflow, and for those that vanish although the networks' outputs f do not"""
+    kind = torch.finfo(kernels.dtype)
     if not bool(torch.isfinite(kernels).all()):
         raise ValueError(
-            f"the {name} of drawn networks exceeds {torch.finfo(kernels.dtype).max:.1e}, the largest {kernels.dtype}: give smaller "
-            "standard deviations, or inputs"
+            f"the {name} of drawn networks exceeds {kind.max:.1e}, the largest {kernels.dtype}: give smaller standard deviations, or inputs"
+        )
+    if bool(f.any()) and float(kernels.abs().max()) < kind.tiny:
+        raise ValueError(
+            f"the {name} of drawn networks falls below {kind.tiny:.1e}, the least normal {kernels.dtype}, while outputs are of size "
+            f"{float(f.abs().max()):.1e}: give larger standard deviations, or inputs"
         )
 
 
 def _kernels(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int, x2: Any = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """nngp, ntk and f at x of one network"""
     first, second = _points(network, "x", x), None if x2 is None else _points(network, "x2", x2)
     if second is not None and first.shape[1:] != second.shape[1:]:
         raise ValueError(
@@ -115,7 +122,7 @@ def _kernels(
     grams = {k: left[k].reshape(len(left[k]), -1) @ right[k].reshape(len(right[k]), -1).T for k in parameters}
     ntk = sum((model.rates[name] * gram for name, gram in grams.items()), torch.zeros_like(grams["a"]))
     nngp = sum((model.stds[name] ** 2 * grams[name] for name in ("a", "b") if name in grams), torch.zeros_like(ntk))
-    return nngp, ntk
+    return nngp, ntk, vmap(model.output, (None, 0))(parameters, model.x)
 
 
 def _points(network: Network | ConvNetwork, name: str, x: Any) -> Tensor:
@@ -169,9 +176,9 @@ class _Model:
 
     def jacobian(self, parameters: Parameters, x: Tensor) -> Parameters:
         """df/dtheta with a leading axis of samples"""
-        return vmap(grad(self._output), (None, 0))(parameters, x)
+        return vmap(grad(self.output), (None, 0))(parameters, x)
 
-    def _output(self, parameters: Parameters, x: Tensor) -> Tensor:
+    def output(self, parameters: Parameters, x: Tensor) -> Tensor:
         network, phi = self.network, self.network.nonlinearity.phi
         h = self._layer(parameters, 0, x)
         for l in range(1, network.depth):
