@@ -57,6 +57,35 @@ def test_networks_without_a_limit_are_refused_when_the_problem_is_made(network, 
         problem(network)
 
 
+class Narrow(torch.nn.Module):
+    """Sixteen neurons in the middle, fewer in networks of less; an axis of a fifth of the width"""
+
+    def __init__(self, n):
+        super().__init__()
+        m = min(n, 16)
+        self.read, self.mix, self.out = (
+            torch.nn.Linear(*sizes, bias=False) for sizes in ((64, n), (n, m), (m, n // 5))
+        )
+        self.last = torch.nn.Linear(n // 5, 1, bias=False)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.out(self.mix(torch.tanh(self.read(x))))))
+
+
+def test_widths_and_samples_that_do_not_suit_the_builder_are_told_by_name():
+    asked = problem(Narrow)
+    with pytest.raises(
+        ValueError, match=r"^samples must be a multiple of 5, since the network has an axis of n/5.*1024; give e.g. 1025"
+    ):
+        CausalDMFT(1024)(asked)
+    with pytest.raises(ValueError, match=r"^the width must be a multiple of 5.*received 64; give e.g. 65"):
+        FiniteWidth(64)(asked)
+    with pytest.raises(
+        ValueError, match=r"build\(10\) gives the shape \(10, 10\), but its axes are 16 x n at some widths"
+    ):
+        FiniteWidth(10)(asked)
+
+
 def test_solvers_of_perceptrons_say_so():
     why = r"takes perceptrons.*received the module 'Residual'.*CausalDMFT and TangentKernelLimit take any network"
     with pytest.raises(ValueError, match=why):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from meanfield.network.architecture import Architecture, architecture
+from meanfield.network.describing import describe
 from meanfield.network.making import made
-from meanfield.network.roles import describe
 from tests.any_networks import Convolutional, Language, Residual
 
 
@@ -131,6 +131,19 @@ REFUSED = {
     "one more": (lambda n: nn.Linear(3, n + 1), "multiple of the width: received 193"),
     "at least": (lambda n: nn.Linear(3, max(n, 256)), "multiple of the width: received 256 at width 192 and 288"),
     "at most": (lambda n: nn.Linear(3, min(n, 256)), "multiple of the width: received 192 at width 192 and 256"),
+    "at most 512": (
+        lambda n: nn.Linear(3, min(n, 512)),
+        r"'weight' is another at other widths: build\(12288\) gives the shape \(512, 3\)",
+    ),
+    "at most 96": (
+        lambda n: nn.Sequential(nn.Linear(n, min(n, 96)), nn.Linear(min(n, 96), 1)),
+        r"build\(32\) gives .*\(32, 32\).*96 x n",
+    ),
+    "a choice": (lambda n: nn.Linear(3, n if n < 1000 else 2 * n), r"build\(12288\) gives .*\(24576, 3\).*no min"),
+    "a late layer": (
+        lambda n: nn.Sequential(nn.Linear(3, n), *(nn.Linear(n, n) for _ in range(n // 4096))),
+        r"same parameters at every width: '1.bias' is in one of build\(12288\)",
+    ),
     "an eleventh": (lambda n: nn.Linear(3, n // 11), "multiple of the width: received 17 at width 192 and 26"),
     "other layers": (
         lambda n: nn.Sequential(*(nn.Linear(3, n) for _ in range(n // 96))),

@@ -251,6 +251,8 @@ def test_a_table_that_is_too_short_is_told_by_its_name(way, told):
     with pytest.raises(ValueError, match=told) as error:
         tried(Architecture(lambda n: Told(n, 5, 4, way)), x)
     assert "tokens" not in str(error.value)
+    with pytest.raises(ValueError, match=r"its tokens go down to -1, and are counted from 0"):
+        tried(Architecture(lambda n: Told(n, 5, 7, way)), x - 1)
     with pytest.raises(ValueError, match=r"its tokens go up to 4, and the table 'tok.weight' has 4 rows: give it 5"):
         tried(Architecture(lambda n: Told(n, 4, 7, way)), x)
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.network.describing import describe
 from meanfield.network.keys import parts
+from meanfield.network.making import Build
 from meanfield.network.recording import Recorded
-from meanfield.network.roles import Build, Description, Parameter, describe
+from meanfield.network.roles import Description, Parameter
 
 _TAKEN = {"f", "f_test", "loss", "test_loss", "tangent_kernel", "tangent_kernels", "tangent", "measure"}
 Patterned = tuple[tuple[str, float], ...]

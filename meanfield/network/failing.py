@@ -56,6 +56,8 @@ def _beyond(x: Tensor, table: Tensor, rows: Tensor, names: dict[int, str]) -> st
     told = f"the table {name!r}" if name else "a table"
     own = not x.is_floating_point() and rows.numel() > 1 and bool((rows.unique()[:, None] == x.flatten()).any(1).all())
     if own and tuple(rows.shape) == tuple(x.shape):
+        if least < 0:
+            return f"its tokens go down to {least}, and are counted from 0: give x with the smallest as 0"
         return f"its tokens go up to {most}, and {told} has {len(table)} rows: give it {most + 1}"
     length = f"; x has {x.shape[1]} positions" if x.ndim > 1 else ""
     return f"{told} has {len(table)} rows and is asked for row {most if most >= len(table) else least}{length}: make it as long"

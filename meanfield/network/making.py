@@ -47,6 +47,15 @@ def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module
     return net
 
 
+def thinly_made(build: Build, width: int) -> nn.Module | None:
+    """build(width) without any numbers; None for a builder that looks at them, or that does not take this width"""
+    try:
+        with _Thin(1, 0):
+            return build(width)
+    except Exception:
+        return None
+
+
 def _failed(width: int, error: Exception) -> str:
     return f"network must make a torch.nn.Module of a width: build({width}) failed ({type(error).__name__}: {error})"
 

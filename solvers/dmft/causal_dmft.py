@@ -167,7 +167,7 @@ class CausalDMFT:
             )
         must_be_whole(current().count)
         for parameter in problem.architecture.description:
-            parameter.shape(self.samples)
+            parameter.shape(self.samples, "samples")
         must_have_neurons(problem, self.samples)
         must_be_apart(problem.architecture, problem.data.x)
 

@@ -42,6 +42,7 @@ class Skeleton:
         sizes = [np.prod(p.shape(width), dtype=float) for p in network.description.having("hidden")]
         least = int(min(sizes, default=np.inf)) if sum(sizes) > FULLY_MADE else FULLY_MADE**2
         net = made(network.build, width, least, seed)
+        network.description.must_describe(net, width)
         undrawn = {name for name, unit in units.items() if not unit.drawn}
         if any(p.is_meta for name, p in net.named_parameters() if name in undrawn) or any(
             b.is_meta for b in net.buffers()
