@@ -75,7 +75,8 @@ class Narrow(torch.nn.Module):
 def test_widths_and_samples_that_do_not_suit_the_builder_are_told_by_name():
     asked = problem(Narrow)
     with pytest.raises(
-        ValueError, match=r"^samples must be a multiple of 5, since the network has an axis of n/5.*1024; give e.g. 1025"
+        ValueError,
+        match=r"^samples must be a multiple of 5, since the network has an axis of n/5.*1024; give e.g. 1025",
     ):
         CausalDMFT(1024)(asked)
     with pytest.raises(ValueError, match=r"^the width must be a multiple of 5.*received 64; give e.g. 65"):
