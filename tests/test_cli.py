@@ -26,7 +26,9 @@ from solvers import (
     InfiniteLogitsLimit,
     TangentKernelLimit,
     WassersteinFlow,
+    predicted_bias,
     predicted_variance,
+    width_for,
     width_sweep,
 )
 from solvers.command_line import main as cli
@@ -353,6 +355,51 @@ def test_resume_for_more_steps(capsys, tmp_path):
     assert "go on from there" in _run(capsys, "resume", tmp_path / "given.nc", "--steps", 1, "--out", longer, code=2)[1]
 
 
+def test_fluctuations_are_predicted_kept_and_compared(capsys, tmp_path):
+    out, width, nets = tmp_path / "found.nc", tmp_path / "width.nc", tmp_path / "nets"
+    sizes = ["--particles", 64, "--groups", 2, "--draws", 3, "--observed", "f", "--steps", 2, -1]
+    ask = ["fluctuations", "--out", out, *TINY, *sizes, "--bias"]
+    assert "about" in _run(capsys, *ask, "--dry-run")[0]
+    assert not out.exists()
+    told, _ = _run(capsys, *ask)
+    variance = predicted_variance(PROBLEM, 64, groups=2, observed=("f",), steps=(2, -1))
+    bias = predicted_bias(PROBLEM, draws=3, observed=("f",), steps=(2, -1))
+    assert [load(out), load(tmp_path / "found.bias.nc")] == [variance, bias]
+    assert str(variance) in told
+    assert str(bias) in told
+    assert "is there already" in _run(capsys, *ask, code=2)[1]
+
+    given = ["--variance", out, "--bias", tmp_path / "found.bias.nc"]
+    told, _ = _run(capsys, "width", "--out", width, *TINY, "--error", 0.5, *given)
+    assert load(width) == width_for(PROBLEM, 0.5, variance=variance, bias=bias)
+    assert "for 50.00% of the limit by one network" in told
+    assert "another problem" in _run(capsys, "width", "--out", tmp_path / "no.nc", *given, code=2)[1]
+    wrong = ["width", "--out", tmp_path / "no.nc", *TINY, "--variance", width]
+    assert "width.nc holds a WidthFor: a PredictedVariance is needed here" in _run(capsys, *wrong, code=2)[1]
+
+    _run(capsys, "sweep", "--out", nets, *TINY, "--widths", 4, 8, "--seeds", 3)
+    limit = mf.save(WassersteinFlow(32)(PROBLEM), tmp_path / "limit.nc")
+    compare = ["compare", nets, "--limits", limit, "--out", tmp_path / "report.nc", *given]
+    told, _ = _run(capsys, *compare)
+    assert "N Var of f at steps 2 4: predicted" in told
+    assert "leave one of them out" in _run(capsys, *compare, "--predict", "--overwrite", code=2)[1]
+    for path, pictures in (
+        (out, {"found_f"}),
+        (width, {"width_width"}),
+        (tmp_path / "found.bias.nc", {"found.bias_f"}),
+    ):
+        drawn = {Path(line).stem for line in _run(capsys, "plot", path)[0].split()}
+        assert drawn == pictures
+    assert "report_predictions.png" in _run(capsys, "plot", tmp_path / "report.nc")[0]
+
+
+def test_fluctuations_estimate_narrow_networks_and_refuse_a_bias_before_the_variance(capsys, tmp_path):
+    flow = ["fluctuations", "--out", tmp_path / "found.nc", *TINY, "--training.optimiser", "gradient_flow"]
+    assert "about" in _run(capsys, *flow, "--networks", 40, "--width", 4, "--dry-run")[0]
+    assert "predicted_bias follows perceptrons by gradient_descent" in _run(capsys, *flow, "--bias", code=2)[1]
+    assert not list(tmp_path.iterdir())
+
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -369,7 +416,7 @@ def test_sweep_compare_plot(capsys, tmp_path, monkeypatch):
     compare = ["compare", nets, "--limits", *limits, "--out", report, "--names", "f", "loss", "--predict"]
     out, _ = _run(capsys, *compare)
     found = load(report)
-    assert found == mf.deviation(kept, [load(p) for p in limits], ("f", "loss"), predicted_variance(PROBLEM).train)
+    assert found == mf.deviation(kept, [load(p) for p in limits], ("f", "loss"), predicted_variance(PROBLEM))
     assert found.table() in out
     assert (tmp_path / "report.png").read_bytes().startswith(PNG)
     assert "is there already" in _run(capsys, *compare, code=2)[1]
@@ -379,7 +426,7 @@ def test_sweep_compare_plot(capsys, tmp_path, monkeypatch):
     assert "no .nc files" in _run(capsys, *none, code=2)[1]
 
     out, _ = _run(capsys, "plot", report)
-    pictures = [tmp_path / f"report_{name}.png" for name in ("deviation", "variance")]
+    pictures = [tmp_path / f"report_{name}.png" for name in ("deviation", "variance", "predictions")]
     assert out.split() == [str(picture) for picture in pictures]
     assert all(picture.read_bytes().startswith(PNG) for picture in pictures)
 

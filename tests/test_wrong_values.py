@@ -557,6 +557,7 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "particles": {"solution": flow, "steps": (0,), "output": 0},
         "powers": {"reports": o["powers"]},
         "preactivations": {"nets": nets, "limit": flow, "sample": 0, "steps": (0,), "layer": 1, "bins": 4},
+        "predicted_bias": {"found": o["bias"], "name": "f"},
         "predicted_variance": {"found": o["variance"], "name": "f"},
         "predictions": {"report": o["foretold"]},
         "prediction": {"found": o["prediction"], "nets": nets, "samples": (0,), "output": 0, "test": False},

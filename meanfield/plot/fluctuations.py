@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from meanfield.checking.arguments import checked
-from meanfield.comparison.fluctuations import PredictedVariance, WidthFor
+from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import DeviationReport
 from meanfield.network.keys import parts
@@ -119,6 +119,27 @@ def predicted_variance(found: PredictedVariance, name: str = "f", ax: Axes | Non
         )
     panel.set_ylim(0, 1.15 * float((heights.sum(0)).max()))
     panel.legend(title="from neurons of", **beside(ax))
+    return panel
+
+
+@checked
+def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None) -> Axes:
+    """N times the bias of the numbers of an observable, with standard errors: over training time, or where it was predicted at one step."""
+    bias, error = found.bias(name), found.error(name)
+    asked = ~bias[0].isnan()
+    values, errors = bias[:, asked].double().numpy(), error[:, asked].double().numpy()
+    panel: Axes = panels(ax)[0]
+    panel.axhline(0.0, color=GREY, linewidth=1)
+    if len(found.steps) == 1:
+        panel.bar(np.arange(values.shape[1]), values[0], yerr=errors[0], color=ORANGE, capsize=2)
+        panel.set_xlabel(f"numbers of {name}, in their order, at step {found.steps[0]}")
+    else:
+        at = found.problem.training.learning_rate * np.array(found.steps)
+        for row, spread, shade in zip(values.T, errors.T, colours(values.shape[1]), strict=True):
+            panel.plot(at, row, color=shade, linewidth=1.2)
+            panel.fill_between(at, row - spread, row + spread, color=shade, alpha=0.2, linewidth=0)
+        panel.set(xlabel=TIME, xlim=(at[0], at[-1]))
+    panel.set_ylabel(rf"$N$ bias of {name}")
     return panel
 
 

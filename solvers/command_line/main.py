@@ -30,6 +30,7 @@ from meanfield.problem.problem import Problem
 from meanfield.scaling import scaling
 from meanfield.scaling.scaling import Scaling
 from solvers.command_line import builders
+from solvers.command_line import fluctuations as fluctuation_commands
 from solvers.command_line import limits as limit_commands
 from solvers.command_line import results as result_commands
 from solvers.command_line import runs as run_commands
@@ -37,7 +38,8 @@ from solvers.command_line import studies as study_commands
 from solvers.finite.finite_width import FiniteWidth
 from solvers.running.failures import SolverError
 
-COMMANDS = limit_commands.COMMANDS | run_commands.COMMANDS | study_commands.COMMANDS | result_commands.COMMANDS
+_ROOMS = (limit_commands, run_commands, study_commands, fluctuation_commands, result_commands)
+COMMANDS: dict[type, Callable[[Any], int]] = reduce(or_, (room.COMMANDS for room in _ROOMS))
 
 _registry = ConstructorRegistry()
 

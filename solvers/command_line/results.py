@@ -10,6 +10,7 @@ from typing import Any
 
 from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import deviation
+from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from meanfield.comparison.observables import has_preactivations
 from meanfield.comparison.report import DeviationReport
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
@@ -18,6 +19,7 @@ from meanfield.files import storage
 from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution, preactivation_keys
 from solvers.command_line.builders import Reads, loaded
+from solvers.command_line.fluctuations import of_kind
 from solvers.dmft.certificate import planned, residual
 from solvers.fluctuations.predicted_variance import predicted_variance
 from solvers.running.failures import SolverError
@@ -37,7 +39,11 @@ class Compare(Reads):
     names: tuple[str, ...] | None = None
     """What to compare (f, loss, Phi1, tangent_kernel, h1, measure, ..); all that was recorded if left out"""
     predict: bool = False
-    """Compute N Var f(T) from the limit as well (two-layer networks, gradient descent)"""
+    """Predict N Var f(T) as well"""
+    variance: Path | None = None
+    """What fluctuations kept of the variance, to be compared with that of the networks"""
+    bias: Path | None = None
+    """What fluctuations --bias kept, likewise"""
     overwrite: bool = False
     """Replace an older file"""
 
@@ -90,9 +96,14 @@ def _compare(asked: Compare) -> int:
     storage.writable(asked.out)
     for path in (asked.out, asked.out.with_suffix(".png")):
         free(path, asked.overwrite)
+    if asked.predict and asked.variance:
+        raise ValueError("--predict finds the variance anew, and --variance gives it: leave one of them out")
     nets, limits = (_runs(_loaded(paths, asked.network)) for paths in (asked.nets, asked.limits))
-    predicted = predicted_variance(limits[0].problem).train if asked.predict else None
-    report = deviation(nets, limits, asked.names, predicted)
+    predicted = of_kind(PredictedVariance, asked.variance, asked.network)
+    if asked.predict:
+        predicted = predicted_variance(limits[0].problem)
+    bias = of_kind(PredictedBias, asked.bias, asked.network)
+    report = deviation(nets, limits, asked.names, predicted, bias=bias)
     path = keep(report, asked.out)
     print(f"{report.table()}\nkept in {path}")
     plot, picture = _plots(), path.with_suffix(".png")
@@ -107,7 +118,10 @@ def _plot(asked: Plot) -> int:
     folder = asked.out or (first if first.is_dir() else first.parent)
     folder.mkdir(parents=True, exist_ok=True)
     reports: dict[type, dict[str, Callable[[], Any]]] = {
-        DeviationReport: {"deviation": lambda: plot.deviation(only), "variance": lambda: plot.variance(only)},
+        DeviationReport: _of_report(only, plot),
+        PredictedVariance: _each(only, plot.predicted_variance),
+        PredictedBias: _each(only, plot.predicted_bias),
+        WidthFor: {"width": lambda: plot.width_for(only)},
         LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
         PowersReport: {"powers": lambda: plot.powers(only)},
         CoordinatesReport: {"coordinates": lambda: plot.coordinates(only)},
@@ -121,6 +135,17 @@ def _plot(asked: Plot) -> int:
         plot.save(draw(), path)
         print(path)
     return DONE
+
+
+def _of_report(report: Any, plot: Any) -> dict[str, Callable[[], Any]]:
+    pictures = {"deviation": lambda: plot.deviation(report), "variance": lambda: plot.variance(report)}
+    foretold = any(p.predicted == p.predicted for p in getattr(report, "predictions", ()))  # not nan
+    return pictures | ({"predictions": lambda: plot.predictions(report)} if foretold else {})
+
+
+def _each(found: Any, draw: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
+    """A picture of each observable of a prediction"""
+    return {name: lambda name=name: draw(found, name) for name in getattr(found, "index", ())}
 
 
 def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,10 @@ from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, 
 from solvers.fluctuations.unrolled import Unrolled
 from solvers.fluctuations.weighted import Turns, WeightedNetwork
 from solvers.running.clock import progress_bar
+from solvers.running.memory import bound
+from solvers.running.rehearsal import SECONDS, by_law
 from solvers.running.sharding import Shard
+from solvers.running.solver import Estimate
 
 
 @checked
@@ -45,9 +48,30 @@ def predicted_bias(
     """
     width, draws = checks.integer("width", width, 4), checks.integer("draws", draws, 2)
     seed = checks.seed("seed", seed)
+    observables, at = _asked(problem, width, draws, observed, steps, points, tolerance)
+    whole, apart = [], []
+    for draw in progress_bar("predicted bias", progress, iterable=range(draws)):
+        found, halves, _ = _three(problem, observables, at, width, seed * draws + draw, tolerance)
+        whole.append(found)
+        apart.append(width * (sum(halves) / 2 - found))
+    values, index = observables.placed(torch.stack(whole).mean(0), len(at))
+    settings = {"width": width, "draws": draws, "seed": seed, "tolerance": tolerance}
+    return PredictedBias(problem, at, values, index, settings, torch.stack(apart))
+
+
+def _asked(
+    problem: Problem,
+    width: int,
+    draws: int,
+    observed: Sequence[str] | None,
+    steps: Sequence[int],
+    points: Sequence[int] | None,
+    tolerance: float,
+) -> tuple[Observables, tuple[int, ...]]:
+    """What is observed and when; ValueError or MemoryError for what cannot be"""
     if width % 2:
         raise ValueError(f"width must be even, for its halves: received {width}")
-    if problem.trial is not None or problem.training.optimiser != "gradient_descent":
+    if not follows(problem):
         raise ValueError(
             "predicted_bias follows perceptrons by gradient_descent: compare FiniteWidth of several widths for others"
         )
@@ -56,27 +80,50 @@ def predicted_bias(
     numbers = observables.count(len(at))
     checks.memory(f"draws={draws} of {numbers} numbers", 24.0 * draws * numbers, "take fewer draws or points")
     must_fit(problem, "width", width, tolerance)
-    whole, apart = [], []
-    for draw in progress_bar("predicted bias", progress, iterable=range(draws)):
-        found, halves = _three(problem, observables, at, width, seed * draws + draw, tolerance)
-        whole.append(found)
-        apart.append(width * (sum(halves) / 2 - found))
-    values, index = observables.placed(torch.stack(whole).mean(0), len(at))
-    settings = {"width": width, "draws": draws, "seed": seed, "tolerance": tolerance}
-    return PredictedBias(problem, at, values, index, settings, torch.stack(apart))
+    return observables, at
+
+
+def follows(problem: Problem) -> bool:
+    """Whether `predicted_bias` can take it"""
+    return problem.trial is None and problem.training.optimiser == "gradient_descent"
+
+
+def bias_cost(
+    problem: Problem,
+    width: int = 128,
+    draws: int = 200,
+    observed: Sequence[str] | None = None,
+    steps: Sequence[int] = (-1,),
+    points: Sequence[int] | None = None,
+    tolerance: float = 1e-3,
+    seconds: float = SECONDS,
+) -> Estimate:
+    """What `predicted_bias` with these arguments takes, by the time of one draw after fewer steps"""
+    observables, at = _asked(problem, width, draws, observed, steps, points, tolerance)
+    most, sizes = max(at), {}
+
+    def run(steps: int) -> None:
+        few = replace(problem, training=replace(problem.training, steps=steps, record_every=1))
+        sizes[steps] = _three(few, replace(observables, problem=few), (steps,), width, 0, tolerance)[2]
+
+    law, last = by_law(run, most, seconds)
+    known = max(sizes.values()) * (most + 1) / (last + 1)
+    how = f"one of {draws} draws, " + (f"the first {last} of {most} steps" if last < most else "the whole training")
+    size = 6.0 * known + 24.0 * draws * observables.count(len(at))
+    return Estimate(float(law[-1]) * draws, bound({"bases": (size, "")}), how)
 
 
 def _three(
     problem: Problem, observables: Observables, at: tuple[int, ...], width: int, seed: int, tolerance: float
-) -> tuple[Tensor, list[Tensor]]:
-    """What is observed of a network, and of the two with half of its neurons each"""
+) -> tuple[Tensor, list[Tensor], int]:
+    """What is observed of a network, and of the two with half of its neurons each; bytes of all that is known of the network"""
     layers = (
         1 if problem.perceptron.residual else problem.perceptron.depth
     )  # skip connections join equal neurons of all layers
     orders = np.random.default_rng([seed, width]).permuted(np.tile(np.arange(width), (layers, 1)), axis=1)
     chosen = torch.from_numpy(orders).expand(problem.perceptron.depth, -1)
     turns: list[tuple[Turns, Turns]] | None = None
-    found = []
+    found, size = [], 0
     for start, stop in ((0, width), (0, width // 2), (width // 2, width)):
         network = _network(problem, width, seed, tolerance, chosen[:, start:stop])
         if turns is not None:
@@ -85,7 +132,10 @@ def _three(
         with torch.no_grad():
             found.append(torch.cat(Unrolled(problem, network, network.initial_state, observables, at).seen()))
         turns = network.turns
-    return found[0], found[1:]
+        size = size or sum(t.nbytes for four in network.known for t in four) + 8 * width * problem.data.points * len(
+            chosen
+        )
+    return found[0], found[1:], size
 
 
 @dataclass(frozen=True)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.checking.warning import warn
 from meanfield.comparison.fluctuations import PredictedVariance
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
 from solvers.finite.finite_width import FiniteWidth
-from solvers.fluctuations.kinks import softened
-from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
-from solvers.fluctuations.starts import Start, start_of
+from solvers.fluctuations.observed import Observables
+from solvers.fluctuations.plan import OF_NETWORKS, Method, Plan, planned
+from solvers.fluctuations.starts import Start
 from solvers.fluctuations.unrolled import Unrolled
 from solvers.running.clock import progress_bar
+from solvers.running.memory import bound
+from solvers.running.rehearsal import SECONDS, by_law
+from solvers.running.solver import Estimate
 from solvers.two_layer.wasserstein_flow import Initial
 
-Method = Literal["derivative", "networks"]
 _AT_ONCE = 64  # numbers of which derivatives are taken together
 _BYTES = 2**30  # that may be kept of the way, and that the derivatives of numbers taken together may hold
-_OF_NETWORKS = 20  # groups into which narrow networks are divided
 
 
 @checked
@@ -60,38 +60,28 @@ def predicted_variance(
     Gaussian of this width in h (equation 19), which fails where steps move preactivations by more, and is warned of. Memory of the
     derivative: the sweep at some of its steps, at most 1 GiB, and as much again for as many numbers as are taken together.
     """
-    particles, groups = checks.integer("particles", particles, 2), checks.integer("groups", groups, 1)
-    width, networks = checks.integer("width", width, 2), checks.integer("networks", networks, 2 * _OF_NETWORKS)
-    seed = checks.seed("seed", seed)
-    observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
-    at = asked_steps(problem, steps)
-    smooth = problem.trial is None and problem.training.optimiser == "gradient_descent"
-    kinks = problem.has_kinks and bool(problem.training.steps)
-    way = method or ("derivative" if smooth and not kinks else "networks")
-    settings = {"method": way, "seed": seed}
-    numbers, parts = observables.count(len(at)), 1 if way == "networks" else problem.perceptron.depth
-    held = _OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
-    checks.memory(
-        f"the covariances of {numbers} numbers", 16.0 * held, "ask for fewer points, steps, groups or networks"
+    plan = planned(
+        problem,
+        particles,
+        seed,
+        points,
+        initial,
+        kink_width,
+        observed,
+        steps,
+        groups,
+        tolerance,
+        method,
+        width,
+        networks,
     )
-    if way == "networks":
-        return _from_networks(problem, observables, at, settings, width, networks, progress)
-    if not smooth:
-        raise ValueError(
-            "method='derivative' follows perceptrons by gradient_descent: received "
-            + (f"the optimiser {problem.training.optimiser!r}" if problem.trial is None else "a module")
-            + "; method='networks' takes any"
-        )
-    settings |= {"particles": particles, "groups": groups, "tolerance": tolerance}
-    must_fit(problem, "particles", particles, tolerance)
-    fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
-    phi = softened(problem.perceptron.nonlinearity, checks.positive("kink_width", kink_width))
-    found, parts = [], ()
-    bar = progress_bar("predicted variance", progress, total=(1 if fixed else groups) * observables.count(len(at)))
-    with bar:
-        for group in range(1 if fixed else groups):
-            start = start_of(problem, particles, seed + group, initial, tolerance, phi)
-            found.append(_from_derivatives(problem, observables, at, start, bar.update))
+    if plan.way == "networks":
+        return _from_networks(plan, progress)
+    found, parts, total = [], (), plan.observables.count(len(plan.at))
+    with progress_bar("predicted variance", progress, total=plan.groups * total) as bar:
+        for group in range(plan.groups):
+            start = plan.start(group)
+            found.append(_from_derivatives(problem, plan.observables, plan.at, start, bar.update))
             parts = start.parts
     values, covariances = torch.stack([one[0] for one in found]), torch.stack([one[1] for one in found])
     stride = max(one[2] for one in found)
@@ -101,7 +91,49 @@ def predicted_variance(
             f"for {problem.perceptron.nonlinearity.name} is unreliable; take a smaller learning_rate, or method='networks'",
             RuntimeWarning,
         )
-    return PredictedVariance(problem, at, *observables.placed(values.mean(0), len(at)), settings, parts, covariances)
+    settings = {"method": plan.way, "seed": seed, "particles": particles, "groups": groups, "tolerance": tolerance}
+    placed = plan.observables.placed(values.mean(0), len(plan.at))
+    return PredictedVariance(problem, plan.at, *placed, settings, parts, covariances)
+
+
+def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
+    """What `predicted_variance` takes: of derivatives by those of some numbers after fewer steps, of networks by their beginnings"""
+    total, held = plan.observables.count(len(plan.at)), {}
+    if plan.way == "networks":
+        whole = _networks(plan, False).estimate(plan.problem, plan.networks, seconds=seconds)
+        return replace(whole, bytes=whole.bytes + 16.0 * OF_NETWORKS * total**2)
+    most, each = max(plan.at), plan.observables.count(1)
+
+    def run(steps: int) -> None:
+        few = plan.at_end_of(steps)
+        start = few.start(0)
+        unrolled = Unrolled(few.problem, start.network, start.begin, few.observables, few.at)
+        kept, _ = unrolled.forward(_BYTES)
+        state = kept[-1].size
+        unrolled.influences(kept, 0, min(each, _together(state)))
+        held[steps] = state
+
+    law, last = by_law(run, most, seconds)
+    state = max(held.values()) * (most + 1) / (last + 1)
+    pieces = total / min(each, _together(state))
+    steps = f"the first {last} of {most} steps" if last < most else "the whole training"
+    how = f"{min(each, total)} of {plan.groups * total} derivatives of {steps}"
+    together = state * min(total, _together(state))
+    covariances = 8.0 * plan.groups * plan.problem.perceptron.depth * total**2
+    parts = {
+        "states": min(_BYTES, most * state),
+        "derivatives": 2.0 * together,
+        "passes": 6.0 * state,
+        "covariances": covariances,
+    }
+    return Estimate(
+        float(law[-1]) * plan.groups * pieces, bound({name: (size, "") for name, size in parts.items()}), how
+    )
+
+
+def _together(state: float) -> int:
+    """Numbers of which derivatives are taken together, where a state takes so many bytes"""
+    return max(1, min(_AT_ONCE, int(_BYTES / max(1, state))))
 
 
 def _from_derivatives(
@@ -116,8 +148,7 @@ def _from_derivatives(
     """
     unrolled, total = Unrolled(problem, start.network, start.begin, observables, at), observables.count(len(at))
     kept, found = unrolled.forward(_BYTES)
-    largest = sum(t.nbytes for t in kept[-1].moment.tensors())
-    pieces, together = [], max(1, min(_AT_ONCE, int(_BYTES / max(1, largest))))
+    pieces, together = [], _together(kept[-1].size)
     for first in range(0, total, together):
         stop = min(first + together, total)
         pieces.append(unrolled.influences(kept, first, stop))
@@ -131,26 +162,21 @@ def _from_derivatives(
     return torch.cat(found), torch.stack(covariances), unrolled.stride
 
 
-def _from_networks(
-    problem: Problem,
-    observables: Observables,
-    at: tuple[int, ...],
-    settings: dict[str, object],
-    width: int,
-    networks: int,
-    progress: bool | None,
-) -> PredictedVariance:
+def _networks(plan: Plan, progress: bool | None) -> FiniteWidth:
+    kernels = [name for name in plan.observables.names if name not in ("f", "f_test", "loss", "test_loss")]
+    snapshots = plan.at if kernels else ()
+    return FiniteWidth(plan.width, dtype="float32", snapshots=snapshots, keep_neurons=False, progress=progress)
+
+
+def _from_networks(plan: Plan, progress: bool | None) -> PredictedVariance:
     """From narrow networks, of which each group gives an estimate without bias but for O(1/width)"""
-    seeds = [settings["seed"] * networks + k for k in range(networks)]  # type: ignore[operator]
-    kernels = [name for name in observables.names if name not in ("f", "f_test", "loss", "test_loss")]
-    solver = FiniteWidth(width, dtype="float32", snapshots=at if kernels else (), keep_neurons=False, progress=progress)
-    trained = solver.ensemble(problem, seeds)
-    numbers = torch.stack([observables.of_solution(net, at) for net in trained])
-    size = networks // _OF_NETWORKS
-    groups = numbers[: size * _OF_NETWORKS].reshape(_OF_NETWORKS, size, -1)
+    seeds = [plan.seed * plan.networks + k for k in range(plan.networks)]
+    trained = _networks(plan, progress).ensemble(plan.problem, seeds)
+    numbers = torch.stack([plan.observables.of_solution(net, plan.at) for net in trained])
+    size = plan.networks // OF_NETWORKS
+    groups = numbers[: size * OF_NETWORKS].reshape(OF_NETWORKS, size, -1)
     apart = groups - groups.mean(1, keepdim=True)
-    covariances = width * apart.transpose(1, 2) @ apart / (size - 1)
-    settings = settings | {"width": width, "networks": networks}
-    return PredictedVariance(
-        problem, at, *observables.placed(numbers.mean(0), len(at)), settings, ("all neurons",), covariances[:, None]
-    )
+    covariances = plan.width * apart.transpose(1, 2) @ apart / (size - 1)
+    settings = {"method": plan.way, "seed": plan.seed, "width": plan.width, "networks": plan.networks}
+    placed = plan.observables.placed(numbers.mean(0), len(plan.at))
+    return PredictedVariance(plan.problem, plan.at, *placed, settings, ("all neurons",), covariances[:, None])

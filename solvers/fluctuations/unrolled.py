@@ -48,6 +48,11 @@ class Kept:
     moment: Moment
     mark: list[object]
 
+    @property
+    def size(self) -> int:
+        """Bytes"""
+        return sum(t.nbytes for t in self.moment.tensors())
+
 
 class Unrolled:
     """problem: of perceptrons, by gradient descent. observed: what is looked at in the steps `at`, over all points."""
@@ -121,7 +126,7 @@ class Unrolled:
             for step in range(self.last + 1):
                 if step and step % stride == 0:
                     kept.append(Kept(step, moment, self.network.mark()))
-                    own = [sum(t.nbytes for t in one.moment.tensors()) for one in kept]
+                    own = [one.size for one in kept]
                     if sum(own) > bytes_allowed:
                         stride *= 2
                         kept = [one for one in kept if one.step % stride == 0]

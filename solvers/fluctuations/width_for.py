@@ -11,7 +11,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from meanfield.problem.problem import Problem
-from solvers.fluctuations.predicted_bias import predicted_bias
+from solvers.fluctuations.predicted_bias import follows, predicted_bias
 from solvers.fluctuations.predicted_variance import predicted_variance
 
 
@@ -36,8 +36,7 @@ def width_for(
             raise ValueError(f"{what} was found for another problem: {given.problem!r}, not {problem!r}; leave it out")
     error, ensemble = checks.positive("error", error), checks.integer("ensemble", ensemble, 1)
     spread = variance or predicted_variance(problem, observed=(name,), progress=progress)
-    follows = problem.trial is None and problem.training.optimiser == "gradient_descent"
-    shift = bias or (predicted_bias(problem, observed=(name,), progress=progress) if follows else None)
+    shift = bias or (predicted_bias(problem, observed=(name,), progress=progress) if follows(problem) else None)
     own, own_error, size = _means(spread.variance(name)[-1], spread.error(name)[-1], spread.values[name][-1])
     b2, b2_error = 0.0, math.nan
     if shift is not None:

@@ -1,0 +1,93 @@
+"""Plan: what `predicted_variance` is asked, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from meanfield.checking import checks
+from meanfield.measures.particle_measure import ParticleMeasure
+from meanfield.network.activations import Activation
+from meanfield.problem.problem import Problem
+from solvers.fluctuations.kinks import softened
+from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
+from solvers.fluctuations.starts import Start, start_of
+from solvers.two_layer.wasserstein_flow import Initial
+
+Method = Literal["derivative", "networks"]
+OF_NETWORKS = 20  # groups into which narrow networks are divided
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of `predicted_variance`, once all of it is checked"""
+
+    problem: Problem
+    observables: Observables
+    at: tuple[int, ...]
+    way: Method
+    particles: int
+    seed: int
+    initial: Initial | ParticleMeasure
+    phi: Activation | None  # of the derivative
+    groups: int
+    tolerance: float
+    width: int
+    networks: int
+
+    def start(self, group: int) -> Start:
+        assert self.phi is not None
+        return start_of(self.problem, self.particles, self.seed + group, self.initial, self.tolerance, self.phi)
+
+    def at_end_of(self, steps: int) -> Plan:
+        """The same for training of so many steps, observed at its end alone"""
+        problem = replace(self.problem, training=replace(self.problem.training, steps=steps, record_every=1))
+        return replace(self, problem=problem, observables=replace(self.observables, problem=problem), at=(steps,))
+
+
+def planned(
+    problem: Problem,
+    particles: int = 2**10,
+    seed: int = 0,
+    points: Sequence[int] | None = None,
+    initial: Initial | ParticleMeasure = "sobol",
+    kink_width: float = 0.2,
+    observed: Sequence[str] | None = None,
+    steps: Sequence[int] = (-1,),
+    groups: int = 4,
+    tolerance: float = 1e-3,
+    method: Method | None = None,
+    width: int = 256,
+    networks: int = 400,
+) -> Plan:
+    """What `predicted_variance` will do; ValueError or MemoryError for what it cannot"""
+    particles, groups = checks.integer("particles", particles, 2), checks.integer("groups", groups, 1)
+    width, networks = checks.integer("width", width, 2), checks.integer("networks", networks, 2 * OF_NETWORKS)
+    seed = checks.seed("seed", seed)
+    observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
+    at = asked_steps(problem, steps)
+    smooth = problem.trial is None and problem.training.optimiser == "gradient_descent"
+    kinks = problem.has_kinks and bool(problem.training.steps)
+    way = method or ("derivative" if smooth and not kinks else "networks")
+    numbers, parts = observables.count(len(at)), 1 if way == "networks" else problem.perceptron.depth
+    held = OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
+    checks.memory(
+        f"the covariances of {numbers} numbers", 16.0 * held, "ask for fewer points, steps, groups or networks"
+    )
+    if way == "derivative":
+        if not smooth:
+            raise ValueError(
+                "method='derivative' follows perceptrons by gradient_descent: received "
+                + (f"the optimiser {problem.training.optimiser!r}" if problem.trial is None else "a module")
+                + "; method='networks' takes any"
+            )
+        must_fit(problem, "particles", particles, tolerance)
+    phi = (
+        softened(problem.perceptron.nonlinearity, checks.positive("kink_width", kink_width))
+        if way == "derivative"
+        else None
+    )
+    fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
+    groups = 1 if fixed else groups
+    return Plan(problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, width, networks)
