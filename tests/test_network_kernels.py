@@ -241,6 +241,17 @@ REFUSED = {
         lambda net, x: net.out(torch.relu(net.read(x))).squeeze(-1),
         "keep the axis of outputs",
     ),
+    "outputs as fields": (
+        lambda net, x: net.out(torch.relu(net.read(x) + net.out(net.read(x)))),
+        "outputs are used as fields",
+    ),
+    "outputs times fields": (lambda net, x: net.out(net.read(x) * net.out(net.read(x))), "outputs are multiplied"),
+    "outputs times outputs": (
+        lambda net, x: net.out(net.read(x)) * net.out(net.up(net.read(x))),
+        "outputs are multiplied",
+    ),
+    "a mean of the outputs": (lambda net, x: net.out(net.read(x)) + 1.0, "numbers are added to the outputs"),
+    "data beside the outputs": (lambda net, x: net.out(net.read(x)) + x[:, :1], "numbers are added to the outputs"),
     "a function of the outputs": (lambda net, x: torch.tanh(net.out(net.read(x))), "a function of the outputs"),
     "gates at other positions": (
         lambda net, x: net.out(F.glu(net.read(x), 1)).mean(1),
@@ -302,6 +313,45 @@ def test_numbers_that_all_neurons_share_are_a_field():
     right = mf.nngp_and_ntk(network(plainly), mf.ntk(), x)
     for way in (zeros, ones):
         torch.testing.assert_close(mf.nngp_and_ntk(network(way), mf.ntk(), x), right, rtol=1e-12, atol=0)
+
+
+def test_outputs_times_numbers_of_the_sample():
+    def plainly(net, x):
+        return net.out(torch.relu(net.read(x)))
+
+    x = some(3, 6)
+    sizes = x.norm(dim=1)
+    ways = (plainly, lambda net, x: -2 * plainly(net, x) / x.norm(dim=1, keepdim=True))
+    for kernel, found in zip(*(mf.nngp_and_ntk(network(way), mf.ntk(), x) for way in ways), strict=True):
+        torch.testing.assert_close(found, 4 * kernel / sizes[:, None] / sizes, rtol=1e-13, atol=0)
+
+
+def test_one_matrix_in_any_words_is_one_matrix():
+    """Added to itself it is twice as large; with its transpose, however that is written, it is refused"""
+
+    def plainly(net, x):
+        return net.up(torch.relu(net.read(x)))
+
+    def by_letters(net, x):
+        return torch.einsum("bi,oi->bo", torch.relu(net.read(x)), net.up.weight)
+
+    def turned(net, x):
+        return torch.relu(net.read(x)) @ net.up.weight.T
+
+    def other(net, x):
+        return torch.einsum("bi,io->bo", torch.relu(net.read(x)), net.up.weight)
+
+    def both(one, two):
+        return network(lambda net, x: net.out(torch.erf(one(net, x) + two(net, x))))
+
+    x = some(3, 6)
+    right = mf.nngp_and_ntk(both(plainly, plainly), mf.ntk(), x)
+    for one, two in ((plainly, by_letters), (by_letters, turned), (other, other)):
+        for found, kernel in zip(mf.nngp_and_ntk(both(one, two), mf.ntk(), x), right, strict=True):
+            torch.testing.assert_close(found, kernel, rtol=1e-13, atol=0)
+    for one in (plainly, by_letters, turned):
+        with pytest.raises(ValueError, match=r"'up.weight' is used as it is and transposed"):
+            mf.nngp_and_ntk(both(one, other), mf.ntk(), x)
 
 
 class Kept(nn.Module):

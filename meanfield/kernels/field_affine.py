@@ -21,7 +21,12 @@ def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
         raise ValueError("a matrix between wide axes must multiply fields, as it is, transposed or times a number")
     fields = fields_of(args, kwargs)
     results = [reading.axes(call, i) for i in range(len(call.results))]
-    if all(axes is None for axes in results) and all(_is_output(field) for field in fields):
+    outputs = [_is_output(field) for field in fields]
+    if any(outputs) and not all(outputs):
+        raise ValueError(
+            f"outputs are used as fields, which stay random for all neurons together: no kernel is known; {REMEDY}"
+        )
+    if all(axes is None for axes in results) and all(outputs):
         results = _of_outputs(reading, func, call, fields, args, kwargs)
     if any(axes is None for axes in results):
         raise ValueError(f"it leaves no axis of neurons, and is no mean over them; {REMEDY}")
@@ -48,6 +53,10 @@ def affine(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
         return [axes.points(t) for axes, t in zip(results, several, strict=True)]  # type: ignore[union-attr]
 
     constants = values({})
+    if any(outputs) and any(bool(constant.any()) for constant in constants):
+        raise ValueError(
+            f"numbers are added to the outputs, which a kernel does not hold: leave them out, and take them off the targets; {REMEDY}"
+        )
 
     def linear_part(columns: dict[int, Tensor]) -> list[Tensor]:
         return [v - c if bool(c.any()) else v for v, c in zip(values(columns), constants, strict=True)]
@@ -89,6 +98,9 @@ def _of_outputs(
     """The axes of results of outputs: that of outputs is the one whose size follows"""
     k = 7919
     new = {id(f): torch.empty(with_columns(f.axes, k), dtype=torch.float64, device="meta") for f in fields}
+    for value in tree_flatten((args, kwargs))[0]:
+        if isinstance(value, Tensor) and not isinstance(value, Field):
+            new[id(value)] = value.to("meta")
     found = [t for t in tree_flatten(func(*replaced(args, new), **replaced(kwargs, new)))[0] if isinstance(t, Tensor)]
     if any(t.ndim != len(sizes) or k not in t.shape for t, sizes in zip(found, call.results, strict=True)):
         raise ValueError(

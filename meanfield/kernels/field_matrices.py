@@ -26,7 +26,7 @@ def linear(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
     """x W^T + b"""
     x, weight, bias = arguments(args, kwargs, ("input", "weight", "bias"), (None, None, None))
     if isinstance(weight, Weight):
-        out = times_matrix(reading, x, weight, call)
+        out = times_matrix(reading, x, weight, call, last=True)
     elif isinstance(x, Field) and isinstance(weight, Field):
         out = averaged(reading, F.linear, call, (x, weight), {})
     else:
@@ -38,14 +38,14 @@ def plus(reading: Reading, out: Any, bias: Any, call: Call) -> Any:
     return affine(reading, torch.add, call, (out, bias), {})
 
 
-def times_matrix(reading: Reading, x: Any, weight: Weight, call: Call) -> Field:
-    """An infinite matrix on a field, whose neurons are its last axis"""
+def times_matrix(reading: Reading, x: Any, weight: Weight, call: Call, last: bool) -> Field:
+    """An infinite matrix on a field, whose neurons are its last axis; last: whether they meet the last axis of the matrix, x W^T"""
     after = reading.axes(call)
     if after is None:  # of a readout: the outputs stand in the place of neurons
         sizes = call.results[0]
         after = outputs_axes(reading, sizes, len(sizes) - 1)
     node = x.node if isinstance(x, Field) else _constant(reading, x, weight)
-    reading.must_be_one_way(weight.law.name, weight.turned != (call.name == "linear"))
+    reading.must_be_one_way(weight.law.name, weight.turned != last)
     return Field.of(scaled(Mixed.of(weight.law, node), weight.factor), after)
 
 
@@ -98,7 +98,7 @@ def _each(value: Any, dims: int) -> tuple[int, ...]:
 def matmul(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> Any:
     left, right = args[:2]
     if isinstance(right, Weight) and isinstance(left, Field):
-        return times_matrix(reading, left, right, call)
+        return times_matrix(reading, left, right, call, last=False)
     if weights_of(args):
         raise ValueError(f"a matrix between wide axes must stand on the right of a field, h @ w; {REMEDY}")
     if isinstance(left, Field) and isinstance(right, Field):
@@ -117,7 +117,7 @@ def einsum(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) -> A
         )
         if len(theirs) != 2 or not isinstance(x, Field) or ours[:-1] != out[:-1] or ours[-1] not in theirs:
             raise ValueError(f"einsum {args[0]!r} of a matrix between wide axes: write nn.Linear or h @ w")
-        return times_matrix(reading, x, weight, call)
+        return times_matrix(reading, x, weight, call, last=theirs[1] == ours[-1])
     if len(fields_of(operands)) > 1:
         return averaged(reading, lambda *fields: torch.einsum(args[0], *fields), call, operands, {})
     return affine(reading, func, call, args, kwargs)

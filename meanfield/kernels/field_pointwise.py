@@ -76,7 +76,8 @@ def _number(args: Sequence[Any]) -> float | None:
 
 def multiplied_fields(reading: Reading, first: Field, second: Field, call: Call) -> Field:
     after = reading.axes(call)
-    assert after is not None
+    if after is None or first.axes.outputs or second.axes.outputs:
+        raise ValueError(f"outputs are multiplied with each other or with fields: no kernel is known; {REMEDY}")
     one, other = (_broadcast(reading, field, after, call) for field in (first, second))
     fused = combined(one, other, torch.mul)
     if fused is not None:
