@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import DeviationReport, deviation
 from meanfield.comparison.distances import marginal_distance, measure_distance
+from meanfield.comparison.ensembles import EnsembleLoss, ensemble_loss
 from meanfield.comparison.observables import alignment, movement, observe
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.comparison.transfer_report import TransferReport
@@ -53,6 +54,7 @@ __all__ = [
     "CoordinatesReport",
     "Dataset",
     "DeviationReport",
+    "EnsembleLoss",
     "GaussianProcess",
     "GaussianProcessClassifier",
     "GaussianProcessRegressor",
@@ -81,6 +83,7 @@ __all__ = [
     "default",
     "deviation",
     "digits",
+    "ensemble_loss",
     "from_file",
     "gaussian_mixture",
     "ic_mean_field",

@@ -35,6 +35,7 @@ FILES = {
     "attention_maps": {"attention_maps.png"},
     "kernels_and_width": {"kernels_and_width.png"},
     "kernels_and_features": {"kernels_and_features.png"},
+    "ensembles": {"ensembles.png"},
     "particle_clouds": {"particles.png", "particles.gif"},
     "quadrature_against_sampling": {"quadrature_against_sampling.png"},
     "standard_parameterizations": {"standard_parameterizations.png"},
@@ -76,6 +77,8 @@ FINDINGS = {
         max(r["Bayes, NNGP"], r["feature-learning limit"]) < 0.48
     ),  # 0.5 is nothing learned
     "kernels_and_width": lambda r: -1.1 < sum(r.values()) / 2 < -0.2,
+    # ten means of 16 of 160 networks: a standard error of about 0.1
+    "ensembles": lambda r: 0.5 < r["removed over predicted"] < 1.5 and r["variance"] > 0 < r["bias"],
     "particle_clouds": lambda r: r["directions_after"] < 0.5 * r["directions_before"],
     "quadrature_against_sampling": lambda r: -0.75 < r["iid"] < -0.3 and max(r["sobol"], r["gauss_hermite"]) < -0.75,
     # standard errors of six networks are a twelfth of their mean

@@ -164,6 +164,42 @@ def test_one_step_of_a_linear_network_in_closed_form():
     assert float(bias.error()) < 0.1
 
 
+def test_one_sample_of_a_two_layer_linear_network_at_all_times():
+    """u = <a w> and k = <a^2 + w^2> go their way alone, whatever the width, from N Cov(u, k) = diag(1, 4): so does their spread"""
+    eta, y, times = 0.1, 1.5, (1, 5, 10)
+    data = mf.Dataset(torch.ones(1, 1), torch.tensor([[y]]))
+    asked = mf.Problem(data, mf.Network(1, "linear"), mf.mean_field(1.0), mf.Training(eta, 10))
+
+    def after(steps, u, k):
+        for _ in range(steps):
+            apart = y - u
+            u, k = (1 + (eta * apart) ** 2) * u + eta * apart * k, (1 + (eta * apart) ** 2) * k + 4 * eta * apart * u
+        return u
+
+    found, eps = predicted_variance(asked, 2**12, steps=times), 1e-5
+    for time, seen, error in zip(times, found.variance(), found.error(), strict=True):
+        of_u = (after(time, eps, 2.0) - after(time, -eps, 2.0)) / (2 * eps)
+        of_k = (after(time, 0.0, 2 + eps) - after(time, 0.0, 2 - eps)) / (2 * eps)
+        assert float(seen) == pytest.approx(of_u**2 + 4 * of_k**2, abs=4 * float(error))
+        assert float(error) < 0.01 * float(seen)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_one_sample_of_a_deep_linear_network_at_its_start(depth):
+    """Each layer of N neurons multiplies |h|^2 and |g|^2 by 1 + N(0, 2/N), so that N Var Phi^L = 2 L, 2 from each layer, and of
+    K = sum_l Phi^l G^(l+1), of which the gain of a layer enters as many terms as there are behind it, 4 (1^2 + .. + L^2)
+    """
+    asked = mf.Problem(
+        mf.Dataset(torch.ones(1, 1), torch.ones(1, 1)), mf.Network(depth, "linear"), training=mf.Training(0.1, 0)
+    )
+    last = f"Phi{depth}"
+    found = predicted_variance(asked, 2**12, observed=(last, "tangent_kernel"))
+    for name, exact in ((last, 2 * depth), ("tangent_kernel", 4 * sum(k * k for k in range(1, depth + 1)))):
+        assert float(found.variance(name)) == pytest.approx(exact, rel=0.01)
+        assert float(found.error(name)) < 0.01 * exact
+    assert found.by_part(last).flatten().tolist() == pytest.approx([2.0] * depth, rel=0.02)
+
+
 def test_the_bias_of_deep_networks_is_that_of_their_means():
     """A linear network, whose limit is exact: 8000 networks of width 64, and 200 beside their halves"""
     asked = replace(deep("biases", 8), network=mf.Network(2, "linear"))

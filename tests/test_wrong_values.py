@@ -102,8 +102,9 @@ def objects() -> dict[str, Any]:
         "transfer": solvers.learning_rate_transfer(problem, (0.1, 0.2, 0.4), (2, 3), 3, WassersteinFlow(16)),
         "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4),
         "measure": mf.ParticleMeasure.iid(4, 2),
-        "variance": solvers.predicted_variance(problem, 16, groups=2),
-        "bias": solvers.predicted_bias(problem, 4, 2),
+        "variance": (variance := solvers.predicted_variance(problem, 16, groups=2)),
+        "bias": (bias := solvers.predicted_bias(problem, 4, 2)),
+        "ensembles": mf.ensemble_loss(flow, variance, bias, nets, (1,)),
         "revealed": RevealedWidth(4, keep_state=True)(deep),
     }
 
@@ -236,6 +237,22 @@ def calls(folder: Path) -> dict[str, Call]:
             mf.deviation,
             {"nets": nets, "limits": flow, "names": ["f"], "predicted": data.y, "seed": 0, "bias": o["bias"]},
         ),
+        "ensemble_loss": Call(
+            mf.ensemble_loss,
+            {
+                "limit": flow,
+                "variance": o["variance"],
+                "bias": o["bias"],
+                "nets": nets,
+                "ensembles": (1,),
+                "test": False,
+            },
+        ),
+        "EnsembleLoss": Call(mf.EnsembleLoss, _fields(o["ensembles"]), ("measured", "measured_se")),
+        **{
+            f"EnsembleLoss.{method}": Call(getattr(o["ensembles"], method), {"width": 4} | more)
+            for method, more in (("removed", {"ensemble": 2}), ("kept", {}), ("expected", {"ensemble": 2}))
+        },
         "digits": Call(mf.digits, {"classes": (0, 1), "n_train": 2, "n_test": 2, "seed": 0, "one_hot": False}),
         "from_file": Call(mf.from_file, {"path": folder / "data.npz", "targets": 1, "n_test": 1}, but=("targets",)),
         "gaussian_mixture": Call(
@@ -548,6 +565,7 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "animate_particles": {"solution": flow, "output": 0, "milliseconds": 10.0},
         "coordinates": {"report": o["coordinates"], "step": 1},
         "deviation": {"report": o["report"], "names": ["f"]},
+        "ensemble_loss": {"found": o["ensembles"]},
         "eigenvalues": {"spectrum": o["spectrum"]},
         "kernels": {"solutions": flow, "name": "Phi1", "steps": (0,)},
         "learning_curves": {"spectrum": o["spectrum"], "times": [1.0, 2.0], "learning_rate": 0.5, "directions": (0, 1)},

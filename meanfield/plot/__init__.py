@@ -4,7 +4,7 @@ Without `ax` a new figure is made. Functions with several panels return a flat a
 from light to dark, a limit is black. Only this folder imports matplotlib.
 """
 
-from meanfield.plot.fluctuations import predicted_bias, predicted_variance, predictions, width_for
+from meanfield.plot.fluctuations import ensemble_loss, predicted_bias, predicted_variance, predictions, width_for
 from meanfield.plot.frame import save
 from meanfield.plot.lazy import eigenvalues, learning_curves, prediction
 from meanfield.plot.matrices import kernels, two_times
@@ -19,6 +19,7 @@ __all__ = [
     "coordinates",
     "deviation",
     "eigenvalues",
+    "ensemble_loss",
     "kernels",
     "learning_curves",
     "learning_rates",

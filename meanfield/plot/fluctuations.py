@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from meanfield.checking.arguments import checked
+from meanfield.comparison.ensembles import EnsembleLoss
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import DeviationReport
@@ -160,4 +161,33 @@ def width_for(found: WidthFor, ax: Axes | None = None) -> Axes:
     panel.annotate(f"{found.width}", (found.width, found.asked), (6, 6), textcoords="offset points")
     panel.set(xscale="log", yscale="log", xlabel="width $N$", ylabel="distance from the limit, relative")
     panel.legend(**SMALL)
+    return panel
+
+
+@checked
+def ensemble_loss(found: EnsembleLoss, ax: Axes | None = None) -> Axes:
+    """Loss of single networks and of means of several against width: measured beside predicted, with what no averaging removes."""
+    panel: Axes = panels(ax)[0]
+    widths = found.widths or (64, 128, 256, 512, 1024)
+    n, sizes = np.geomspace(0.85 * widths[0], 1.18 * widths[-1], 100), found.ensembles or (1, 4, 16)
+    kept = found.limit + found.n_bias / n + found.n2_bias2 / n**2
+    for k, (e, shade) in enumerate(zip(sizes, colours(len(sizes)), strict=True)):
+        label = "single networks" if e == 1 else f"means of {e}"
+        panel.plot(
+            n,
+            kept + found.n_variance / (n * e),
+            color=shade,
+            linewidth=1.2,
+            label=label if found.measured is None else None,
+        )
+        if found.measured is not None and found.measured_se is not None:
+            at = np.array(widths) * 1.03 ** (k - (len(sizes) - 1) / 2)  # beside each other
+            error = 1.96 * found.measured_se[:, k]
+            panel.errorbar(at, found.measured[:, k], error, fmt="o", color=shade, capsize=2, markersize=4, label=label)
+    panel.plot(n, kept, "--", color=ORANGE, label="bias alone, means of all")
+    panel.axhline(found.limit, **LIMIT, label="limit")
+    panel.set(xscale="log", xlim=n[[0, -1]], ylabel="loss after the last step")
+    width_axis(panel, widths)
+    told = "lines predicted" + ("" if found.measured is None else ", bars 95 %")
+    panel.legend(title=told, **SMALL)
     return panel
