@@ -315,6 +315,31 @@ def test_numbers_that_all_neurons_share_are_a_field():
         torch.testing.assert_close(mf.nngp_and_ntk(network(way), mf.ntk(), x), right, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_row_that_stands_for_no_token_is_a_field_of_zeros(index):
+    """As if the field were multiplied by 0 there"""
+
+    class Padded(nn.Module):
+        def __init__(self, n, index=None):
+            super().__init__()
+            self.tokens, self.up, self.out = nn.Embedding(5, n, padding_idx=index), dense(n, n), dense(n, 1)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.up(self.given(x))).mean(1))
+
+        def given(self, x):
+            return self.tokens(x)
+
+    class Masked(Padded):
+        def given(self, x):
+            return self.tokens(x) * (x != index).to(self.out.weight.dtype)[..., None]
+
+    x = torch.tensor([[0, 1, 2], [4, 0, 2], [3, 3, 1]])
+    found, right = (mf.nngp_and_ntk(net, mf.ntk(), x) for net in (partial(Padded, index=index), Masked))
+    for kernel, other in zip(found, right, strict=True):
+        torch.testing.assert_close(kernel, other, rtol=1e-14, atol=0)
+
+
 def test_outputs_times_numbers_of_the_sample():
     def plainly(net, x):
         return net.out(torch.relu(net.read(x)))

@@ -101,8 +101,9 @@ def _rooted(m: Moments, u: Rooted, v: Rooted, same: bool) -> Both:
     leaf = u.leaf
     second = leaf.mean[:, None] * leaf.mean  # <w w^T>, of leaves that are the same for all neurons
     phi = _between_roots(m, u.root, v.root, leaf.variance if leaf.random else second, same)
-    if leaf.random and torch.equal(leaf.theta * leaf.variance[0], leaf.theta[0] * leaf.variance):
-        return phi, arrays.scaled(phi, float(leaf.theta[0] / leaf.variance[0])) if float(leaf.variance[0]) else None
+    at = int(leaf.variance.argmax())  # the first entry may be a row that stands for no token
+    if leaf.random and torch.equal(leaf.theta * leaf.variance[at], leaf.theta[at] * leaf.variance):
+        return phi, arrays.scaled(phi, float(leaf.theta[at] / leaf.variance[at]))
     return phi, _between_roots(m, u.root, v.root, leaf.theta, same)
 
 
