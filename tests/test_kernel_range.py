@@ -235,6 +235,13 @@ def test_kernels_that_are_0_are_returned():
     assert not nngp.any()
     assert ntk.any()
 
+    def beyond(n):
+        """The second filter sees what stands around a single position alone"""
+        first, second = nn.Conv1d(1, n, 2, bias=False), nn.Conv1d(n, n, 2, padding=1, dilation=2, bias=False)
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(n, 1, bias=False))
+
+    assert not any(kernel.any() for kernel in mf.nngp_and_ntk(beyond, mf.ntk(), X[:, None]))
+
 
 def test_drawn_networks_beyond_the_range_are_refused():
     for network in (mf.Network(2, "relu", 1e150), mf.Architecture(two_layers, weight_std=1e154)):

@@ -88,7 +88,8 @@ def fields_in_range(variances: Sequence[Tensor], kernels: Sequence[Tensor], ends
     least = torch.finfo(torch.float64).tiny
     for number, p in enumerate(variances):
         most = float(p.max())
-        if not most < torch.finfo(torch.float64).max or most < least < float(variances[0].max()):
+        vanished = most < least < float(variances[0].max()) and (most or ends.smallest < _TINY)
+        if vanished or not most < torch.finfo(torch.float64).max:
             raise ValueError(
                 f"the variance before activation {number + 1} of {len(variances)} is {most:.1e}, beyond the range of float64: give other "
                 "standard deviations, mf.Architecture(build, weight_std=..), or fewer layers"
