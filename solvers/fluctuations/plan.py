@@ -16,6 +16,7 @@ from solvers.fluctuations.starts import Start, start_of
 from solvers.two_layer.wasserstein_flow import Initial
 
 Method = Literal["derivative", "networks"]
+METHODS: tuple[Method, ...] = ("derivative", "networks")
 OF_NETWORKS = 20  # groups into which narrow networks are divided
 
 
@@ -69,7 +70,9 @@ def planned(
     at = asked_steps(problem, steps)
     smooth = problem.trial is None and problem.training.optimiser == "gradient_descent"
     kinks = problem.has_kinks and bool(problem.training.steps)
-    way = method or ("derivative" if smooth and not kinks else "networks")
+    way: Method = "derivative" if smooth and not kinks else "networks"
+    if method is not None:
+        way = checks.lookup("method", method, {name: name for name in METHODS})
     numbers, parts = observables.count(len(at)), 1 if way == "networks" else problem.perceptron.depth
     held = OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
     checks.memory(

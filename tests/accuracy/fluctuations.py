@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import ks_2samp
 from torch import Tensor
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, predicted_bias, predicted_variance
+from solvers import CausalDMFT, FiniteWidth, RevealedWidth, predicted_bias, predicted_variance
+from tests.frozen_layers import final_outputs
 from tests.memory import forget_peak, peak
 
 CASES = {
@@ -109,6 +112,45 @@ def variance_of_relu_networks() -> None:
         assert abs(ratios[1] - 1) < 0.15
 
 
+def variance_by_layer() -> None:
+    """N Var f_T of networks of width 256 that differ in the neurons of one layer alone, 60 about each of 6 draws of the others, over the
+    part that is predicted for that layer; sum of 8 outputs
+    """
+    print("| network | layer | predicted | measured over it | error |\n|---|---|---|---|---|")
+    for name in ("tanh, L = 2", "tanh, L = 3"):
+        problem = _problem(name)
+        found = predicted_variance(problem, progress=False)
+        parts = torch.cat([found.by_part(n)[:, -1, :, 0] for n in ("f", "f_test")], 1).sum(1)
+        for layer, expected in enumerate(parts):
+            seen = [256 * final_outputs(problem, 256, layer, others, 60).var(0).sum() / expected for others in range(6)]
+            ratio = torch.stack(seen)
+            error = ratio.std() / 6**0.5
+            print(f"| {name} | {layer + 1} | {expected:.3f} | {ratio.mean():.2f} | {error:.2f} |", flush=True)
+            assert abs(ratio.mean() - 1) < 4 * error
+
+
+def laws_of_revealed_networks() -> None:
+    """FiniteWidth and RevealedWidth, 2000 seeds each of width 32: two-sample tests of 8 outputs f_T, their means and variances"""
+    print("| network | smallest p of 8 | largest z of means | variances, ratio | its error |\n|---|---|---|---|---|")
+    for name in ("tanh, L = 2", "relu, L = 2", "tanh, L = 3", "relu, L = 3"):
+        problem, seen = _problem(name), []
+        for solver in (FiniteWidth(32, snapshots=()), RevealedWidth(32, snapshots=(), keep_neurons=False)):
+            nets = solver.ensemble(problem, 2000)
+            seen.append(torch.stack([torch.cat([s.f[-1], s.f_test[-1]])[:, 0] for s in nets if s.f_test is not None]))
+        real, revealed = seen
+        tests: list[Any] = [ks_2samp(real[:, k], revealed[:, k]) for k in range(8)]
+        p = min(float(test.pvalue) for test in tests)
+        z = (real.mean(0) - revealed.mean(0)) / ((real.var(0) + revealed.var(0)) / 2000).sqrt()
+        ratio = float(revealed.var(0).sum() / real.var(0).sum())
+        rng = np.random.default_rng(0)
+        rows = [rng.integers(2000, size=2000) for _ in range(300)]
+        spread = float(np.std([float(real[row].var(0).sum()) for row in rows]) / real.var(0).sum()) * 2**0.5
+        print(f"| {name} | {p:.3f} | {z.abs().max():.2f} | {ratio:.3f} | {spread:.3f} |", flush=True)
+        assert p > 1e-3 / 8
+        assert z.abs().max() < 4
+        assert abs(ratio - 1) < 4 * spread
+
+
 def remainder_of_the_variance() -> None:
     """N Var f_T = v + r / N fitted to 1000 networks of widths 64 and 512, sum of 8 outputs, in units of the prediction"""
     print("| network | N = 64 | N = 512 | v | error | r | error |\n|---|---|---|---|---|---|---|")
@@ -192,6 +234,8 @@ CLAIMS = {
     for f in (
         variance_of_deep_networks,
         variance_of_relu_networks,
+        variance_by_layer,
+        laws_of_revealed_networks,
         remainder_of_the_variance,
         cost_of_the_variance,
         bias_of_deep_networks,
