@@ -34,7 +34,9 @@ from meanfield.problem.data_files import from_file
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.datasets import digits, gaussian_mixture, multi_index_teacher, single_index_teacher
 from meanfield.problem.losses import Loss, loss
+from meanfield.problem.optimisers import Adam, Muon, RMSprop, SignDescent
 from meanfield.problem.problem import Problem
+from meanfield.problem.schedules import Schedule
 from meanfield.problem.training import Training
 from meanfield.scaling.plane import classify
 from meanfield.scaling.scaling import Scaling, coinciding, default, ic_mean_field, mean_field, ntk, sym_default
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activation",
+    "Adam",
     "Architecture",
     "ConvNetwork",
     "CoordinatesReport",
@@ -61,13 +64,17 @@ __all__ = [
     "KernelSpectrum",
     "LazyPrediction",
     "Loss",
+    "Muon",
     "Network",
     "ParticleMeasure",
     "Posterior",
     "PowersReport",
     "Problem",
     "ProxyReport",
+    "RMSprop",
     "Scaling",
+    "Schedule",
+    "SignDescent",
     "Solution",
     "Standard",
     "Status",

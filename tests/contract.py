@@ -22,6 +22,7 @@ MEAN_FIELD = mf.Problem(DATA, training=mf.Training(0.2, 6))
 DEEP = replace(MEAN_FIELD, network=mf.Network(2))
 NTK = replace(DEEP, scaling=mf.ntk())
 LOGITS = replace(MEAN_FIELD, scaling=mf.default(4), loss="logistic")
+NOISY = replace(MEAN_FIELD.training, temperature=0.3, weight_decay=0.3)
 FLOW = mf.Training(0.2, 6, optimiser="gradient_flow")
 
 
@@ -100,6 +101,29 @@ TABLE = {
         "so there is no gradient flow",
         {"particles": 2**45},
     ),
+    "adam dmft": Row(
+        CausalDMFT(64),
+        replace(
+            DEEP, training=replace(DEEP.training, learning_rate=0.05, optimiser="adam", schedule="cosine", warmup=2)
+        ),
+        "--solver.samples 64 --network.depth 2 --training.learning-rate 0.05 --training.optimiser adam --training.schedule cosine "
+        "--training.warmup 2",
+        replace(NTK, training=replace(NTK.training, optimiser="adam")),
+        "has no limit as a flow of measures",
+        {"samples": 2**45},
+        float32=3e-2,  # its tolerance, and signs of gradients that are almost 0
+        seldom=3e-2,
+    ),
+    "noisy dmft": Row(
+        CausalDMFT(512),
+        replace(DEEP, training=NOISY),
+        "--solver.samples 512 --network.depth 2 --training.temperature 0.3 --training.weight-decay 0.3",
+        replace(NTK, training=NOISY),
+        "has no limit as a flow of measures",
+        {"samples": 2**45},
+        float32=3e-2,  # its tolerance
+        seldom=0.3,  # recorded passes show it other directions, and so it draws others
+    ),
     "module dmft": Row(
         CausalDMFT(128),
         replace(MEAN_FIELD, network=Residual),
@@ -115,6 +139,24 @@ TABLE = {
         "--width 8 --network tests.any_networks:Residual",
         replace(MEAN_FIELD, network=Residual, scaling=mf.ic_mean_field(1.0, 64)),
         "keeps a part of the outputs as it starts",
+        {"width": 2**25},
+    ),
+    "adam flow": Row(
+        WassersteinFlow(16),
+        replace(MEAN_FIELD, training=replace(MEAN_FIELD.training, learning_rate=0.05, optimiser="adam", clip=0.1)),
+        "--solver.particles 16 --training.learning-rate 0.05 --training.optimiser adam --training.clip 0.1",
+        DEEP,
+        "CausalDMFT takes any depth",
+        {"particles": 2**45},
+        float32=1e-4,
+    ),
+    "noisy net": Row(
+        FiniteWidth(8),
+        replace(DEEP, training=replace(NOISY, schedule="linear", momentum=0.5)),
+        "--width 8 --network.depth 2 --training.temperature 0.3 --training.weight-decay 0.3 --training.momentum 0.5 "
+        "--training.schedule linear",
+        replace(LOGITS, loss=LOGITS.loss_function.at_infinite_logits()),
+        "a network of finite width has finite logits",
         {"width": 2**25},
     ),
     "net": Row(

@@ -143,7 +143,7 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
         ("--scaling ntk", "has no limit as a flow of measures"),
         ("--gamma0 -1", "gamma0 must be positive and finite: received -1.0"),
         ("--training.learning-rate 0", "learning_rate must be positive and finite: received 0.0"),
-        ("--training.optimiser adam", "unknown optimiser: received 'adam'; known: gradient_descent"),
+        ("--training.optimiser lion", "unknown optimiser: received 'lion'; known: gradient_descent"),
         ("--network.depth 2", "solves networks of depth 1: received depth 2"),
         ("--solver.dtype half", "unknown dtype: received 'half'; known: float32, float64"),
         ("--solver.device tpu", "device"),

@@ -199,6 +199,14 @@ def calls(folder: Path) -> dict[str, Call]:
         "Solution.preactivations of a network": Call(nets[0].preactivations, {"t": 0, "layer": 1}, said={"t": "step"}),
         "Standard.layers": Call(mf.Standard((4,)).layers, {"network": mf.Network()}),
         "Standard.output_multiplier": Call(mf.Standard((4,)).output_multiplier, {"width": 4}),
+        "Adam": Call(mf.Adam, {"beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}),
+        "Muon": Call(mf.Muon, {"beta1": 0.9, "nesterov": True, "iterations": 5, "others": mf.Adam(), "ratio": 0.5}),
+        "RMSprop": Call(mf.RMSprop, {"beta2": 0.9, "epsilon": 1e-8}),
+        "SignDescent": Call(mf.SignDescent, {"beta1": 0.9}),
+        "Schedule": Call(mf.Schedule, {"shape": "cosine", "final": 0.1, "over": 5, "every": 30, "factor": 0.1}),
+        "Schedule of steps": Call(mf.Schedule, {"shape": "step", "every": 2, "factor": 0.5}),
+        "Schedule.factors": Call(mf.Schedule("cosine").factors, {"steps": 3, "warmup": 1}),
+        "Schedule.lasting": Call(mf.Schedule("cosine").lasting, {"steps": 3}),
         "Training.records": Call(mf.Training().records, {"step": 0}),
         "Training.batches": Call(_drawn, {"samples": 3, "first": 0}),
         "Standard": Call(mf.Standard, {"widths": (4,), "improved": True}),
@@ -213,8 +221,16 @@ def calls(folder: Path) -> dict[str, Call]:
                 batch_size=2,
                 batch_seed=1,
                 record_every=2,
+                schedule="cosine",
+                warmup=1,
+                clip=1.0,
+                temperature=0.1,
+                noise_seed=1,
             ),
         ),
+        "Training.of_length": Call(mf.Training().of_length, {"steps": 3}),
+        "Training.times_of": Call(mf.Training().times_of, {"steps": (0, 2)}, said={"steps": "step"}),
+        "Training.other_than": Call(_other_than, {"taken": "momentum"}),
         "TwoTimeKernel": Call(mf.TwoTimeKernel, {"steps": (0, 2), "factor": flow.kernels["Phi1"].factor}),
         "TwoTimeKernel.at": Call(flow.kernels["Phi1"].at, {"t": 0, "s": 0}, said={"t": "step", "s": "step"}),
         "TwoTimeResponse": Call(TwoTimeResponse, _fields(o["dmft"].responses["A1"])),
@@ -546,6 +562,11 @@ def _verbs(folder: Path) -> dict[str, Call]:
 @checked
 def _conditioned(network: Any, scaling: Any, noise: float, law: str, x: Any, y: Any) -> mf.Posterior:
     return mf.GaussianProcess(network, scaling, noise, law).posterior(x, y)  # pyright: ignore[reportArgumentType]
+
+
+@checked
+def _other_than(taken: str) -> str:
+    return mf.Training().other_than(taken)
 
 
 def _drawn(samples: int, first: int) -> list[Any]:

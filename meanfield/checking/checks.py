@@ -164,7 +164,7 @@ def device(name: str | torch.device) -> str:
     return str(asked)
 
 
-_POSITIVE = ("learning_rate", "eta_a", "eta_w", "rtol", "tolerance")
+_POSITIVE = ("clip", "learning_rate", "eta_a", "eta_w", "rtol", "tolerance")
 
 
 def normalise(settings: Any, **least: int) -> None:
@@ -174,11 +174,11 @@ def normalise(settings: Any, **least: int) -> None:
     is the default. ValueError for the first that will not do.
     """
     forms: dict[str, Callable[[Any], Any]] = {"dtype": dtype, "device": device}
-    forms |= {name: partial(seed, name) for name in ("seed", "batch_seed")}
+    forms |= {name: partial(seed, name) for name in ("seed", "batch_seed", "noise_seed")}
     forms |= {name: partial(positive, name) for name in _POSITIVE}
     forms |= {name: partial(deviation, name) for name in ("weight_std", "residual", "sigma")}
     forms |= {"bias_std": partial(deviation, "bias_std", zero=True)}
-    forms["weight_decay"] = partial(positive, "weight_decay", zero=True)
+    forms |= {name: partial(positive, name, zero=True) for name in ("weight_decay", "temperature")}
     forms["momentum"] = partial(positive, "momentum", zero=True, below=1)
     forms |= {name: partial(integer, name, least=low) for name, low in least.items()}
     for field in fields(settings):

@@ -20,9 +20,10 @@ from meanfield.network.architecture import Architecture
 from meanfield.network.keys import Key, parts
 from meanfield.network.perceptron import Network
 from meanfield.network.recalled import recalled, told
-from meanfield.problem import losses
+from meanfield.problem import losses, optimisers
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
+from meanfield.problem.schedules import Schedule
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import MeasureLimit, Scaling
 from meanfield.scaling.standard import Standard
@@ -111,7 +112,7 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
         "data": problem.data.name,
         "network": network,
         "scaling": by_field(problem.scaling),
-        "training": by_field(problem.training),
+        "training": _told(problem.training),
         "loss": problem.loss_function.name,
     }
 
@@ -122,9 +123,22 @@ def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
         data=Dataset(**some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
         network=_network(asked["network"]),
         scaling=(Standard if "improved" in asked["scaling"] else Scaling)(**asked["scaling"]),
-        training=Training(**asked["training"]),
+        training=_recalled(asked["training"]),
         loss=asked["loss"],
     )
+
+
+def _told(training: Training) -> dict[str, Any]:
+    course = training.schedule
+    named = by_field(course) if isinstance(course, Schedule) else course
+    return by_field(training) | {"optimiser": optimisers.told(training.optimiser), "schedule": named}
+
+
+def _recalled(told: Mapping[str, Any]) -> Training:
+    """The inverse of `_told`"""
+    course = told.get("schedule", {})
+    named = Schedule(**course) if isinstance(course, Mapping) else course
+    return Training(**{**told, "optimiser": optimisers.recalled(told["optimiser"]), "schedule": named})
 
 
 def _network(asked: Mapping[str, Any]) -> Network | Architecture:

@@ -224,4 +224,4 @@ def who(solution: Solution) -> str:
 def when(solution: Solution, step: int) -> str:
     """A recorded step in words; -1 is the last one recorded."""
     k = solution.snapshots[-1] if step == -1 and solution.snapshots else step
-    return f"time {solution.problem.training.learning_rate * k:.3g}"
+    return f"time {float(solution.problem.training.times_of([k])[0]):.3g}"

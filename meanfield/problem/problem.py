@@ -143,4 +143,5 @@ class Problem:
         return bool(self.perceptron.nonlinearity.kinks) if self.trial is None else self.trial.kinks
 
     def with_steps(self, steps: int) -> Problem:
-        return replace(self, training=replace(self.training, steps=steps))
+        """Cut short, or going on"""
+        return replace(self, training=self.training.of_length(steps))

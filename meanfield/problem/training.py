@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import repeat
 from typing import Literal, get_args
 
@@ -12,21 +12,25 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.problem.optimisers import NAMED, Entrywise
+from meanfield.problem.schedules import Schedule, Shape, rise, schedule
 
-Optimiser = Literal["gradient_descent", "gradient_flow"]
+_BESIDE = ("momentum", "weight_decay", "batch_size", "schedule", "warmup", "clip", "temperature")
+Optimiser = Literal["gradient_descent", "gradient_flow", "adam", "adamw", "muon", "rmsprop", "sign_descent"]
 
 
 @checked
 @dataclass(frozen=True)
 class Training:
-    """Gradient descent or flow on the mean loss (equation 2)."""
+    """Descent or flow on the mean loss (equations 2 and 110 to 113)."""
 
     learning_rate: float = 0.1
     """Training time a step"""
     steps: int = 100
     """How many steps; outputs are recorded before the first one, too"""
-    optimiser: Optimiser = "gradient_descent"
-    """gradient_descent takes discrete steps; gradient_flow follows d theta/dt = -grad in continuous time"""
+    optimiser: Optimiser | Entrywise = "gradient_descent"
+    """gradient_descent takes discrete steps; gradient_flow follows d theta/dt = -grad in continuous time; the others act on each number by
+    itself (mf.Adam() and the like with numbers of their own)"""
     momentum: float = 0.0
     """Of heavy-ball descent, below 1"""
     weight_decay: float = 0.0
@@ -37,28 +41,81 @@ class Training:
     """Of the order of samples, which is the same for every solver"""
     record_every: int = 1
     """Steps between two records of the outputs on all samples (the last step is one); in between a step costs its batch alone"""
+    schedule: Shape | Schedule | Sequence[float] = "constant"
+    """What multiplies the learning rate in each step: a shape, mf.Schedule(..) with numbers of its own, or a factor for each step"""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly, before the schedule"""
+    clip: float | None = None
+    """The largest norm of the gradient, sqrt(-d loss / d time) as of gradient flow; a longer one is shortened"""
+    temperature: float = 0.0
+    """tau of Langevin descent: each step adds noise of variance 2 eta tau to every N(0, 1) parameter, eta being its rate"""
+    noise_seed: int = 0
+    """Of that noise, with the seed of the start"""
 
     def __post_init__(self) -> None:
-        checks.normalise(self, steps=0, batch_size=1, record_every=1)
-        if self.optimiser not in get_args(Optimiser):
-            adam = "adam" in str(self.optimiser).lower()
-            why = "; Adam normalises by gradients that vanish with the width: its limit is another one" if adam else ""
+        checks.normalise(self, steps=0, batch_size=1, record_every=1, warmup=0)
+        if self.optimiser not in get_args(Optimiser) and not isinstance(self.optimiser, Entrywise):
             raise ValueError(
-                f"unknown optimiser: received {self.optimiser!r}; known: {', '.join(get_args(Optimiser))}{why}"
+                f"unknown optimiser: received {self.optimiser!r}; known: {', '.join(get_args(Optimiser))}, or one with numbers of its "
+                "own, e.g. mf.Adam(beta2=0.95)"
             )
-        if self.learning_rate * self.weight_decay >= 1:
+        if isinstance(self.optimiser, str) and self.optimiser in NAMED:
+            object.__setattr__(self, "optimiser", NAMED[self.optimiser]())
+        course = schedule(self.schedule)
+        if isinstance(course, Schedule) and course.over == self.steps:  # said twice
+            course = replace(course, over=None)
+        object.__setattr__(self, "schedule", course)
+        if isinstance(self.schedule, tuple) and len(self.schedule) < self.steps:
             raise ValueError(
-                f"learning_rate * weight_decay must be below 1: received {self.learning_rate * self.weight_decay:g}"
+                f"schedule needs a factor for each of the {self.steps} steps: received {len(self.schedule)}; give a shape, e.g. 'cosine'"
             )
+        largest = self.learning_rate * max((1.0, course.final) if isinstance(course, Schedule) else course, default=1.0)
+        if largest * self.weight_decay >= 1:
+            raise ValueError(f"learning_rate * weight_decay must be below 1: received {largest * self.weight_decay:g}")
+        self._must_fit_the_optimiser()
+
+    def _must_fit_the_optimiser(self) -> None:
         if self.optimiser == "gradient_flow" and not self.plain:
             raise ValueError(
-                "momentum, weight_decay and batch_size belong to gradient_descent: leave them out of gradient_flow"
+                f"momentum, weight_decay, batch_size and the like belong to gradient_descent: received {self.other_than('optimiser')}; "
+                "leave them out of gradient_flow"
+            )
+        if self.entrywise is None:
+            return
+        if self.momentum:
+            raise ValueError(
+                f"momentum={self.momentum:g} belongs to gradient_descent: {self.entrywise.name} averages gradients by beta1"
+            )
+        if self.temperature:
+            raise ValueError(
+                f"temperature={self.temperature:g} belongs to gradient_descent, of which the noise makes a posterior of Bayes: "
+                f"leave it out of {self.entrywise.name}"
             )
 
     @property
+    def entrywise(self) -> Entrywise | None:
+        """The optimiser, if it acts entry by entry"""
+        return self.optimiser if isinstance(self.optimiser, Entrywise) else None
+
+    @property
+    def memories(self) -> int:
+        """How many numbers a step remembers of each parameter"""
+        return self.entrywise.memories if self.entrywise else int(bool(self.momentum))
+
+    def other_than(self, *taken: str) -> str:
+        """What was asked for beside the gradient over all samples at the learning rate and what is taken: fields by name, "entrywise" for
+        optimisers of that kind. Empty if there is nothing
+        """
+        kind = "optimiser" if self.optimiser == "gradient_flow" else "entrywise"
+        found = {} if self.optimiser == "gradient_descent" else {kind: f"optimiser={self.optimiser!r}"}
+        usual = {f.name: f.default for f in fields(self) if f.name in _BESIDE} | {"schedule": Schedule()}
+        found |= {name: f"{name}={value!r}" for name in usual if (value := getattr(self, name)) != usual[name]}
+        return ", ".join(text for name, text in found.items() if name not in taken)
+
+    @property
     def plain(self) -> bool:
-        """Whether every step uses all samples and nothing but the gradient"""
-        return not self.momentum and not self.weight_decay and self.batch_size is None
+        """Whether every step uses all samples, one rate, and nothing but the gradient"""
+        return not self.other_than("optimiser")
 
     def batches(self, samples: int, first: int = 0) -> Iterator[Tensor | None]:
         """Of each step from `first` on the training samples (batch_size,) of its batch; None: all.
@@ -102,6 +159,40 @@ class Training:
         return (*grid, *([self.steps] if self.steps % self.record_every else []))
 
     @property
+    def rates(self) -> Tensor:
+        """(T,) float64, the learning rate of each step (equation 110)"""
+        checks.memory(f"the rates of steps={self.steps}", 40.0 * self.steps, "take fewer steps")
+        if isinstance(self.schedule, Schedule):
+            factors = self.schedule.factors(self.steps, self.warmup)
+        else:
+            steps = torch.arange(self.steps, dtype=torch.float64)
+            factors = torch.tensor(self.schedule[: self.steps], dtype=torch.float64) * rise(steps, self.warmup)
+        return self.learning_rate * factors
+
+    @property
     def times(self) -> Tensor:
-        """(R,) training time eta k of each record"""
-        return self.learning_rate * torch.tensor(self.recorded_steps, dtype=torch.float64)
+        """(R,) training time of each record, the sum of the rates until then"""
+        return self.times_of(self.recorded_steps)
+
+    def times_of(self, steps: Sequence[int]) -> Tensor:
+        """(n,) training time of some steps of the run"""
+        at = torch.tensor(tuple(steps), dtype=torch.int64)
+        if not self.changing:
+            return self.learning_rate * at.double()
+        return torch.cat([torch.zeros(1, dtype=torch.float64), self.rates.cumsum(0)])[at]
+
+    def rate_by_step(self) -> Callable[[int], float]:
+        """The learning rate of a step"""
+        if not self.changing:
+            return lambda at: self.learning_rate
+        return self.rates.tolist().__getitem__
+
+    @property
+    def changing(self) -> bool:
+        """Whether steps have different rates"""
+        return self.warmup > 0 or self.schedule != Schedule()
+
+    def of_length(self, steps: int) -> Training:
+        """The same course of training for another number of steps, as a run that is cut short or goes on takes it"""
+        course = self.schedule.lasting(self.steps) if isinstance(self.schedule, Schedule) else self.schedule
+        return replace(self, steps=steps, schedule=course)

@@ -16,11 +16,16 @@ from meanfield.scaling.standard import Standard
 class Layers:
     """Of a perceptron: the widths of its hidden layers, the output multiplier, and what multiplies the learning rate of each parameter:
     weights W0.., readout a, their biases b0.., b, all of which are N(0, 1) at the start.
+
+    steps: by how much an optimiser that acts entry by entry moves each number of a parameter at the rate 1 (equation 112). matrices: by
+    how much one that orthogonalises moves those between hidden layers along a matrix of norm 1 (equation 114).
     """
 
     widths: tuple[int, ...]
     sigma: float
     rates: dict[str, float]
+    steps: dict[str, float]
+    matrices: dict[str, float]
 
 
 def layers(network: Network, scaling: Scaling | Standard, inputs: int, width: int) -> Layers:
@@ -33,22 +38,30 @@ def layers(network: Network, scaling: Scaling | Standard, inputs: int, width: in
         fans = (inputs, *(reference if scaling.improved else widths))
         rates = {name: fan / network.weight_std**2 for name, fan in zip(names, fans, strict=True)}
         rates |= dict.fromkeys(biases, 1 / network.bias_std**2) if biases else {}
-        return Layers(widths, scaling.output_multiplier(widths[-1]), rates)
+        steps = {name: math.sqrt(rate) for name, rate in rates.items()}  # of the weights themselves: one rate for all
+        matrices = {f"W{l}": steps[f"W{l}"] * math.sqrt(widths[l] / widths[l - 1]) for l in range(1, network.depth)}
+        return Layers(widths, scaling.output_multiplier(widths[-1]), rates, steps, matrices)
     rate_a, rate_w = scaling.learning_rate_multipliers(width)
     rates = {name: rate_a if name in ("a", "b") else rate_w for name in (*names, *biases)}
-    return Layers((width,) * network.depth, scaling.output_multiplier(width), rates)
+    matrices = {f"W{l}": width**0.5 for l in range(1, network.depth)}
+    steps = {name: width**-0.5 if name in matrices else width**0.5 if name == "b" else 1.0 for name in rates}
+    return Layers((width,) * network.depth, scaling.output_multiplier(width), rates, steps, matrices)
 
 
 @dataclass(frozen=True)
 class Unit:
     """A module's parameter w is multiplier times theta, which descends at `rate` times Training.learning_rate.
 
-    drawn: whether theta starts as N(0, 1); else w starts as the author of the module starts it.
+    drawn: whether theta starts as N(0, 1); else w starts as the author of the module starts it. step: by how much an optimiser that acts
+    entry by entry moves each of its numbers at the rate 1 (equation 112); matrix: by how much one that orthogonalises moves it along a
+    matrix of norm 1, 0 for what is none between wide axes (equation 114).
     """
 
     multiplier: float
     rate: float
     drawn: bool
+    step: float
+    matrix: float
 
 
 def module_width(scaling: Scaling | Standard, width: int) -> int:
@@ -70,19 +83,33 @@ def _standard(network: Architecture, reference: int, width: int, parameter: Para
     multiplier = start = std or 1.0
     if parameter.role in ("input", "hidden", "readout"):
         multiplier, start = (multiplier / math.sqrt(parameter.fan_in(n)) for n in (width, reference))
-    return Unit(multiplier, network.rate_of(parameter) / start**2, std is not None)
+    own = network.rate_of(parameter)
+    stretch = _stretch(parameter, width) / math.sqrt(parameter.fan_in(width)) if parameter.role == "hidden" else 0.0
+    return Unit(multiplier, own / start**2, std is not None, own / start, own / start * stretch)
 
 
 def _unit(network: Architecture, scaling: Scaling, width: int, parameter: Parameter) -> Unit:
     std = network.std(parameter)
     eta_a, eta_w = scaling.learning_rate_multipliers(width)
-    multiplier, rate = std or 1.0, eta_w
+    multiplier, rate, step = std or 1.0, eta_w, 1.0
     if parameter.role in ("input", "hidden"):
         multiplier /= math.sqrt(parameter.fan_in(width))
+        step = parameter.fan_in(width) ** -0.5 if parameter.role == "hidden" else 1.0
     elif parameter.role == "readout":
         multiplier, rate = multiplier * scaling.output_multiplier(parameter.fan_in(width)), eta_a
     elif parameter.role == "output bias":
         multiplier, rate = multiplier * scaling.output_multiplier(width) * math.sqrt(width), eta_a
+        step = math.sqrt(width)
     elif parameter.role == "plain":
         rate = scaling.eta_w * scaling.reference_width**-scaling.q_w
-    return Unit(multiplier, rate * network.rate_of(parameter), std is not None)
+    own = network.rate_of(parameter)
+    return Unit(multiplier, rate * own, std is not None, step * own, own * _stretch(parameter, width))
+
+
+def _stretch(parameter: Parameter, width: int) -> float:
+    """Of N(0, 1) numbers over the root of the fan-in: the norm of a matrix whose images are as large, root mean square over neurons, as
+    what it is applied to; 0 for other parameters
+    """
+    if parameter.role != "hidden":
+        return 0.0
+    return math.sqrt(parameter.fan_in(width) * parameter.above.at(width) / parameter.below.at(width))

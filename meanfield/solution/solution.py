@@ -143,7 +143,7 @@ class Solution:
     @property
     def times(self) -> Tensor:
         """(R,) training time eta k of each record"""
-        return self.problem.training.learning_rate * torch.tensor(self.recorded_steps, dtype=torch.float64)
+        return self.problem.training.times_of(self.recorded_steps)
 
     @property
     def loss(self) -> Tensor:

@@ -114,6 +114,12 @@ class CausalDMFT:
                 f"samples={self.samples} are too few for {points} data points, whose features alone may span as many directions: "
                 f"take at least {4 * points}"
             )
+        entrywise = problem.training.entrywise
+        if entrywise is not None and not entrywise.low_rank and current().count > 1:
+            raise ValueError(
+                f"what a matrix learns by {entrywise.name} is a number for each pair of neurons, which processes cannot share: received "
+                f"{current().count} processes; spread groups over an executor"
+            )
         if self.max_rank is not None and self.max_rank < min(least, self.samples):
             raise ValueError(f"max_rank={self.max_rank} is below the {least} directions that the data alone may span")
         if problem.trial is not None:
@@ -153,6 +159,8 @@ class CausalDMFT:
         snapshots = len(self.snapshots) * ((depth + 1) * data.samples + gradients)
         own = self.samples / current().count
         neurons = own * (fields + snapshots + 1.75 * per_rank * rank)  # buffers double as they grow, and are copied
+        dense = training.entrywise and not training.entrywise.low_rank
+        neurons += (3 + training.memories) * (depth - 1) * self.samples**2 if dense else 0  # a number for each pair
         records = training.record_count * depth * rank * (points + gradients)
         return (neurons + records) * self._kind(problem).itemsize
 
@@ -165,6 +173,12 @@ class CausalDMFT:
             raise ValueError(
                 "responses A and B are recorded of perceptrons only: received a module; leave responses out"
             )
+        numbers = [p.key for p in problem.architecture.description.having("plain") if problem.architecture.rate_of(p)]
+        if problem.training.temperature and numbers:
+            raise ValueError(
+                f"temperature={problem.training.temperature:g} makes {', '.join(map(repr, numbers))} random at any width, parameters "
+                "without an axis of neurons: freeze them, mf.Architecture(build, frozen=..)"
+            )
         must_be_whole(current().count)
         for parameter in problem.architecture.description:
             parameter.shape(self.samples, "samples")
@@ -173,7 +187,9 @@ class CausalDMFT:
 
     def _exact(self, problem: Problem) -> bool:
         """Whether averages over neurons carry no sampling error: of linear networks, unless those of finite width are asked for"""
-        return problem.is_linear and self.draws != "finite"
+        training = problem.training  # noise and steps entry by entry leave the span of the start's Gaussians
+        closes = problem.is_linear and training.entrywise is None and not training.temperature
+        return closes and self.draws != "finite"
 
     def _kind(self, problem: Problem) -> torch.dtype:
         """Of all numbers: linear networks are solved in float64"""

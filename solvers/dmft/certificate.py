@@ -206,15 +206,13 @@ def _must_have_a_map(problem: Problem) -> None:
             f"the certificate tests perceptrons, mf.Network(..), of which it knows the equations of a single neuron: received the module "
             f"{problem.network_name!r}. {others} modules"
         )
-    network, training = problem.perceptron, problem.training
+    network, other = problem.perceptron, problem.training.other_than("batch_size", "schedule", "warmup")
     found = [
         word
         for word, present in (
             (f"bias_std={network.bias_std:g}", network.bias_std),
             (f"residual={network.residual}", network.residual is not None),
-            (f"optimiser={training.optimiser!r}", training.optimiser != "gradient_descent"),
-            (f"momentum={training.momentum:g}", training.momentum),
-            (f"weight_decay={training.weight_decay:g}", training.weight_decay),
+            (other, other),
         )
         if present
     ]
@@ -241,7 +239,7 @@ def _known(solution: Solution) -> int:
 def _window_problem(solution: Solution, steps: int) -> Problem:
     """The problem up to `steps`, without test samples"""
     problem = solution.problem
-    training = replace(problem.training, steps=steps)
+    training = problem.training.of_length(steps)
     return replace(problem, training=training, data=replace(problem.data, x_test=None, y_test=None))
 
 

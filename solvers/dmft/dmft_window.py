@@ -60,16 +60,22 @@ class Window:
         self.late_d = of_g[:, None] > of_phi
         self.causal_b = of_g[:, None] >= of_phi  # s <= t
         self.train = (torch.arange(self.points) < self.p).repeat(self.times)  # among the rows of h
-        self.weights = 1.0 if problem.training.batch_size is None else self._weights(problem.training)
+        training = problem.training
+        self.weights = 1.0 if training.batch_size is None and not training.changing else self._weights(training)
         if not self.exact:
             self.draws = [self._draw(l, samples, 1000 * seed + l) for l in range(self.depth)]
 
     def _weights(self, training: Training) -> Tensor:
-        """(T P, 1) of each sample in the mean of each step: P / batch_size in its batch; nothing comes after the last step"""
+        """(T P, 1) of each sample in the mean of each step, P / batch_size in its batch, times the step's rate over the learning rate;
+        nothing comes after the last step
+        """
         weights = torch.zeros(self.times, self.p, dtype=torch.float64)
-        for row, batch in zip(weights[:-1], training.batches(self.p), strict=False):
-            assert batch is not None
-            row[batch] = self.p / len(batch)
+        rates = (training.rates / training.learning_rate).tolist()
+        for row, batch, rate in zip(weights[:-1], training.batches(self.p), rates, strict=False):
+            if batch is None:
+                row[:] = rate
+            else:
+                row[batch] = rate * self.p / len(batch)
         return weights.reshape(-1, 1)
 
     def _constant(self, kernel: Tensor) -> Tensor:

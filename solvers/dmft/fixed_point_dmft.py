@@ -139,10 +139,12 @@ class FixedPointDMFT:
         network, data = problem.perceptron, problem.data
         if network.bias_std or network.residual is not None:
             raise ValueError("FixedPointDMFT solves networks without biases and residual branches: take CausalDMFT")
-        if problem.training.optimiser != "gradient_descent":
+        if problem.training.optimiser == "gradient_flow":
             raise ValueError("FixedPointDMFT follows gradient_descent: for gradient_flow take a small learning_rate")
-        if problem.training.momentum or problem.training.weight_decay:
-            raise ValueError("FixedPointDMFT has no momentum or weight_decay: take CausalDMFT")
+        if other := problem.training.other_than("batch_size", "schedule", "warmup"):
+            raise ValueError(
+                f"FixedPointDMFT has no momentum, weight_decay or the like: received {other}; take CausalDMFT"
+            )
         checks.memory(
             "the fixed point", self.bytes_needed(problem), "take fewer samples or steps, dtype='float32', or CausalDMFT"
         )

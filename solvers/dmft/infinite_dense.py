@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from solvers.dmft.basis import Basis, Rows, combination
 from solvers.dmft.neurons import Neurons
 from solvers.dmft.places import Places, gathered, spread
 from solvers.running.failures import RankError
+from solvers.running.sharding import normal_part
 
 
 class Known:
@@ -179,6 +181,39 @@ class InfiniteDense:
             outputs = where.reads.shape[1]
             along, heard = gathered(along, where.writes, outputs), spread(d, where.writes, outputs)
         return combination(scale * heard, self.r.rows, combination(along, self.e.fields.rows)), d
+
+    @property
+    def learned_shape(self) -> tuple[int, int]:
+        """Of L at the start"""
+        return 0, 0
+
+    @property
+    def weight_of_squares(self) -> float:
+        """sum theta^2 over sum L^2, theta = sqrt(n_below) W being the N(0, 1) numbers"""
+        return self.above.samples
+
+    def left(self, d: Tensor, g: Tensor) -> Tensor:
+        """(J, n'): what L learns is a sum over fields of this, of gradients g with coefficients d, times .."""
+        del g
+        return d
+
+    def right(self, seen: Tensor, v: Tensor, where: Places | None = None) -> Tensor:
+        """.. (K O, n'): this, of features v of which offsets see `seen`"""
+        del v, where
+        return seen
+
+    def diffuse(self, keep: float, size: float, generator: torch.Generator) -> None:
+        """What is known of keep W0 + size Xi in the place of W0, Xi white like it and keep^2 + size^2 = 1 (equation 113)"""
+        below, above = self.below.shard, self.above.shard
+        noise = partial(normal_part, generator=generator, dtype=torch.float64)
+        u, r = self.u.rows, self.r.rows
+        fresh = noise(len(u), above.size, columns=above.rows).to(u)
+        if not self.above.finite:  # in the limit it has no part in what is known there
+            combination(-self.f.coefficients(fresh), self.f.fields.rows, fresh)
+        u.mul_(keep).add_(fresh, alpha=size)
+        fresh = noise(len(r), below.size, columns=below.rows).to(r)
+        combination(-self.e.coefficients(fresh), self.e.fields.rows, fresh)  # what U has of it already
+        r.mul_(keep).add_(fresh, alpha=size * self.ratio)
 
     def pulled(self, phi: Tensor) -> Tensor:
         """<R, phi> (J, n) of features phi (n, S)"""

@@ -19,9 +19,11 @@ from meanfield.network.architecture import Architecture
 from meanfield.network.making import written_for
 from meanfield.network.roles import Parameter
 from meanfield.problem.losses import Loss, averaged
+from meanfield.problem.optimisers import Entrywise, Muon
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
-from solvers.dmft.basis import Basis
+from solvers.dmft.basis import Basis, combination
+from solvers.dmft.entry_dense import EntryDense
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.module_kernels import Ends, LimitPass, bases, noted, tangents
 from solvers.dmft.module_start import Fixed, Narrow, Start, Unmet
@@ -58,7 +60,9 @@ class ModuleLimit(Growing):
         population: Population,
         tolerances: tuple[float, float],
         limit: int | None = None,
+        optimiser: Entrywise | None = None,
     ) -> None:
+        self.optimiser = optimiser
         self.gain = scaling.measure_limit()[0]  # sigma n; refuses scalings without such a limit
         _must_be_possible(network, population)
         self.network, self.loss, self.population, self.like = network, loss, population, population.like
@@ -73,6 +77,10 @@ class ModuleLimit(Growing):
         self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
         self.watched = tuple(name for name in watchable(network.description) if name not in self.matrices)
+        self.step_sizes = self._step_sizes()
+        whole = {part: p for p, own in self.phases.items() for part in own}
+        of_one = [self.units[whole[part]].matrix / math.sqrt(self.layers[part].above.samples) for part in self.learning]
+        self.matrix_steps = of_one + [0.0] * (len(self.own) + 1)
         self.fixed = Fixed({}, {})
         self.ends = Ends(network.description, self.width, self._basis, TOGETHER)
 
@@ -83,8 +91,14 @@ class ModuleLimit(Growing):
         if p.kind == "convolution":
             layer: Any = self.skeleton.module.get_submodule(p.layer)
             offsets = [len(own) for own in phases(layer.kernel_size, layer.stride, layer.dilation)]
+        if len(offsets) > 1 and isinstance(self.optimiser, Muon):
+            raise ValueError(
+                f"the filter {p.name!r} has a stride, of which each phase is a matrix of its own in the limit: muon, which orthogonalises "
+                "them together, cannot take it; take adam"
+            )
         fine, coarse = self.tolerances
-        maps = [InfiniteDense(below, above, fine, self.like, self.limit, coarse, count, TOGETHER) for count in offsets]
+        made = EntryDense if self.optimiser and not self.optimiser.low_rank else InfiniteDense
+        maps = [made(below, above, fine, self.like, self.limit, coarse, count, TOGETHER) for count in offsets]
         return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
 
     def _basis(self, size: int) -> Basis:
@@ -113,7 +127,8 @@ class ModuleLimit(Growing):
     def initial_state(self) -> State:
         """Draws every parameter where a first pass over all points meets it, and makes the readouts' outputs vanish (equation 86)"""
         start = Start(self.network, self.units, self.skeleton, self.population, self.source, self.tolerances[0])
-        learned = {name: self.like.new_zeros(0, 0) for name in self.learning}
+        start.narrow = self.optimiser is None
+        learned = {name: self.like.new_zeros(self.layers[name].learned_shape) for name in self.learning}
         given = {name: Unmet.of(start, p) for name, p in start.drawn.items()} | start.undrawn()
         points = [x for x in (self.data.x, self.data.x_test) if x is not None]
         with torch.no_grad():
@@ -164,6 +179,55 @@ class ModuleLimit(Growing):
             for (name, leaf), slope in zip(passed.leaves.items(), slopes, strict=True)
         ]
         return (*self._learning(passed), *own, torch.zeros(len(self.learning), dtype=torch.float64))
+
+    def _step_sizes(self) -> list[float]:
+        """A matrix of neurons below moves by what its N(0, 1) numbers move by, times the root of their number (equation 112)"""
+        whole = {part: p for p, own in self.phases.items() for part in own}
+        steps = [self.units[whole[part]].step * math.sqrt(self.layers[part].below.samples) for part in self.learning]
+        return [*steps, *(self.units[name].step for name in self.own), 0.0]
+
+    def fall(self, passed: LimitPass, velocity: State) -> Tensor:
+        """- d loss / d time (equation 111); a matrix F L E^T is one of sqrt(S) F L E^T / S among N(0, 1) parameters"""
+        del passed
+        learned, own, _ = self._parts(velocity)
+        units = {name: self.units[name.partition("[")[0]].rate for name in (*learned, *own)}
+        weights = {name: self.layers[name].weight_of_squares for name in learned}
+        parts = [
+            v.double().square().sum() * weights.get(name, 1) / units[name]
+            for name, v in (*learned.items(), *own.items())
+        ]
+        return torch.stack(parts).sum()
+
+    def noisy(self, passed: LimitPass, state: State, size: float, noise: Callable[..., torch.Generator]) -> State:
+        """Noise on all that neurons have of their own, of readouts orthogonal to what they read, and on each matrix (equation 113); biases
+        of the outputs, averages over neurons, have none. noise: a source for each number.
+        """
+        _, own, scales = self._parts(state)
+        roles = {p.name: p for p in self.network.description}
+        for i, (name, theta) in enumerate(own.items()):
+            p = roles[name]
+            if p.role == "output bias":
+                continue
+            drawn = torch.randn(theta.shape, generator=noise(0, i), dtype=torch.float64).to(theta)
+            drawn = drawn if name in self.fixed.directions else self.skeleton.without_padding(p, drawn)
+            if p.role == "readout" and not self.population.finite:
+                drawn = self._unread(drawn, [call.features for call in passed.watch.of(name)])
+            theta.add_(drawn, alpha=size)
+        for i, (name, left) in enumerate(scales.items()):
+            state[-1][i] = scale = math.hypot(left, size)
+            self.layers[name].diffuse(left / scale, size / scale, noise(1, i))
+        return state
+
+    def _unread(self, drawn: Tensor, features: list[Tensor]) -> Tensor:
+        """A readout (outputs, S, ..) without its part in features (n, S)"""
+        rows = drawn.movedim(1, -1)
+        if not features or features[0].shape[1] != rows.shape[-1]:
+            return drawn
+        span = Basis(rows.shape[-1], 1e-3, self.like)
+        for some in torch.cat(features).split(TOGETHER):
+            span.reveal(some)
+        flat = rows.reshape(-1, rows.shape[-1]).clone()
+        return combination(-span.coefficients(flat), span.fields.rows, flat).reshape(rows.shape).movedim(-1, 1)
 
     def noted(self, passed: LimitPass) -> dict[str, Tensor]:
         """Coefficients of the features that enter each matrix, "Phi name" (K, n), and of the gradients that leave it for each of C outputs,
@@ -237,11 +301,12 @@ class ModuleLimit(Growing):
             if trace.name not in found:
                 continue
             size = self.layers[trace.name].above.samples
-            d = trace.d * (-self.units[trace.name.partition("[")[0]].rate * trace.factor / size)
+            d, seen = trace.left, trace.right
+            d = d * (-self.units[trace.name.partition("[")[0]].rate * trace.factor / size)
             before = found[trace.name]
-            rows, columns = max(len(before), len(d)), max(before.shape[1], len(trace.seen))
+            rows, columns = max(len(before), len(d)), max(before.shape[1], len(seen))
             total = F.pad(before, (0, columns - before.shape[1], 0, rows - len(before)))
-            total[: len(d), : len(trace.seen)].addmm_(d, trace.seen.T)
+            total[: len(d), : len(seen)].addmm_(d, seen.T)
             found[trace.name] = total
         return list(found.values())
 

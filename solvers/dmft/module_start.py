@@ -68,6 +68,7 @@ class Start:
         self.drawn = {p.name: p for p in self.own if units[p.name].drawn}
         self.theta: dict[str, Tensor] = {}
         self.spans: dict[str, Basis] = {}  # of what readouts read
+        self.narrow = True  # whether input weights are kept in the directions of their inputs
         self.moments: dict[str, Tensor] = {}  # (fan_in, fan_in) of what linear input weights multiply
 
     def undrawn(self) -> dict[str, Tensor]:
@@ -131,7 +132,7 @@ class Start:
         for name, moment in self.moments.items():
             values, vectors = torch.linalg.eigh(moment)
             seen = values > 1e-14 * values[-1]
-            if 2 * int(seen.sum()) <= len(seen):
+            if self.narrow and 2 * int(seen.sum()) <= len(seen):
                 directions[name] = vectors[:, seen].flip(1).to(self.like)
                 self.theta[name] = (self.theta[name] @ directions[name]).T.contiguous()
         return self.theta, directions

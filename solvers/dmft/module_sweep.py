@@ -25,6 +25,7 @@ from solvers.running.failures import enough, in_layer
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
 from solvers.running.method import Growing
+from solvers.running.noise import source
 from solvers.running.skeleton import Samples
 from solvers.running.tangents import MOST
 from solvers.running.trajectory import Trajectory
@@ -45,11 +46,19 @@ class ModuleSweep(Growing):
     """A module's limit with its snapshots: coefficients of features and of gradients, whose products are kernels."""
 
     def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
-        data = Samples(problem.data.x, problem.data.y, problem.data.x_test)
+        data, optimiser = Samples(problem.data.x, problem.data.y, problem.data.x_test), problem.training.entrywise
         self.problem, self.population, self.shard = problem, population, population.shard
         self.network = ModuleLimit(
-            problem.architecture, problem.in_plane, data, problem.loss_function, population, tolerances, limit
+            problem.architecture,
+            problem.in_plane,
+            data,
+            problem.loss_function,
+            population,
+            tolerances,
+            limit,
+            optimiser,
         )
+        self.step_sizes, self.matrix_steps = self.network.step_sizes, self.network.matrix_steps
         self.names, self.norm, self.initial_state = self.network.names, self.network.norm, self.network.initial_state
         self.keys = {p.name: p.key for p in problem.architecture.description}
         first = {name: next(iter(parts.values())) for name, parts in self.network.phases.items()}
@@ -65,6 +74,13 @@ class ModuleSweep(Growing):
 
     def backward(self, passed: LimitPass) -> State:
         return self.network.backward(passed)
+
+    def fall(self, passed: LimitPass, velocity: State) -> Tensor:
+        return self.network.fall(passed, velocity)
+
+    def diffused(self, passed: LimitPass, state: State, size: float, at: int) -> State:
+        training, seed = self.problem.training, self.population.seed
+        return self.network.noisy(passed, state, size, lambda *own: source(training, at, seed, *own))
 
     def capture(self, state: State, passed: LimitPass) -> Snapshot:
         """Of the training samples"""
@@ -200,7 +216,10 @@ def bytes_of_module(problem: Problem, samples: int, rank: int, snapshots: int, i
     outputs = data.outputs if snapshots and problem.gradients_recorded else 0
     kept = snapshots * (rank * problem.trial.kept * (1 + outputs) + problem.trial.noted(samples)) * data.samples
     tangents = min(MOST, data.samples * outputs * parameters * itemsize)
-    return (fields + parameters + 1.75 * wide * rank + kept) * itemsize + tangents
+    own = problem.training.entrywise
+    pairs = sum(math.prod(p.shape(samples)) for p in network.having("hidden")) if own and not own.low_rank else 0
+    learned = (3 + problem.training.memories) * pairs
+    return (fields + parameters + 1.75 * wide * rank + learned + kept) * itemsize + tangents
 
 
 def _stacked(rows: list[Tensor]) -> Tensor:

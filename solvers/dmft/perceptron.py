@@ -5,6 +5,7 @@ Fields are rows (points, S) over the S neurons that stand for a layer, training 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,13 +18,16 @@ from torch import Tensor
 from meanfield.measures.particle_measure import principal_directions
 from meanfield.network.layered import branch
 from meanfield.problem.problem import Problem
-from solvers.dmft.basis import Basis, orthonormal
+from solvers.dmft.basis import Basis, combination, orthonormal
 from solvers.dmft.basis import Rows as Growing
+from solvers.dmft.entry_dense import EntryDense
 from solvers.dmft.infinite_dense import InfiniteDense, Known
 from solvers.dmft.neurons import Neurons, Population
 from solvers.running.failures import RankError, in_layer
 from solvers.running.inputs import Rows
 from solvers.running.integrator import State
+from solvers.running.noise import source
+from solvers.running.sharding import normal_part
 
 
 class Parameters(NamedTuple):
@@ -72,16 +76,22 @@ class LimitNetwork:
         self.gain, self.rate_a, self.rate_w = problem.in_plane.measure_limit()
         self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
         self.branch = branch(network)
-        x = problem.perceptron.inputs(problem.data.all_x) @ directions(problem)
+        x = problem.perceptron.inputs(problem.data.all_x)
+        x = x if problem.training.entrywise else x @ directions(problem)  # an optimiser of entries sees each coordinate
         self.x, self.y = x.to(population.like), problem.data.y.to(population.like)
         self.train, self.c_out = problem.data.samples, problem.data.outputs
         first = population.neurons(0)  # a skip connection joins equal neurons of all layers
         self.neurons = [first if self.skip or l == 0 else population.neurons(l) for l in range(self.depth)]
         self.limit = self.shard.ranks.least(limit)
+        optimiser = problem.training.entrywise
+        self.dense = optimiser is not None and not optimiser.low_rank  # what a matrix learns
+        made = EntryDense if self.dense else InfiniteDense
         self.layers = [
-            InfiniteDense(*pair, self.tolerance, population.like, self.limit, self.coarse)
-            for pair in pairwise(self.neurons)
+            made(*pair, self.tolerance, population.like, self.limit, self.coarse) for pair in pairwise(self.neurons)
         ]
+        biases = (self.depth - 1) * bool(self.bias)
+        self.matrix_steps = [1.0] * (self.depth - 1) + [0.0] * (4 + biases)
+        self.step_sizes = [*[1.0] * (self.depth - 1), 1.0, *[1.0] * biases, 1.0, self.gain * self.bias, 0.0]
 
     def basis(self) -> Basis:
         """An empty one, for fields of this network that are only looked at"""
@@ -102,7 +112,7 @@ class LimitNetwork:
                 * self.shard.sum(self.neurons[-1].fresh(self.c_out).sum(1))
                 / self.population.samples
             )
-        learned = [like.new_empty(0, 0) for _ in range(matrices)]
+        learned = [like.new_zeros(layer.learned_shape) for layer in self.layers]
         start = Parameters(learned, w, biases, a, b, torch.ones(matrices, dtype=torch.float64))
         if self.population.exact or self.population.finite:
             return start.flat()
@@ -177,10 +187,53 @@ class LimitNetwork:
         biases = [scaled @ g[l].flatten(0, 1) for l in range(1, self.depth)] if self.bias else []
         a = (rate_a * self.std) * delta.T @ passed.phi[-1][:samples]
         b = (self.gain * self.rate_a * self.bias**2) * delta.mean(0)
-        pulled = [(d.reshape(-1, samples, self.c_out) * delta).sum(2) for d in passed.d]  # sum_c Delta_c d_c
         hidden = rate_w * self.std * self.branch
-        learned = [d @ (hidden * c[:, :samples]).T for d, c in zip(pulled, passed.c, strict=True)]
+        if self.dense:
+            pulled = [torch.einsum("pc,pcs->sp", delta, above) for above in g[1:]]
+            learned = [d @ (hidden * phi[:samples]) for d, phi in zip(pulled, passed.phi, strict=False)]
+        else:
+            pulled = [(d.reshape(-1, samples, self.c_out) * delta).sum(2) for d in passed.d]  # sum_c Delta_c d_c
+            learned = [d @ (hidden * c[:, :samples]).T for d, c in zip(pulled, passed.c, strict=True)]
         return Parameters(learned, w, biases, a, b, torch.zeros_like(passed.parameters.scales)).flat()
+
+    def fall(self, passed: LimitPass, velocity: State) -> Tensor:
+        """- d loss / d time (equation 111)"""
+        del passed
+        p, count = self.parameters(velocity), self.population.samples
+        own = [
+            (t.double().square().sum(), rate)
+            for t, rate in [*((t, self.rate_w) for t in (p.w, *p.biases)), (p.a, self.rate_a)]
+        ]
+        found = (
+            self.shard.sum(torch.stack([total / rate for total, rate in own if rate])).sum() / self.population.samples
+        )
+        if self.rate_w:
+            squares = [
+                q.weight_of_squares * t.double().square().sum() for q, t in zip(self.layers, p.learned, strict=True)
+            ]
+            found = found + sum(squares) / (count * self.rate_w)
+        bias = self.gain * self.rate_a * self.bias**2
+        return self.gain * found + (p.b.double().square().sum() / bias if bias else 0.0)
+
+    def diffused(self, passed: LimitPass, state: State, size: float, at: int) -> State:
+        """Noise on all that neurons have of their own and on each matrix; the readout bias, a mean over neurons, has none. In the limit it
+        has no part in the fields that it meets, and so must the draws: otherwise each injects noise of size 1/sqrt(S) in f.
+        """
+        p, shard, training = self.parameters(state), self.shard, self.problem.training
+        met = [g.flatten(0, 1) for g in self.gradients(passed)]
+        met = [met[0], *(met[1:] if self.bias else ()), passed.phi[-1]]
+        for i, (tensor, fields) in enumerate(zip((p.w, *p.biases, p.a), met, strict=True)):
+            g = source(training, at, self.population.seed, 0, i)
+            noise = normal_part(len(tensor), shard.size, g, torch.float64, columns=shard.rows).to(tensor)
+            if not self.population.finite:
+                span = Basis(self.population.samples, 1e-3, tensor, shard=shard)
+                span.reveal(fields)
+                combination(-span.coefficients(noise), span.fields.rows, noise)
+            tensor.add_(noise, alpha=size)
+        for l, (layer, left) in enumerate(zip(self.layers, p.scales.tolist(), strict=True), 1):
+            p.scales[l - 1] = scale = math.hypot(left, size)
+            layer.diffuse(left / scale, size / scale, source(training, at, self.population.seed, 1, l))
+        return state
 
     def norm(self, state: State) -> Tensor:
         """The largest root mean square over neurons, of a matrix of what it does to fields in all directions of its basis"""

@@ -66,7 +66,7 @@ class RevealedWidth:
             raise ValueError(
                 f"RevealedWidth trains perceptrons: received the module {problem.architecture.name!r}, which FiniteWidth trains"
             )
-        if problem.training.optimiser != "gradient_descent":
+        if problem.training.optimiser == "gradient_flow":
             raise ValueError(
                 f"RevealedWidth trains by gradient_descent: received {problem.training.optimiser!r}, which FiniteWidth takes too"
             )

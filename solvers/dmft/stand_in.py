@@ -18,13 +18,15 @@ from solvers.running.failures import in_layer
 
 @dataclass(frozen=True)
 class Trace:
-    """What one application of a matrix leaves for its learning: L moves along `factor` d seen^T."""
+    """What one application of a matrix leaves for its learning: L moves along `factor` left right^T."""
 
     name: str
     use: int  # which in the pass
     factor: float
     d: Tensor  # <F, g> (J, n')
     seen: Tensor  # <E, v>, by offset (K O, n')
+    left: Tensor  # the same two, or of a matrix that learns entry by entry the fields themselves
+    right: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ class _Image(torch.autograd.Function):
         layer, ctx.met, ctx.use = met.layer, met, len(met.record.uses)
         if met.turned:
             z, ctx.kept = met.backward(v)
+            ctx.side = layer.left(ctx.kept, v)
             met.record.uses.append(Use(met.name, True, ctx.kept, len(z)))
             return z.mul_(met.factor * layer.above.samples / layer.below.samples)
         image, c, ctx.kept = met.forward(v)
+        ctx.side = layer.right(ctx.kept, v, met.where)
         met.record.uses.append(Use(met.name, False, c, len(image), met.where.used if met.where else None))
         return image.mul_(met.factor)
 
@@ -107,10 +111,12 @@ class _Image(torch.autograd.Function):
         above, below = met.layer.above.samples, met.layer.below.samples
         if met.turned:
             image, _, seen = met.forward(slope * below)
-            met.record.traces.append(Trace(met.name, ctx.use, met.factor * above / below, ctx.kept, seen))
+            sides = ctx.side, met.layer.right(seen, slope * below)
+            met.record.traces.append(Trace(met.name, ctx.use, met.factor * above / below, ctx.kept, seen, *sides))
             return image.mul_(met.factor / below), slope.new_zeros(()), None
         z, d = met.backward(slope * above)
-        met.record.traces.append(Trace(met.name, ctx.use, met.factor, d, ctx.kept))
+        left = met.layer.left(d, slope * above)
+        met.record.traces.append(Trace(met.name, ctx.use, met.factor, d, ctx.kept, left, ctx.side))
         return z.mul_(met.factor / below), slope.new_zeros(()), None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ def state_of(sweep: Sweep | ModuleSweep, run: Trajectory) -> dict[str, Tensor]:
     """
     shard, names = sweep.shard, sweep.names
     own = list(zip(names, run.state, strict=True))
-    own += [(_momentum(name), v) for name, v in zip(names, run.memory, strict=False)]
+    own += list(zip((name for group in _remembered(names) for name in group), run.memory, strict=False))
     divided = {name: (tensor, -1) for name, tensor in own if _over_neurons(name)}
     whole = {name: tensor for name, tensor in own if not _over_neurons(name)}
     for name, part in sweep.growing().items():
@@ -64,8 +64,13 @@ def restore(sweep: Sweep | ModuleSweep, kept: Mapping[str, Tensor]) -> tuple[Sta
         if not isinstance(part, Neurons):
             tensors = {end: shard.take(tensor, -1).to(like.device) for end, tensor in tensors.items()}
         part.restore(tensors)
-    state, memory = list(map(own, names)), [_momentum(name) for name in names]
-    moving = list(map(own, memory)) if kept.keys() & {name for name in memory if name.startswith("momentum_")} else []
+    state, memory = list(map(own, names)), _remembered(names)
+    moving = [
+        own(name)
+        for group in memory
+        if any(not name.startswith("learned") for name in kept.keys() & set(group))
+        for name in group
+    ]
     for l, layer in enumerate(sweep.network.layers if isinstance(sweep, Sweep) else (), 1):
         if f"layer{l}_acc" in kept:  # a file of an older version, which kept scale U + L^T F over the neurons
             over, scale = shard.take(kept[f"layer{l}_acc"], -1).to(like), float(kept["scales"][l - 1])
@@ -85,6 +90,11 @@ def restore(sweep: Sweep | ModuleSweep, kept: Mapping[str, Tensor]) -> tuple[Sta
     return tuple(state), tuple(moving), {step: snapshot(f"snapshot_{step}_") for step in steps}
 
 
+def _remembered(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What a step remembers of the state's tensors is called so: first what replaces the gradient, then averaged squares"""
+    return [_momentum(name) for name in names], [f"square_{name}" for name in names]
+
+
 def _momentum(name: str) -> str:
     for of, called in _MOMENTA.items():
         if name.startswith(of):
@@ -94,4 +104,4 @@ def _momentum(name: str) -> str:
 
 def _over_neurons(name: str) -> bool:
     """Whether a tensor of the state is one of neurons, of which each process holds a part"""
-    return name.startswith(("parameter_", "momentum_")) and not name.endswith(("_b", "_scales"))
+    return name.startswith(("parameter_", "momentum_", "square_parameter_")) and not name.endswith(("_b", "_scales"))

@@ -39,6 +39,7 @@ class Sweep(Growing):
     def __init__(self, network: LimitNetwork, two_time: bool, responses: bool) -> None:
         self.network, self.two_time, self.responses = network, two_time, responses
         self.population, self.shard, self.names = network.population, network.shard, network.names
+        self.step_sizes, self.matrix_steps = network.step_sizes, network.matrix_steps
         self.initial_state, self.norm = network.initial_state, network.norm
         self.last_features, self.first_gradients = network.basis(), network.basis()
 
@@ -47,6 +48,12 @@ class Sweep(Growing):
 
     def backward(self, passed: LimitPass) -> State:
         return self.network.backward(passed)
+
+    def fall(self, passed: LimitPass, velocity: State) -> Tensor:
+        return self.network.fall(passed, velocity)
+
+    def diffused(self, passed: LimitPass, state: State, size: float, at: int) -> State:
+        return self.network.diffused(passed, state, size, at)
 
     def noted(self, passed: LimitPass) -> dict[str, Tensor]:
         """Coefficients (K, Q) of the training samples"""

@@ -107,7 +107,7 @@ class FiniteWidth:
         at_once = min(seeds, self.seeds_at_once(problem))
         snapshots = len(self.snapshots)
         training, weights = problem.training, self._numbers(problem)[0]
-        copies = (INTEGRATOR - 3) * (training.optimiser == "gradient_flow") + bool(training.momentum)  # of the weights
+        copies = (INTEGRATOR - 3) * (training.optimiser == "gradient_flow") + training.memories  # of the weights
         own = at_once * (self.bytes_per_seed(problem) + copies * weights * self._itemsize)
         made = 0 if self._keeps(problem) else snapshots  # kernels that are not made when looked at
         if problem.trial is None:

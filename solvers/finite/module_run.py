@@ -17,8 +17,10 @@ from meanfield.scaling.units import module_width
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
 from solvers.finite.modules import ModuleNetworks, ModulePass
+from solvers.finite.networks import fall
 from solvers.running.integrator import State
 from solvers.running.method import Method
+from solvers.running.noise import source
 from solvers.running.skeleton import Samples
 from solvers.running.trajectory import Trajectory
 
@@ -42,11 +44,25 @@ class ModuleRun(ModuleNetworks, Method):
         n = module_width(problem.scaling, width)
         super().__init__(problem.architecture, problem.scaling, n, seeds, data, problem.loss_function, like)
         self.problem, self.y = problem, self.data.y
+        self.described = {parameter.name: parameter for parameter in self.network.description}
 
     def state_of(self, solution: Solution) -> State:
         if len(self.names) < len(self.units):
             self.initial_state()  # which finds what stays as it starts
         return tuple(solution.state[name].to(self.like, copy=True)[None] for name in self.names)
+
+    def fall(self, passed: ModulePass, velocity: State) -> Tensor:
+        del passed
+        return fall(velocity, self.rates)
+
+    def diffused(self, passed: ModulePass, state: State, size: float, at: int) -> State:
+        del passed
+        for e, seed in enumerate(self.seeds):
+            g = source(self.problem.training, at, seed, self.width)
+            for name, tensor in zip(self.names, state, strict=True):
+                noise = torch.randn(tensor[e].shape, generator=g, dtype=torch.float64).to(tensor)
+                tensor[e].add_(self.skeleton.without_padding(self.described[name], noise), alpha=size)
+        return state
 
     def capture(self, state: State, passed: ModulePass) -> list[Snapshot]:
         """Of each seed"""

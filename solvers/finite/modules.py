@@ -52,6 +52,8 @@ class ModuleNetworks:
         self.sigma = scaling.output_multiplier(width)
         self.names = tuple(name for name, unit in self.units.items() if unit.rate)
         self.rates = tuple(self.units[name].rate for name in self.names)
+        self.step_sizes = tuple(self.units[name].step for name in self.names)
+        self.matrix_steps = tuple(self.units[name].matrix for name in self.names)
         self.frozen: dict[str, Tensor] = {}
         self.together = True  # whether seeds run in one batch
 

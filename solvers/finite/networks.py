@@ -23,6 +23,7 @@ from meanfield.solution.two_time import TwoTimeKernel
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State
 from solvers.running.method import Method
+from solvers.running.noise import source
 from solvers.running.trajectory import Trajectory
 
 POINTS_AT_ONCE = 2**20  # times neurons and seeds, where outputs are only recorded
@@ -69,6 +70,8 @@ class Networks(Method):
             self.shapes |= {f"b{l}": (n, 1) for l, n in enumerate(own.widths)} | {"b": (data.outputs,)}
         self.names = tuple(self.shapes)
         self.rates = [own.rates[name] for name in self.names]
+        self.step_sizes = [own.steps[name] for name in self.names]
+        self.matrix_steps = [own.matrices.get(name, 0.0) for name in self.names]
         self.seeds = tuple(seeds)
         scaling = problem.scaling
         self.frozen = self._frozen(scaling) if isinstance(scaling, Scaling) and scaling.frozen != "none" else None
@@ -106,6 +109,18 @@ class Networks(Method):
             loss = self.problem.loss_function.value(f, passed.y).mean(-1).sum()  # seeds do not interact
         gradients = torch.autograd.grad(loss, passed.leaves)
         return tuple(g.mul_(-rate) for g, rate in zip(gradients, self.rates, strict=True))
+
+    def fall(self, passed: NetworksPass, velocity: State) -> Tensor:
+        del passed
+        return fall(velocity, self.rates)
+
+    def diffused(self, passed: NetworksPass, state: State, size: float, at: int) -> State:
+        del passed
+        for e, seed in enumerate(self.seeds):
+            g = source(self.problem.training, at, seed, self.width)
+            for tensor in state:
+                tensor[e].add_(self._here(torch.randn(tensor[e].shape, generator=g, dtype=torch.float64)), alpha=size)
+        return state
 
     def capture(self, state: State, passed: NetworksPass) -> _Snapshot:
         del passed  # which may not remember what it came from
@@ -196,6 +211,12 @@ class Networks(Method):
 
     def _here(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.like)
+
+
+def fall(velocity: State, rates: Sequence[float]) -> Tensor:
+    """(E,) minus d loss / d time of each seed: the squares of the velocities over their rates (equation 111)"""
+    moving = [v.double().square().flatten(1).sum(1) / rate for v, rate in zip(velocity, rates, strict=True) if rate]
+    return torch.stack(moving).sum(0)
 
 
 def generator(seed: int, width: int) -> torch.Generator:

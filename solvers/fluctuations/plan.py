@@ -68,7 +68,8 @@ def planned(
     seed = checks.seed("seed", seed)
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
-    smooth = problem.trial is None and problem.training.optimiser == "gradient_descent"
+    other = problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup")
+    smooth = problem.trial is None and not other
     kinks = problem.has_kinks and bool(problem.training.steps)
     way: Method = "derivative" if smooth and not kinks else "networks"
     if method is not None:
@@ -82,7 +83,7 @@ def planned(
         if not smooth:
             raise ValueError(
                 "method='derivative' follows perceptrons by gradient_descent: received "
-                + (f"the optimiser {problem.training.optimiser!r}" if problem.trial is None else "a module")
+                + (other if problem.trial is None else "a module")
                 + "; method='networks' takes any"
             )
         must_fit(problem, "particles", particles, tolerance)

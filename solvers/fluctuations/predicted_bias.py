@@ -73,7 +73,8 @@ def _asked(
         raise ValueError(f"width must be even, for its halves: received {width}")
     if not follows(problem):
         raise ValueError(
-            "predicted_bias follows perceptrons by gradient_descent: compare FiniteWidth of several widths for others"
+            f"predicted_bias follows perceptrons by gradient_descent: received {_beside(problem) or 'a module'}; compare FiniteWidth of "
+            "several widths"
         )
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
@@ -85,7 +86,11 @@ def _asked(
 
 def follows(problem: Problem) -> bool:
     """Whether `predicted_bias` can take it"""
-    return problem.trial is None and problem.training.optimiser == "gradient_descent"
+    return problem.trial is None and not _beside(problem)
+
+
+def _beside(problem: Problem) -> str:
+    return problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup", "clip")
 
 
 def bias_cost(

@@ -75,6 +75,7 @@ class Unrolled:
         training = problem.training
         self.last, self.stride = max(self.at), 0.0
         self._before: Tensor | None = None
+        self.rate = training.rate_by_step()
         self.batches = list(zip(range(self.last), training.batches(problem.data.samples), strict=False))
 
     def way(self, moment: Moment, first: int, stop: int) -> tuple[Moment, list[Tensor]]:
@@ -95,7 +96,7 @@ class Unrolled:
                 passed = network.forward(parameters, rows, True)
             if batch is None and not torch.is_grad_enabled():
                 self._watch(passed)
-            parameters, memory = self._moved(parameters, memory, network.backward(passed))
+            parameters, memory = self._moved(step, parameters, memory, network.backward(passed))
         return Moment(parameters, memory, network.known), found
 
     def _watch(self, passed: LimitPass) -> None:
@@ -105,10 +106,11 @@ class Unrolled:
             self.stride = max(self.stride, float((now - self._before).square().mean((1, 2)).max().sqrt()))
         self._before = now
 
-    def _moved(self, parameters: State, memory: State, velocity: State) -> tuple[State, State]:
+    def _moved(self, step: int, parameters: State, memory: State, velocity: State) -> tuple[State, State]:
         """A step of descent (equation 2), in memory of its own"""
         training = self.problem.training
-        eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
+        eta = self.rate(step)
+        keep = 1 - eta * training.weight_decay
         if training.momentum:
             velocity = memory = weighted((1.0, training.momentum), (velocity, memory)) if memory else velocity
         return weighted((eta, keep), (velocity, parameters)), memory

@@ -135,6 +135,12 @@ def check_lazy(problem: Problem) -> None:
             "with a finite kernel, which needs q_a = q_w = -1 - 2 q_sigma and -1 <= q_sigma <= -1/2: take ntk(), mean_field(gamma0) "
             "with a small gamma0, or solve the finite network with FiniteWidth"
         )
+    if other := training.other_than(
+        "optimiser", "momentum", "weight_decay", "batch_size", "schedule", "warmup", "clip"
+    ):
+        raise ValueError(
+            f"the kernel stays constant under gradients alone: received {other}; take CausalDMFT (mean field) or FiniteWidth"
+        )
     if training.weight_decay:
         raise ValueError(
             f"weight_decay={training.weight_decay:g} shrinks every weight by a finite factor, so the kernel does not stay constant: "

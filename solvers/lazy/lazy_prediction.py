@@ -117,6 +117,6 @@ def _check(problem: Problem, jitter: float) -> None:
         )
     if not problem.training.plain:
         raise ValueError(
-            "lazy_prediction follows plain full-batch training: leave out momentum, weight_decay and batch_size, or take "
-            "TangentKernelLimit, which steps through them"
+            f"lazy_prediction follows plain full-batch training: leave out {problem.training.other_than('optimiser')}, or take "
+            "TangentKernelLimit, which steps through momentum, batches, schedules and clipping"
         )

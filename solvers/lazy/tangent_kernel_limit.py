@@ -216,8 +216,8 @@ class _Exact:
     y: Tensor
     memory: State = ()
 
-    def __call__(self, method: _Linear, state: State, passed: _LinearPass, underway: Underway) -> State:
-        del underway
+    def __call__(self, method: _Linear, state: State, passed: _LinearPass, at: int, underway: Underway) -> State:
+        del at, underway
         errors = self.y - passed.f[:, : method.train]
         return (state[0] + method.apply(self.propagator, errors).reshape(state[0].shape),)
 
@@ -245,6 +245,14 @@ class _Linear(Method):
             count = counted(loss, y)
         delta = loss.delta(passed.f[:, : len(y)], y)
         return (self.apply(matrix, delta).div_(count).reshape(len(delta), -1, *y.shape[1:]),)
+
+    def fall(self, passed: _LinearPass, velocity: State) -> Tensor:
+        y, v = self.y, velocity[0][:, : self.train]
+        if isinstance(passed.rows, Tensor):
+            rows = passed.rows.to(y.device)
+            y, v = y[rows], v[:, rows]
+        delta = self.problem.loss_function.delta(passed.f[:, : len(y)], y)
+        return (delta * v).double().flatten(1).sum(1) / counted(self.problem.loss_function, y)
 
     def capture(self, state: State, passed: _LinearPass) -> None:
         """The kernel is constant"""

@@ -1,12 +1,14 @@
-"""Descent: a step of gradient descent, with momentum and weight decay (equation 2)."""
+"""Descent: a step along the gradient, with momentum, decay, clipping and noise (2, 111 and 113), or entry by entry (112)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from meanfield.problem.optimisers import Entrywise, Muon, direction, orthogonalised
 from meanfield.problem.training import Training
 from solvers.running.gradient_flow import Flow
 from solvers.running.integrator import State, weighted
@@ -15,27 +17,84 @@ from solvers.running.method import Method, Pass, Step, Underway
 
 @dataclass
 class Descent:
-    """state <- (1 - eta decay) state + eta memory, memory <- momentum memory + velocity. Memory of the state is used again."""
+    """state <- (1 - eta decay) state + eta memory + noise, memory <- momentum memory + velocity. Memory of the state is used again."""
 
     training: Training
     memory: State = ()
 
-    def __call__(self, method: Method, state: State, passed: Pass, underway: Underway) -> State:
+    def __post_init__(self) -> None:
+        self.rate = self.training.rate_by_step()
+
+    def __call__(self, method: Method, state: State, passed: Pass, at: int, underway: Underway) -> State:
         del underway
-        training, velocity = self.training, method.backward(passed)
-        eta, keep = training.learning_rate, 1 - training.learning_rate * training.weight_decay
+        training, eta, velocity = self.training, self.rate(at), _velocity(method, passed, self.training.clip)
+        keep = 1 - eta * training.weight_decay
         if training.momentum:
             earlier = self.memory or tuple(torch.zeros_like(v) for v in velocity)
             velocity = self.memory = tuple(
                 _added(m.mul_(training.momentum), v) for m, v in zip(earlier, velocity, strict=True)
             )
         pairs = zip(state, velocity, strict=True)
-        return tuple(_added(tensor.mul_(keep) if keep != 1 else tensor, v, eta) for tensor, v in pairs)
+        moved = tuple(_added(tensor.mul_(keep) if keep != 1 else tensor, v, eta) for tensor, v in pairs)
+        if not training.temperature:
+            return moved
+        return method.diffused(passed, moved, math.sqrt(2 * eta * training.temperature), at)
+
+
+@dataclass
+class EntryByEntry:
+    """state <- (1 - eta decay) state + eta unit direction(velocity / unit): in units in which a step of every number is of order 1.
+
+    memory: the optimiser's averages, all first ones, then all second ones.
+    """
+
+    training: Training
+    optimiser: Entrywise
+    memory: State = ()
+
+    def __post_init__(self) -> None:
+        self.rate = self.training.rate_by_step()
+
+    def __call__(self, method: Method, state: State, passed: Pass, at: int, underway: Underway) -> State:
+        del underway
+        eta, velocity = self.rate(at), _velocity(method, passed, self.training.clip)
+        keep, count = 1 - eta * self.training.weight_decay, len(state)
+        memory = list(self.memory or map(torch.zeros_like, velocity * self.optimiser.memories))
+        moved = []
+        for i, (tensor, v) in enumerate(zip(state, velocity, strict=True)):
+            tensor.mul_(keep)
+            if isinstance(self.optimiser, Muon) and method.matrix_steps[i]:
+                memory[i] = _added(memory[i].mul_(self.optimiser.beta1), v)
+                tensor = _added(tensor, _orthogonal(self.optimiser, v, memory[i]), eta * method.matrix_steps[i])
+            elif unit := method.step_sizes[i]:
+                tensor.add_(direction(self.optimiser, v / unit, memory[i::count], at + 1), alpha=eta * unit)
+            moved.append(tensor)
+        self.memory = tuple(memory)
+        return tuple(moved)
+
+
+def _orthogonal(muon: Muon, v: Tensor, average: Tensor) -> Tensor:
+    """The step of a matrix (rows, columns), or of filters (seeds, rows, columns, ..)"""
+    u = weighted((1.0, muon.beta1), ((v,), (average,)))[0] if muon.nesterov else average
+    return orthogonalised(u.flatten(2) if u.ndim > 2 else u, muon.iterations).reshape(u.shape)
 
 
 def step_of(training: Training, flow: Flow, memory: State = ()) -> Step:
     """As the training asks; memory: of a run that goes on"""
+    if training.entrywise is not None:
+        return EntryByEntry(training, training.entrywise, memory)
     return Descent(training, memory) if training.optimiser == "gradient_descent" else flow
+
+
+def _velocity(method: Method, passed: Pass, clip: float | None) -> State:
+    """As `backward` gives it, shortened where the gradient's norm is above `clip` (equation 111)"""
+    velocity = method.backward(passed)
+    if clip is None:
+        return velocity
+    part = (clip / method.fall(passed, velocity).clamp(min=1e-300).sqrt()).clamp(
+        max=1
+    )  # of each of an ensemble's seeds
+    return tuple(v.mul_(part.to(v).reshape(part.shape + (1,) * (v.ndim - part.ndim))) for v in velocity)
 
 
 def _added(tensor: Tensor, change: Tensor, weight: float = 1.0) -> Tensor:

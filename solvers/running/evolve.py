@@ -118,7 +118,7 @@ class _Passes:
         """A step on; one that is cut short leaves a record of where it began, and its reason as the run's status"""
         run = self.run
         try:
-            run.state = step(self.method, run.state, passed, underway)
+            run.state = step(self.method, run.state, passed, run.last, underway)
         except (Stopped, Spent) as cut:
             if not self.problem.training.records(run.last):
                 self.recorded(run.last, False)

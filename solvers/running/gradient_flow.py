@@ -34,8 +34,9 @@ class Flow:
     norm: Callable[[State], Tensor] | None = None
     memory: State = ()
 
-    def __call__(self, method: Method, state: State, passed: Pass, underway: Underway) -> State:
+    def __call__(self, method: Method, state: State, passed: Pass, at: int, underway: Underway) -> State:
         """Stopped if `underway` says so before an evaluation, Spent when there may be no more, Stuck where none would do."""
+        del at
         count, reached, rate = 0, 0.0, 0.0
 
         def velocity(now: State) -> State:

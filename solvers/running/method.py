@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,15 @@ class Pass(Protocol):
 
 
 class Method(Protocol):
-    """What a solver knows that leaves the way through time to the loop. A state is all that training changes."""
+    """What a solver knows that leaves the way through time to the loop. A state is all that training changes.
+
+    step_sizes: by how much an optimiser that acts entry by entry moves the numbers of each of the state's tensors at the rate 1, 0 for
+    those that it leaves alone (equation 112). matrix_steps: by how much one that orthogonalises moves those that are matrices between wide
+    axes along a map of norm 1, 0 for others (equation 114).
+    """
+
+    step_sizes: Sequence[float] = ()
+    matrix_steps: Sequence[float] = ()
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> Pass:
         """The outputs at these points; differentiated: whether `backward` will be asked for"""
@@ -31,6 +39,16 @@ class Method(Protocol):
     def backward(self, passed: Any) -> State:
         """d state / d(training time), the loss being the mean over the training samples of the pass; the next call may overwrite it"""
         ...
+
+    def fall(self, passed: Any, velocity: State) -> Tensor:
+        """(..) - d loss / d(training time) of each seed, by the velocity of this pass (equation 111)"""
+        del passed, velocity
+        raise TypeError(f"{type(self).__name__} knows no norm of a gradient")
+
+    def diffused(self, passed: Any, state: State, size: float, at: int) -> State:
+        """The state that step `at` has made of that of the pass, with Langevin noise of standard deviation `size` (equation 113)"""
+        del passed, state, size, at
+        raise TypeError(f"{type(self).__name__} knows no noise")
 
     def noted(self, passed: Any) -> dict[str, Tensor]:
         """What is kept of a recorded step beside its outputs, `passed` being the pass over all points"""
@@ -80,6 +98,8 @@ class Step(Protocol):
         """Shaped like the state; empty for a way without memory"""
         ...
 
-    def __call__(self, method: Any, state: State, passed: Any, underway: Underway) -> State:
-        """The state a step later, in the memory of `state` where it may be; passed: the pass there, over the training samples or a batch"""
+    def __call__(self, method: Any, state: State, passed: Any, at: int, underway: Underway) -> State:
+        """The state a step after step `at`, in the memory of `state` where it may be; passed: the pass there, over the training samples or
+        a batch
+        """
         ...

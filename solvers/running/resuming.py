@@ -14,7 +14,7 @@ from meanfield.solution.solution import Solution, Status
 from solvers.running.integrator import State
 from solvers.running.sharding import current
 from solvers.running.solver import Solver, settings
-from solvers.running.trajectory import snapshot_steps
+from solvers.running.trajectory import remembered, snapshot_steps
 
 FREE = {"snapshots", "engine", "device", "batch", "keep_state"}  # may change when a run goes on
 
@@ -72,6 +72,6 @@ def _tell_of_threads(solution: Solution) -> None:
 
 
 def kept_momentum(previous: Solution | None, names: Sequence[str], like: Tensor) -> State:
-    """The velocities with which a run with momentum ended; none for a fresh run"""
+    """What the steps of a run remembered when it ended; nothing for a fresh run"""
     state = previous.state if previous else {}
-    return tuple(state[key].to(like, copy=True) for key in (f"momentum_{name}" for name in names) if key in state)
+    return tuple(state[key].to(like, copy=True) for key in remembered(names) if key in state)

@@ -51,8 +51,8 @@ class Trajectory:
             self.f_test.append(f_test.detach())
 
     def named_state(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """The state by name, and as momentum_NAME what a step remembers: what `kept_momentum` finds again"""
-        memory = zip((f"momentum_{name}" for name in names), self.memory, strict=False)
+        """The state by name, and what a step remembers: what `kept_momentum` finds again"""
+        memory = zip(remembered(names), self.memory, strict=False)
         return dict(zip(names, self.state, strict=True)) | dict(memory)
 
     def recorded_steps(self, previous: Solution | None = None) -> tuple[int, ...]:
@@ -89,6 +89,11 @@ class Trajectory:
             )
         f_test = joined(self.f_test, previous.f_test if previous else None)
         return {"f": f, "f_test": f_test, "recorded_steps": self.recorded_steps(previous), "status": self.status}
+
+
+def remembered(names: Sequence[str]) -> list[str]:
+    """What a step remembers of the state's tensors is called so: first what replaces the gradient, then averaged squares"""
+    return [f"{kind}_{name}" for kind in ("momentum", "square") for name in names]
 
 
 def snapshot_steps(snapshots: Sequence[int], training: Training, name: str = "snapshots") -> tuple[int, ...]:

@@ -134,7 +134,7 @@ def _few(problem: Problem, points: int, steps: int) -> Problem:
     data, training = problem.data, problem.training
     batch = training.batch_size if training.batch_size is None or training.batch_size < points else None
     data = replace(data, x=data.x[:points], y=data.y[:points], x_test=None, y_test=None)
-    return replace(problem, data=data, training=replace(training, steps=steps, record_every=1, batch_size=batch))
+    return replace(problem, data=data, training=replace(training.of_length(steps), record_every=1, batch_size=batch))
 
 
 def _networks(problem: Problem, solver: FiniteWidth, seeds: Sequence[int], steps: Sequence[int]) -> Runs:

@@ -143,9 +143,21 @@ class CheckedLimit(Method):
     """A module in the limit whose snapshots are mean squares"""
 
     def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
-        data = Samples(problem.data.x, problem.data.y)
+        data, optimiser = Samples(problem.data.x, problem.data.y), problem.training.entrywise
         self.network = ModuleLimit(
-            problem.architecture, problem.in_plane, data, problem.loss_function, population, tolerances, limit
+            problem.architecture,
+            problem.in_plane,
+            data,
+            problem.loss_function,
+            population,
+            tolerances,
+            limit,
+            optimiser,
+        )
+        self.step_sizes, self.matrix_steps, self.fall = (
+            self.network.step_sizes,
+            self.network.matrix_steps,
+            self.network.fall,
         )
         self.coordinates = Coordinates(problem.architecture.description, problem.loss_function, self.network.data.y)
         self.initial_state, self.norm = self.network.initial_state, self.network.norm

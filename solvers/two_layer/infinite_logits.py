@@ -128,6 +128,10 @@ class InfiniteLogitsLimit:
                 "at infinite logits Delta jumps where an output changes sign, so there is no gradient flow: take "
                 "optimiser='gradient_descent', whose steps are the limit's"
             )
+        if other := problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup"):
+            raise ValueError(
+                f"InfiniteLogitsLimit follows gradient descent without {other}: leave it out, or take FiniteWidth"
+            )
         self._flow.check_particles(problem)
 
     def stated(self, problem: Problem) -> Problem:

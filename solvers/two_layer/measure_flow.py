@@ -14,7 +14,8 @@ from meanfield.scaling.scaling import MeasureLimit
 from solvers.running.inputs import Inputs, Rows
 from solvers.running.integrator import State
 from solvers.running.method import Method
-from solvers.running.sharding import Shard
+from solvers.running.noise import source
+from solvers.running.sharding import Shard, normal_part
 from solvers.running.trajectory import Trajectory
 from solvers.two_layer.initial_particles import Cloud
 
@@ -35,8 +36,8 @@ class MeasurePass:
 class MeasureFlow(Method):
     """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output.
 
-    frozen (P + P_test, C): added to the outputs (equation 69). shard: says of which particles a, w and m are, where processes share them;
-    None: of all.
+    frozen (P + P_test, C): added to the outputs (equation 69). seed: of the noise. shard: says of which particles a, w and m are, where
+    processes share them; None: of all.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class MeasureFlow(Method):
         limit: MeasureLimit,
         frozen: Tensor | None = None,
         shard: Shard | None = None,
+        seed: int = 0,
     ) -> None:
+        self.seed = seed
         self.shard = shard or Shard(len(m))
         self.problem, self.m, self.activation = problem, m, problem.perceptron.nonlinearity
         self.engine: reductions.Engine = engine
@@ -56,6 +59,7 @@ class MeasureFlow(Method):
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.perceptron.weight_std, problem.perceptron.bias_std
+        self.step_sizes, self.matrix_steps = (1.0, 1.0, self.gain * self.bias), (0.0, 0.0, 0.0)
         points, shared = problem.training.batch_size or self.train, not self.shard.whole
         one_pass = tiles.kept_points(self.activation, len(m), self.inputs.width, m, points, shared)
         # f and velocity share products
@@ -103,6 +107,25 @@ class MeasureFlow(Method):
         va, vw = passed.velocity
         vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
         return va.mul_(self.rate_a * self.std), vw.mul_(self.rate_w * self.std), vb
+
+    def fall(self, passed: MeasurePass, velocity: State) -> Tensor:
+        del passed
+        va, vw, vb = velocity
+        moving = [(v, rate) for v, rate in ((va, self.rate_a), (vw, self.rate_w)) if rate]
+        parts = [(self.m @ v.square().sum(1)).double() * self.gain / rate for v, rate in moving]
+        own = self.gain * self.rate_a * self.bias**2
+        found = self.shard.sum(torch.stack(parts).sum())
+        return found + vb.double().square().sum() / own if own else found
+
+    def diffused(self, passed: MeasurePass, state: State, size: float, at: int) -> State:
+        """Every particle has noise of its own; the readout bias, a mean over neurons, has none"""
+        del passed
+        (a, w, b), shard = state, self.shard
+        for tensor in (a, w):
+            g = source(self.problem.training, at, self.seed, tensor.shape[1], tensor is a)
+            noise = normal_part(shard.size, tensor.shape[1], g, torch.float64, rows=shard.rows)
+            tensor.add_(noise.to(tensor), alpha=size)
+        return (a, w, b)
 
     def capture(self, state: State, passed: MeasurePass | None = None) -> ParticleMeasure | Cloud:
         del passed

@@ -154,7 +154,7 @@ class WassersteinFlow:
         """State, velocity and a new state while running, and the states of the snapshots; h of as many points as a step keeps"""
         training, outputs = problem.training, problem.data.outputs
         inputs = problem.perceptron.inputs(problem.data.x[:1]).shape[1]
-        running = INTEGRATOR if training.optimiser == "gradient_flow" else 3 + bool(training.momentum)
+        running = INTEGRATOR if training.optimiser == "gradient_flow" else 3 + training.memories
         like, batch = torch.empty(0, dtype=checks.DTYPES[self.dtype]), training.batch_size or problem.data.samples
         shown = tiles.kept_points(problem.perceptron.nonlinearity, int(particles), inputs, like, batch)
         return particles * ((inputs + outputs + 1) * (running + len(self.snapshots)) + shown)
@@ -211,7 +211,9 @@ class WassersteinFlow:
     def _run(
         self, problem: Problem, m: Tensor, state: State, frozen: Tensor | None, previous: Solution | None, shard: Shard
     ) -> Solution:
-        method = MeasureFlow(problem, m, self.engine, problem.in_plane.trained.measure_limit(), frozen, shard)
+        method = MeasureFlow(
+            problem, m, self.engine, problem.in_plane.trained.measure_limit(), frozen, shard, self.seed
+        )
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
         training, rtol = problem.training, tolerance(self.rtol, problem.has_kinks, m.dtype)
         flow = Flow(
