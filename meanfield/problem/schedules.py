@@ -36,15 +36,15 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.shape not in get_args(Shape):
             raise ValueError(f"unknown schedule: received {self.shape!r}; known: {', '.join(get_args(Shape))}")
-        checks.normalise(self, every=1, over=1)
-        checks.positive("final", self.final, zero=True)
-        checks.positive("factor", self.factor)
         for f in fields(self)[1:]:
             if self.shape not in _TAKEN_BY[f.name] and getattr(self, f.name) != f.default:
                 raise ValueError(
                     f"{f.name} belongs to schedules of the shapes {', '.join(_TAKEN_BY[f.name])}: received {f.name}="
                     f"{getattr(self, f.name)} for {self.shape!r}"
                 )
+        checks.normalise(self, every=1, over=1)
+        checks.positive("final", self.final, zero=True)
+        checks.positive("factor", self.factor)
 
     def factors(self, steps: int, warmup: int = 0) -> Tensor:
         """(steps,) float64, of the steps 0, 1, .. of a run, after a linear rise over the first `warmup` of them"""
