@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from meanfield.checking import checks
 from meanfield.measures.particle_measure import ParticleMeasure
@@ -66,6 +66,8 @@ def planned(
     particles, groups = checks.integer("particles", particles, 2), checks.integer("groups", groups, 1)
     width, networks = checks.integer("width", width, 2), checks.integer("networks", networks, 2 * OF_NETWORKS)
     seed = checks.seed("seed", seed)
+    if method is not None:
+        checks.lookup("method", method, dict.fromkeys(get_args(Method)))
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
     other = problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup")
