@@ -204,7 +204,6 @@ def calls(folder: Path) -> dict[str, Call]:
         "RMSprop": Call(mf.RMSprop, {"beta2": 0.9, "epsilon": 1e-8}),
         "SignDescent": Call(mf.SignDescent, {"beta1": 0.9}),
         "Schedule": Call(mf.Schedule, {"shape": "cosine", "final": 0.1, "over": 5, "every": 30, "factor": 0.1}),
-        "Schedule of steps": Call(mf.Schedule, {"shape": "step", "every": 2, "factor": 0.5}),
         "Schedule.factors": Call(mf.Schedule("cosine").factors, {"steps": 3, "warmup": 1}),
         "Schedule.lasting": Call(mf.Schedule("cosine").lasting, {"steps": 3}),
         "Training.records": Call(mf.Training().records, {"step": 0}),
