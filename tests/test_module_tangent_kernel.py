@@ -313,6 +313,21 @@ def test_what_has_no_tangent_kernel_is_refused_with_the_reason():
     )
     refused(nn.Linear(5, 2).double(), "block must be at least 1", block=0)
     refused(nn.Linear, "module must be a Module: received the class Linear")
+    refused(
+        nn.Linear(5, 2, bias=False).double(), r"tangent kernel of the module exceeds 1.8e\+308", x=1e160 * vectors()
+    )
+    refused(nn.Linear(5, 2, bias=False).double(), "falls below 2.2e-308.*outputs are of size", x=1e-160 * vectors())
+    refused(nn.Linear(5, 2, bias=False), "falls below 1.2e-38, the least normal torch.float32", x=1e-25 * vectors())
+    lost = nn.Linear(5, 2).double()
+    lost.weight.data[0] = math.nan
+    refused(lost, "outputs of the module are NaN or infinite")
     refused(nn.Linear(5, 2).double(), "x requires gradients", x=vectors().requires_grad_())
     with pytest.raises(MemoryError, match="the tangent kernel of 100000 outputs between 3 and 3 samples"):
         module_tangent_kernel(nn.Linear(5, 10**5), vectors())
+
+
+def test_kernels_that_are_0_are_returned():
+    """At inputs of 0, and between samples that share nothing"""
+    module, x = nn.Linear(5, 1, bias=False).double(), torch.eye(5, dtype=torch.float64)
+    assert not module_tangent_kernel(module, 0 * x).any()
+    assert not module_tangent_kernel(module, x[:2], x[2:]).any()

@@ -110,6 +110,19 @@ def fields_in_range(variances: Sequence[Tensor], kernels: Sequence[Tensor], ends
             )
 
 
+def sampled_in_range(what: str, kernels: Tensor, f: Tensor | None) -> None:
+    """ValueError for kernels of real networks that overflow, and, where outputs f at the same points are given, for those that vanish
+    although these do not"""
+    kind = torch.finfo(kernels.dtype)
+    if not bool(torch.isfinite(kernels).all()):
+        raise ValueError(f"{what} exceeds {kind.max:.1e}, the largest {kernels.dtype}: give smaller weights, or inputs")
+    if f is not None and bool(f.any()) and float(kernels.abs().max()) < kind.tiny:
+        raise ValueError(
+            f"{what} falls below {kind.tiny:.1e}, the least normal {kernels.dtype}, while outputs are of size {float(f.abs().max()):.1e}: "
+            "give larger weights, or inputs"
+        )
+
+
 def _is_zero_at_zero(network: Any) -> bool:
     return not network.bias_std and float(network.nonlinearity(torch.zeros(1, dtype=torch.float64))) == 0
 

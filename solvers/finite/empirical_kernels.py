@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.kernels.kernel_range import sampled_in_range
 from meanfield.network.architecture import Architecture, architecture
 from meanfield.network.convolutional import ConvNetwork, images
 from meanfield.network.layered import branch
@@ -74,7 +75,7 @@ def monte_carlo_kernels(
         found = DrawnModules(architecture(network), scaling, checks.samples("x", x), n).kernels(chosen)
     nngp, ntk, f = (torch.stack(k) for k in zip(*found, strict=True))
     for name, kernels in (("nngp", nngp), ("ntk", ntk)):
-        _must_be_in_range(name, kernels, f)
+        sampled_in_range(f"the {name} of drawn networks", kernels, f)
 
     def error(many: Tensor) -> Tensor:
         return many.std(0) / math.sqrt(len(chosen))
@@ -88,22 +89,8 @@ def empirical_tangent_kernel(
 ) -> Tensor:
     """(P, P2) sum over parameters of learning rate times df(x) df(x2) of one network at its start; see `monte_carlo_kernels`."""
     _, kernel, f = _kernels(network, scaling, x, width, seed, x2)
-    _must_be_in_range("ntk", kernel, f)
+    sampled_in_range("the ntk of drawn networks", kernel, f if x2 is None else None)
     return kernel
-
-
-def _must_be_in_range(name: str, kernels: Tensor, f: Tensor) -> None:
-    """ValueError for kernels that overflow, and for those that vanish although the networks' outputs f do not"""
-    kind = torch.finfo(kernels.dtype)
-    if not bool(torch.isfinite(kernels).all()):
-        raise ValueError(
-            f"the {name} of drawn networks exceeds {kind.max:.1e}, the largest {kernels.dtype}: give smaller standard deviations, or inputs"
-        )
-    if bool(f.any()) and float(kernels.abs().max()) < kind.tiny:
-        raise ValueError(
-            f"the {name} of drawn networks falls below {kind.tiny:.1e}, the least normal {kernels.dtype}, while outputs are of size "
-            f"{float(f.abs().max()):.1e}: give larger standard deviations, or inputs"
-        )
 
 
 def _kernels(

@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.kernels.kernel_range import sampled_in_range
 from meanfield.network.trial import must_repeat, outputs_of, untrained
 from solvers.finite.module_derivatives import Differentiated, plain_operations
 
@@ -52,9 +53,11 @@ def module_tangent_kernel(
     """
     _must_stand(module)
     scales = _scales(module, rates or {})
-    first, second = _samples(module, x, x2)
+    first, second, f = _samples(module, x, x2)
     with plain_operations():
-        return _between(Differentiated(module, scales, first), first, second, block)
+        kernel = _between(Differentiated(module, scales, first), first, second, block)
+    sampled_in_range("the tangent kernel of the module", kernel, f if second is first else None)
+    return kernel
 
 
 def _between(kernel: Differentiated, first: Tensor, second: Tensor, block: int | None) -> Tensor:
@@ -163,8 +166,8 @@ def _scales(module: nn.Module, rates: Mapping[str, float]) -> dict[str, float]:
     return {name: math.sqrt(rate) for name, rate in own.items() if rate}
 
 
-def _samples(module: nn.Module, x: Any, x2: Any) -> tuple[Tensor, Tensor]:
-    """x and x2 of the module's kind; ValueError for those that it does not take, or not each by itself"""
+def _samples(module: nn.Module, x: Any, x2: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """x and x2 of the module's kind, and outputs of the first of x; ValueError for those that it does not take, or not each by itself"""
     like = next(p for p in module.parameters() if p.is_floating_point())
     first, *others = (
         given.to(like.device, like.dtype if given.is_floating_point() else None)
@@ -178,6 +181,10 @@ def _samples(module: nn.Module, x: Any, x2: Any) -> tuple[Tensor, Tensor]:
             )
     some = first[:2]
     f = outputs_of(module, some)
+    if not bool(torch.isfinite(f).all()):
+        raise ValueError(
+            "the outputs of the module are NaN or infinite: look at its parameters, or give smaller inputs"
+        )
     must_repeat(module, some, f)
     untrained(module, some)  # refuses outputs that are cut off from all parameters
     alone = torch.cat([outputs_of(module, one[None]) for one in some])
@@ -187,4 +194,4 @@ def _samples(module: nn.Module, x: Any, x2: Any) -> tuple[Tensor, Tensor]:
             "the outputs of a sample depend on the other samples of its batch (norms over samples?): only a module in which each stands "
             "by itself has a tangent kernel between any two"
         )
-    return first, others[0] if others else first
+    return first, others[0] if others else first, f
