@@ -238,3 +238,15 @@ def test_importing_the_packages_does_not_load_what_is_rarely_needed():
     code = "import meanfield, solvers, sys; print(*{'pykeops', 'keopscore', 'sklearn'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []
+
+
+@pytest.mark.processes
+def test_reading_a_builder_does_not_load_torch_s_compiler():
+    """Which takes seconds of every process"""
+    code = (
+        "import sys, meanfield as mf; from torch import nn; "
+        "mf.Architecture(lambda n: nn.Sequential(nn.Linear(3, n), nn.Tanh(), nn.Linear(n, 1))); "
+        "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []

@@ -113,7 +113,7 @@ def fields_in_range(variances: Sequence[Tensor], kernels: Sequence[Tensor], ends
 def sampled_in_range(what: str, kernels: Tensor, f: Tensor | None) -> None:
     """ValueError for kernels of real networks that overflow, and, where outputs f at the same points are given, for those that vanish
     although these do not"""
-    kind = torch.finfo(kernels.dtype)
+    kind, kernels = torch.finfo(kernels.dtype), kernels.detach()
     if not bool(torch.isfinite(kernels).all()):
         raise ValueError(f"{what} exceeds {kind.max:.1e}, the largest {kernels.dtype}: give smaller weights, or inputs")
     if f is not None and bool(f.any()) and float(kernels.abs().max()) < kind.tiny:

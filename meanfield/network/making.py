@@ -69,6 +69,11 @@ class _Thin(TorchDispatchMode):
         super().__init__()
         self.least, self.generator = least, torch.Generator().manual_seed(seed)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler, for seconds, to do so"""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, takes = kwargs or {}, {argument.name for argument in func._schema.arguments}
         sized = args and isinstance(args[0], (list, tuple)) and "pin_memory" in takes
