@@ -1,6 +1,7 @@
 """What averaging takes off the loss of networks, and what it leaves: predicted beside ensembles that are really averaged."""
 
 import math
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ def problem(loss="squared", steps=6):
 
 
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
-def test_ensembles_really_averaged_have_the_predicted_loss(loss):
+def test_ensembles_really_averaged_have_the_predicted_loss(loss, tmp_path):
     """800 networks of width 48, alone and in means of 8, within 4 standard errors, of which 0.0002 are the limit's and the next order's"""
     asked, width = problem(loss), 48
     nets = FiniteWidth(width, dtype="float32", snapshots=(), keep_neurons=False).ensemble(asked, 800)
@@ -37,14 +38,15 @@ def test_ensembles_really_averaged_have_the_predicted_loss(loss):
             assert found.expected(width, e) == pytest.approx(found.measured[0, k], abs=4 * error)
         taken = found.measured[0, 0] - found.measured[0, 1]  # the same networks: far more exact than either
         assert taken == pytest.approx(7 / 8 * found.removed(width), rel=0.15)
-        assert "E" in str(found)
+        assert f"loss {found.limit:.4g} + (" in str(found)
+        assert mf.load(mf.save(found, tmp_path / "loss.nc")) == found
         axes = mf.plot.ensemble_loss(found)
         bars = [c.lines[0].get_ydata() for c in axes.containers]
         assert np.allclose(np.array(bars).T, found.measured)
         axes.figure.draw_without_rendering()
 
 
-def test_its_terms_are_slope_and_curvature_of_the_loss():
+def test_its_terms_are_slope_and_curvature_of_the_loss(tmp_path):
     """The squared loss of two outputs by hand: slope (f - y) / 2, curvature 1 / 2, V = diag(1, 3), N bias = (2, 4) with errors of 1"""
     data = mf.Dataset(torch.eye(2), torch.tensor([1.0, -1.0]))
     asked = mf.Problem(data, training=mf.Training(0.1, 0))
@@ -62,6 +64,9 @@ def test_its_terms_are_slope_and_curvature_of_the_loss():
     assert found.measured is None
     assert found.expected(10, 5) == pytest.approx(found.limit + 1 / 50 + 1.5 / 10 + 4.5 / 100)
     mf.plot.ensemble_loss(found).figure.draw_without_rendering()
+    again = mf.load(mf.save(found, tmp_path / "loss.nc"))
+    assert again == found
+    assert replace(found, n_bias=found.n_bias + 1e-15) != again
 
 
 def test_predictions_that_lack_something_are_refused():

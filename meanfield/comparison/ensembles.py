@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,12 @@ class EnsembleLoss:
     """(widths, ensembles) loss of the mean of E networks, mean over ensembles that share no network; nan where there are fewer than two"""
     measured_se: np.ndarray | None = None
     """Its standard errors"""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EnsembleLoss):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(np.array_equal(np.asarray(a, float), np.asarray(b, float), equal_nan=True) for a, b in pairs)
 
     @checked
     def removed(self, width: int, ensemble: int = 1) -> float:

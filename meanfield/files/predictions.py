@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.comparison.ensembles import EnsembleLoss
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from meanfield.files.solutions import (
     Arrays,
@@ -93,10 +94,28 @@ def _unpack_width(stored: Stored, settings: Mapping[str, Any]) -> WidthFor:
     return WidthFor(**settings["width_for"])
 
 
-Prediction = LazyPrediction | PredictedVariance | PredictedBias | WidthFor
+_MEASURED = ("measured", "measured_se")
+
+
+def _pack_ensembles(found: EnsembleLoss, arrays: Arrays) -> dict[str, Any]:
+    if found.widths:
+        arrays.axis("width", np.array(found.widths, dtype=np.int64), "neurons in a hidden layer")
+        arrays.axis("ensemble", np.array(found.ensembles, dtype=np.int64), "networks of which the mean is taken")
+        for name in _MEASURED:
+            arrays.put(name, getattr(found, name), "width ensemble", f"{name}, loss of the mean")
+    return {"ensembles": {name: value for name, value in by_field(found).items() if name not in _MEASURED}}
+
+
+def _unpack_ensembles(stored: Stored, settings: Mapping[str, Any]) -> EnsembleLoss:
+    measured: dict[str, Any] = {name: stored[name] for name in _MEASURED if name in stored}
+    return EnsembleLoss(**settings["ensembles"], **measured)
+
+
+Prediction = EnsembleLoss | LazyPrediction | PredictedVariance | PredictedBias | WidthFor
 PREDICTIONS = (
     Kind("meanfield lazy prediction", LazyPrediction, _pack_lazy, _unpack_lazy),
     Kind("meanfield predicted variance", PredictedVariance, _pack_observed, _unpack_variance),
     Kind("meanfield predicted bias", PredictedBias, _pack_observed, _unpack_bias),
+    Kind("meanfield loss of ensembles", EnsembleLoss, _pack_ensembles, _unpack_ensembles),
     Kind("meanfield width for an error", WidthFor, _pack_width, _unpack_width),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import deviation
+from meanfield.comparison.ensembles import EnsembleLoss
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from meanfield.comparison.observables import has_preactivations
 from meanfield.comparison.report import DeviationReport
@@ -121,6 +122,7 @@ def _plot(asked: Plot) -> int:
         DeviationReport: _of_report(only, plot),
         PredictedVariance: _each(only, plot.predicted_variance),
         PredictedBias: _each(only, plot.predicted_bias),
+        EnsembleLoss: {"ensembles": lambda: plot.ensemble_loss(only)},
         WidthFor: {"width": lambda: plot.width_for(only)},
         LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
         PowersReport: {"powers": lambda: plot.powers(only)},
