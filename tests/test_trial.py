@@ -257,6 +257,45 @@ def test_a_table_that_is_too_short_is_told_by_its_name(way, told):
         tried(Architecture(lambda n: Told(n, 4, 7, way)), x)
 
 
+def filters(inputs, outputs, **given):
+    return nn.Conv2d(inputs, outputs, 3, bias=False, **given)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda n: nn.Sequential(filters(2, n), nn.ReLU(), nn.AvgPool2d(3, 2, 1), nn.Flatten(), nn.Linear(4 * n, 1)),
+        lambda n: nn.Sequential(
+            filters(2, n, padding=1, padding_mode="reflect"),
+            nn.ReLU(),
+            filters(n, n, padding=1, padding_mode="replicate"),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(36 * n, 1),
+        ),
+        lambda n: nn.Sequential(
+            filters(2, n), nn.ReLU(), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Flatten(), nn.Linear(4 * n, 1)
+        ),
+    ],
+    ids=["pooled at the edges", "reflected", "pooled"],
+)
+def test_neurons_flattened_with_positions_pass(build):
+    """Copies of neurons stand apart then, with their positions between them"""
+    x = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert tried(Architecture(build), x).outputs == (1,)
+    turned = lambda n: nn.Sequential(
+        nn.Unflatten(1, (2, 36)), Last(), nn.Linear(2, n), nn.ReLU(), nn.Flatten(), nn.Linear(36 * n, 1)
+    )  # noqa: E731
+    assert tried(Architecture(turned), x.flatten(1)).outputs == (1,)
+
+
+class Last(nn.Module):
+    """Channels behind positions"""
+
+    def forward(self, x):
+        return x.mT
+
+
 class Cut(nn.Module):
     """how: where the forward does without derivatives"""
 

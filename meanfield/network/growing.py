@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from meanfield.network.calls import Call, Log, size, tensors, wide, words
-from meanfield.network.roles import Description
+from meanfield.network.roles import Description, Parameter
 
 _CLEAR = 0.3  # a power of the number of copies that is none by chance, and no correction of relative order 1/n
 _SCALED = words(  # other functions of c x than of x
@@ -40,7 +40,7 @@ def spread(small: nn.Module, large: nn.Module, description: Description, widths:
             w, other, share = small.get_parameter(p.name), others.pop(p.name), 1.0
             if p.role in ("input", "hidden", "readout"):
                 fan = p.fan_in(widths[0])
-                w.copy_(torch.randn(w.shape, generator=g, dtype=w.dtype) / (fan if p.role == "readout" else fan**0.5))
+                w.copy_(_drawn(p, w, g) / (fan if p.role == "readout" else fan**0.5))
                 share = 1.0 if p.role == "input" else 1 / copies
             elif p.role == "output bias":
                 w.zero_()  # what stands beside the readout would hide that it vanishes
@@ -49,6 +49,16 @@ def spread(small: nn.Module, large: nn.Module, description: Description, widths:
             other.copy_(_copied(w, other) * share)
         for name, buffer in small.named_buffers():
             others[name].copy_(_copied(buffer, others[name]))
+
+
+def _drawn(p: Parameter, like: Tensor, g: torch.Generator) -> Tensor:
+    """N(0, 1) numbers, which k neighbours along an axis of k n inputs share: a copy of each is the same then whether the neurons stand
+    before or behind the positions that were flattened with them"""
+    axis, blocks = p.axes.index(p.below), int(p.below.size) if p.below.wide else 1
+    if p.kind == "embedding" or blocks < 2 or p.below.size.denominator > 1:
+        return torch.randn(like.shape, generator=g, dtype=like.dtype)
+    shape = [size // blocks if i == axis else size for i, size in enumerate(like.shape)]
+    return torch.randn(shape, generator=g, dtype=like.dtype).repeat_interleave(blocks, axis)
 
 
 def _half_power(small: Tensor, large: Tensor, copies: int) -> float:
