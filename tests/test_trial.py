@@ -283,9 +283,12 @@ def test_neurons_flattened_with_positions_pass(build):
     """Copies of neurons stand apart then, with their positions between them"""
     x = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert tried(Architecture(build), x).outputs == (1,)
-    turned = lambda n: nn.Sequential(
-        nn.Unflatten(1, (2, 36)), Last(), nn.Linear(2, n), nn.ReLU(), nn.Flatten(), nn.Linear(36 * n, 1)
-    )  # noqa: E731
+
+    def turned(n):
+        return nn.Sequential(
+            nn.Unflatten(1, (2, 36)), Last(), nn.Linear(2, n), nn.ReLU(), nn.Flatten(), nn.Linear(36 * n, 1)
+        )
+
     assert tried(Architecture(turned), x.flatten(1)).outputs == (1,)
 
 
