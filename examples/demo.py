@@ -30,7 +30,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     )
     limits = [WassersteinFlow(particles, seed=seed, dtype="float32")(problem) for seed in (0, 1)]
     _done("limit solved twice", start)
-    predicted = predicted_variance(problem, particles=particles // 8, points=range(problem.data.samples)).train
+    predicted = predicted_variance(problem, particles=particles // 8, points=range(problem.data.samples))
     _done("variance predicted", start)
     nets = width_sweep(problem, widths, seeds, FiniteWidth(dtype="float32"))
     _done(f"{len(nets)} networks trained", start)

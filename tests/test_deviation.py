@@ -271,3 +271,7 @@ def test_what_not_all_have_recorded_is_not_compared(solved):
     report = mf.deviation(*solved, predicted=found)
     assert [p.name for p in report.predictions] == ["f"]  # kernels are kept at the ends only
     assert math.isnan(report.predicted_n_var)  # it is of another step
+    train = predicted_variance(asked, 64, points=range(5))
+    assert train.names == ("f",)
+    assert [p.name for p in mf.deviation(*solved, predicted=train).predictions] == ["f"]  # of f_test nothing was asked
+    assert "f_test" not in str(train)

@@ -242,6 +242,12 @@ def test_predicted_variance_is_stacked_by_the_layers_it_comes_from(foretold):
         max(bar.get_y() + bar.get_height() for bar in ax.patches if round(bar.get_x() + 0.4) == k) for k in range(8)
     ]
     assert np.allclose(tops, last.train[:, 0])
+    some = predicted_variance(problem, 128, groups=1, points=(0,))
+    with pytest.raises(ValueError, match="unknown observable: received 'f_test'; known: f"):
+        plot.predicted_variance(some, "f_test")
+    bias = predicted_bias(problem, 32, 2, points=(0, 2), steps=(0, -1))
+    for line, mu in zip(plot.predicted_bias(bias).get_lines()[1:], (0, 2), strict=True):
+        assert np.allclose(line.get_ydata(), bias.bias()[:, mu, 0])
     ax = plot.predicted_variance(run)
     assert np.allclose(ax.containers[0].lines[0].get_ydata(), run.variance().mean((1, 2)))
     assert ax.get_xlabel()

@@ -56,6 +56,11 @@ class _Observed:
         """(n, Q) independent estimates of what is predicted of each number"""
         raise NotImplementedError
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Observables of which some number was asked for"""
+        return tuple(name for name, index in self.index.items() if bool((index >= 0).any()))
+
     def _mean(self, name: str) -> Tensor:
         return self._of(name, self._estimates.mean(0))
 
@@ -68,7 +73,7 @@ class _Observed:
     def _table(self, title: str) -> str:
         """Means over the numbers of each observable, a row for each of the steps"""
         lines = [title, f"{'observable':<18}{'step':>7}{'numbers':>9}{'mean':>12}{'rms':>12}{'std. error':>12}"]
-        for name in self.index:
+        for name in self.names:
             for step, mean, error in zip(self.steps, self._mean(name), self.error(name), strict=True):
                 seen = ~mean.isnan()
                 cells = float(mean[seen].mean()), float(mean[seen].square().mean().sqrt()), float(error[seen].mean())
@@ -150,7 +155,7 @@ class PredictedVariance(_Observed):
 
     def __str__(self) -> str:
         lines = [self._table(f"N times the variance of networks of width N, by {self.settings['method']}")]
-        for name in self.index if len(self.parts) > 1 else ():
+        for name in self.names if len(self.parts) > 1 else ():
             shares = self.shares(name)[:, -1]
             told = ", ".join(f"{part} {share:.1%}" for part, share in zip(self.parts, shares.tolist(), strict=True))
             lines.append(f"{name} at step {self.steps[-1]} from {told}")

@@ -78,7 +78,7 @@ def fluctuations(
                 f"this {type(prediction).__name__} is of another problem (data, network, scaling, training or loss) than the networks: "
                 f"{prediction.problem!r}, not {limits[0].problem!r}"
             )
-        for name in prediction.index:
+        for name in prediction.names:
             if not all(holds(s, name, prediction.steps) for s in everyone):
                 continue
             if isinstance(prediction, PredictedBias):

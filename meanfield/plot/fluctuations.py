@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.ensembles import EnsembleLoss
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
@@ -87,6 +88,11 @@ def _ratio(ax: Axes, p: Fluctuation, widths: tuple[int, ...]) -> None:
     ax.set_title(f"{p.kind} of {_title(p)}", fontsize="medium")
 
 
+def _some(found: PredictedVariance | PredictedBias, name: str) -> None:
+    """ValueError for an observable of which nothing was predicted"""
+    checks.lookup("observable", name, dict.fromkeys(found.names))
+
+
 @checked
 def predicted_variance(found: PredictedVariance, name: str = "f", ax: Axes | None = None) -> Axes:
     """N Var of an observable by the layer whose neurons it comes from, stacked: over training time, mean over its numbers, or of each
@@ -94,6 +100,7 @@ def predicted_variance(found: PredictedVariance, name: str = "f", ax: Axes | Non
 
     The bars are the standard error of the whole.
     """
+    _some(found, name)
     each = found.by_part(name)  # (parts, R, ..)
     asked = ~each[0, 0].isnan()
     stacked, error = each[:, :, asked].double().numpy(), found.error(name)[:, asked].double()
@@ -126,6 +133,7 @@ def predicted_variance(found: PredictedVariance, name: str = "f", ax: Axes | Non
 @checked
 def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None) -> Axes:
     """N times the bias of the numbers of an observable, with standard errors: over training time, or where it was predicted at one step."""
+    _some(found, name)
     bias, error = found.bias(name), found.error(name)
     asked = ~bias[0].isnan()
     values, errors = bias[:, asked].double().numpy(), error[:, asked].double().numpy()

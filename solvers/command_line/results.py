@@ -147,7 +147,7 @@ def _of_report(report: Any, plot: Any) -> dict[str, Callable[[], Any]]:
 
 def _each(found: Any, draw: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
     """A picture of each observable of a prediction"""
-    return {name: lambda name=name: draw(found, name) for name in getattr(found, "index", ())}
+    return {name: lambda name=name: draw(found, name) for name in getattr(found, "names", ())}
 
 
 def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any]]:
