@@ -23,6 +23,7 @@ from solvers.studies.coordinate_check import coordinate_check
 from solvers.studies.learning_rate_transfer import learning_rate_transfer
 from solvers.studies.measured_exponents import measured_exponents
 from solvers.studies.proxy_comparison import Proxy, proxy_comparison
+from solvers.two_layer.gibbs import GibbsMeasure, gibbs_fixed_point
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
 from solvers.two_layer.wasserstein_flow import WassersteinFlow
 
@@ -33,6 +34,7 @@ __all__ = [
     "Estimate",
     "FiniteWidth",
     "FixedPointDMFT",
+    "GibbsMeasure",
     "InfiniteLogitsLimit",
     "Interrupted",
     "KernelBlocks",
@@ -50,6 +52,7 @@ __all__ = [
     "checkpointed",
     "coordinate_check",
     "empirical_tangent_kernel",
+    "gibbs_fixed_point",
     "lazy_prediction",
     "learning_rate_transfer",
     "measured_exponents",

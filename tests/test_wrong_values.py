@@ -489,6 +489,15 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "tolerance": 1e-3,
             },
         ),
+        "gibbs_fixed_point": Call(
+            solvers.gibbs_fixed_point,
+            {
+                "problem": replace(problem, training=mf.Training(temperature=0.5, weight_decay=0.5)),
+                "points": 16,
+                "seed": 0,
+                "tolerance": 1e-8,
+            },
+        ),
         "width_for": Call(
             solvers.width_for,
             {
@@ -630,6 +639,7 @@ WITHOUT = {
     "NonFiniteError",
     "RankLost",
     "SolverError",
+    "GibbsMeasure",
     "Status",
     "plot",
 }
