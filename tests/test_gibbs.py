@@ -91,10 +91,12 @@ def test_nothing_lies_below():
     assert above[0] < 1e-3  # quadratic in the distance
 
 
-def test_a_measure_that_no_few_points_carry_is_told():
-    cold = replace(PROBLEM, training=replace(NOISY, temperature=3e-5, weight_decay=3e-5), scaling=mf.mean_field(5.0))
-    with pytest.warns(RuntimeWarning, match="rests on"):
-        gibbs_fixed_point(cold, points=256)
+def test_an_average_that_rests_on_few_points_is_told():
+    cold = replace(PROBLEM, training=replace(NOISY, temperature=1e-5, weight_decay=1e-5), scaling=mf.mean_field(10.0))
+    with pytest.warns(RuntimeWarning, match=r"rests on 0\.0\d* of its 4096 points"):
+        found = gibbs_fixed_point(cold, points=2**12)
+    assert found.effective < 0.01
+    assert gibbs_fixed_point(PROBLEM).effective > 0.5
 
 
 @pytest.mark.parametrize(
