@@ -479,6 +479,59 @@ def test_noise_of_step_seed_and_width_alone():
     torch.testing.assert_close(FiniteWidth(6)(cold).f, FiniteWidth(6)(_problem()).f, rtol=0, atol=0)
 
 
+# -- layers that stay as they start ------------------------------------------------------------------------------------------
+
+_PARTS = {"weights": replace(mf.mean_field(0.8), eta_a=0.0), "readout": replace(mf.mean_field(0.8), eta_w=0.0)}
+_FROZEN = {
+    "network": (FiniteWidth(8), mf.Network(2, "tanh", bias_std=0.3), ("a", "b"), ("W0", "W1", "b0", "b1")),
+    "flow": (WassersteinFlow(64), mf.Network(1, "tanh", bias_std=0.3), ("a", "b"), ("w",)),
+    "sweep": (
+        CausalDMFT(256, keep_state=True),
+        mf.Network(2, "tanh", bias_std=0.3),
+        ("parameter_a", "parameter_b"),
+        ("parameter_w", "parameter_b2", "scales"),
+    ),
+    "module": (FiniteWidth(8), Residual, (), ("read.weight", "up.0.weight")),
+}
+
+
+@pytest.mark.parametrize(
+    "way", [{"temperature": 0.3}, {"optimiser": "adam"}, {"momentum": 0.5}, {"optimiser": "muon"}], ids=str
+)
+@pytest.mark.parametrize("case", _FROZEN)
+@pytest.mark.parametrize("trained", _PARTS)
+def test_what_has_no_rate_stays_as_it_starts(trained, case, way):
+    solver, network, readout, below = _FROZEN[case]
+    problem = _problem(network, scaling=_PARTS[trained], weight_decay=0.5, steps=2, learning_rate=0.05, **way)
+    start, end = solver(problem.with_steps(0)).state, solver(problem).state
+    resting, moving = (readout, below) if trained == "weights" else (below, readout)
+    for name in resting:
+        if name in end:  # frozen parameters of modules are not part of the state
+            torch.testing.assert_close(end[name], start[name], rtol=0, atol=0)
+    for name in moving:
+        assert not torch.equal(end[name], start[name])
+
+
+@pytest.mark.parametrize("case", ["flow", "sweep", "linear"])
+def test_a_readout_on_random_features_follows_their_kernel(case):
+    solver, network = {
+        "flow": (WassersteinFlow(2**10), mf.Network(1, "relu")),
+        "sweep": (CausalDMFT(512, dtype="float64", snapshots=(0,), tolerance=1e-9), mf.Network(2, "tanh")),
+        "linear": (CausalDMFT(64, snapshots=(0,)), mf.Network(3, "linear", 1.2)),
+    }[case]
+    solution = solver(_problem(network, scaling=_PARTS["readout"]))
+    phi = solution.kernels[f"Phi{network.depth}"].at(0, 0)
+    f = torch.zeros(4, 1, dtype=torch.float64)
+    for now in solution.f:
+        torch.testing.assert_close(now.double(), f, rtol=1e-5, atol=1e-6)
+        f = f + 0.2 * network.weight_std**2 * phi @ (DATA.y - f) / 4
+
+
+def test_frozen_everything_is_refused():
+    with pytest.raises(ValueError, match="leave nothing to train"):
+        replace(mf.mean_field(), eta_a=0.0, eta_w=0.0)
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------------
 
 

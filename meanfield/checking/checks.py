@@ -164,7 +164,7 @@ def device(name: str | torch.device) -> str:
     return str(asked)
 
 
-_POSITIVE = ("clip", "learning_rate", "eta_a", "eta_w", "rtol", "tolerance")
+_POSITIVE = ("clip", "learning_rate", "rtol", "tolerance")
 
 
 def normalise(settings: Any, **least: int) -> None:
@@ -178,7 +178,7 @@ def normalise(settings: Any, **least: int) -> None:
     forms |= {name: partial(positive, name) for name in _POSITIVE}
     forms |= {name: partial(deviation, name) for name in ("weight_std", "residual", "sigma")}
     forms |= {"bias_std": partial(deviation, "bias_std", zero=True)}
-    forms |= {name: partial(positive, name, zero=True) for name in ("weight_decay", "temperature")}
+    forms |= {name: partial(positive, name, zero=True) for name in ("weight_decay", "temperature", "eta_a", "eta_w")}
     forms["momentum"] = partial(positive, "momentum", zero=True, below=1)
     forms |= {name: partial(integer, name, least=low) for name, low in least.items()}
     for field in fields(settings):

@@ -45,9 +45,9 @@ class Scaling:
     sigma: float = 1.0
     """sigma*, the output multiplier at the reference width"""
     eta_a: float = 1.0
-    """eta_a*, which multiplies Training.learning_rate for the readout there"""
+    """eta_a*, which multiplies Training.learning_rate for the readout there; 0 leaves it as it starts"""
     eta_w: float = 1.0
-    """eta_w*, likewise for all weights below it"""
+    """eta_w*, likewise for all weights below it; 0 for random features, of which only the readout is trained"""
     reference_width: int = 1
     """N*, at which scalings with the same starred values are the same"""
     name: str = "custom"
@@ -60,6 +60,8 @@ class Scaling:
             object.__setattr__(self, key, _exponent(checks.finite(key, getattr(self, key))))
         checks.normalise(self, reference_width=1)
         checks.lookup("frozen part", self.frozen, dict.fromkeys(get_args(Frozen)))
+        if not self.eta_a and not self.eta_w:
+            raise ValueError("eta_a=0 and eta_w=0 leave nothing to train: give one of them a rate, e.g. eta_a=1.0")
 
     def output_multiplier(self, width: int) -> float:
         """sigma(N)"""

@@ -90,6 +90,8 @@ class LimitNetwork:
             made(*pair, self.tolerance, population.like, self.limit, self.coarse) for pair in pairwise(self.neurons)
         ]
         biases = (self.depth - 1) * bool(self.bias)
+        below = [not self.rate_w] * (self.depth + biases)  # matrices, input weights, biases
+        self.still = [*below, not self.rate_a, not self.rate_a, not self.rate_w]
         self.matrix_steps = [1.0] * (self.depth - 1) + [0.0] * (4 + biases)
         self.step_sizes = [*[1.0] * (self.depth - 1), 1.0, *[1.0] * biases, 1.0, self.gain * self.bias, 0.0]
 
@@ -222,7 +224,10 @@ class LimitNetwork:
         p, shard, training = self.parameters(state), self.shard, self.problem.training
         met = [g.flatten(0, 1) for g in self.gradients(passed)]
         met = [met[0], *(met[1:] if self.bias else ()), passed.phi[-1]]
-        for i, (tensor, fields) in enumerate(zip((p.w, *p.biases, p.a), met, strict=True)):
+        rates = [*[self.rate_w] * (len(met) - 1), self.rate_a]
+        for i, (tensor, fields, rate) in enumerate(zip((p.w, *p.biases, p.a), met, rates, strict=True)):
+            if not rate:
+                continue
             g = source(training, at, self.population.seed, 0, i)
             noise = normal_part(len(tensor), shard.size, g, torch.float64, columns=shard.rows).to(tensor)
             if not self.population.finite:
@@ -230,7 +235,7 @@ class LimitNetwork:
                 span.reveal(fields)
                 combination(-span.coefficients(noise), span.fields.rows, noise)
             tensor.add_(noise, alpha=size)
-        for l, (layer, left) in enumerate(zip(self.layers, p.scales.tolist(), strict=True), 1):
+        for l, (layer, left) in enumerate(zip(self.layers if self.rate_w else (), p.scales.tolist(), strict=False), 1):
             p.scales[l - 1] = scale = math.hypot(left, size)
             layer.diffuse(left / scale, size / scale, source(training, at, self.population.seed, 1, l))
         return state

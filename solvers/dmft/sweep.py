@@ -39,7 +39,7 @@ class Sweep(Growing):
     def __init__(self, network: LimitNetwork, two_time: bool, responses: bool) -> None:
         self.network, self.two_time, self.responses = network, two_time, responses
         self.population, self.shard, self.names = network.population, network.shard, network.names
-        self.step_sizes, self.matrix_steps = network.step_sizes, network.matrix_steps
+        self.step_sizes, self.matrix_steps, self.still = network.step_sizes, network.matrix_steps, network.still
         self.initial_state, self.norm = network.initial_state, network.norm
         self.last_features, self.first_gradients = network.basis(), network.basis()
 

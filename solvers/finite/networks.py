@@ -70,6 +70,7 @@ class Networks(Method):
             self.shapes |= {f"b{l}": (n, 1) for l, n in enumerate(own.widths)} | {"b": (data.outputs,)}
         self.names = tuple(self.shapes)
         self.rates = [own.rates[name] for name in self.names]
+        self.still = [not rate for rate in self.rates]
         self.step_sizes = [own.steps[name] for name in self.names]
         self.matrix_steps = [own.matrices.get(name, 0.0) for name in self.names]
         self.seeds = tuple(seeds)
@@ -118,7 +119,7 @@ class Networks(Method):
         del passed
         for e, seed in enumerate(self.seeds):
             g = source(self.problem.training, at, seed, self.width)
-            for tensor in state:
+            for tensor in (t for t, still in zip(state, self.still, strict=True) if not still):
                 tensor[e].add_(self._here(torch.randn(tensor[e].shape, generator=g, dtype=torch.float64)), alpha=size)
         return state
 

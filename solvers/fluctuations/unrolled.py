@@ -113,7 +113,9 @@ class Unrolled:
         keep = 1 - eta * training.weight_decay
         if training.momentum:
             velocity = memory = weighted((1.0, training.momentum), (velocity, memory)) if memory else velocity
-        return weighted((eta, keep), (velocity, parameters)), memory
+        moved = weighted((eta, keep), (velocity, parameters))
+        still = self.network.still
+        return tuple(p if rests else m for m, p, rests in zip(moved, parameters, still, strict=True)), memory
 
     def seen(self) -> list[Tensor]:
         """What is observed (q,) at each of the steps `at`"""

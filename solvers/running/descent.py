@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,10 @@ class Descent:
             velocity = self.memory = tuple(
                 _added(m.mul_(training.momentum), v) for m, v in zip(earlier, velocity, strict=True)
             )
-        pairs = zip(state, velocity, strict=True)
-        moved = tuple(_added(tensor.mul_(keep) if keep != 1 else tensor, v, eta) for tensor, v in pairs)
+        moved = tuple(
+            tensor if still else _added(tensor.mul_(keep) if keep != 1 else tensor, v, eta)
+            for tensor, v, still in zip(state, velocity, _still(method, state), strict=True)
+        )
         if not training.temperature:
             return moved
         return method.diffused(passed, moved, math.sqrt(2 * eta * training.temperature), at)
@@ -61,7 +64,10 @@ class EntryByEntry:
         keep, count = 1 - eta * self.training.weight_decay, len(state)
         memory = list(self.memory or map(torch.zeros_like, velocity * self.optimiser.memories))
         moved = []
-        for i, (tensor, v) in enumerate(zip(state, velocity, strict=True)):
+        for i, (tensor, v, still) in enumerate(zip(state, velocity, _still(method, state), strict=True)):
+            if still:
+                moved.append(tensor)
+                continue
             tensor.mul_(keep)
             if isinstance(self.optimiser, Muon) and method.matrix_steps[i]:
                 memory[i] = _added(memory[i].mul_(self.optimiser.beta1), v)
@@ -71,6 +77,10 @@ class EntryByEntry:
             moved.append(tensor)
         self.memory = tuple(memory)
         return tuple(moved)
+
+
+def _still(method: Method, state: State) -> Sequence[bool]:
+    return method.still or [False] * len(state)
 
 
 def _orthogonal(muon: Muon, v: Tensor, average: Tensor) -> Tensor:

@@ -25,11 +25,13 @@ class Method(Protocol):
     """What a solver knows that leaves the way through time to the loop. A state is all that training changes.
 
     step_sizes: by how much an optimiser that acts entry by entry moves the numbers of each of the state's tensors at the rate 1, 0 for
-    those that it leaves alone (equation 112). matrix_steps: by how much one that orthogonalises moves those that are matrices between wide
-    axes along a map of norm 1, 0 for others (equation 114).
+    those that it leaves alone (equation 112). matrix_steps: by how much one that orthogonalises moves those that are matrices between
+    wide axes along a map of norm 1, 0 for others (equation 114). still: which stay as they start, without decay and noise; empty for
+    none.
     """
 
     step_sizes: Sequence[float] = ()
+    still: Sequence[bool] = ()
     matrix_steps: Sequence[float] = ()
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> Pass:

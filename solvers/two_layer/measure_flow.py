@@ -59,6 +59,7 @@ class MeasureFlow(Method):
         self.train, self.frozen = len(self.y), frozen
         self.gain, self.rate_a, self.rate_w = limit
         self.std, self.bias = problem.perceptron.weight_std, problem.perceptron.bias_std
+        self.still = (not self.rate_a, not self.rate_w, not self.rate_a)
         self.step_sizes, self.matrix_steps = (1.0, 1.0, self.gain * self.bias), (0.0, 0.0, 0.0)
         points, shared = problem.training.batch_size or self.train, not self.shard.whole
         one_pass = tiles.kept_points(self.activation, len(m), self.inputs.width, m, points, shared)
@@ -121,7 +122,7 @@ class MeasureFlow(Method):
         """Every particle has noise of its own; the readout bias, a mean over neurons, has none"""
         del passed
         (a, w, b), shard = state, self.shard
-        for tensor in (a, w):
+        for tensor in (t for t, still in zip((a, w), self.still, strict=False) if not still):
             g = source(self.problem.training, at, self.seed, tensor.shape[1], tensor is a)
             noise = normal_part(shard.size, tensor.shape[1], g, torch.float64, rows=shard.rows)
             tensor.add_(noise.to(tensor), alpha=size)
