@@ -32,6 +32,7 @@ from solvers.running.solver import Estimate, settings
 from solvers.running.trajectory import Trajectory, snapshot_steps
 from solvers.two_layer.initial_outputs import initial_outputs
 from solvers.two_layer.initial_particles import PER_POINT, Cloud, balance, random_part
+from solvers.two_layer.mass_flow import MassFlow
 from solvers.two_layer.measure_flow import MeasureFlow
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
@@ -74,9 +75,18 @@ class WassersteinFlow:
     """Show a bar; in a terminal only if left out"""
     raise_on_failure: bool = True
     """Raise where a run fails; otherwise its solution is returned, with a status that says why"""
+    mass_rate: float = 0.0
+    """alpha: masses of particles grow where they lower the loss, at this rate in units of training time (Wasserstein-Fisher-Rao)"""
+    transport: bool = True
+    """Whether particles move; without it masses alone do (Fisher-Rao)"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, particles=1, evaluations=1)
+        object.__setattr__(self, "mass_rate", checks.positive("mass_rate", self.mass_rate, zero=True))
+        if not self.transport and not self.mass_rate:
+            raise ValueError(
+                "transport=False and mass_rate=0 let nothing move: give mass_rate=1.0, or leave transport as it is"
+            )
         if not isinstance(self.initial, ParticleMeasure):
             checks.lookup("initial measure", self.initial, dict.fromkeys(get_args(Initial)))
         checks.lookup("engine", self.engine, dict.fromkeys(get_args(reductions.Engine)))
@@ -85,7 +95,8 @@ class WassersteinFlow:
         self.check(problem)
         cloud, shard = self._initial_part(problem)
         b = cloud.a.new_zeros(problem.data.outputs)
-        return self._run(problem, cloud.m, (cloud.a, cloud.w, b), self._frozen(problem, cloud.a), None, shard)
+        masses = (cloud.m.log(),) if self.mass_rate else ()
+        return self._run(problem, cloud.m, (cloud.a, cloud.w, b, *masses), self._frozen(problem, cloud.a), None, shard)
 
     def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:
         """Time and memory of a run, from its beginning, which is solved for so many `seconds`. ValueError or MemoryError as of the run."""
@@ -104,7 +115,8 @@ class WassersteinFlow:
         a, w, m = (shard.take(solution.state[key]).to(**kind, copy=True) for key in ("a", "w", "m"))
         b = solution.state["b"].to(**kind, copy=True)
         frozen = solution.state["frozen"].to(a) if "frozen" in solution.state else None
-        return self._run(problem, m, (a, w, b), frozen, solution, shard)
+        masses = (solution.state["log_m"].to(**kind, copy=True),) if self.mass_rate else ()
+        return self._run(problem, m, (a, w, b, *masses), frozen, solution, shard)
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
@@ -117,7 +129,21 @@ class WassersteinFlow:
             raise ValueError(
                 f"f0 was given, but the scaling {problem.in_plane.name!r} has no frozen part: leave it out, or take ic_mean_field"
             )
+        if self.mass_rate:
+            self._must_let_masses_move(problem)
         self.check_particles(problem)
+
+    def _must_let_masses_move(self, problem: Problem) -> None:
+        if other := problem.training.other_than("optimiser", "batch_size", "schedule", "warmup"):
+            raise ValueError(
+                f"with mass_rate={self.mass_rate:g} masses follow gradients of the loss alone: received {other}; leave it out"
+            )
+        if not problem.in_plane.eta_a:
+            raise ValueError(
+                "mass_rate is in units of the readout's rate: received eta_a=0; take transport=False for masses alone"
+            )
+        if current().count > 1:
+            raise ValueError(f"masses that move are kept by one process: received {current().count} processes")
 
     def check_particles(self, problem: Problem) -> None:
         """ValueError or MemoryError, before any work, for particles or snapshots that do not fit the problem, whatever its scaling."""
@@ -211,9 +237,9 @@ class WassersteinFlow:
     def _run(
         self, problem: Problem, m: Tensor, state: State, frozen: Tensor | None, previous: Solution | None, shard: Shard
     ) -> Solution:
-        method = MeasureFlow(
-            problem, m, self.engine, problem.in_plane.trained.measure_limit(), frozen, shard, self.seed
-        )
+        given = (problem, m, self.engine, problem.in_plane.trained.measure_limit(), frozen, shard, self.seed)
+        moving = {"mass_rate": self.mass_rate, "transport": self.transport}
+        method = MassFlow(*given, **moving) if self.mass_rate else MeasureFlow(*given)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
         training, rtol = problem.training, tolerance(self.rtol, problem.has_kinks, m.dtype)
         flow = Flow(
