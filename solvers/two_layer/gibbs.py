@@ -28,6 +28,7 @@ class GibbsMeasure:
     """What noise and decay leave of two layers after a long time (equation 115). Of P + P_test points, training samples first."""
 
     problem: Problem = field(repr=False)
+    """What was asked"""
     f: Tensor = field(repr=False)
     """(P, C) outputs on the training samples"""
     f_test: Tensor | None = field(repr=False)
