@@ -143,7 +143,7 @@ def test_a_pass_and_its_velocity_follow_from_the_state_alone(monkeypatch):
     """Passes at both ends of the first step, asked for again and in another order"""
     asked, seen = problem(sym_default()), []
 
-    def step(self, method, state, passed, underway):
+    def step(self, method, state, passed, at, underway):
         later = tuple(t + 0.5 * v for t, v in zip(state, method.backward(passed), strict=True))
         for now in (state, later, later, state):
             again = method.forward(now, slice(0, 12), True)
