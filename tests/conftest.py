@@ -61,6 +61,14 @@ def _threads_stay():
 
 
 @pytest.fixture(autouse=True)
+def _no_figures_are_left():
+    """Tests of examples count those that are open, whichever tests ran before them"""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(autouse=True)
 def _one_compiler_at_a_time(request):
     """KeOps' cache on disk is not safe against two processes that compile: xdist's workers take turns."""
     if request.node.get_closest_marker("keops") is None:

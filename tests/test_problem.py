@@ -35,8 +35,8 @@ NAN, INF = float("nan"), float("inf")
         (lambda: mf.Training(learning_rate="0.1"), "learning_rate must be a number: received '0.1'"),
         (lambda: mf.Training(steps=-1), "steps must be at least 0: received -1"),
         (
-            lambda: mf.Training(optimiser="adam"),
-            "unknown optimiser: received 'adam'; known: gradient_descent, gradient_flow",
+            lambda: mf.Training(optimiser="lion"),
+            "unknown optimiser: received 'lion'; known: gradient_descent, gradient_flow",
         ),
         (lambda: mf.mean_field(NAN), "gamma0 must be positive and finite: received nan"),
         (lambda: mf.mean_field(0.0), "gamma0 must be positive"),
