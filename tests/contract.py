@@ -104,9 +104,10 @@ TABLE = {
     "adam dmft": Row(
         CausalDMFT(64),
         replace(
-            DEEP, training=replace(DEEP.training, learning_rate=0.05, optimiser="adam", schedule="cosine", warmup=2)
+            DEEP,
+            training=replace(DEEP.training, learning_rate=0.05, optimiser="adam", schedule="inverse_sqrt", warmup=2),
         ),
-        "--solver.samples 64 --network.depth 2 --training.learning-rate 0.05 --training.optimiser adam --training.schedule cosine "
+        "--solver.samples 64 --network.depth 2 --training.learning-rate 0.05 --training.optimiser adam --training.schedule inverse_sqrt "
         "--training.warmup 2",
         replace(NTK, training=replace(NTK.training, optimiser="adam")),
         "has no limit as a flow of measures",
@@ -152,9 +153,9 @@ TABLE = {
     ),
     "noisy net": Row(
         FiniteWidth(8),
-        replace(DEEP, training=replace(NOISY, schedule="linear", momentum=0.5)),
+        replace(DEEP, training=replace(NOISY, schedule="inverse_sqrt", momentum=0.5)),
         "--width 8 --network.depth 2 --training.temperature 0.3 --training.weight-decay 0.3 --training.momentum 0.5 "
-        "--training.schedule linear",
+        "--training.schedule inverse_sqrt",
         replace(LOGITS, loss=LOGITS.loss_function.at_infinite_logits()),
         "a network of finite width has finite logits",
         {"width": 2**25},

@@ -10,7 +10,19 @@ from torch.optim import lr_scheduler
 
 import meanfield as mf
 from meanfield.problem.optimisers import orthogonalised
-from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT, RevealedWidth, TangentKernelLimit, WassersteinFlow
+from solvers import (
+    CausalDMFT,
+    FiniteWidth,
+    FixedPointDMFT,
+    RevealedWidth,
+    SolverError,
+    TangentKernelLimit,
+    WassersteinFlow,
+    coordinate_check,
+    predicted_bias,
+    predicted_variance,
+    width_for,
+)
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.neurons import Population
 from solvers.running.descent import step_of
@@ -540,7 +552,9 @@ def test_frozen_everything_is_refused():
     [
         ({"temperature": -0.1}, "temperature must be non-negative"),
         ({"schedule": (1.0, 0.5)}, "needs a factor for each of the 5 steps: received 2"),
-        ({"schedule": (1.0, -0.5, 1, 1, 1)}, r"schedule\[1\]=-0.5"),
+        ({"schedule": (1.0, -0.5, 1, 1, 1)}, r"schedule\[1\] must be non-negative and finite: received -0.5"),
+        ({"schedule": (1.0, math.nan, 1, 1, 1)}, r"schedule\[1\] must be non-negative and finite: received nan"),
+        ({"schedule": (1e200,) * 5, "learning_rate": 1e200}, "is no finite number"),
         ({"schedule": "wave"}, "unknown schedule: received 'wave'"),
         ({"warmup": -1}, "warmup"),
         ({"clip": 0.0}, "clip must be positive"),
@@ -565,6 +579,52 @@ WRONG = [{"shape": "wave"}, {"shape": "step", "every": 0}, {"final": 0.1}, {"sha
 def test_schedules_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match=r"unknown schedule|every|belongs to schedules of the shape"):
         mf.Schedule(**wrong)
+
+
+def test_a_schedule_that_has_ended_is_not_gone_on_with():
+    solver = FiniteWidth(6, snapshots=())
+    done = solver(_problem(schedule="cosine"))
+    with pytest.raises(ValueError, match=r"the schedule has ended: the rate of all steps from 5 on is 0.*over=8"):
+        solver.resume(done, 3)
+    whole = _problem(schedule=mf.Schedule("cosine", over=8))
+    torch.testing.assert_close(solver.resume(solver(whole), 3).f, solver(whole.with_steps(8)).f, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "way", [{"optimiser": "adam"}, {"optimiser": "muon"}, {}, {"temperature": 1e200}, {"momentum": 0.5}], ids=str
+)
+@pytest.mark.parametrize(
+    "solver", [FiniteWidth(8, dtype="float32"), CausalDMFT(128), WassersteinFlow(32, dtype="float32")], ids=repr
+)
+def test_a_rate_that_no_precision_holds_ends_as_a_blow_up(solver, way):
+    problem = _problem(mf.Network(1 if isinstance(solver, WassersteinFlow) else 2), learning_rate=1e200, **way)
+    with pytest.raises(SolverError, match=r"step|blew up|non-finite|grew"):
+        solver(problem)
+
+
+def test_an_epsilon_that_no_precision_holds_gives_numbers_where_gradients_are_zero():
+    data = mf.Dataset(torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    problem = _problem(mf.Network(1, "tanh"), data, optimiser=mf.Adam(epsilon=1e-60))
+    assert torch.isfinite(FiniteWidth(8, dtype="float32")(problem).f).all()
+
+
+def test_the_edge_of_stability_is_that_of_the_rates_taken():
+    lazy = _problem(scaling=mf.ntk(), learning_rate=20.0, schedule=(0.01,) * 5)
+    steady = _problem(scaling=mf.ntk(), learning_rate=0.2)
+    torch.testing.assert_close(
+        TangentKernelLimit(initial="mean")(lazy).f, TangentKernelLimit(initial="mean")(steady).f, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_studies_take_noise_and_predictions_refuse_what_they_do_not_follow():
+    noisy = _problem(mf.Network(2), temperature=0.1, steps=2)
+    report = coordinate_check(noisy, widths=(16, 24, 32), seeds=3, samples=64)
+    assert len(report.coordinates) > 0
+    with pytest.raises(ValueError, match=r"received clip=0\.1"):
+        predicted_bias(_problem(mf.Network(2), clip=0.1), width=8, draws=2)
+    adam = _problem(mf.Network(1), optimiser="adam", steps=2)
+    variance = predicted_variance(adam, progress=False, width=16, networks=40)
+    assert "the bias is not known" in str(width_for(adam, 0.1, variance=variance))
 
 
 @pytest.mark.parametrize(

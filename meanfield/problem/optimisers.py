@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from meanfield.checking import checks
@@ -36,6 +37,11 @@ class Entrywise:
         raise NotImplementedError
 
 
+def _above_zero(epsilon: float, like: Tensor) -> float:
+    """What the precision holds of it"""
+    return max(epsilon, torch.finfo(like.dtype).tiny)
+
+
 @checked
 @dataclass(frozen=True)
 class Adam(Entrywise):
@@ -55,7 +61,7 @@ class Adam(Entrywise):
         mean, square = memory
         mean.lerp_(u, 1 - self.beta1)
         square.mul_(self.beta2).addcmul_(u, u, value=1 - self.beta2)
-        root = square.sqrt().div_((1 - self.beta2**count) ** 0.5).add_(self.epsilon)
+        root = square.sqrt().div_((1 - self.beta2**count) ** 0.5).add_(_above_zero(self.epsilon, u))
         return (mean / root).div_(1 - self.beta1**count)
 
 
@@ -76,7 +82,7 @@ class RMSprop(Entrywise):
         del count
         (square,) = memory
         square.mul_(self.beta2).addcmul_(u, u, value=1 - self.beta2)
-        return u / square.sqrt().add_(self.epsilon)
+        return u / square.sqrt().add_(_above_zero(self.epsilon, u))
 
 
 @checked

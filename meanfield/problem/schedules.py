@@ -84,7 +84,4 @@ def schedule(given: Schedule | str | Sequence[float]) -> Schedule | tuple[float,
         return given
     if isinstance(given, str):
         return Schedule(given)  # type: ignore[arg-type]
-    factors = tuple(checks.number(f"schedule[{i}]", value) for i, value in enumerate(given))
-    if wrong := [f"schedule[{i}]={value:g}" for i, value in enumerate(factors) if value < 0]:
-        raise ValueError(f"schedule needs factors of at least 0: received {', '.join(wrong[:3])}")
-    return factors
+    return tuple(checks.positive(f"schedule[{i}]", value, zero=True) for i, value in enumerate(given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import repeat
@@ -22,7 +23,7 @@ Optimiser = Literal["gradient_descent", "gradient_flow", "adam", "adamw", "muon"
 @checked
 @dataclass(frozen=True)
 class Training:
-    """Descent or flow on the mean loss (equations 2 and 110 to 113)."""
+    """Descent or flow on the mean loss (equations 2 and 110 to 114)."""
 
     learning_rate: float = 0.1
     """Training time a step"""
@@ -30,7 +31,7 @@ class Training:
     """How many steps; outputs are recorded before the first one, too"""
     optimiser: Optimiser | Entrywise = "gradient_descent"
     """gradient_descent takes discrete steps; gradient_flow follows d theta/dt = -grad in continuous time; the others act on each number by
-    itself (mf.Adam() and the like with numbers of their own)"""
+    itself (in Python also mf.Adam(..) and the like with their numbers)"""
     momentum: float = 0.0
     """Of heavy-ball descent, below 1"""
     weight_decay: float = 0.0
@@ -42,7 +43,7 @@ class Training:
     record_every: int = 1
     """Steps between two records of the outputs on all samples (the last step is one); in between a step costs its batch alone"""
     schedule: Shape | Schedule | Sequence[float] = "constant"
-    """What multiplies the learning rate in each step: a shape, mf.Schedule(..) with numbers of its own, or a factor for each step"""
+    """What multiplies the learning rate in each step: a shape; in Python also mf.Schedule(..), or a factor for each step"""
     warmup: int = 0
     """Steps over which the learning rate rises linearly, before the schedule"""
     clip: float | None = None
@@ -67,11 +68,19 @@ class Training:
         object.__setattr__(self, "schedule", course)
         if isinstance(self.schedule, tuple) and len(self.schedule) < self.steps:
             raise ValueError(
-                f"schedule needs a factor for each of the {self.steps} steps: received {len(self.schedule)}; give a shape, e.g. 'cosine'"
+                f"schedule needs a factor for each of the {self.steps} steps: received {len(self.schedule)}; give more "
+                "than a run needs if it is to go on, or a shape, e.g. 'cosine'"
             )
         largest = self.learning_rate * max((1.0, course.final) if isinstance(course, Schedule) else course, default=1.0)
+        if not math.isfinite(largest):
+            raise ValueError(
+                f"learning_rate={self.learning_rate:g} times the schedule's largest factor is no finite number"
+            )
         if largest * self.weight_decay >= 1:
-            raise ValueError(f"learning_rate * weight_decay must be below 1: received {largest * self.weight_decay:g}")
+            scheduled = f", {largest:g} being the largest rate of the schedule" if largest != self.learning_rate else ""
+            raise ValueError(
+                f"learning_rate * weight_decay must be below 1: received {largest * self.weight_decay:g}{scheduled}"
+            )
         self._must_fit_the_optimiser()
 
     def _must_fit_the_optimiser(self) -> None:

@@ -90,7 +90,7 @@ def follows(problem: Problem) -> bool:
 
 
 def _beside(problem: Problem) -> str:
-    return problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup", "clip")
+    return problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup")
 
 
 def bias_cost(

@@ -116,7 +116,13 @@ def _check(problem: Problem, jitter: float) -> None:
             "TangentKernelLimit().ensemble(problem, seeds=256)"
         )
     if not problem.training.plain:
+        lost = problem.training.entrywise or problem.training.temperature or problem.training.weight_decay
+        other = (
+            "CausalDMFT or FiniteWidth: no constant kernel follows it"
+            if lost
+            else ("TangentKernelLimit, which steps through momentum, batches, schedules and clipping")
+        )
         raise ValueError(
             f"lazy_prediction follows plain full-batch training: leave out {problem.training.other_than('optimiser')}, or take "
-            "TangentKernelLimit, which steps through momentum, batches, schedules and clipping"
+            + other
         )

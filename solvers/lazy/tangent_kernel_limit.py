@@ -195,6 +195,7 @@ class TangentKernelLimit:
         """ValueError for full-batch descent on the squared loss beyond the edge of stability (equation 55)"""
         training, squared = problem.training, problem.loss_function.name == "squared"
         steady = squared and training.optimiser == "gradient_descent" and training.batch_size is None
+        steady &= not training.changing and training.clip is None
         beyond = training.learning_rate > found.largest_learning_rate(training.momentum)
         if steady and beyond and self.raise_on_failure:
             raise ValueError(unstable(found, training.learning_rate, training.momentum))

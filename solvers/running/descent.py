@@ -15,6 +15,8 @@ from solvers.running.gradient_flow import Flow
 from solvers.running.integrator import State, weighted
 from solvers.running.method import Method, Pass, Step, Underway
 
+_LARGEST = 1e30
+
 
 @dataclass
 class Descent:
@@ -41,7 +43,8 @@ class Descent:
         )
         if not training.temperature:
             return moved
-        return method.diffused(passed, moved, math.sqrt(2 * eta * training.temperature), at)
+        size = math.sqrt(2 * eta) * math.sqrt(training.temperature)
+        return method.diffused(passed, moved, min(size, _LARGEST), at)
 
 
 @dataclass
@@ -73,7 +76,7 @@ class EntryByEntry:
                 memory[i] = _added(memory[i].mul_(self.optimiser.beta1), v)
                 tensor = _added(tensor, _orthogonal(self.optimiser, v, memory[i]), eta * method.matrix_steps[i])
             elif unit := method.step_sizes[i]:
-                tensor.add_(direction(self.optimiser, v / unit, memory[i::count], at + 1), alpha=eta * unit)
+                tensor = _added(tensor, direction(self.optimiser, v / unit, memory[i::count], at + 1), eta * unit)
             moved.append(tensor)
         self.memory = tuple(memory)
         return tuple(moved)
@@ -108,7 +111,8 @@ def _velocity(method: Method, passed: Pass, clip: float | None) -> State:
 
 
 def _added(tensor: Tensor, change: Tensor, weight: float = 1.0) -> Tensor:
-    """In place, unless the change has more rows or columns"""
+    """In place, unless the change has more rows or columns; a weight that no precision holds is large enough to be seen as a blow-up"""
+    weight = min(weight, _LARGEST)
     if tensor.shape == change.shape:
         return tensor.add_(change, alpha=weight)
     return weighted((weight, 1.0), ((change,), (tensor,)))[0]

@@ -34,6 +34,12 @@ def earlier(solver: Solver, solution: Solution, steps: int) -> Problem:
             f"the solution was made with other settings: {other}; resume with a solver of the same settings"
         )
     problem = solution.problem.with_steps(solution.steps + checks.integer("steps", steps, 1))
+    training = problem.training
+    if training.changing and not bool(training.rates[solution.steps :].any()):
+        raise ValueError(
+            f"the schedule has ended: the rate of all steps from {solution.steps} on is 0; a run that is to go on takes one that reaches "
+            f"further from its start, e.g. mf.Schedule('cosine', over={training.steps})"
+        )
     solver.check(problem)
     recorded_before(solver, problem, solution)
     _tell_of_threads(solution)

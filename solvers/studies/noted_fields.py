@@ -23,6 +23,7 @@ from solvers.finite.module_run import ModuleRun
 from solvers.finite.modules import ModulePass
 from solvers.running.integrator import State
 from solvers.running.method import Method
+from solvers.running.noise import source
 from solvers.running.skeleton import Samples
 from solvers.running.watching import Watch, Watched, shells, watchable
 
@@ -142,6 +143,9 @@ class CheckedNetworks(ModuleRun):
 class CheckedLimit(Method):
     """A module in the limit whose snapshots are mean squares"""
 
+    def diffused(self, passed: Any, state: State, size: float, at: int) -> State:
+        return self.network.noisy(passed, state, size, lambda *own: source(self.training, at, self.seed, *own))
+
     def __init__(self, problem: Problem, population: Population, tolerances: tuple[float, float], limit: int) -> None:
         data, optimiser = Samples(problem.data.x, problem.data.y), problem.training.entrywise
         self.network = ModuleLimit(
@@ -159,6 +163,7 @@ class CheckedLimit(Method):
             self.network.matrix_steps,
             self.network.fall,
         )
+        self.training, self.seed = problem.training, population.seed
         self.coordinates = Coordinates(problem.architecture.description, problem.loss_function, self.network.data.y)
         self.initial_state, self.norm = self.network.initial_state, self.network.norm
         self.forward, self.backward = self.network.forward, self.network.backward

@@ -123,7 +123,7 @@ class InfiniteLogitsLimit:
             raise ValueError(
                 f"under the scaling {scaling.name!r} outputs grow like N^{found.exponents.f:g}: {error}"
             ) from error
-        if problem.training.optimiser != "gradient_descent":
+        if problem.training.optimiser == "gradient_flow":
             raise ValueError(
                 "at infinite logits Delta jumps where an output changes sign, so there is no gradient flow: take "
                 "optimiser='gradient_descent', whose steps are the limit's"
