@@ -102,12 +102,12 @@ TABLE = {
         {"particles": 2**45},
     ),
     "adam dmft": Row(
-        CausalDMFT(64),
+        CausalDMFT(256),
         replace(
             DEEP,
             training=replace(DEEP.training, learning_rate=0.05, optimiser="adam", schedule="inverse_sqrt", warmup=2),
         ),
-        "--solver.samples 64 --network.depth 2 --training.learning-rate 0.05 --training.optimiser adam --training.schedule inverse_sqrt "
+        "--solver.samples 256 --network.depth 2 --training.learning-rate 0.05 --training.optimiser adam --training.schedule inverse_sqrt "
         "--training.warmup 2",
         replace(NTK, training=replace(NTK.training, optimiser="adam")),
         "has no limit as a flow of measures",

@@ -29,6 +29,7 @@ FILES = {
     "own_activation": {"loss.png", "deviation.png"},
     "own_network": {"own_network.png"},
     "convolutional": {"convolutional.png"},
+    "optimisers": {"optimisers.png"},
     "residual": {"residual.png"},
     "recurrent": {"recurrent.png"},
     "language_model": {"language_model.png"},
@@ -69,6 +70,10 @@ FINDINGS = {
     # six seeds over four times the width: a standard error of 0.2
     "own_network": lambda r: -1 < r["power"] < -0.2,
     "convolutional": lambda r: -1 < r["power"] < -0.2,
+    "optimisers": lambda r: (
+        len(r) == 12
+        and sum(v for name, v in r.items() if "128" in name) < sum(v for name, v in r.items() if "32" in name)
+    ),
     "residual": lambda r: -1 < r["power"] < -0.2,
     "recurrent": lambda r: -1 < r["power"] < -0.2,
     "language_model": lambda r: -1 < r["power"] < -0.2,

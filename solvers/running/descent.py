@@ -112,7 +112,7 @@ def _velocity(method: Method, passed: Pass, clip: float | None) -> State:
 
 def _added(tensor: Tensor, change: Tensor, weight: float = 1.0) -> Tensor:
     """In place, unless the change has more rows or columns; a weight that no precision holds is large enough to be seen as a blow-up"""
-    weight = min(weight, _LARGEST)
+    weight = min(weight, torch.finfo(tensor.dtype).max)
     if tensor.shape == change.shape:
         return tensor.add_(change, alpha=weight)
     return weighted((weight, 1.0), ((change,), (tensor,)))[0]
