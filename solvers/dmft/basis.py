@@ -135,6 +135,14 @@ def orthonormal(e: Tensor, known: Tensor, shard: Shard | None = None) -> Tensor:
     return (vectors / values.clamp(min=1e-30).sqrt() @ vectors.T).to(e.dtype) @ e
 
 
+def without_part_in(fields: Tensor, rows: Tensor, shard: Shard | None = None, together: int | None = None) -> Tensor:
+    """Rows (k, S), in their own memory, without their part in the span of fields (n, S), so many of which extend a basis at a time"""
+    span = Basis((shard or Shard(rows.shape[1])).size, 1e-3, rows, shard=shard)
+    for some in fields.split(together or max(len(fields), 1)):
+        span.reveal(some)
+    return combination(-span.coefficients(rows), span.fields.rows, rows)
+
+
 def combination(c: Tensor, rows: Tensor, onto: Tensor | None = None) -> Tensor:
     """onto + c^T rows (n, S), written into `onto`, from c (K, n) and rows (K, S)
 

@@ -22,7 +22,7 @@ from meanfield.problem.losses import Loss, averaged
 from meanfield.problem.optimisers import Entrywise, Muon
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import units
-from solvers.dmft.basis import Basis, combination
+from solvers.dmft.basis import Basis, without_part_in
 from solvers.dmft.entry_dense import EntryDense
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.module_kernels import Ends, LimitPass, bases, noted, tangents
@@ -77,10 +77,7 @@ class ModuleLimit(Growing):
         self.learning = [name for p, own in self.phases.items() for name in own if self.units[p].rate]
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
         self.watched = tuple(name for name in watchable(network.description) if name not in self.matrices)
-        self.step_sizes = self._step_sizes()
-        whole = {part: p for p, own in self.phases.items() for part in own}
-        of_one = [self.units[whole[part]].matrix / math.sqrt(self.layers[part].above.samples) for part in self.learning]
-        self.matrix_steps = of_one + [0.0] * (len(self.own) + 1)
+        self.step_sizes, self.matrix_steps = self._steps()
         self.fixed = Fixed({}, {})
         self.ends = Ends(network.description, self.width, self._basis, TOGETHER)
 
@@ -180,11 +177,14 @@ class ModuleLimit(Growing):
         ]
         return (*self._learning(passed), *own, torch.zeros(len(self.learning), dtype=torch.float64))
 
-    def _step_sizes(self) -> list[float]:
-        """A matrix of neurons below moves by what its N(0, 1) numbers move by, times the root of their number (equation 112)"""
-        whole = {part: p for p, own in self.phases.items() for part in own}
-        steps = [self.units[whole[part]].step * math.sqrt(self.layers[part].below.samples) for part in self.learning]
-        return [*steps, *(self.units[name].step for name in self.own), 0.0]
+    def _steps(self) -> tuple[list[float], list[float]]:
+        """`step_sizes` and `matrix_steps`: what a matrix learns entry by entry moves as its N(0, 1) numbers do, times the root of the
+        neurons below, and what it learns in its bases over that of those above (equations 112 and 114)
+        """
+        sides = [(self.units[part.partition("[")[0]], self.layers[part]) for part in self.learning]
+        steps = [unit.step * math.sqrt(layer.below.samples) for unit, layer in sides]
+        maps = [unit.matrix / math.sqrt(layer.above.samples) for unit, layer in sides]
+        return [*steps, *(self.units[name].step for name in self.own), 0.0], maps + [0.0] * (len(self.own) + 1)
 
     def fall(self, passed: LimitPass, velocity: State) -> Tensor:
         """- d loss / d time (equation 111); a matrix F L E^T is one of sqrt(S) F L E^T / S among N(0, 1) parameters"""
@@ -223,11 +223,8 @@ class ModuleLimit(Growing):
         rows = drawn.movedim(1, -1)
         if not features or features[0].shape[1] != rows.shape[-1]:
             return drawn
-        span = Basis(rows.shape[-1], 1e-3, self.like)
-        for some in torch.cat(features).split(TOGETHER):
-            span.reveal(some)
         flat = rows.reshape(-1, rows.shape[-1]).clone()
-        return combination(-span.coefficients(flat), span.fields.rows, flat).reshape(rows.shape).movedim(-1, 1)
+        return without_part_in(torch.cat(features), flat, together=TOGETHER).reshape(rows.shape).movedim(-1, 1)
 
     def noted(self, passed: LimitPass) -> dict[str, Tensor]:
         """Coefficients of the features that enter each matrix, "Phi name" (K, n), and of the gradients that leave it for each of C outputs,

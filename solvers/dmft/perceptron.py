@@ -18,7 +18,7 @@ from torch import Tensor
 from meanfield.measures.particle_measure import principal_directions
 from meanfield.network.layered import branch
 from meanfield.problem.problem import Problem
-from solvers.dmft.basis import Basis, combination, orthonormal
+from solvers.dmft.basis import Basis, orthonormal, without_part_in
 from solvers.dmft.basis import Rows as Growing
 from solvers.dmft.entry_dense import EntryDense
 from solvers.dmft.infinite_dense import InfiniteDense, Known
@@ -231,9 +231,7 @@ class LimitNetwork:
             g = source(training, at, self.population.seed, 0, i)
             noise = normal_part(len(tensor), shard.size, g, torch.float64, columns=shard.rows).to(tensor)
             if not self.population.finite:
-                span = Basis(self.population.samples, 1e-3, tensor, shard=shard)
-                span.reveal(fields)
-                combination(-span.coefficients(noise), span.fields.rows, noise)
+                without_part_in(fields, noise, shard)
             tensor.add_(noise, alpha=size)
         for l, (layer, left) in enumerate(zip(self.layers if self.rate_w else (), p.scales.tolist(), strict=False), 1):
             p.scales[l - 1] = scale = math.hypot(left, size)
