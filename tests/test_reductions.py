@@ -133,7 +133,7 @@ def test_float32_is_float64_to_its_precision(engine):
 @pytest.mark.parametrize("engine", ["dense", "chunked", pytest.param("keops", marks=pytest.mark.keops)])
 @pytest.mark.parametrize("name", ["tanh", "gelu", "relu"])
 def test_cuda_gives_the_numbers_of_the_cpu(monkeypatch, name, engine):
-    if engine == "keops" and not keops.survives():
+    if engine == "keops" and keops.end_of_trial():
         pytest.skip("KeOps does not survive on this GPU")
     monkeypatch.setattr(tiles, "_CUDA_TILE", 2**17)  # several tiles
     act = mf.activation(name)
@@ -375,21 +375,24 @@ def test_an_unknown_engine_is_answered_with_the_known_ones(engine):
 
 
 @pytest.mark.parametrize(
-    ("device", "n", "inputs", "works", "chosen"),
+    ("device", "dtype", "n", "inputs", "works", "chosen"),
     [
-        ("cpu", 100, 5, True, "dense"),
-        ("cpu", 10**6, 5, True, "chunked"),
-        ("cuda", 100, 5, True, "dense"),
-        ("cuda", 10**6, 5, True, "keops"),
-        ("cuda", 10**6, 500, True, "chunked"),
-        ("cuda", 10**6, 5, False, "chunked"),
+        ("cpu", torch.float32, 100, 5, True, "dense"),
+        ("cpu", torch.float32, 10**6, 5, True, "chunked"),
+        ("cuda", torch.float32, 100, 5, True, "dense"),
+        ("cuda", torch.float32, 10**6, 20, True, "keops"),
+        ("cuda", torch.float64, 10**6, 10, True, "keops"),
+        ("cuda", torch.float64, 10**6, 20, True, "chunked"),
+        ("cuda", torch.float32, 10**6, 64, True, "chunked"),
+        ("cuda", torch.float32, 10**6, 5, False, "chunked"),
     ],
 )
-def test_auto_chooses_by_shape_and_device(monkeypatch, device, n, inputs, works, chosen):
+def test_auto_chooses_by_shape_dtype_and_device(monkeypatch, device, dtype, n, inputs, works, chosen):
     monkeypatch.setattr(keops, "works", lambda _: works)
-    assert reductions.choose(n, 1000, inputs, torch.device(device), GELU) == chosen
+    like = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    assert reductions.choose(n, 1000, inputs, like, GELU) == chosen
     without = mf.Activation("mine", torch.sin, torch.cos)
-    assert reductions.choose(n, 1000, inputs, torch.device(device), without) == chosen.replace("keops", "chunked")
+    assert reductions.choose(n, 1000, inputs, like, without) == chosen.replace("keops", "chunked")
 
 
 _MEMORY = """
@@ -553,7 +556,7 @@ def test_keops_on_a_gpu_is_tried_in_a_process_of_its_own(monkeypatch, status):
 
     def run(command, **options):
         tries.append(command)
-        return subprocess.CompletedProcess(command, status)
+        return subprocess.CompletedProcess(command, status, "", "")
 
     monkeypatch.setattr(keops.subprocess, "run", run)
     monkeypatch.setattr(keops, "_genred", lambda: object())
@@ -620,7 +623,7 @@ def pretended_pykeops(tmp_path, monkeypatch):
 def test_unsafe_compiler_flags_are_not_passed_on_and_stay_in_place(monkeypatch, flags, passed_on):
     """-ffast-math would turn on flush-to-zero in the whole process."""
     monkeypatch.setenv("CXXFLAGS", flags)
-    assert keops._genred().environment["CXXFLAGS"].split() == [*passed_on.split(), *keops._APART]
+    assert keops._genred().environment["CXXFLAGS"].split() == passed_on.split()
     assert keops.os.environ["CXXFLAGS"] == flags
 
 
@@ -632,6 +635,36 @@ def test_keops_is_imported_quietly_and_leaves_no_flags(monkeypatch):
     environment = keops._genred().environment
     assert (environment.get("PYKEOPS_VERBOSE"), environment.get("KEOPS_VERBOSE")) == ("0", "0")
     assert "CXXFLAGS" not in keops.os.environ
+
+
+@pytest.mark.usefixtures("pretended_pykeops")
+def test_beside_a_gpu_the_compiler_keeps_its_library_apart(monkeypatch, tmp_path):
+    """KeOps 2.3 compiles its helper for GPUs with its own flags alone: the program that it calls must add ours."""
+    if sys.platform != "linux":
+        pytest.skip("for the linker of Linux")
+    compiler = tmp_path / "mine"
+    compiler.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("KEOPS_CACHE_FOLDER", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    environment = keops._genred().environment
+    asked = [environment["CXX"], "-O3", "a file.cpp"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert shown == f"-O3|a file.cpp|{keops._APART}|"
+    assert keops.os.environ["CXX"] == str(compiler)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("end", "told"), [("kill -ABRT $$", "ended with status -6"), ("echo no >&2; echo why >&2; exit 3", "status 3: why")]
+)
+def test_the_trial_of_keops_tells_how_it_ended(monkeypatch, tmp_path, end, told):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{end}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(keops.sys, "executable", str(python))
+    assert keops.end_of_trial.__wrapped__().endswith(told)
 
 
 def test_two_activations_of_one_name_keep_their_own_formulas(monkeypatch):
@@ -647,7 +680,7 @@ def test_the_trial_of_keops_runs_its_probe(monkeypatch):
     monkeypatch.setattr(
         keops.subprocess, "run", lambda command, **_: asked.append(command) or SimpleNamespace(returncode=0)
     )
-    assert keops.survives.__wrapped__()
+    assert not keops.end_of_trial.__wrapped__()
     ran = []
     monkeypatch.setattr(keops, "probe", lambda: ran.append(True))
     exec(asked[0][-1], {})

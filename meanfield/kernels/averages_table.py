@@ -56,7 +56,12 @@ def prepared(source: Quadrature, p: Tensor, q: Tensor, pairs: int) -> Callable[[
             )
         return source.pair
     given = torch.cat([p.reshape(-1), q.reshape(-1)]).sqrt()
-    s = given.cpu()
+    with torch.device("cpu"):
+        return _made(source, given.cpu(), given)
+
+
+def _made(source: Quadrature, s: Tensor, given: Tensor) -> Callable[[Tensor, Tensor, Tensor], Averages]:
+    """For the deviations s, on the CPU; the table goes to where `given` lies"""
     if not float(s.max()):
         at_zero = [float(f(s[:1]).square()) for f in (source.phi.phi, source.phi.dphi)]
         return lambda p, q, c: (torch.full_like(c, at_zero[0]), torch.full_like(c, at_zero[1]))

@@ -135,7 +135,7 @@ def averaged(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any) ->
     c = torch.zeros(first.node.size, second.node.size, 1, dtype=torch.float64) if c is None else c
     if reading.noise:
         size = within.size(first.node)[:, None] * within.size(second.node)[None]
-        c = c + reading.noise * size / math.sqrt(n) * torch.randn(c.shape, generator=reading.generator, dtype=c.dtype)
+        c = c + reading.noise * size / math.sqrt(n) * reading.drawn(c)
     c = c.movedim(-1, 0).expand(batch, -1, -1)
     eye = torch.eye(second.node.size, dtype=torch.float64).expand(batch, -1, -1)
     if first is second:

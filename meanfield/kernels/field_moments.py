@@ -81,7 +81,7 @@ class Within:
 
     def _mean(self, node: Node) -> Part:
         if isinstance(node, Rooted):
-            return (node.root @ node.leaf.mean).T
+            return (node.root @ node.leaf.mean.to(node.root)).T
         if isinstance(node, Mapped):
             m = self.mean(node.child)
             return None if m is None else node.map.applied(m, 0, -1)

@@ -30,9 +30,7 @@ def over_neurons(reading: Reading, func: Any, call: Call, args: Any, kwargs: Any
         m = torch.zeros(field.node.size, 1, dtype=torch.float64) if m is None else m
         n = field.shape[field.axes.wide]
         size = reading.within.size(field.node).expand(-1, reading.samples if field.axes.sample is not None else 1)
-        m = m + reading.noise * size / math.sqrt(n) * torch.randn(
-            size.shape, generator=reading.generator, dtype=size.dtype
-        )
+        m = m + reading.noise * size / math.sqrt(n) * reading.drawn(size)
     out = func(plain_values(field, m), *args[1:], **kwargs)
     return out * field.shape[field.axes.wide] if call.name == "sum" else out
 

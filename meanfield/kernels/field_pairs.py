@@ -111,6 +111,7 @@ def _between_roots(m: Moments, a: Tensor, b: Tensor, w: Tensor, same: bool) -> P
     """a w b^T, with w (D,) or (D, D)"""
     if not bool(w.any()):
         return None
+    w = w.to(a.device)  # of what is the same for all neurons: on no device of its own
     a = a * w if w.ndim == 1 else a @ w
     if same and m.own:
         return torch.einsum("bsd,bsd->sb", *_matched(m, a, b))

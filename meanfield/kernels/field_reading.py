@@ -109,6 +109,10 @@ class Reading(TorchFunctionMode):
         self.ways: dict[str, bool] = {}
         self.generator = torch.Generator().manual_seed(0)
 
+    def drawn(self, like: Tensor) -> Tensor:
+        """Gaussian numbers, the same on every device"""
+        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device="cpu").to(like.device)
+
     def run(self, module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Any:
         """The outputs of x (samples, ..)"""
         with torch.enable_grad(), self:

@@ -60,16 +60,21 @@ def of_builder(network: Architecture, scaling: Scaling | Standard) -> Readable:
 
 
 def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
+    """Its numbers lie on torch's default device"""
     module = made(network.build, width, least=_REAL)
     numbers = [module.get_parameter(p.name) for p in network.description.having("vector", "plain")]
     if any(tensor.is_meta for tensor in (*numbers, *module.buffers())):
         module = made(network.build, width, least=2**62)
+    device = torch.get_default_device()
     for name, buffer in module.named_buffers():
-        if buffer.is_floating_point():
-            owner = module.get_submodule(name.rpartition(".")[0])
-            owner._buffers[name.rpartition(".")[2]] = buffer.to(torch.float64)
+        owner = module.get_submodule(name.rpartition(".")[0])
+        there = buffer.to(device)
+        owner._buffers[name.rpartition(".")[2]] = there.double() if buffer.is_floating_point() else there
     found: dict[str, Any] = _buffers(network.build, module, width)
-    starts, of = {name: p.detach() for name, p in module.named_parameters()}, units(network, scaling, width)
+    starts = {
+        name: p.detach() if p.is_meta else p.detach().to(device, torch.float64) for name, p in module.named_parameters()
+    }
+    of = units(network, scaling, width)
     fans = {p.layer: p.fan_in(width) for p in network.description.having("hidden", "readout")}
     limits = _Limits.of(scaling)
     for p in network.description:
@@ -84,9 +89,9 @@ def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
         elif p.role == "output bias":
             found[p.name] = _bias(p.name, limits.prior * square, limits.readout * rate, p.shape(width), outputs=True)
         elif p.role == "plain":
-            found[p.name] = _plain(network, p, starts[p.name].to(torch.float64), bool(unit.rate and limits.plain))
+            found[p.name] = _plain(network, p, starts[p.name], bool(unit.rate and limits.plain))
         else:
-            start = None if unit.drawn else _start(p, starts[p.name].to(torch.float64), fans)
+            start = None if unit.drawn else _start(p, starts[p.name], fans)
             found[p.name] = _leaf(module, p, start, square if unit.drawn else 0.0, rate, width)
     return Law(module, found, width)
 

@@ -6,12 +6,14 @@ This is the only file that imports pykeops.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,12 +23,14 @@ from meanfield.checking.warning import warn
 from meanfield.measures.differentiable_sums import by_tiles
 from meanfield.network.activations import Activation
 
-# rows that fill a GPU, least terms of each (not measured: KeOps did not run there)
+# rows that fill a GPU (within 1.2 of the best on an H200), least terms of each
 _CUDA_ROWS = 2**18
 _CUDA_TERMS = 2**10
 _UNSAFE = {"-ffast-math", "-Ofast", "-funsafe-math-optimizations"}  # flags that flush to zero in the whole process
-# a C++ library that goes into KeOps' helper whole would mix with the one that torch has loaded, and end the process
-_APART = ("-Wl,--exclude-libs,ALL",) if sys.platform == "linux" else ()
+# A C++ library that goes into KeOps' helper whole would mix with the one that torch has loaded, and end the process. KeOps 2.3 compiles
+# that helper with no flags but its own, so its compiler is a script that adds one; what other compilers made stays in another folder.
+_APART = "-Wl,--exclude-libs,ALL"
+_CACHE = Path.home() / ".cache" / "meanfield" / "keops"
 
 _lock = threading.Lock()  # concurrent KeOps calls return silently wrong values
 _state = {"broken": False}
@@ -34,8 +38,8 @@ _state = {"broken": False}
 
 def works(device: torch.device) -> bool:
     """Whether pykeops can be imported here and, for a GPU, survives there; its absence is warned of once."""
-    if device.type == "cuda" and not _state["broken"] and not survives():
-        failed(RuntimeError("a process of its own that compiled a formula for the GPU died"))
+    if device.type == "cuda" and not _state["broken"] and (died := end_of_trial()):
+        failed(RuntimeError(f"a process of its own that compiled a formula for the GPU {died}"))
     return not _state["broken"] and _genred() is not None
 
 
@@ -59,16 +63,20 @@ def sums(which: str, activation: Activation, *tensors: Tensor) -> Any:
 
 
 @cache
-def survives() -> bool:
-    """Whether a process of its own can compile and run a formula on the GPU: where KeOps' compiler does not suit the libraries that are
-    loaded it crashes, which would end this one (seen: docs/performance_gpu.md). Some ten seconds, once.
+def end_of_trial() -> str:
+    """How a process of its own ended that compiled and ran a formula on the GPU; empty if all went well. Where KeOps' compiler does not
+    suit the libraries that are loaded it crashes, which would end this one (seen: docs/performance_gpu.md). Some ten seconds, once.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", f"from {__name__} import probe; probe()"]
     try:
-        return subprocess.run(command, env=environment, capture_output=True, timeout=120).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"did not end: {error}"
+    if ended.returncode == 0:
+        return ""
+    last = ended.stderr.strip().rpartition("\n")[2][:120]
+    return f"ended with status {ended.returncode}{last and ': '}{last}"
 
 
 def probe() -> None:
@@ -88,10 +96,11 @@ def _warn_once(reason: str) -> None:
 @cache
 def _genred() -> Any:
     """pykeops' Genred, or None. Imported late and quietly: the import can fail in many ways and breaks fork + CUDA."""
-    flags = os.environ.get("CXXFLAGS")
-    os.environ["CXXFLAGS"] = " ".join([*(flag for flag in (flags or "").split() if flag not in _UNSAFE), *_APART])
     os.environ.setdefault("PYKEOPS_VERBOSE", "0")
     os.environ.setdefault("KEOPS_VERBOSE", os.environ["PYKEOPS_VERBOSE"])  # pykeops 2.3 hands it on too late
+    compiling = _compiling()
+    before = {name: os.environ.get(name) for name in compiling}
+    os.environ.update(compiling)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -100,11 +109,27 @@ def _genred() -> Any:
         failed(error)
         return None
     finally:
-        if flags is None:
-            del os.environ["CXXFLAGS"]
-        else:
-            os.environ["CXXFLAGS"] = flags
+        for name, value in before.items():
+            del os.environ[name]
+            os.environ.update({} if value is None else {name: value})
     return Genred
+
+
+def _compiling() -> dict[str, str]:
+    """The variables that KeOps reads when it is imported: flags and, beside a GPU, a compiler that keeps its C++ library apart"""
+    flags = [flag for flag in os.environ.get("CXXFLAGS", "").split() if flag not in _UNSAFE]
+    found = {"CXXFLAGS": " ".join(flags)}
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if sys.platform == "linux" and torch.cuda.is_available() and compiler:
+        folder = Path(os.environ.get("KEOPS_CACHE_FOLDER", _CACHE))
+        folder.mkdir(parents=True, exist_ok=True)
+        script = folder / "c++"
+        fresh = script.with_name(f"c++.{os.getpid()}")  # whole or not there, for processes that start at once
+        fresh.write_text(f'#!/bin/sh\nexec "{compiler}" "$@" {_APART}\n')
+        fresh.chmod(0o755)
+        fresh.replace(script)
+        found |= {"CXX": str(script), "KEOPS_CACHE_FOLDER": str(folder)}
+    return found
 
 
 def formula(activation: Activation, which: Literal["phi", "dphi"], h: str) -> str:

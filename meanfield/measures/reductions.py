@@ -25,7 +25,10 @@ Engine = Literal["auto", "dense", "chunked", "keops"]
 
 _DENSE_PAIRS = {"cpu": 2**17, "cuda": 2**26}  # N P up to which one matrix takes no longer than tiles (measured)
 _GRAM_BLOCK = 128  # least columns of a block of `gram`: narrower products are slower than the half that they save
-_KEOPS_LARGEST_DIMENSION = 100  # above it, matrix products win on every card tried by the KeOps authors
+_KEOPS_LARGEST_DIMENSION = {
+    torch.float32: 32,
+    torch.float64: 16,
+}  # D above which tiles are faster (docs/performance_gpu.md)
 
 
 def outputs(a: Tensor, w: Tensor, m: Tensor, x: Tensor, activation: Activation, engine: Engine = "auto") -> Tensor:
@@ -93,11 +96,12 @@ def gram(features: Callable[..., Tensor], m: Tensor, *fields: Tensor, columns: i
     return total
 
 
-def choose(particles: int, samples: int, inputs: int, device: torch.device, activation: Activation) -> Engine:
-    """The engine that `auto` takes: dense for few pairs, KeOps on CUDA at small D, tiles otherwise."""
-    if particles * samples <= _DENSE_PAIRS["cuda" if device.type == "cuda" else "cpu"]:
+def choose(particles: int, samples: int, inputs: int, like: Tensor, activation: Activation) -> Engine:
+    """The engine that `auto` takes for numbers of `like`'s dtype and device: dense for few pairs, KeOps on CUDA at small D, else tiles"""
+    cuda = like.device.type == "cuda"
+    if particles * samples <= _DENSE_PAIRS["cuda" if cuda else "cpu"]:
         return "dense"
-    if device.type == "cuda" and activation.keops and inputs <= _KEOPS_LARGEST_DIMENSION and keops.works(device):
+    if cuda and activation.keops and inputs <= _KEOPS_LARGEST_DIMENSION.get(like.dtype, 0) and keops.works(like.device):
         return "keops"
     return "chunked"
 
@@ -109,7 +113,7 @@ def serving(engine: Engine, particles: int, x: Tensor, activation: Activation) -
     if engine not in get_args(Engine):
         checks.lookup("engine", engine, dict.fromkeys(get_args(Engine)))
     if engine == "auto":
-        engine = choose(particles, len(x), x.shape[1], x.device, activation)
+        engine = choose(particles, len(x), x.shape[1], x, activation)
     if engine == "keops" and not (x.dtype in (torch.float32, torch.float64) and keops.serves(activation, x.device)):
         return "chunked"
     return engine

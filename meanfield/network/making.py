@@ -18,7 +18,7 @@ Build = Callable[[int], nn.Module]
 
 
 def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module:
-    """build(width), in which tensors of `least` numbers or more have none; the random numbers of its start come from the seed.
+    """build(width) on the CPU, in which tensors of `least` numbers or more have none; the random numbers of its start come from the seed.
 
     ValueError for what is no builder of modules. One that looks at numbers which are not there is asked for all of them.
     """
@@ -32,11 +32,11 @@ def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module
             f"network must be a function of the width that returns a torch.nn.Module: received {checks.shown(build)}"
         )
     try:
-        with _Thin(least, seed):
+        with torch.device("cpu"), _Thin(least, seed):
             net = build(width)
     except (NotImplementedError, RuntimeError):
         try:
-            with _Thin(math.inf, seed):
+            with torch.device("cpu"), _Thin(math.inf, seed):
                 net = build(width)
         except Exception as error:
             raise ValueError(_failed(width, error)) from error
@@ -50,7 +50,7 @@ def made(build: Build, width: int, least: float = 1, seed: int = 0) -> nn.Module
 def thinly_made(build: Build, width: int) -> nn.Module | None:
     """build(width) without any numbers; None for a builder that looks at them, or that does not take this width"""
     try:
-        with _Thin(1, 0):
+        with torch.device("cpu"), _Thin(1, 0):
             return build(width)
     except Exception:
         return None

@@ -43,7 +43,10 @@ def cuda_tests(card: Card) -> None:
         return
     marked = "cuda" if not card.tiny else "cuda and not cuda"  # collects them only
     report = Path("out-of-pytest.xml")
-    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-m", marked, f"--junitxml={report}"]
+    workers = (
+        ["-n", "6", "-p", "no:benchmark"] if _present("xdist") else []
+    )  # most of a test is Python that waits for no one
+    options = ["-q", "--tb=short", *workers, "-p", "no:cacheprovider", "-m", marked, f"--junitxml={report}"]
     command = [sys.executable, "-m", "pytest", *options, *map(str, files)]
     shown = subprocess.run(command, cwd=here.parent, capture_output=True, text=True)
     found = _outcomes(here.parent / report) if (here.parent / report).exists() else {}
@@ -62,8 +65,7 @@ def _outcomes(report: Path) -> dict[str, Any]:
 
 PARTS: dict[str, tuple[Any, int]] = {  # the function, seconds at most
     "ceilings": (sums.ceilings, 40),
-    "cuda_tests": (cuda_tests, 90),
-    "keops_compilers": (sums.keops_compilers, 90),
+    "cuda_tests": (cuda_tests, 200),
     "engines": (sums.engines, 75),
     "particles": (runs.particles, 60),
     "deep": (runs.deep, 150),
@@ -71,7 +73,7 @@ PARTS: dict[str, tuple[Any, int]] = {  # the function, seconds at most
     "choice": (sums.choice, 45),
     "parts": (sums.parts, 45),
     "networks": (runs.networks, 45),
-    "modules": (runs.modules, 60),
+    "modules": (runs.modules, 110),
     "keops_wide": (sums.keops_wide, 40),
 }
 

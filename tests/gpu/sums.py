@@ -1,13 +1,7 @@
 """Sums of two-layer networks: the engines beside what the card can do, which one `auto` should take, and how KeOps' sums are best split."""
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import torch
 
@@ -52,58 +46,6 @@ def engines(card: Card) -> None:
 def keops_wide(card: Card) -> None:
     """one step by KeOps where D is large: the reason why `auto` does not take it there; compiling can take minutes"""
     _step(card, "keops", "tanh", "float32", card.size(784, 2), card.size(2**18, 64))
-
-
-def keops_compilers(card: Card) -> None:
-    """which C++ compiler's programs KeOps survives, each in a process of its own with an empty cache: the compiler as it is, and with
-    its standard library kept apart from the one that torch loads"""
-    kept = "-Wl,--exclude-libs,ALL"
-    ways = {
-        "as it is": "",
-        "exclude-libs": kept,
-        "exclude-libs, no unique symbols": f"{kept} -fno-gnu-unique",
-        "-Bsymbolic": "-Wl,-Bsymbolic",
-        "shared": "-shared-libgcc -nostdlib++ -l:libstdc++.so.6 -lm",
-        "preloaded": "",
-    }
-    compiler, code = shutil.which(os.environ.get("CXX", "g++")), "from meanfield.measures import keops; keops.probe()"
-    if compiler is None or not card.device.startswith("cuda"):
-        row(why="no C++ compiler" if compiler is None else "needs a GPU")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        running = {}
-        for i, (name, flags) in enumerate(ways.items()):  # at once: each takes half a minute of one core
-            own = Path(folder) / str(i)
-            own.mkdir()
-            wrapper = own / "c++"
-            wrapper.write_text(f'#!/bin/sh\nexec {compiler} "$@" {flags}\n')
-            wrapper.chmod(0o755)
-            environment = os.environ | {
-                "CXX": str(wrapper),
-                "KEOPS_CACHE_FOLDER": str(own),
-                "PYTHONPATH": os.pathsep.join(sys.path),
-            }
-            if name == "preloaded":
-                environment["LD_PRELOAD"] = _cpp_library(compiler)
-            command = [sys.executable, "-c", code]
-            running[name] = subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
-        for name, process in running.items():
-            errors = process.communicate()[1].strip().splitlines()
-            row(
-                compiler=compiler,
-                way=name,
-                flags=ways[name],
-                status=process.returncode,
-                last=(errors or [""])[-1][:120],
-            )
-
-
-def _cpp_library(compiler: str) -> str:
-    """The C++ library that the compiler's own programs would load"""
-    asked = [compiler, "-print-file-name=libstdc++.so.6"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _step(card: Card, engine: reductions.Engine, name: str, kind: str, d: int, n: int) -> None:
