@@ -9,7 +9,7 @@ from scipy.stats import t as student
 from torch import nn
 
 import meanfield as mf
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import perceptron
 from solvers import FiniteWidth, monte_carlo_kernels
 from tests.any_networks import Convolutional, Recurrent, Residual, digits
 
@@ -92,7 +92,7 @@ def test_the_same_networks_as_those_that_are_trained():
 
 def test_frozen_readouts_have_a_covariance_and_no_share_in_the_tangent_kernel():
     network, x = perceptron(mf.Network(1, "relu"), 4, 1), points(3, 4)
-    frozen = mf.Architecture(network.build, frozen=("out.weight",))
+    frozen = mf.Architecture(network.build, frozen=("readout.weight",))
     found, whole = (monte_carlo_kernels(own, mf.ntk(), x, 32, 4) for own in (frozen, network))
     torch.testing.assert_close(found.nngp, whole.nngp)
     torch.testing.assert_close(found.ntk + found.nngp, whole.ntk)  # whose readout has the share nngp

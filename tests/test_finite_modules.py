@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import meanfield as mf
-from meanfield.network.architecture import Architecture
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import Architecture, perceptron
 from meanfield.problem.losses import loss as loss_called
 from solvers import FiniteWidth
 from solvers.finite.modules import ModuleNetworks
@@ -53,11 +52,11 @@ def test_a_network_as_a_module_trains_as_the_library_s(scaling, network):
     samples = Samples(data.x, data.y, data.x_test)
     networks = ModuleNetworks(perceptron(network, 3, 1), scaling, 32, (0, 1, 2), samples, problem.loss_function, DOUBLE)
     networks.initial_state()
-    given = {"read.weight": start["W0"], "out.weight": start["a"].transpose(1, 2)}
-    given |= {f"mix.{l - 1}.weight": start[f"W{l}"] for l in range(1, network.depth)}
+    given = {"input.weight": start["W0"], "readout.weight": start["a"].transpose(1, 2)}
+    given |= {f"hidden.{l}.weight": start[f"W{l}"] for l in range(1, network.depth)}
     if network.bias_std:
-        given |= {"read.bias": start["b0"][..., 0], "out.bias": start["b"]}
-        given |= {f"mix.{l - 1}.bias": start[f"b{l}"][..., 0] for l in range(1, network.depth)}
+        given |= {"input.bias": start["b0"][..., 0], "readout.bias": start["b"]}
+        given |= {f"hidden.{l}.bias": start[f"b{l}"][..., 0] for l in range(1, network.depth)}
     f = descend(networks, tuple(given[name] for name in networks.names), 0.2, 10)
     right = torch.stack([torch.cat([s.f, s.f_test], 1) for s in FiniteWidth(32).ensemble(problem, (0, 1, 2))], 1)
     torch.testing.assert_close(f, right, rtol=1e-11, atol=1e-12)

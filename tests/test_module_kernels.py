@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import meanfield as mf
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import perceptron
 from solvers import CausalDMFT, FiniteWidth
 from solvers.running.inputs import EVERYWHERE
 from solvers.running.integrator import weighted
@@ -28,14 +28,14 @@ def test_a_network_as_a_module_has_the_kernels_of_the_library_s(scaling, network
     solution = FiniteWidth(32, seed=3, snapshots=(0,))(problem)
     networks = real(perceptron(network, 3, 2), Samples(data.x, problem.data.y), 32, scaling, (3,))
     networks.initial_state()
-    given = {"read.weight": solution.state["W0"], "out.weight": solution.state["a"].T}
-    given |= {f"mix.{l - 1}.weight": solution.state[f"W{l}"] for l in range(1, network.depth)}
+    given = {"input.weight": solution.state["W0"], "readout.weight": solution.state["a"].T}
+    given |= {f"hidden.{l}.weight": solution.state[f"W{l}"] for l in range(1, network.depth)}
     if network.bias_std:
-        given |= {"read.bias": solution.state["b0"][:, 0], "out.bias": solution.state["b"]}
+        given |= {"input.bias": solution.state["b0"][:, 0], "readout.bias": solution.state["b"]}
     state = tuple(given[name][None] for name in networks.names)
     torch.testing.assert_close(networks.tangent_kernel(state, 0), solution.tangent_kernel(0), rtol=1e-10, atol=1e-12)
     found = networks.fields(state, 0)
-    phi, g = found["Phi out.weight"], found["G read.weight"].reshape(2, 5, 32).transpose(0, 1).flatten(0, 1)
+    phi, g = found["Phi readout.weight"], found["G input.weight"].reshape(2, 5, 32).transpose(0, 1).flatten(0, 1)
     last = f"Phi{network.depth}"
     torch.testing.assert_close(phi @ phi.T / 32, solution.kernels[last].at(0), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(g @ g.T / 32, solution.kernels["G1"].at(0), rtol=1e-10, atol=1e-12)
@@ -54,7 +54,7 @@ def test_linear_perceptrons_have_the_exact_kernels(residual):
     state = onwards(method, 0.3, 5)
     torch.testing.assert_close(method.tangent_kernel(state), right.tangent_kernel(-1), rtol=1e-9, atol=1e-10)
     noted = method.noted(method.forward(state, EVERYWHERE, True))
-    phi, g = (noted[name].T @ noted[name] for name in ("Phi out.weight", "G read.weight"))
+    phi, g = (noted[name].T @ noted[name] for name in ("Phi readout.weight", "G input.weight"))
     torch.testing.assert_close(phi, right.kernels["Phi3"].at(5), rtol=1e-9, atol=1e-10)
     g = g.reshape(2, 5, 2, 5).permute(1, 0, 3, 2).reshape(10, 10)
     torch.testing.assert_close(g, right.kernels["G1"].at(5), rtol=1e-9, atol=1e-10)

@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import meanfield as mf
 import solvers.dmft.basis
 import solvers.dmft.module_start
-from meanfield.network.architecture import Architecture, architecture
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import Architecture, architecture, perceptron
 from meanfield.problem.losses import loss as loss_called
 from solvers import CausalDMFT
 from solvers.dmft.module_limit import ModuleLimit

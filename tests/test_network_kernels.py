@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import meanfield as mf
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import perceptron
 from tests.any_networks import Convolutional
 from tests.lazy_networks import CASES, Gated, Mixed, PostNorm, WideResidual, dense, real_kernels, some
 

@@ -223,7 +223,7 @@ def test_what_an_architecture_says_beside_its_builder():
         (dict(rate=2.0), "rate must be a dictionary of numbers"),
         (dict(frozen="tok.*"), "frozen must be a sequence of texts"),
         (dict(frozen=("nothing",)), "frozen must name parameters"),
-        (dict(weight_std={"*": float("nan")}), "positive and finite"),
+        (dict(weight_std={"*": float("nan")}), "non-negative and finite"),
     ],
 )
 def test_wrong_settings_of_an_architecture(given, message):

@@ -8,8 +8,8 @@ from torch import nn
 
 import meanfield as mf
 from meanfield.kernels.weights import kernel_weights
-from meanfield.network.architecture import Architecture
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import Architecture, perceptron
+from meanfield.network.laws import NORMAL
 from meanfield.scaling.units import Unit, units
 
 
@@ -43,11 +43,11 @@ def test_units_are_those_of_weights_divided_by_the_root_of_the_multiple():
         # theta = start z: a step of theta at rate 1 is one of z at rate 1 / start^2
         assert math.isclose(found[name].rate, 1 / start**2, rel_tol=1e-14)
         assert math.isclose(found[name].step, 1 / start, rel_tol=1e-14)  # and one of torch.optim, entry by entry
-    assert found["out.bias"] == Unit(0.5, 4.0, True, 2.0, 0.0)
+    assert found["out.bias"] == Unit(0.5, 4.0, NORMAL, 2.0, 0.0, 1.0)
     assert found["norm.weight"].multiplier == 1.5  # named by a pattern
     assert found["norm.weight"].drawn
     for name in ("norm.bias", "narrow.bias", "slope"):
-        assert found[name] == Unit(1.0, 1.0, False, 1.0, 0.0)
+        assert found[name] == Unit(1.0, 1.0, None, 1.0, 0.0, 1.0)
     naive = units(own, mf.naive_standard(n), s * n)
     assert naive == units(own, mf.improved_standard(s * n), s * n)
 
@@ -56,7 +56,9 @@ def test_perceptrons_as_modules_have_the_numbers_of_their_kernels():
     network, scaling = mf.Network(3, "tanh", weight_std=1.3, bias_std=0.4), mf.improved_standard(32)
     found = units(perceptron(network, 5, 1), scaling, 96)
     layers = kernel_weights(network, scaling, 5).layers
-    for name, fan, (feature, bias) in zip(("read", "mix.0", "mix.1", "out"), (5, 96, 96, 96), layers, strict=True):
+    for name, fan, (feature, bias) in zip(
+        ("input", "hidden.1", "hidden.2", "readout"), (5, 96, 96, 96), layers, strict=True
+    ):
         weight, shift = found[f"{name}.weight"], found[f"{name}.bias"]
         assert math.isclose(weight.rate * weight.multiplier**2 * fan, feature, rel_tol=1e-14)
         assert math.isclose(shift.rate * shift.multiplier**2, bias, rel_tol=1e-14)

@@ -12,7 +12,7 @@ import meanfield as mf
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.process import draws
 from meanfield.kernels.spectrum import spectrum
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import perceptron
 from solvers import FiniteWidth, WassersteinFlow
 from solvers.lazy.lazy_prediction import lazy_prediction
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit

@@ -139,6 +139,8 @@ def calls(folder: Path) -> dict[str, Call]:
                 "name": "mine",
                 "record": {"h": "2"},
                 "averaged": ("2",),
+                "decay": {"2": 0.5},
+                "initial_law": {"2.weight": "uniform"},
             },
         ),
         "ConvNetwork": Call(mf.ConvNetwork, _fields(mf.ConvNetwork())),
@@ -633,6 +635,9 @@ WITHOUT = {
     "Problem.keys",
     "Architecture.rate_of",  # of its own parameters
     "Architecture.std",
+    "Architecture.law_of",
+    "Architecture.decay_of",
+    "Architecture.sized",
     "Loss.fits",  # Problem asks it of its own targets
     "DivergedError",
     "Interrupted",

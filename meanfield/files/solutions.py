@@ -20,6 +20,7 @@ from meanfield.network.architecture import Architecture
 from meanfield.network.keys import Key, parts
 from meanfield.network.perceptron import Network
 from meanfield.network.recalled import recalled, told
+from meanfield.network.recalled import settings as layer_settings
 from meanfield.problem import losses, optimisers
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
@@ -98,10 +99,12 @@ class Kind:
 
 def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
     """Puts its data into `arrays`; returns the rest. ValueError for an activation or loss that is not registered."""
-    if problem.trial is None:
+    if (layered := problem.layered) is not None:
         hint = "make it known with meanfield.register_activation"
-        _registered("activation", problem.perceptron.nonlinearity, activations.activation, hint)
-        network = by_field(problem.perceptron) | {"activation": problem.perceptron.nonlinearity.name}
+        _registered("activation", layered.nonlinearity, activations.activation, hint)
+        network = by_field(layered) | {"activation": layered.nonlinearity.name}
+        if problem.trial is not None:
+            network |= {"by_layer": layer_settings(problem.architecture), "record": problem.architecture.records}
     else:
         network = {"module": told(problem.architecture)}
     _registered("loss", problem.loss_function, losses.loss, "add it to meanfield/problem/losses.py")
@@ -150,7 +153,12 @@ def _network(asked: Mapping[str, Any]) -> Network | Architecture:
             f"unknown activation: received {asked['activation']!r}; known: {', '.join(activations.names())}; "
             "make yours known with meanfield.register_activation before loading"
         )
-    return Network(**{name: value for name, value in asked.items() if name != "given"})
+    own = Network(**{name: value for name, value in asked.items() if name not in ("given", "by_layer", "record")})
+    if "by_layer" not in asked:
+        return own
+    found = Architecture(own, **asked["by_layer"])
+    object.__setattr__(found, "records", tuple(asked.get("record", ())))  # functions that record are not kept
+    return found
 
 
 def _pack_solution(solution: Solution, arrays: Arrays) -> dict[str, Any]:

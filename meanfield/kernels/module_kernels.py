@@ -19,7 +19,7 @@ from meanfield.kernels.field_rules import RULES
 from meanfield.kernels.gaussian_averages import gaussian_averages
 from meanfield.kernels.kernel_gradients import Differentiable
 from meanfield.kernels.kernel_range import Ends, fields_in_range
-from meanfield.kernels.module_laws import Law, Readable, of_builder
+from meanfield.kernels.module_laws import ModuleLaw, Readable, of_builder
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import made
 from meanfield.network.trial import tried
@@ -55,6 +55,7 @@ class Size:
 
 def builder_kernels(network: Architecture, scaling: Scaling | Standard, x: Any, x2: Any, block: int | None) -> Kernels:
     """Of a network written in torch; see `nngp_and_ntk`"""
+    network = network.sized((x if isinstance(x, Tensor) and x.ndim else checks.samples("x", x)).shape[-1])
     if array_input.tracked(x) or array_input.tracked(x2):
         return _differentiable(network, scaling, x, x2, block)
     first, second = checks.samples("x", x), None if x2 is None else checks.samples("x2", x2)
@@ -63,6 +64,8 @@ def builder_kernels(network: Architecture, scaling: Scaling | Standard, x: Any, 
             f"x and x2 hold different samples: received shapes {tuple(first.shape)} of {first.dtype} and {tuple(second.shape)} of "
             f"{second.dtype}"
         )
+    if network.perceptron is not None:  # which takes integers for real numbers, not for tokens
+        first, second = first.double(), None if second is None else second.double()
     tried(network, first)
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
     kernels, variances, ends = module_kernels(
@@ -165,7 +168,7 @@ def _filled(
     return (nngp, ntk), tuple(torch.cat(parts) if parts else None for parts in own)
 
 
-def _read(law: Law, calls: list[Call], x: Tensor, noise: float = 0.0, apart: bool = False) -> Batch:
+def _read(law: ModuleLaw, calls: list[Call], x: Tensor, noise: float = 0.0, apart: bool = False) -> Batch:
     reading = Reading(RULES, calls, law.width, len(x), noise, apart)
     out = reading.run(law.module, law.parameters, x)
     if not isinstance(out, Field):
@@ -198,7 +201,7 @@ def _prepared(batches: list[Batch], pairs: int) -> tuple[Tables, list[Tensor]]:
     return tables, [torch.cat([p.flatten() for _, p in one]) for one in zip(*variances, strict=True)]
 
 
-def _tried(network: Readable, law: Law, calls: list[Call], x: Tensor) -> tuple[Size, Ends]:
+def _tried(network: Readable, law: ModuleLaw, calls: list[Call], x: Tensor) -> tuple[Size, Ends]:
     """The sizes of what a few samples need, and their own kernels; ValueError for networks whose kernels depend on the width, by the
     parameterization of their forward, or by averages over neurons that fluctuate as they do at a finite width"""
     some = x[torch.arange(FEW) % len(x)]

@@ -18,6 +18,7 @@ from meanfield.kernels.field_reading import Field, Numbered, Weight, activated
 from meanfield.kernels.weights import KernelWeights
 from meanfield.network.architecture import Architecture
 from meanfield.network.convolutional import ConvNetwork
+from meanfield.network.laws import NORMAL, ZERO
 from meanfield.network.making import Build, made
 from meanfield.network.roles import Parameter
 from meanfield.scaling.scaling import Scaling, settled
@@ -28,7 +29,7 @@ _REAL = 2**15  # numbers of a tensor whose values may matter: vectors of neurons
 
 
 @dataclass(frozen=True)
-class Law:
+class ModuleLaw:
     """A module of some width and stand-ins of its parameters by name"""
 
     module: nn.Module
@@ -43,7 +44,7 @@ class Readable:
     """
 
     build: Build
-    law: Callable[[int], Law]
+    law: Callable[[int], ModuleLaw]
     exact: bool = True
     unit: int = 96
 
@@ -54,23 +55,25 @@ class Readable:
 
 
 def of_builder(network: Architecture, scaling: Scaling | Standard) -> Readable:
-    """ValueError, when a law is asked for, for a scaling without kernels at infinite width, and for starts whose law is not known"""
+    """ValueError for laws whose fields are no Gaussians; when a law is asked for, for a scaling without kernels at infinite width, and for
+    starts whose law is not known"""
+    must_have_kernels(network)
     law = partial(_law, network, scaling)
-    return Readable(network.build, law, not isinstance(scaling, Standard), network.description.unit)
+    return Readable(network.builder, law, not isinstance(scaling, Standard), network.description.unit)
 
 
-def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
+def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> ModuleLaw:
     """Its numbers lie on torch's default device"""
-    module = made(network.build, width, least=_REAL)
+    module = made(network.builder, width, least=_REAL)
     numbers = [module.get_parameter(p.name) for p in network.description.having("vector", "plain")]
     if any(tensor.is_meta for tensor in (*numbers, *module.buffers())):
-        module = made(network.build, width, least=2**62)
+        module = made(network.builder, width, least=2**62)
     device = torch.get_default_device()
     for name, buffer in module.named_buffers():
         owner = module.get_submodule(name.rpartition(".")[0])
         there = buffer.to(device)
         owner._buffers[name.rpartition(".")[2]] = there.double() if buffer.is_floating_point() else there
-    found: dict[str, Any] = _buffers(network.build, module, width)
+    found: dict[str, Any] = _buffers(network.builder, module, width)
     starts = {
         name: p.detach() if p.is_meta else p.detach().to(device, torch.float64) for name, p in module.named_parameters()
     }
@@ -81,19 +84,34 @@ def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Law:
         unit, square = of[p.name], of[p.name].multiplier ** 2
         rate = unit.rate * square  # of w itself
         if p.role in ("hidden", "readout"):
+            there = 0.0 if unit.law == ZERO else 1.0  # a readout at 0 passes nothing on (equation 121)
             prior, own, below = (1.0, 1.0, 1.0) if p.role == "hidden" else (limits.prior, limits.readout, limits.hidden)
+            prior, below = there * prior, there * below
             fan = p.fan_in(width)
             found[p.name] = Weight.of(
                 MatrixLaw(p.name, prior * square * fan, own * rate * fan, below * square * fan), p.shape(width)
             )
         elif p.role == "output bias":
-            found[p.name] = _bias(p.name, limits.prior * square, limits.readout * rate, p.shape(width), outputs=True)
+            prior = 0.0 if unit.law == ZERO else limits.prior
+            found[p.name] = _bias(p.name, prior * square, limits.readout * rate, p.shape(width), outputs=True)
         elif p.role == "plain":
             found[p.name] = _plain(network, p, starts[p.name], bool(unit.rate and limits.plain))
         else:
             start = None if unit.drawn else _start(p, starts[p.name], fans)
-            found[p.name] = _leaf(module, p, start, square if unit.drawn else 0.0, rate, width)
-    return Law(module, found, width)
+            variance = square if unit.drawn and unit.law != ZERO else 0.0
+            found[p.name] = _leaf(module, p, start, variance, rate, width)
+    return ModuleLaw(module, found, width)
+
+
+def must_have_kernels(network: Architecture) -> None:
+    """ValueError for input weights and vectors that are no Gaussians: neither are then the fields that activations see (equation 121)"""
+    for p in network.description.having("input", "vector"):
+        law = network.law_of(p)
+        if law is not None and law not in (NORMAL, ZERO):
+            raise ValueError(
+                f"kernels at infinite width are averages over Gaussian fields: received the law {law.name!r} of {p.name!r} in "
+                f"{network.name!r}; solvers.monte_carlo_kernels takes any law, and hidden weights and readouts may have one here"
+            )
 
 
 def _buffers(build: Build, module: nn.Module, width: int) -> dict[str, Any]:
@@ -177,7 +195,7 @@ def _bias(name: str, variance: float, theta: float, shape: tuple[int, ...], outp
 
 
 def _plain(network: Architecture, p: Parameter, start: Tensor, counts: bool) -> Tensor:
-    other = dict(made(network.build, 2 * 192, least=2**62, seed=1).named_parameters())[p.name].detach().to(start)
+    other = dict(made(network.builder, 2 * 192, least=2**62, seed=1).named_parameters())[p.name].detach().to(start)
     if counts or not torch.equal(other, start):
         raise ValueError(
             f"{p.name!r} has no wide axis: each of its numbers counts at any width, so the kernel stays random in "
@@ -217,7 +235,7 @@ def of_convolutions(network: ConvNetwork, weights: KernelWeights, channels: int,
     def build(n: int) -> nn.Module:
         return Convolutions(n, network, channels, size)
 
-    def law(width: int) -> Law:
+    def law(width: int) -> ModuleLaw:
         std2, bias2, found = network.weight_std**2, network.bias_std**2, {}
         module, k = made(build, width, least=_REAL), (network.filter_size,) * 2
         for l, (feature, bias) in enumerate(weights.layers[:-1]):
@@ -236,6 +254,6 @@ def of_convolutions(network: ConvNetwork, weights: KernelWeights, channels: int,
         found["out.weight"] = Weight.of(readout, tuple(module.out.weight.shape))  # type: ignore[union-attr]
         if network.bias_std:
             found["out.bias"] = _bias("out.bias", weights.prior * bias2, weights.readout * bias, (1,), outputs=True)
-        return Law(module, found, width)
+        return ModuleLaw(module, found, width)
 
     return Readable(build, law, exact=False)

@@ -1,4 +1,4 @@
-"""A perceptron (equation 1) as a module, and as an architecture of any width."""
+"""A perceptron (equation 1) as a module, whose layers are called input, hidden.1, hidden.2, .. and readout."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from meanfield.network.architecture import Architecture
 from meanfield.network.layered import branch
+from meanfield.network.making import Build
 from meanfield.network.perceptron import Network
 
 
@@ -19,19 +19,23 @@ class Perceptron(nn.Module):
         bias, depth = network.bias_std > 0, network.depth
         self.phi = network.nonlinearity.phi
         self.skip, self.branch = network.residual is not None, branch(network)
-        self.read = nn.Linear(inputs, n, bias)
-        self.mix = nn.ModuleList(nn.Linear(n, n, bias) for _ in range(depth - 1))
-        self.out = nn.Linear(n, outputs, bias)
+        self.input = nn.Linear(inputs, n, bias)
+        self.hidden = nn.ModuleDict({str(l): nn.Linear(n, n, bias) for l in range(1, depth)})
+        self.readout = nn.Linear(n, outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.read(x)
-        for layer in self.mix:
+        h = self.input(x)
+        for layer in self.hidden.values():
             new = layer(self.phi(h))
             h = h + self.branch * new if self.skip else new
-        return self.out(self.phi(h))
+        return self.readout(self.phi(h))
 
 
-def perceptron(network: Network, inputs: int, outputs: int) -> Architecture:
-    """The architecture of a Network for data of so many inputs and outputs"""
-    std = {"*.weight": network.weight_std} | ({"*.bias": network.bias_std} if network.bias_std else {})
-    return Architecture(partial(Perceptron, network=network, inputs=inputs, outputs=outputs), std, name="perceptron")
+def made_of(network: Network, inputs: int, outputs: int) -> Build:
+    """Of the module for data of so many inputs and outputs"""
+    return partial(Perceptron, network=network, inputs=inputs, outputs=outputs)
+
+
+def built(build: Build) -> Network | None:
+    """The perceptron of which this is a builder; None for any other builder"""
+    return build.keywords["network"] if isinstance(build, partial) and build.func is Perceptron else None

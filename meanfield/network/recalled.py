@@ -12,6 +12,8 @@ from meanfield.checking.warning import warn
 from meanfield.network.architecture import Architecture, architecture, made
 from meanfield.network.making import Build
 
+_SETTINGS = ("name", "weight_std", "rate", "frozen", "averaged", "decay", "initial_law")
+
 
 class CodeMissing(ValueError):
     """A network whose code this process does not have"""
@@ -27,16 +29,15 @@ class CodeMissing(ValueError):
 def told(network: Architecture) -> dict[str, Any]:
     """The builder's import path, the hash of its source, the table of parameters and the settings; `recalled` is the inverse."""
     found = network.description
-    return {
-        "name": network.name,
-        "source": found.source,
-        "digest": found.digest,
-        "parameters": found.table(),
-        "weight_std": network.weight_std,
-        "rate": network.rate,
-        "frozen": network.frozen,
-        "record": network.records,
-    } | ({"averaged": network.averaged} if network.averaged else {})
+    code = {"source": found.source, "digest": found.digest, "parameters": found.table(), "record": network.records}
+    return code | settings(network)
+
+
+def settings(network: Architecture) -> dict[str, Any]:
+    """All that an Architecture is given beside its builder and what it records, but for what is as usual in newer fields"""
+    usual = {"averaged": (), "decay": (), "initial_law": "normal"}
+    found = {key: getattr(network, key) for key in _SETTINGS}
+    return {key: value for key, value in found.items() if key not in usual or value != usual[key]}
 
 
 def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None) -> Architecture:
@@ -68,11 +69,7 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
             UserWarning,
         )
     if not isinstance(given, Architecture):
-        own = Architecture(
-            given,
-            **{key: kept[key] for key in ("weight_std", "rate", "frozen", "name")},
-            averaged=kept.get("averaged", ()),
-        )
+        own = Architecture(given, **{key: kept[key] for key in _SETTINGS if key in kept})
         object.__setattr__(own, "records", tuple(kept.get("record", ())))  # functions that record are not kept
     if own.description.digest != kept["digest"]:
         own = replace(own)  # of its own, since it is that of the file
@@ -83,7 +80,7 @@ def recalled(kept: Mapping[str, Any], given: Build | Architecture | None = None)
 
 def _but_for_place(kept: Mapping[str, Any]) -> str:
     """The same code is the same network in a script and in a module that is imported"""
-    return json.dumps({name: value for name, value in kept.items() if name != "source"})
+    return json.dumps({name: value for name, value in kept.items() if name != "source"}, sort_keys=True)
 
 
 def _imported(source: str) -> Callable[[int], Any] | None:

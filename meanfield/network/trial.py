@@ -77,7 +77,7 @@ def tried(network: Architecture, x: Tensor) -> Trial:
     """
     some, record = _of_kind(_few(x), torch.float64), network.recordings
     widths = (network.description.unit, 2 * network.description.unit)
-    nets = [made(network.build, width, least=2**62).to(torch.float64) for width in widths]
+    nets = [made(network.builder, width, least=2**62).to(torch.float64) for width in widths]
     spread(nets[0], nets[1], network.description, widths)
     small = Log()
     large = Growing(small.calls, widths[1] // widths[0])

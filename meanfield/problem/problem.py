@@ -10,9 +10,8 @@ from functools import cached_property
 from torch import nn
 
 from meanfield.checking.arguments import checked
-from meanfield.network.architecture import Architecture, architecture
+from meanfield.network.architecture import Architecture, architecture, perceptron
 from meanfield.network.keys import Key
-from meanfield.network.module import perceptron
 from meanfield.network.perceptron import Network
 from meanfield.network.roles import Role
 from meanfield.network.trial import Trial, tried
@@ -48,7 +47,7 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss(self.loss))
         if not isinstance(self.network, Network):
-            object.__setattr__(self, "network", architecture(self.network))
+            self._fit_the_data(architecture(self.network))
             self._must_train_something()
             must_suit_modules(self.data)
             outputs = self.trial.outputs if self.trial else ()
@@ -58,8 +57,23 @@ class Problem:
         if isinstance(self.network, Network):
             object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
 
+    def _fit_the_data(self, network: Architecture) -> None:
+        """A perceptron with settings by layer is made for the data's inputs and outputs"""
+        if network.perceptron is not None:
+            object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
+        object.__setattr__(self, "network", network.sized(self.data.inputs, self.data.outputs))
+
     def _must_train_something(self) -> None:
-        network = self.architecture
+        network, training = self.architecture, self.training
+        most = max((network.decay_of(p) for p in network.description if network.rate_of(p)), default=0.0)
+        if (
+            training.weight_decay
+            and (shrinks := max(training.rates.tolist(), default=0.0) * training.weight_decay * most) >= 1
+        ):
+            raise ValueError(
+                f"learning_rate * weight_decay * decay must be below 1: received {shrinks:g} with a decay of {most:g} times "
+                f"{training.weight_decay:g}; give smaller multiples"
+            )
         if not any(map(network.rate_of, network.description)):
             raise ValueError(
                 f"frozen={network.frozen} leaves nothing of {network.name!r} to train: leave out what is to learn; kernels at the start "
@@ -94,10 +108,20 @@ class Problem:
         """The network of equation 1; ValueError for a module, which not every solver can take"""
         if isinstance(self.network, Network):
             return self.network
+        if self.layered is None:
+            raise ValueError(
+                f"this takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth, CausalDMFT "
+                "and TangentKernelLimit take any network"
+            )
         raise ValueError(
-            f"this takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth, CausalDMFT "
-            "and TangentKernelLimit take any network"
+            "this takes perceptrons without settings by layer, mf.Network(..): received one in an Architecture; FiniteWidth, "
+            "CausalDMFT, TangentKernelLimit and, of depth 1, WassersteinFlow take it"
         )
+
+    @property
+    def layered(self) -> Network | None:
+        """The perceptron, with or without settings by layer; None for a module"""
+        return self.network if isinstance(self.network, Network) else self.architecture.perceptron
 
     @property
     def architecture(self) -> Architecture:

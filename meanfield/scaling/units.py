@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from meanfield.network.architecture import Architecture
+from meanfield.network.laws import Law
 from meanfield.network.perceptron import Network
 from meanfield.network.roles import Parameter
 from meanfield.scaling.scaling import Scaling
@@ -52,16 +53,22 @@ def layers(network: Network, scaling: Scaling | Standard, inputs: int, width: in
 class Unit:
     """A module's parameter w is multiplier times theta, which descends at `rate` times Training.learning_rate.
 
-    drawn: whether theta starts as N(0, 1); else w starts as the author of the module starts it. step: by how much an optimiser that acts
+    law: of the numbers that theta starts with; None where w starts as the author of the module starts it. decay: multiplies the weight
+    decay (equation 120). step: by how much an optimiser that acts
     entry by entry moves each of its numbers at the rate 1 (equation 112); matrix: by how much one that orthogonalises moves it along a
     matrix of norm 1, 0 for what is none between wide axes (equation 114).
     """
 
     multiplier: float
     rate: float
-    drawn: bool
+    law: Law | None
     step: float
     matrix: float
+    decay: float
+
+    @property
+    def drawn(self) -> bool:
+        return self.law is not None
 
 
 def module_width(scaling: Scaling | Standard, width: int) -> int:
@@ -85,7 +92,8 @@ def _standard(network: Architecture, reference: int, width: int, parameter: Para
         multiplier, start = (multiplier / math.sqrt(parameter.fan_in(n)) for n in (width, reference))
     own = network.rate_of(parameter)
     stretch = _stretch(parameter, width) / math.sqrt(parameter.fan_in(width)) if parameter.role == "hidden" else 0.0
-    return Unit(multiplier, own / start**2, std is not None, own / start, own / start * stretch)
+    law, decay = network.law_of(parameter), network.decay_of(parameter)
+    return Unit(multiplier, own / start**2, law, own / start, own / start * stretch, decay)
 
 
 def _unit(network: Architecture, scaling: Scaling, width: int, parameter: Parameter) -> Unit:
@@ -102,8 +110,8 @@ def _unit(network: Architecture, scaling: Scaling, width: int, parameter: Parame
         step = math.sqrt(width)
     elif parameter.role == "plain":
         rate = scaling.eta_w * scaling.reference_width**-scaling.q_w
-    own = network.rate_of(parameter)
-    return Unit(multiplier, rate * own, std is not None, step * own, own * _stretch(parameter, width))
+    own, law, decay = network.rate_of(parameter), network.law_of(parameter), network.decay_of(parameter)
+    return Unit(multiplier, rate * own, law, step * own, own * _stretch(parameter, width), decay)
 
 
 def _stretch(parameter: Parameter, width: int) -> float:

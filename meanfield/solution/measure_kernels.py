@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
+from meanfield.problem.two_layers import two_layers
 from meanfield.scaling.scaling import MeasureLimit
 from meanfield.solution.two_time import NeuronAverages, TwoTimeKernel, tangent_of
 
@@ -56,9 +57,9 @@ class MeasureKernels:
 
     def _feature(self, kind: str, q: Tensor) -> Tensor:
         """(n, columns) of the particles q (n, C + D)"""
-        network, c = self.problem.perceptron, self.problem.data.outputs
-        h = q[:, c:] @ network.inputs(self.problem.data.x).to(q).T
+        network, c = two_layers(self.problem), self.problem.data.outputs
+        h = q[:, c:] @ network.inner.inputs(self.problem.data.x).to(q).T
         if kind == "Phi":
-            return network.nonlinearity.phi(h)
-        slope = network.weight_std * network.nonlinearity.dphi(h)  # (n, P)
+            return network.activation.phi(h)
+        slope = network.std * network.activation.dphi(h)  # (n, P)
         return (slope[:, :, None] * q[:, None, :c]).flatten(1)  # (n, P C)

@@ -17,6 +17,7 @@ from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import ByKey, Key
 from meanfield.problem.dataset import for_tests
 from meanfield.problem.problem import Problem
+from meanfield.problem.two_layers import two_layers
 from meanfield.solution.field_kernels import FieldKernels
 from meanfield.solution.measure_kernels import MeasureKernels
 from meanfield.solution.two_time import TwoTimeKernel, TwoTimeResponse, recorded
@@ -211,19 +212,20 @@ class Solution:
         if (key := Key("h", layer)) in self.fields:
             h = self.fields[key][recorded(t, self.snapshots)]
             return h, h.new_full((len(h),), 1 / len(h))
-        if self.problem.trial is not None:
+        if self.problem.trial is not None and not self.particles:
             known = ", ".join(map(str, preactivation_keys(self))) or "none"
             raise ValueError(
                 f"no preactivations {layer!r} were kept: kept are {known}; name some, mf.Architecture(Net, record={{'mix': 'mix'}}), and "
                 "ask for snapshots and keep_neurons=True"
             )
         if layer != 1 or not self.particles:
+            depth = (self.problem.layered or self.problem.perceptron).depth
             raise ValueError(
-                f"no preactivations of layer {layer} were kept: the network has {self.problem.perceptron.depth} hidden layers; "
+                f"no preactivations of layer {layer} were kept: the network has {depth} hidden layers; "
                 "ask for snapshots and keep_neurons=True"
             )
         measure = self.measure(t)
-        return measure.w @ self.problem.perceptron.inputs(self.problem.data.x).to(measure.w.dtype).T, measure.m
+        return measure.w @ two_layers(self.problem).inner.inputs(self.problem.data.x).to(measure.w.dtype).T, measure.m
 
 
 def preactivation_keys(solution: Solution) -> list[Key]:

@@ -181,13 +181,26 @@ def recorded(step: int, steps: Sequence[int], name: str = "t") -> int:
 
 def tangent_of(problem: Problem, limit: MeasureLimit, phi: Sequence[Tensor], g: Iterable[Tensor]) -> Tensor:
     """K (P, C, P, C) from Phi^1..Phi^L (P, P) and G^1..G^L (P C, P C) of one time (equation 11)."""
-    network = problem.perceptron
+    depth, branched, shares = len(phi), branch2(problem.layered or problem.perceptron), _shares(problem)
 
     def trained(l: int, below: Tensor) -> Tensor:
-        rate = limit.kappa_a if l == network.depth else limit.kappa_w * (branch2(network) if l else 1.0)
-        return rate * limit.gamma * (network.weight_std**2 * below + network.bias_std**2)
+        rate, (weights, biases) = limit.kappa_a if l == depth else limit.kappa_w * (branched if l else 1.0), shares[l]
+        return rate * limit.gamma * (weights * below + biases)
 
     return summed(problem, trained, phi, g)
+
+
+def _shares(problem: Problem) -> list[tuple[float, float]]:
+    """Of each layer's weights and biases the square of their multiplier times what multiplies their rate"""
+    if problem.trial is None:
+        network = problem.perceptron
+        return [(network.weight_std**2, network.bias_std**2)] * (network.depth + 1)
+    own = problem.architecture
+    by_layer: dict[str, list[float]] = {}
+    for p in own.description:
+        share = own.rate_of(p) * (own.std(p) or 0.0) ** 2
+        by_layer.setdefault(p.layer, []).append(share)
+    return [(weights, sum(biases)) for weights, *biases in by_layer.values()]
 
 
 def summed(

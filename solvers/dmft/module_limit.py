@@ -78,6 +78,7 @@ class ModuleLimit(Growing):
         self.own = [name for name, unit in self.units.items() if unit.rate and name not in self.matrices]
         self.watched = tuple(name for name in watchable(network.description) if name not in self.matrices)
         self.step_sizes, self.matrix_steps = self._steps()
+        self.decays = self._decays()
         self.fixed = Fixed({}, {})
         self.ends = Ends(network.description, self.width, self._basis, TOGETHER)
 
@@ -94,7 +95,8 @@ class ModuleLimit(Growing):
                 "them together, cannot take it; take adam"
             )
         fine, coarse = self.tolerances
-        made = EntryDense if self.optimiser and not self.optimiser.low_rank else InfiniteDense
+        entrywise = self.optimiser and not self.optimiser.low_rank and self.units[p.name].rate
+        made = EntryDense if entrywise else InfiniteDense
         maps = [made(below, above, fine, self.like, self.limit, coarse, count, TOGETHER) for count in offsets]
         return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
 
@@ -186,6 +188,12 @@ class ModuleLimit(Growing):
         maps = [unit.matrix / math.sqrt(layer.above.samples) for unit, layer in sides]
         return [*steps, *(self.units[name].step for name in self.own), 0.0], maps + [0.0] * (len(self.own) + 1)
 
+    def _decays(self) -> list[float | Tensor]:
+        """Of what is left of each W0 that of its matrix"""
+        learned = [self.units[part.partition("[")[0]].decay for part in self.learning]
+        own = [self.units[name].decay for name in self.own]
+        return [*learned, *own, torch.tensor(learned, dtype=torch.float64)]
+
     def fall(self, passed: LimitPass, velocity: State) -> Tensor:
         """- d loss / d time (equation 111); a matrix F L E^T is one of sqrt(S) F L E^T / S among N(0, 1) parameters"""
         del passed
@@ -271,7 +279,7 @@ class ModuleLimit(Growing):
     @cached_property
     def _passes(self) -> Passes:
         trained = tuple(name for name, unit in self.units.items() if unit.rate)
-        return passes_of(self.network.build, self.network.description, trained, self.data.x)
+        return passes_of(self.network.builder, self.network.description, trained, self.data.x)
 
     def capture(self, state: State, passed: LimitPass) -> None:
         del state, passed  # fields of single neurons are not kept

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from meanfield.measures.particle_measure import principal_directions
 from meanfield.network.architecture import Architecture
+from meanfield.network.laws import NORMAL
 from meanfield.network.roles import Parameter
 from meanfield.scaling.units import Unit
 from solvers.dmft.basis import Basis, orthonormal
@@ -100,10 +101,14 @@ class Start:
             return self.like.new_zeros(shape)
         if not any(wide):  # a number or two, of no neuron
             g = torch.Generator().manual_seed(seeded(self.population.seed, len(self.theta)))
-            return torch.randn(shape, generator=g, dtype=torch.float64).to(self.like)
-        at = wide.index(True)
+            own = self.units[p.name].law
+            return (own or NORMAL).of(torch.randn(shape, generator=g, dtype=torch.float64)).to(self.like)
+        at, law = wide.index(True), self.units[p.name].law
+        assert law is not None
         rows = self.source(shape[at]).fresh(math.prod(shape) // shape[at])
-        if p.role == "input":
+        if not self.population.exact or law.zero:  # of linear networks the variance alone counts (equation 121)
+            rows = law.of(rows)
+        if p.role == "input" and (law.gaussian or self.population.exact):  # others are not the same in all directions
             rows = _of_inputs(rows, seen, p.kind == "embedding")
         theta = rows.reshape(*shape[:at], *shape[at + 1 :], shape[at]).movedim(-1, at).contiguous()
         return self.skeleton.without_padding(p, theta)
@@ -123,7 +128,7 @@ class Start:
         """theta of all parameters, and directions as in `Fixed`"""
         for name, p in self.drawn.items():
             self.weight(p, None)
-            if name in self.spans and not self.population.exact:
+            if name in self.spans and not self.population.exact and not self.units[name].law.zero:  # type: ignore[union-attr]
                 theta, span = self.theta[name], self.spans[name].fields.rows
                 rows = theta.movedim(1, -1)
                 free = orthonormal(orthonormal(rows.reshape(-1, rows.shape[-1]), span), span)

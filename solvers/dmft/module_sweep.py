@@ -59,6 +59,7 @@ class ModuleSweep(Growing):
             optimiser,
         )
         self.step_sizes, self.matrix_steps = self.network.step_sizes, self.network.matrix_steps
+        self.decays = self.network.decays
         self.names, self.norm, self.initial_state = self.network.names, self.network.norm, self.network.initial_state
         self.keys = {p.name: p.key for p in problem.architecture.description}
         first = {name: next(iter(parts.values())) for name, parts in self.network.phases.items()}

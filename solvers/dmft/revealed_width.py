@@ -62,7 +62,7 @@ class RevealedWidth:
 
     def check(self, problem: Problem) -> None:
         """ValueError or MemoryError, before any work, for a problem that it cannot train."""
-        if problem.trial is not None:
+        if problem.layered is None:
             raise ValueError(
                 f"RevealedWidth trains perceptrons: received the module {problem.architecture.name!r}, which FiniteWidth trains"
             )
@@ -70,6 +70,7 @@ class RevealedWidth:
             raise ValueError(
                 f"RevealedWidth trains by gradient_descent: received {problem.training.optimiser!r}, which FiniteWidth takes too"
             )
+        _ = problem.perceptron  # which refuses settings by layer
         self._sweep().check(problem)
 
     def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:

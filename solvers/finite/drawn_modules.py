@@ -27,11 +27,13 @@ class DrawnModules(ModuleNetworks):
 
     def __init__(self, network: Architecture, scaling: Scaling | Standard, x: Tensor, n: int) -> None:
         must_suit_modules(network, scaling, n)
-        must_be_trained(made(network.build, n, least=2**62).to(torch.float64), x[:3])
+        must_be_trained(made(network.builder, n, least=2**62).to(torch.float64), x[:3])
         samples = Samples(x, torch.zeros(len(x), 1))
         super().__init__(network, scaling, n, (0,), samples, loss("squared"), torch.empty(0, dtype=torch.float64))
         self.readouts = {
-            p.name: 1.0 for p in network.description.having("readout", "output bias") if self.units[p.name].drawn
+            p.name: 1.0
+            for p in network.description.having("readout", "output bias")
+            if (law := self.units[p.name].law) is not None and not law.zero
         }
 
     def kernels(self, seeds: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -72,7 +72,9 @@ def monte_carlo_kernels(
         found: Iterable[tuple[Tensor, Tensor, Tensor]] = (_kernels(network, scaling, x, width, s) for s in chosen)
     else:
         n = module_width(scaling, checks.integer("width", width, 1))
-        found = DrawnModules(architecture(network), scaling, checks.samples("x", x), n).kernels(chosen)
+        samples, own = checks.samples("x", x), architecture(network)
+        samples = samples if own.perceptron is None else samples.double()
+        found = DrawnModules(own.sized(samples.shape[-1]), scaling, samples, n).kernels(chosen)
     nngp, ntk, f = (torch.stack(k) for k in zip(*found, strict=True))
     for name, kernels in (("nngp", nngp), ("ntk", ntk)):
         sampled_in_range(f"the {name} of drawn networks", kernels, f)

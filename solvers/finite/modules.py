@@ -54,6 +54,7 @@ class ModuleNetworks:
         self.rates = tuple(self.units[name].rate for name in self.names)
         self.step_sizes = tuple(self.units[name].step for name in self.names)
         self.matrix_steps = tuple(self.units[name].matrix for name in self.names)
+        self.decays = tuple(self.units[name].decay for name in self.names)
         self.frozen: dict[str, Tensor] = {}
         self.together = True  # whether seeds run in one batch
 
@@ -74,9 +75,9 @@ class ModuleNetworks:
         skeleton, found = Skeleton(self.network, self.units, self.width, entropy, self.like), {}
         for parameter in self.network.description:
             unit = self.units[parameter.name]
-            if unit.drawn:
-                theta = torch.randn(parameter.shape(self.width), generator=g, dtype=torch.float64).to(self.like)
-                found[parameter.name] = skeleton.without_padding(parameter, theta)
+            if unit.law is not None:
+                theta = unit.law.of(torch.randn(parameter.shape(self.width), generator=g, dtype=torch.float64))
+                found[parameter.name] = skeleton.without_padding(parameter, theta.to(self.like))
             else:
                 found[parameter.name] = skeleton.starts[parameter.name] / unit.multiplier
         return found
@@ -145,7 +146,7 @@ class ModuleNetworks:
 
     @cached_property
     def _passes(self) -> Passes:
-        return passes_of(self.network.build, self.network.description, self.names, self.data.x)
+        return passes_of(self.network.builder, self.network.description, self.names, self.data.x)
 
 
 def must_suit_modules(network: Architecture, scaling: Scaling | Standard, width: int) -> None:

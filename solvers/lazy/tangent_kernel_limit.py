@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.kernels.module_laws import must_have_kernels
 from meanfield.kernels.process import draws
 from meanfield.kernels.spectrum import KernelSpectrum, unstable
 from meanfield.problem.losses import counted
@@ -109,6 +110,8 @@ class TangentKernelLimit:
     def check(self, problem: Problem, seeds: int = 1) -> None:
         """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
         check_lazy(problem)
+        if not isinstance(self.kernel, Tensor) and problem.trial is not None:
+            must_have_kernels(problem.architecture)
         checks.memory_in_all(self.parts(problem, seeds), checks.free_memory(self.device))
         snapshot_steps(self.snapshots, problem.training)
         expected = (problem.data.points, *problem.data.y.shape[1:])

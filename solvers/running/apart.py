@@ -80,7 +80,7 @@ def must_be_apart(network: Architecture, x: Tensor) -> None:
     """ValueError for kernels of averages over positions where a row need not belong to one sample of x (P, ...)"""
     if not network.averaged or len(x) == 1:
         return
-    if passes_of(network.build, network.description, tuple(p.name for p in network.description), x) != "batch":
+    if passes_of(network.builder, network.description, tuple(p.name for p in network.description), x) != "batch":
         raise ValueError(
             f"averaged={network.averaged} needs fields whose first axis is that of the samples, which do not meet: {network.name!r} has "
             "others; leave it out, or take the average yourself, record={name: a function of (module, x)}"

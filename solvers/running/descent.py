@@ -31,15 +31,14 @@ class Descent:
     def __call__(self, method: Method, state: State, passed: Pass, at: int, underway: Underway) -> State:
         del underway
         training, eta, velocity = self.training, self.rate(at), _velocity(method, passed, self.training.clip)
-        keep = 1 - eta * training.weight_decay
         if training.momentum:
             earlier = self.memory or tuple(torch.zeros_like(v) for v in velocity)
             velocity = self.memory = tuple(
                 _added(m.mul_(training.momentum), v) for m, v in zip(earlier, velocity, strict=True)
             )
         moved = tuple(
-            tensor if still else _added(tensor.mul_(keep) if keep != 1 else tensor, v, eta)
-            for tensor, v, still in zip(state, velocity, _still(method, state), strict=True)
+            tensor if still else _added(_shrunk(tensor, eta * training.weight_decay, own), v, eta)
+            for tensor, v, still, own in zip(state, velocity, *_by_tensor(method, state), strict=True)
         )
         if not training.temperature:
             return moved
@@ -64,14 +63,14 @@ class EntryByEntry:
     def __call__(self, method: Method, state: State, passed: Pass, at: int, underway: Underway) -> State:
         del underway
         eta, velocity = self.rate(at), _velocity(method, passed, self.training.clip)
-        keep, count = 1 - eta * self.training.weight_decay, len(state)
+        decay, count = eta * self.training.weight_decay, len(state)
         memory = list(self.memory or map(torch.zeros_like, velocity * self.optimiser.memories))
         moved = []
-        for i, (tensor, v, still) in enumerate(zip(state, velocity, _still(method, state), strict=True)):
+        for i, (tensor, v, still, own) in enumerate(zip(state, velocity, *_by_tensor(method, state), strict=True)):
             if still:
                 moved.append(tensor)
                 continue
-            tensor.mul_(keep)
+            _shrunk(tensor, decay, own)
             if isinstance(self.optimiser, Muon) and method.matrix_steps[i]:
                 memory[i] = _added(memory[i].mul_(self.optimiser.beta1), v)
                 tensor = _added(tensor, _orthogonal(self.optimiser, v, memory[i]), eta * method.matrix_steps[i])
@@ -82,8 +81,14 @@ class EntryByEntry:
         return tuple(moved)
 
 
-def _still(method: Method, state: State) -> Sequence[bool]:
-    return method.still or [False] * len(state)
+def _by_tensor(method: Method, state: State) -> tuple[Sequence[bool], Sequence[float | Tensor]]:
+    """Which stay as they start, and what multiplies the decay of each"""
+    return method.still or [False] * len(state), method.decays or [1.0] * len(state)
+
+
+def _shrunk(tensor: Tensor, decay: float, own: float | Tensor) -> Tensor:
+    """In place (equation 120)"""
+    return tensor.mul_(1 - decay * own) if decay else tensor
 
 
 def _orthogonal(muon: Muon, v: Tensor, average: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meanfield.problem.problem import Problem
+from meanfield.problem.two_layers import two_layers
 
 # of the points, training samples first: all of them, the training samples, or the indices of a batch
 Rows = slice | Tensor
@@ -22,6 +23,7 @@ class Inputs:
 
     def __init__(self, problem: Problem, like: Tensor) -> None:
         self.problem, self.like, self.points = problem, like, problem.data.points
+        self.network = two_layers(problem).inner
         self.all = None if problem.training.batch_size else self._formed(slice(0, self.points))
         self.of_a_step = self(slice(0, problem.training.batch_size or self.points))  # or as many of them
         self.width = self.of_a_step.shape[1]
@@ -47,4 +49,4 @@ class Inputs:
             start, stop, _ = rows.indices(self.points)
             if stop > data.samples:
                 x = torch.cat([x, data.x_test[max(0, start - data.samples) : stop - data.samples]])
-        return self.problem.perceptron.inputs(x).to(self.like)
+        return self.network.inputs(x).to(self.like)

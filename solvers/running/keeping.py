@@ -114,7 +114,9 @@ def _kept_in_part(error: SolverError | Interrupted, out: Path) -> SolverError | 
         return error
     path = keep(error.solution, unused(out.with_suffix(".partial.nc")))
     problem = error.solution.problem
-    code = "" if problem.trial is None else f" --network {problem.architecture.description.source or 'MODULE:NAME'}"
+    code = (
+        "" if problem.layered is not None else f" --network {problem.architecture.description.source or 'MODULE:NAME'}"
+    )
     on = f"; go on with: meanfield resume {path}{code}" if error.solution.state else ""
     return type(error)(f"{error.reason}\nwhat was computed is kept in {path}{on}", error.solutions)
 

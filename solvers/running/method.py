@@ -27,12 +27,13 @@ class Method(Protocol):
     step_sizes: by how much an optimiser that acts entry by entry moves the numbers of each of the state's tensors at the rate 1, 0 for
     those that it leaves alone (equation 112). matrix_steps: by how much one that orthogonalises moves those that are matrices between
     wide axes along a map of norm 1, 0 for others (equation 114). still: which stay as they start, without decay and noise; empty for
-    none.
+    none. decays: what multiplies the weight decay of each, one number or one for each column (equation 120); empty for 1.
     """
 
     step_sizes: Sequence[float] = ()
     still: Sequence[bool] = ()
     matrix_steps: Sequence[float] = ()
+    decays: Sequence[float | Tensor] = ()
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> Pass:
         """The outputs at these points; differentiated: whether `backward` will be asked for"""

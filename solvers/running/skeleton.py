@@ -41,13 +41,13 @@ class Skeleton:
     def __init__(self, network: Architecture, units: Mapping[str, Unit], width: int, seed: int, like: Tensor) -> None:
         sizes = [np.prod(p.shape(width), dtype=float) for p in network.description.having("hidden")]
         least = int(min(sizes, default=np.inf)) if sum(sizes) > FULLY_MADE else FULLY_MADE**2
-        net = made(network.build, width, least, seed)
+        net = made(network.builder, width, least, seed)
         network.description.must_describe(net, width)
         undrawn = {name for name, unit in units.items() if not unit.drawn}
         if any(p.is_meta for name, p in net.named_parameters() if name in undrawn) or any(
             b.is_meta for b in net.buffers()
         ):
-            net = made(network.build, width, FULLY_MADE**2, seed)
+            net = made(network.builder, width, FULLY_MADE**2, seed)
         self.starts = {name: p.detach().to(like) for name, p in net.named_parameters() if name in undrawn}
         for name, buffer in net.named_buffers():
             owner = net.get_submodule(name.rpartition(".")[0])

@@ -11,6 +11,7 @@ from meanfield.checking import checks
 from meanfield.measures import reductions
 from meanfield.measures.particle_measure import ParticleMeasure, sobol_particles
 from meanfield.problem.problem import Problem
+from meanfield.problem.two_layers import TwoLayers, two_layers
 from solvers.running.inputs import EVERYWHERE, Inputs
 from solvers.running.sharding import Shard, normal_part
 
@@ -34,16 +35,23 @@ class Cloud:
 
 
 def random_part(
-    draws: str, particles: int, sizes: tuple[int, int], seed: int, dtype: str, directions: Tensor, shard: Shard
+    draws: str,
+    particles: int,
+    sizes: tuple[int, int],
+    seed: int,
+    dtype: str,
+    directions: Tensor | None,
+    shard: Shard,
+    network: TwoLayers,
 ) -> Cloud:
-    """The shard's rows of ParticleMeasure.sobol or .iid, the same numbers; sizes: inputs D and outputs C"""
+    """The shard's rows of ParticleMeasure.sobol or .iid, the same numbers, in the network's laws; sizes: inputs D and outputs C"""
     (d, c), kind = sizes, checks.DTYPES[dtype]
     if draws == "sobol":
         a, w = sobol_particles(particles, d, c, seed, dtype, directions, shard.rows)
     else:
         g = torch.Generator().manual_seed(seed)
         a, w = (normal_part(particles, n, g, kind, rows=shard.rows) for n in (c, d))
-    return Cloud(a, w, torch.full((shard.local,), 1 / particles, dtype=kind))
+    return Cloud(*network.drawn(a, w), torch.full((shard.local,), 1 / particles, dtype=kind))
 
 
 PER_POINT = 4  # particles a point from which a start is balanced: it takes (P / N)^(1/2) of the readouts' randomness
@@ -55,13 +63,14 @@ def balance(cloud: ParticleMeasure | Cloud, problem: Problem, shard: Shard | Non
     N >= 4 P only: fewer particles would give up most of their a, and all of it at N = P; f(0) then keeps the error of the draw.
     Not where sums over the particles overflow, either. O(N P^2), about P / 100 steps.
     """
-    phi, m = problem.perceptron.nonlinearity.phi, cloud.m
+    activation, m = two_layers(problem).activation, cloud.m
+    phi = activation.phi
     shard = shard or Shard(len(m))
-    if shard.size < PER_POINT * problem.data.points:
+    if shard.size < PER_POINT * problem.data.points or two_layers(problem).laws[0].zero:
         return
     x = Inputs(problem, m)(EVERYWHERE)
     gram = reductions.gram(lambda w: phi(w @ x.T), m, cloud.w, columns=len(x))  # (P, P)
-    f = reductions.outputs(cloud.a, cloud.w, m, x, problem.perceptron.nonlinearity)  # (P, C)
+    f = reductions.outputs(cloud.a, cloud.w, m, x, activation)  # (P, C)
     gram, f = shard.sum(gram, f)
     if not (gram.isfinite().all() and f.isfinite().all()):
         return  # the solver names what is not finite at its first step

@@ -28,7 +28,7 @@ class MassFlow(MeasureFlow):
     def __init__(self, *given: Any, mass_rate: float, transport: bool) -> None:
         super().__init__(*given)
         self.mass_rate, self.transport = mass_rate, transport
-        self.still, self.step_sizes, self.matrix_steps = (), (), ()
+        self.still, self.decays, self.step_sizes, self.matrix_steps = (), (), (), ()
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> MassPass:
         *own, log = state

@@ -10,6 +10,7 @@ from torch import Tensor
 from meanfield.measures import reductions, tiles
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
+from meanfield.problem.two_layers import two_layers
 from meanfield.scaling.scaling import MeasureLimit
 from solvers.running.inputs import Inputs, Rows
 from solvers.running.integrator import State
@@ -52,15 +53,18 @@ class MeasureFlow(Method):
     ) -> None:
         self.seed = seed
         self.shard = shard or Shard(len(m))
-        self.problem, self.m, self.activation = problem, m, problem.perceptron.nonlinearity
+        network = two_layers(problem)
+        self.problem, self.m, self.activation = problem, m, network.activation
         self.engine: reductions.Engine = engine
         self.inputs = Inputs(problem, m)
         self.y = problem.data.y.to(m)
         self.train, self.frozen = len(self.y), frozen
-        self.gain, self.rate_a, self.rate_w = limit
-        self.std, self.bias = problem.perceptron.weight_std, problem.perceptron.bias_std
-        self.still = (not self.rate_a, not self.rate_w, not self.rate_a)
-        self.step_sizes, self.matrix_steps = (1.0, 1.0, self.gain * self.bias), (0.0, 0.0, 0.0)
+        self.gain, (own_a, own_w, own_b) = limit.gamma, network.rates
+        self.rate_a, self.rate_w, self.rate_b = limit.kappa_a * own_a, limit.kappa_w * own_w, limit.kappa_a * own_b
+        self.std, self.bias = network.std, network.bias
+        self.still = (not self.rate_a, not self.rate_w, not self.rate_b)
+        self.step_sizes = (own_a, own_w, own_b * self.gain * self.bias)
+        self.matrix_steps, self.decays = (0.0, 0.0, 0.0), network.decays_of(self.inputs.of_a_step)
         points, shared = problem.training.batch_size or self.train, not self.shard.whole
         one_pass = tiles.kept_points(self.activation, len(m), self.inputs.width, m, points, shared)
         # f and velocity share products
@@ -106,7 +110,7 @@ class MeasureFlow(Method):
             (a, w, _), x = passed.state, self.inputs(passed.rows)[train]
             passed.velocity = reductions.velocity(a, w, x, delta, self.activation, self.engine)
         va, vw = passed.velocity
-        vb = self.gain * self.rate_a * self.bias**2 * delta.mean(0)
+        vb = self.gain * self.rate_b * self.bias**2 * delta.mean(0)
         return va.mul_(self.rate_a * self.std), vw.mul_(self.rate_w * self.std), vb
 
     def fall(self, passed: MeasurePass, velocity: State) -> Tensor:
@@ -114,7 +118,7 @@ class MeasureFlow(Method):
         va, vw, vb = velocity
         moving = [(v, rate) for v, rate in ((va, self.rate_a), (vw, self.rate_w)) if rate]
         parts = [(self.m @ v.square().sum(1)).double() * self.gain / rate for v, rate in moving]
-        own = self.gain * self.rate_a * self.bias**2
+        own = self.gain * self.rate_b * self.bias**2
         found = self.shard.sum(torch.stack(parts).sum())
         return found + vb.double().square().sum() / own if own else found
 

@@ -15,6 +15,7 @@ from meanfield.checking.arguments import checked
 from meanfield.measures import reductions, tiles
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
+from meanfield.problem.two_layers import two_layers
 from meanfield.solution.measure_kernels import MeasureKernels
 from meanfield.solution.solution import Solution
 from solvers.running.descent import step_of
@@ -120,11 +121,14 @@ class WassersteinFlow:
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
-        if problem.perceptron.depth != 1:
+        network = problem.layered or problem.perceptron
+        if network.depth != 1:
             raise ValueError(
-                f"WassersteinFlow solves networks of depth 1: received depth {problem.perceptron.depth}; CausalDMFT takes any depth"
+                f"WassersteinFlow solves networks of depth 1: received depth {network.depth}; CausalDMFT takes any depth"
             )
         problem.in_plane.trained.measure_limit()
+        if problem.trial is not None:
+            self._must_suit_layers(problem)
         if self.f0 is not None and problem.in_plane.frozen == "none":
             raise ValueError(
                 f"f0 was given, but the scaling {problem.in_plane.name!r} has no frozen part: leave it out, or take ic_mean_field"
@@ -133,14 +137,30 @@ class WassersteinFlow:
             self._must_let_masses_move(problem)
         self.check_particles(problem)
 
+    def _must_suit_layers(self, problem: Problem) -> None:
+        """Of a perceptron with settings by layer"""
+        network = two_layers(problem)
+        if problem.in_plane.frozen != "none":
+            raise ValueError(
+                f"the scaling {problem.in_plane.name!r} keeps a part of the outputs as it starts, which is known without settings by "
+                "layer: received an Architecture; take mf.mean_field(gamma0), or mf.Network alone"
+            )
+        given = "a given measure" if isinstance(self.initial, ParticleMeasure) else self.initial
+        if not network.gaussian and given not in ("sobol", "iid"):
+            raise ValueError(
+                f"initial={given!r} is a start of its own, which no initial_law and no readout at 0 changes: received "
+                f"{', '.join(law.name for law in network.laws)} for readouts, input weights and biases; take initial='sobol'"
+            )
+
     def _must_let_masses_move(self, problem: Problem) -> None:
         if other := problem.training.other_than("optimiser", "batch_size", "schedule", "warmup"):
             raise ValueError(
                 f"with mass_rate={self.mass_rate:g} masses follow gradients of the loss alone: received {other}; leave it out"
             )
-        if not problem.in_plane.eta_a:
+        if not problem.in_plane.eta_a or not two_layers(problem).rates[0]:
+            still = "eta_a=0" if not problem.in_plane.eta_a else "a frozen readout"
             raise ValueError(
-                "mass_rate is in units of the readout's rate: received eta_a=0; take transport=False for masses alone"
+                f"mass_rate is in units of the readout's rate: received {still}; take transport=False for masses alone"
             )
         if current().count > 1:
             raise ValueError(f"masses that move are kept by one process: received {current().count} processes")
@@ -149,7 +169,7 @@ class WassersteinFlow:
         """ValueError or MemoryError, before any work, for particles or snapshots that do not fit the problem, whatever its scaling."""
         must_resolve(problem, checks.DTYPES[self.dtype])
         snapshot_steps(self.snapshots, problem.training)
-        inputs, outputs = problem.data.inputs + bool(problem.perceptron.bias_std), problem.data.outputs
+        inputs, outputs = problem.data.inputs + bool(two_layers(problem).inner.bias_std), problem.data.outputs
         if isinstance(self.initial, ParticleMeasure):
             for tensor in self.initial.tensors:
                 array_input.untracked("the initial measure", tensor)
@@ -179,24 +199,28 @@ class WassersteinFlow:
     def _numbers(self, problem: Problem, particles: float) -> float:
         """State, velocity and a new state while running, and the states of the snapshots; h of as many points as a step keeps"""
         training, outputs = problem.training, problem.data.outputs
-        inputs = problem.perceptron.inputs(problem.data.x[:1]).shape[1]
+        network = two_layers(problem).inner
+        inputs = network.inputs(problem.data.x[:1]).shape[1]
         running = INTEGRATOR if training.optimiser == "gradient_flow" else 3 + training.memories
         like, batch = torch.empty(0, dtype=checks.DTYPES[self.dtype]), training.batch_size or problem.data.samples
-        shown = tiles.kept_points(problem.perceptron.nonlinearity, int(particles), inputs, like, batch)
+        shown = tiles.kept_points(network.nonlinearity, int(particles), inputs, like, batch)
         return particles * ((inputs + outputs + 1) * (running + len(self.snapshots)) + shown)
 
     def initial_measure(self, problem: Problem) -> ParticleMeasure:
         """The measure at time 0, on the solver's device."""
-        important = _directions(problem)
+        important, network = _directions(problem), two_layers(problem)
         sizes, outputs = important.shape[1], problem.data.outputs
         kind, device = checks.DTYPES[self.dtype], torch.device(self.device)
         if isinstance(self.initial, ParticleMeasure):
             copies = (t.to(device=device, dtype=kind, copy=True) for t in self.initial.tensors)
             return ParticleMeasure(*copies)
         if self.initial == "iid":
-            return ParticleMeasure.iid(self.particles, sizes, outputs, self.seed, self.dtype).to(device)
+            cloud = ParticleMeasure.iid(self.particles, sizes, outputs, self.seed, self.dtype)
+            return ParticleMeasure(*network.drawn(cloud.a, cloud.w), cloud.m).to(device)
         if self.initial == "sobol":
-            cloud = ParticleMeasure.sobol(self.particles, sizes, outputs, self.seed, self.dtype, important).to(device)
+            turned = important if network.isotropic else None  # other laws are those of the coordinates that x has
+            cloud = ParticleMeasure.sobol(self.particles, sizes, outputs, self.seed, self.dtype, turned)
+            cloud = ParticleMeasure(*network.drawn(cloud.a, cloud.w), cloud.m).to(device)
             if self.balanced:
                 balance(cloud, problem)
             return cloud
@@ -222,9 +246,10 @@ class WassersteinFlow:
             whole = self.initial_measure(problem)
             shard = Shard(len(whole), ranks)
             return (whole if shard.whole else Cloud(*map(shard.take, whole.tensors))), shard
-        important = _directions(problem)
+        important, network = _directions(problem), two_layers(problem)
         shard, sizes = Shard(self.particles, ranks), (important.shape[1], problem.data.outputs)
-        part = random_part(self.initial, self.particles, sizes, self.seed, self.dtype, important, shard)
+        turned = important if network.isotropic else None
+        part = random_part(self.initial, self.particles, sizes, self.seed, self.dtype, turned, shard, network)
         cloud = Cloud(*(tensor.to(self.device) for tensor in part.tensors))
         if self.initial == "sobol" and self.balanced:
             balance(cloud, problem, shard)

@@ -17,8 +17,8 @@ import meanfield as mf
 import solvers.dmft.infinite_dense
 from meanfield.comparison.observables import observe
 from meanfield.comparison.statistics import exponent_of, left_out_means
+from meanfield.network.architecture import perceptron
 from meanfield.network.layered import branch
-from meanfield.network.module import perceptron
 from solvers import CausalDMFT, FiniteWidth
 from solvers.dmft.causal_dmft import Draws
 from tests.accuracy.agreement import compared, kept, largest_z, networks_and_limit

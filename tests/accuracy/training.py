@@ -1,8 +1,11 @@
-"""Ways of training: means of networks beside their limit, and how both scatter (equations 110 to 114)."""
+"""Ways of training, settings by layer and laws of the start: means of networks beside their limit, and how both scatter (equations 110 to
+114, 120 and 121)."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,17 +33,46 @@ CASES = {
     "residual module behind norms, Muon": (Residual, mf.Training(0.03, 20, "muon")),
 }
 
+DECAYING = mf.Training(0.3, 20, weight_decay=0.2)
+RATES = {
+    "rate": {"input": 2.0, "hidden.1": 0.3, "readout": 1.5},
+    "decay": {"*.bias": 0.0, "hidden.1": 2.0, "readout": 0.5},
+}
+DEEP = RATES | {"decay": {layer: own for layer, own in RATES["decay"].items() if layer != "*.bias"}}  # without biases
+SHALLOW = {name: {layer: own for layer, own in given.items() if layer != "hidden.1"} for name, given in RATES.items()}
+LAYERS = {
+    "two layers, rates and decays by layer": (mf.Architecture(ONE, **SHALLOW), DECAYING),
+    "two layers, Rademacher": (mf.Architecture(ONE, initial_law="rademacher"), DECAYING),
+    "two layers, student_t(3)": (mf.Architecture(ONE, initial_law="student_t(3)"), DECAYING),
+    "two layers, readout 0": (mf.Architecture(ONE, weight_std={"readout": 0}), DECAYING),
+    "L = 2, rates and decays by layer": (mf.Architecture(TWO, **DEEP), DECAYING),
+    "L = 2, Rademacher": (mf.Architecture(TWO, initial_law="rademacher"), DECAYING),
+    "L = 2, Rademacher matrix, else normal": (mf.Architecture(TWO, initial_law={"hidden.1": "rademacher"}), DECAYING),
+    "L = 2, student_t(3)": (mf.Architecture(TWO, initial_law="student_t(3)"), DECAYING),
+    "L = 2, readout 0": (mf.Architecture(TWO, weight_std={"readout": 0}), DECAYING),
+    "L = 2, frozen matrix, Adam": (mf.Architecture(TWO, frozen=("hidden.1",)), mf.Training(0.05, 20, "adam")),
+}
+
 
 def ways_of_training() -> None:
     """|mean of networks - limit| over |limit| beside its noise, all steps and samples; digits 0/1, P = 6, T = 20, squared loss"""
+    _measured(CASES)
+
+
+def by_layer() -> None:
+    """The same of settings by layer and laws of the start"""
+    _measured(LAYERS)
+
+
+def _measured(cases: Mapping[str, tuple[Any, mf.Training]]) -> None:
     print(
         "| training | limit | seconds | own error | N = 64 | N = 256 | N = 1024 | one network of 1024 | its scatter ~ N^ |\n"
         "|---|---|---|---|---|---|---|---|---|"
     )
     data = mf.digits((0, 1), n_train=6, n_test=2)
-    for name, (network, training) in CASES.items():
+    for name, (network, training) in cases.items():
         problem = mf.Problem(data, network, mf.mean_field(0.3 if "0.3" in name else 1.0), training)
-        shallow = isinstance(network, mf.Network) and network.depth == 1
+        shallow = problem.layered is not None and problem.layered.depth == 1
         samples = 2**14 if shallow else 512 if network is Residual else 2048
         start, limits = time.perf_counter(), []
         for seed in range(4):
@@ -71,4 +103,4 @@ def _outputs(problem: mf.Problem, width: int, seeds: int) -> Tensor:
     return torch.stack([net.f for net in nets]).double()
 
 
-CLAIMS = {"ways_of_training": ways_of_training}
+CLAIMS = {"ways_of_training": ways_of_training, "by_layer": by_layer}

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import meanfield as mf
-from meanfield.network.module import perceptron
+from meanfield.network.architecture import perceptron
 from solvers import CausalDMFT, FiniteWidth
 from solvers.dmft.infinite_dense import InfiniteDense
 from solvers.dmft.module_limit import ModuleLimit
