@@ -13,8 +13,10 @@ from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import DeviationReport, deviation
 from meanfield.comparison.distances import marginal_distance, measure_distance
 from meanfield.comparison.ensembles import EnsembleLoss, ensemble_loss
+from meanfield.comparison.free_energy import FreeEnergy, free_energy
 from meanfield.comparison.observables import alignment, movement, observe
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
+from meanfield.comparison.stationary import StationaryAverages, stationary
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files.storage import load, save
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
@@ -58,6 +60,7 @@ __all__ = [
     "Dataset",
     "DeviationReport",
     "EnsembleLoss",
+    "FreeEnergy",
     "GaussianProcess",
     "GaussianProcessClassifier",
     "GaussianProcessRegressor",
@@ -77,6 +80,7 @@ __all__ = [
     "SignDescent",
     "Solution",
     "Standard",
+    "StationaryAverages",
     "Status",
     "Training",
     "TransferReport",
@@ -91,6 +95,7 @@ __all__ = [
     "deviation",
     "digits",
     "ensemble_loss",
+    "free_energy",
     "from_file",
     "gaussian_mixture",
     "ic_mean_field",
@@ -114,6 +119,7 @@ __all__ = [
     "save",
     "single_index_teacher",
     "spectrum",
+    "stationary",
     "sym_default",
 ]
 

@@ -1,6 +1,7 @@
 """The verbs: each solver is a frozen dataclass of numerical settings, and solver(problem) -> Solution."""
 
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
+from meanfield.solution.gibbs_measure import GibbsMeasure
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.certificate import Certificate, residual
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
@@ -23,7 +24,7 @@ from solvers.studies.coordinate_check import coordinate_check
 from solvers.studies.learning_rate_transfer import learning_rate_transfer
 from solvers.studies.measured_exponents import measured_exponents
 from solvers.studies.proxy_comparison import Proxy, proxy_comparison
-from solvers.two_layer.gibbs import GibbsMeasure, gibbs_fixed_point
+from solvers.two_layer.gibbs import gibbs_fixed_point
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit, rescaled
 from solvers.two_layer.wasserstein_flow import WassersteinFlow
 

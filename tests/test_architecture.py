@@ -16,7 +16,18 @@ HOMES = {
     "pykeops": {"meanfield/measures/keops.py"},
     "matplotlib": {
         f"meanfield/plot/{name}.py"
-        for name in ("frame", "runs", "matrices", "tensors", "reports", "fluctuations", "plane", "lazy", "transfer")
+        for name in (
+            "frame",
+            "runs",
+            "matrices",
+            "tensors",
+            "reports",
+            "fluctuations",
+            "plane",
+            "lazy",
+            "stationary",
+            "transfer",
+        )
     },
     "xarray": set(),  # it reads the files; it is not needed to write them
     "h5netcdf": {"meanfield/files/storage.py"},

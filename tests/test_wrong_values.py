@@ -102,11 +102,19 @@ def objects() -> dict[str, Any]:
         "transfer": solvers.learning_rate_transfer(problem, (0.1, 0.2, 0.4), (2, 3), 3, WassersteinFlow(16)),
         "proxies": solvers.proxy_comparison(problem, 2, ["ntk"], 4),
         "measure": mf.ParticleMeasure.iid(4, 2),
+        "noisy": (noisy := _noisy(problem)),
+        "averages": mf.stationary(noisy, after=0),
+        "gibbs": solvers.gibbs_fixed_point(noisy.problem, 64),
         "variance": (variance := solvers.predicted_variance(problem, 16, groups=2)),
         "bias": (bias := solvers.predicted_bias(problem, 4, 2)),
         "ensembles": mf.ensemble_loss(flow, variance, bias, nets, (1,)),
         "revealed": RevealedWidth(4, keep_state=True)(deep),
     }
+
+
+def _noisy(problem: mf.Problem) -> mf.Solution:
+    training = mf.Training(0.1, 120, temperature=0.2, weight_decay=5.0)
+    return WassersteinFlow(64, snapshots=(0, 60, 120))(replace(problem, training=training))
 
 
 def _fields(result: Any) -> dict[str, Any]:
@@ -271,6 +279,8 @@ def calls(folder: Path) -> dict[str, Call]:
             for method, more in (("removed", {"ensemble": 2}), ("kept", {}), ("expected", {"ensemble": 2}))
         },
         "digits": Call(mf.digits, {"classes": (0, 1), "n_train": 2, "n_test": 2, "seed": 0, "one_hot": False}),
+        "free_energy": Call(mf.free_energy, {"solution": o["noisy"], "particles": 64}),
+        "stationary": Call(mf.stationary, {"solutions": o["noisy"], "after": 0}),
         "from_file": Call(mf.from_file, {"path": folder / "data.npz", "targets": 1, "n_test": 1}, but=("targets",)),
         "gaussian_mixture": Call(
             mf.gaussian_mixture,
@@ -598,6 +608,8 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "deviation": {"report": o["report"], "names": ["f"]},
         "ensemble_loss": {"found": o["ensembles"]},
         "eigenvalues": {"spectrum": o["spectrum"]},
+        "free_energy": {"found": mf.free_energy(o["noisy"]), "end": o["gibbs"]},
+        "stationary": {"found": o["averages"], "runs": o["noisy"], "samples": (0,), "output": 0},
         "kernels": {"solutions": flow, "name": "Phi1", "steps": (0,)},
         "learning_curves": {"spectrum": o["spectrum"], "times": [1.0, 2.0], "learning_rate": 0.5, "directions": (0, 1)},
         "learning_rates": {"report": o["transfer"], "best": False},
@@ -645,6 +657,8 @@ WITHOUT = {
     "RankLost",
     "SolverError",
     "GibbsMeasure",
+    "FreeEnergy",
+    "StationaryAverages",
     "Status",
     "plot",
 }

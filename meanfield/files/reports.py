@@ -16,6 +16,7 @@ from meanfield.comparison.statistics import Exponent
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files.predictions import PREDICTIONS, Prediction
 from meanfield.files.solutions import SOLUTION, Arrays, Kind, Stored, by_field, plain
+from meanfield.files.stationary import STATIONARY, Stationary
 from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution
 
@@ -223,12 +224,20 @@ def _unpack_transfer(stored: Stored, settings: Mapping[str, Any]) -> TransferRep
 
 
 Result = (
-    Solution | DeviationReport | Prediction | PowersReport | ProxyReport | CoordinatesReport | TransferReport
+    Solution
+    | DeviationReport
+    | Prediction
+    | Stationary
+    | PowersReport
+    | ProxyReport
+    | CoordinatesReport
+    | TransferReport
 )  # what `save` takes
 KINDS = (
     SOLUTION,
     Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
     *PREDICTIONS,
+    *STATIONARY,
     Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
     Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
     Kind("meanfield coordinates report", CoordinatesReport, _pack_coordinates, _unpack_coordinates),

@@ -11,6 +11,7 @@ from meanfield.plot.matrices import kernels, two_times
 from meanfield.plot.plane import powers, proxy_comparison, scaling_plane
 from meanfield.plot.reports import coordinates, deviation, variance
 from meanfield.plot.runs import animate_particles, loss, outputs, particles, preactivations
+from meanfield.plot.stationary import free_energy, stationary
 from meanfield.plot.tensors import recorded
 from meanfield.plot.transfer import learning_rates
 
@@ -20,6 +21,7 @@ __all__ = [
     "deviation",
     "eigenvalues",
     "ensemble_loss",
+    "free_energy",
     "kernels",
     "learning_curves",
     "learning_rates",
@@ -36,6 +38,7 @@ __all__ = [
     "recorded",
     "save",
     "scaling_plane",
+    "stationary",
     "two_times",
     "variance",
     "width_for",

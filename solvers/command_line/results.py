@@ -12,6 +12,7 @@ from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import deviation
 from meanfield.comparison.ensembles import EnsembleLoss
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
+from meanfield.comparison.free_energy import FreeEnergy
 from meanfield.comparison.observables import has_preactivations
 from meanfield.comparison.report import DeviationReport
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
@@ -123,6 +124,7 @@ def _plot(asked: Plot) -> int:
         PredictedVariance: _each(only, plot.predicted_variance),
         PredictedBias: _each(only, plot.predicted_bias),
         EnsembleLoss: {"ensembles": lambda: plot.ensemble_loss(only)},
+        FreeEnergy: {"free_energy": lambda: plot.free_energy(only)},
         WidthFor: {"width": lambda: plot.width_for(only)},
         LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
         PowersReport: {"powers": lambda: plot.powers(only)},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from meanfield.checking.arguments import checked
 from meanfield.checking.warning import warn
 from meanfield.measures.particle_measure import ParticleMeasure, SobolPoints
 from meanfield.problem.problem import Problem
+from meanfield.solution.gibbs_measure import GibbsMeasure
 from solvers.running.failures import SolverError
 from solvers.running.inputs import EVERYWHERE, Inputs
 
@@ -21,35 +23,6 @@ _FEW = 3  # dimensions in which a product of Gauss-Hermite nodes beats Sobol poi
 _STEPS, _HALVINGS = 30, 20
 _PARTS = (2.0**-8, 2.0**-6, 2.0**-4, 2.0**-3, 2.0**-2, 0.5)  # of the field's square, on the way to all of it
 _THIN = 0.01  # of the points' weight, below which an average rests on few of them
-
-
-@dataclass(frozen=True)
-class GibbsMeasure:
-    """What noise and decay leave of two layers after a long time (equation 115). Of P + P_test points, training samples first."""
-
-    problem: Problem = field(repr=False)
-    """What was asked"""
-    f: Tensor = field(repr=False)
-    """(P, C) outputs on the training samples"""
-    f_test: Tensor | None = field(repr=False)
-    """(P_test, C) outputs on the test samples"""
-    kernel: Tensor = field(repr=False)
-    """(P + P_test, P + P_test) Phi, the average of phi phi over the measure"""
-    measure: ParticleMeasure = field(repr=False)
-    """Weighted particles that have its law: input weights at the points of the average, a readout drawn for each"""
-    free_energy: float
-    """(kappa / Gamma) loss + temperature times the divergence from the law without samples; the least that any measure has"""
-    divergence: float
-    """Kullback and Leibler's, of this law from that without samples, N(0, temperature / weight_decay)"""
-    effective: float
-    """Which part of the points carries the average; small means that it rests on few"""
-    residual: float
-    """What is left of the equation, relative to the outputs"""
-
-    @property
-    def loss(self) -> float:
-        """Mean over the training samples"""
-        return float(self.problem.loss_function.mean(self.f, self.problem.data.y))
 
 
 @checked
@@ -214,7 +187,7 @@ def _newton(problem: Problem, average: _Average, f: Tensor, tolerance: float, sc
     for _ in range(_STEPS):
         if float(gap.norm()) <= tolerance * scale:
             break
-        slopes = torch.func.vmap(torch.func.jacrev(lambda f, y: loss.delta(f[None], y[None])[0]))(f, y)
+        slopes = _slopes(f, lambda f: loss.delta(f, y))
         jacobian = average.derivative(tilted) @ torch.block_diag(*slopes) - torch.eye(y.numel(), dtype=f.dtype)
         step = torch.linalg.solve(jacobian, -gap.flatten()).reshape(f.shape)
         before, start = float(gap.norm()), f
@@ -224,6 +197,15 @@ def _newton(problem: Problem, average: _Average, f: Tensor, tolerance: float, sc
             if float(gap.norm()) < before:
                 break
     return f, float(gap.norm()) / scale
+
+
+def _slopes(f: Tensor, delta: Callable[[Tensor], Tensor]) -> Tensor:
+    """(P, C, C) of delta (P, C), of each sample in its own outputs"""
+    at = f.detach().requires_grad_()
+    with torch.enable_grad():
+        errors = delta(at)
+        rows = [torch.autograd.grad(column.sum(), at, retain_graph=True)[0] for column in errors.unbind(1)]
+    return torch.stack(rows, 1)
 
 
 def _check(problem: Problem) -> None:

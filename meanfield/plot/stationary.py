@@ -1,0 +1,75 @@
+"""Pictures of runs with noise: free energy along them, averages over time after they forgot their start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from meanfield.checking.arguments import checked
+from meanfield.comparison.free_energy import FreeEnergy
+from meanfield.comparison.stationary import StationaryAverages
+from meanfield.plot.data import row
+from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, output_of, panels
+from meanfield.solution.gibbs_measure import GibbsMeasure
+from meanfield.solution.solution import Solution
+
+
+@checked
+def free_energy(found: FreeEnergy, end: GibbsMeasure | None = None, ax: Axes | None = None) -> Axes:
+    """Free energy and its two parts against time, with 95 % of the estimate's error; dashed, the least there is, of `end`."""
+    panel: Axes = panels(ax)[0]
+    times, entropic = found.times.numpy(), found.temperature * found.divergence.numpy()
+    error = 1.96 * found.temperature * found.errors.numpy()
+    panel.plot(times, found.energy.numpy(), color=BLUE, label=r"energy $(\kappa/\Gamma)\,\mathcal{L}$")
+    panel.plot(times, entropic, color=ORANGE, label=r"$\tau$ KL")
+    panel.errorbar(
+        times, found.total.numpy(), error, color="black", fmt="o-", markersize=3, capsize=2, label="free energy"
+    )
+    if end is not None:
+        panel.axhline(end.free_energy, color="black", linestyle="--", linewidth=1.2, label="least of all measures")
+    panel.set(xlabel=TIME, ylabel="free energy")
+    panel.set_ylim(bottom=min(0.0, float(panel.get_ylim()[0])))
+    panel.legend(**SMALL)
+    return panel
+
+
+@checked
+def stationary(
+    found: StationaryAverages,
+    runs: Solution | Sequence[Solution],
+    samples: Sequence[int] = (0, 1, 2),
+    output: int | None = None,
+    ax: Any = None,
+) -> np.ndarray:
+    """f_mu(t) of each run, a panel for each sample: grey until the start is forgotten; the mean over time with 95 % of its error.
+
+    output: which of several; None takes the one with the largest target.
+    """
+    every = [runs] if isinstance(runs, Solution) else list(runs)
+    if not every:
+        raise ValueError("runs must hold one or more: received none")
+    axes = panels(ax, 1, len(samples), size=(3.3, 3.0), sharey=True)
+    for panel, mu in zip(axes, samples, strict=True):
+        target = row(found.problem.data.y, mu).flatten()
+        column = int(target.argmax()) if output is None else output
+        for run in every:
+            panel.plot(
+                run.times,
+                output_of(run, mu, column, test=False),
+                color=BLUE,
+                alpha=0.6 / len(every) ** 0.3,
+                linewidth=0.7,
+            )
+        mean, error = (float(row(part["f"].flatten(1), mu)[column]) for part in (found.means, found.errors))
+        panel.axvspan(0, found.time, color=GREY, alpha=0.2, linewidth=0)
+        ends = [found.time, float(every[0].times[-1])]
+        panel.plot(ends, [mean, mean], **LIMIT, label=f"{mean:.3g} $\\pm$ {error:.1g}")
+        panel.fill_between(ends, mean - 1.96 * error, mean + 1.96 * error, color="black", alpha=0.25, linewidth=0)
+        which = f", output {column}" if found.problem.data.outputs > 1 else ""
+        panel.set(xlabel=TIME, title=f"training sample {mu}{which}")
+        panel.legend(**SMALL)
+    axes[0].set_ylabel("output $f$")
+    return axes
