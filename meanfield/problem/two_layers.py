@@ -77,7 +77,7 @@ def two_layers(problem: Problem) -> TwoLayers:
     def std(p: object) -> float:
         return 0.0 if p is None else own.std(p) or 0.0  # type: ignore[arg-type]
 
-    rates = [0.0 if p is None else own.rate_of(p) for p in (a, w, inner, outer)]
+    rates = [1.0 if p is None else own.rate_of(p) for p in (a, w, inner, outer)]
     if inner is not None and rates[1] != rates[2]:
         raise ValueError(
             "particles move as (a, w), with the input weights and their bias in w: received the rates "

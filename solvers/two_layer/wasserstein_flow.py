@@ -35,6 +35,8 @@ from solvers.two_layer.initial_outputs import initial_outputs
 from solvers.two_layer.initial_particles import PER_POINT, Cloud, balance, random_part
 from solvers.two_layer.mass_flow import MassFlow
 from solvers.two_layer.measure_flow import MeasureFlow
+from solvers.two_layer.optimal_readout import OptimalReadout
+from solvers.two_layer.refusals import must_let_masses_move, must_let_readouts_settle, must_suit_layers
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 
@@ -80,10 +82,15 @@ class WassersteinFlow:
     """alpha: masses of particles grow where they lower the loss, at this rate in units of training time (Wasserstein-Fisher-Rao)"""
     transport: bool = True
     """Whether particles move; without it masses alone do (Fisher-Rao)"""
+    readout_ridge: float | None = None
+    """s: the readout is at the optimum of ridge regression at each step, for the squared loss, as if it were infinitely fast, and hidden
+    weights move along the gradient there (equation 122)"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, particles=1, evaluations=1)
         object.__setattr__(self, "mass_rate", checks.positive("mass_rate", self.mass_rate, zero=True))
+        if self.readout_ridge is not None:
+            object.__setattr__(self, "readout_ridge", checks.positive("readout_ridge", self.readout_ridge))
         if not self.transport and not self.mass_rate:
             raise ValueError(
                 "transport=False and mass_rate=0 let nothing move: give mass_rate=1.0, or leave transport as it is"
@@ -128,42 +135,16 @@ class WassersteinFlow:
             )
         problem.in_plane.trained.measure_limit()
         if problem.trial is not None:
-            self._must_suit_layers(problem)
+            must_suit_layers(problem, self.initial)
         if self.f0 is not None and problem.in_plane.frozen == "none":
             raise ValueError(
                 f"f0 was given, but the scaling {problem.in_plane.name!r} has no frozen part: leave it out, or take ic_mean_field"
             )
         if self.mass_rate:
-            self._must_let_masses_move(problem)
+            must_let_masses_move(problem, self.mass_rate)
+        if self.readout_ridge is not None:
+            must_let_readouts_settle(problem, self.readout_ridge, self.mass_rate)
         self.check_particles(problem)
-
-    def _must_suit_layers(self, problem: Problem) -> None:
-        """Of a perceptron with settings by layer"""
-        network = two_layers(problem)
-        if problem.in_plane.frozen != "none":
-            raise ValueError(
-                f"the scaling {problem.in_plane.name!r} keeps a part of the outputs as it starts, which is known without settings by "
-                "layer: received an Architecture; take mf.mean_field(gamma0), or mf.Network alone"
-            )
-        given = "a given measure" if isinstance(self.initial, ParticleMeasure) else self.initial
-        if not network.gaussian and given not in ("sobol", "iid"):
-            raise ValueError(
-                f"initial={given!r} is a start of its own, which no initial_law and no readout at 0 changes: received "
-                f"{', '.join(law.name for law in network.laws)} for readouts, input weights and biases; take initial='sobol'"
-            )
-
-    def _must_let_masses_move(self, problem: Problem) -> None:
-        if other := problem.training.other_than("optimiser", "batch_size", "schedule", "warmup"):
-            raise ValueError(
-                f"with mass_rate={self.mass_rate:g} masses follow gradients of the loss alone: received {other}; leave it out"
-            )
-        if not problem.in_plane.eta_a or not two_layers(problem).rates[0]:
-            still = "eta_a=0" if not problem.in_plane.eta_a else "a frozen readout"
-            raise ValueError(
-                f"mass_rate is in units of the readout's rate: received {still}; take transport=False for masses alone"
-            )
-        if current().count > 1:
-            raise ValueError(f"masses that move are kept by one process: received {current().count} processes")
 
     def check_particles(self, problem: Problem) -> None:
         """ValueError or MemoryError, before any work, for particles or snapshots that do not fit the problem, whatever its scaling."""
@@ -190,7 +171,9 @@ class WassersteinFlow:
         remedy = "take fewer particles, dtype='float32', or fewer snapshots"
         parts = {f"the flow of {self.particles} particles": (own, remedy)}
         parts |= kept(problem, 0, checks.DTYPES[self.dtype].itemsize)  # kernels are made when they are looked at
-        points = problem.data.points
+        points, samples = problem.data.points, problem.data.samples
+        if self.readout_ridge is not None:
+            parts[f"the readout of {samples} samples"] = (32.0 * samples**2, "take fewer samples")
         if self.initial == "sobol" and self.balanced and self.particles >= PER_POINT * points:
             remedy = "give balanced=False, or take fewer samples"
             parts[f"balancing the start on {points} points"] = (32.0 * points**2, remedy)
@@ -264,7 +247,10 @@ class WassersteinFlow:
     ) -> Solution:
         given = (problem, m, self.engine, problem.in_plane.trained.measure_limit(), frozen, shard, self.seed)
         moving = {"mass_rate": self.mass_rate, "transport": self.transport}
-        method = MassFlow(*given, **moving) if self.mass_rate else MeasureFlow(*given)
+        if self.readout_ridge is not None:
+            method: MeasureFlow = OptimalReadout(*given, ridge=self.readout_ridge)
+        else:
+            method = MassFlow(*given, **moving) if self.mass_rate else MeasureFlow(*given)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
         training, rtol = problem.training, tolerance(self.rtol, problem.has_kinks, m.dtype)
         flow = Flow(

@@ -34,18 +34,16 @@ CASES = {
 }
 
 DECAYING = mf.Training(0.3, 20, weight_decay=0.2)
-RATES = {
-    "rate": {"input": 2.0, "hidden.1": 0.3, "readout": 1.5},
-    "decay": {"*.bias": 0.0, "hidden.1": 2.0, "readout": 0.5},
-}
-DEEP = RATES | {"decay": {layer: own for layer, own in RATES["decay"].items() if layer != "*.bias"}}  # without biases
-SHALLOW = {name: {layer: own for layer, own in given.items() if layer != "hidden.1"} for name, given in RATES.items()}
+SHALLOW = mf.Architecture(ONE, rate={"input": 2.0, "readout": 1.5}, decay={"*.bias": 0.0, "readout": 0.5})
+DEEP = mf.Architecture(
+    TWO, rate={"input": 2.0, "hidden.1": 0.3, "readout": 1.5}, decay={"hidden.1": 2.0, "readout": 0.5}
+)
 LAYERS = {
-    "two layers, rates and decays by layer": (mf.Architecture(ONE, **SHALLOW), DECAYING),
+    "two layers, rates and decays by layer": (SHALLOW, DECAYING),
     "two layers, Rademacher": (mf.Architecture(ONE, initial_law="rademacher"), DECAYING),
     "two layers, student_t(3)": (mf.Architecture(ONE, initial_law="student_t(3)"), DECAYING),
     "two layers, readout 0": (mf.Architecture(ONE, weight_std={"readout": 0}), DECAYING),
-    "L = 2, rates and decays by layer": (mf.Architecture(TWO, **DEEP), DECAYING),
+    "L = 2, rates and decays by layer": (DEEP, DECAYING),
     "L = 2, Rademacher": (mf.Architecture(TWO, initial_law="rademacher"), DECAYING),
     "L = 2, Rademacher matrix, else normal": (mf.Architecture(TWO, initial_law={"hidden.1": "rademacher"}), DECAYING),
     "L = 2, student_t(3)": (mf.Architecture(TWO, initial_law="student_t(3)"), DECAYING),
