@@ -15,6 +15,7 @@ from meanfield.comparison.distances import marginal_distance, measure_distance
 from meanfield.comparison.ensembles import EnsembleLoss, ensemble_loss
 from meanfield.comparison.free_energy import FreeEnergy, free_energy
 from meanfield.comparison.observables import alignment, movement, observe
+from meanfield.comparison.population import population_loss
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.comparison.stationary import StationaryAverages, stationary
 from meanfield.comparison.transfer_report import TransferReport
@@ -33,12 +34,14 @@ from meanfield.network.architecture import Architecture
 from meanfield.network.convolutional import ConvNetwork
 from meanfield.network.perceptron import Network
 from meanfield.problem.data_files import from_file
+from meanfield.problem.data_laws import Mixture, Teacher
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.datasets import digits, gaussian_mixture, multi_index_teacher, single_index_teacher
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.optimisers import Adam, Muon, RMSprop, SignDescent
 from meanfield.problem.problem import Problem
 from meanfield.problem.schedules import Schedule
+from meanfield.problem.stream import Stream, stream
 from meanfield.problem.training import Training
 from meanfield.scaling.plane import classify
 from meanfield.scaling.scaling import Scaling, coinciding, default, ic_mean_field, mean_field, ntk, sym_default
@@ -67,6 +70,7 @@ __all__ = [
     "KernelSpectrum",
     "LazyPrediction",
     "Loss",
+    "Mixture",
     "Muon",
     "Network",
     "ParticleMeasure",
@@ -82,6 +86,8 @@ __all__ = [
     "Standard",
     "StationaryAverages",
     "Status",
+    "Stream",
+    "Teacher",
     "Training",
     "TransferReport",
     "TwoTimeKernel",
@@ -115,11 +121,13 @@ __all__ = [
     "observe",
     "plot",
     "pooled",
+    "population_loss",
     "register_activation",
     "save",
     "single_index_teacher",
     "spectrum",
     "stationary",
+    "stream",
     "sym_default",
 ]
 

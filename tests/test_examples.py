@@ -29,6 +29,7 @@ FILES = {
     "own_activation": {"loss.png", "deviation.png"},
     "own_network": {"own_network.png"},
     "convolutional": {"convolutional.png"},
+    "one_pass": {"one_pass.png"},
     "optimisers": {"optimisers.png"},
     "residual": {"residual.png"},
     "recurrent": {"recurrent.png"},
@@ -70,6 +71,11 @@ FINDINGS = {
     # six seeds over four times the width: a standard error of 0.2
     "own_network": lambda r: -1 < r["power"] < -0.2,
     "convolutional": lambda r: -1 < r["power"] < -0.2,
+    # means over time and three students, each off by about N^(-1/2) in the log
+    "one_pass": lambda r: (
+        r["rate 0.04, limit from the equation"] < 0.3 * r["rate 0.4, limit from the equation"]
+        and max(v for name, v in r.items() if "N = 64" in name) < 0.4
+    ),
     "optimisers": lambda r: (
         len(r) == 12
         and sum(v for name, v in r.items() if "128" in name) < sum(v for name, v in r.items() if "32" in name)

@@ -17,6 +17,7 @@ from meanfield.checking.arguments import checked
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.measures.reductions import outputs
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import must_come_again
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import recorded
 
@@ -73,6 +74,7 @@ def free_energy(solution: Solution, particles: int = 2**14) -> FreeEnergy:
     ValueError for solutions without particles, weights that differ, or training without noise and decay.
     """
     problem, most = solution.problem, checks.integer("particles", particles, 64)
+    must_come_again(problem.data, "free_energy")
     training = problem.training
     for name in ("temperature", "weight_decay"):
         if not getattr(training, name):

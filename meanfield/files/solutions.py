@@ -22,9 +22,11 @@ from meanfield.network.perceptron import Network
 from meanfield.network.recalled import recalled, told
 from meanfield.network.recalled import settings as layer_settings
 from meanfield.problem import losses, optimisers
+from meanfield.problem import stream as streams
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
 from meanfield.problem.schedules import Schedule
+from meanfield.problem.stream import Stream
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import MeasureLimit, Scaling
 from meanfield.scaling.standard import Standard
@@ -111,8 +113,13 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
     for name, (dims, meaning) in _DATA.items():
         if (value := getattr(problem.data, name)) is not None:
             arrays.put(name, value, dims, meaning)
+    data = problem.data
+    stream = (
+        {"batch": data.batch, "seed": data.seed, "law": streams.told(data.law)} if isinstance(data, Stream) else None
+    )
     return {
         "data": problem.data.name,
+        "stream": stream,
         "network": network,
         "scaling": by_field(problem.scaling),
         "training": _told(problem.training),
@@ -122,8 +129,18 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
 
 def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
     """The inverse of `pack_problem`"""
+    arrays, stream = some(stored, "x", "y", "x_test", "y_test"), asked.get("stream")
+    made = Dataset(**arrays, name=asked["data"])
+    if stream:
+        made = Stream(
+            **arrays,
+            name=asked["data"],
+            law=streams.recalled(stream["law"]),
+            batch=stream["batch"],
+            seed=stream["seed"],
+        )
     return Problem(
-        data=Dataset(**some(stored, "x", "y", "x_test", "y_test"), name=asked["data"]),
+        data=made,
         network=_network(asked["network"]),
         scaling=(Standard if "improved" in asked["scaling"] else Scaling)(**asked["scaling"]),
         training=_recalled(asked["training"]),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
-from meanfield.network.activations import Activation, activation
+from meanfield.problem import data_laws
 from meanfield.problem.dataset import Dataset, split
 
 
@@ -74,13 +73,7 @@ def gaussian_mixture(
     classes, separation = checks.integer("classes", classes, 2), checks.positive("separation", separation, zero=True)
     n_train, n_test, inputs = _sizes(n_train, n_test, inputs, classes, "classes")
     g = _generator(seed)
-    means = torch.randn(classes, inputs, generator=g, dtype=torch.float64)
-    if classes == 2:
-        means[1] = -means[0]
-    means = separation * means / means.norm(dim=1, keepdim=True)
-    label = torch.randint(classes, (n_train + n_test,), generator=g)
-    x = means[label] + torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
-    y = (1.0 - 2.0 * label)[:, None] if classes == 2 else torch.nn.functional.one_hot(label, classes)
+    x, y = data_laws.clustered(data_laws.means(classes, inputs, separation, g), n_train + n_test, g)
     return split(x, y, n_test, f"gaussian mixture of {classes}")
 
 
@@ -90,7 +83,7 @@ def multi_index_teacher(
     n_test: int = 64,
     inputs: int = 10,
     directions: int = 2,
-    link: str | Activation | Callable[[Tensor], Tensor] = "tanh",
+    link: data_laws.Link = "tanh",
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
@@ -112,15 +105,9 @@ def multi_index_teacher(
     if directions > inputs:
         raise ValueError(f"directions={directions} exceeds inputs={inputs}: there are no more orthonormal directions")
     g = _generator(seed)
-    u = torch.linalg.qr(torch.randn(inputs, directions, generator=g, dtype=torch.float64)).Q
+    u = data_laws.directions(inputs, directions, g)
     x = torch.randn(n_train + n_test, inputs, generator=g, dtype=torch.float64)
-    linked = (link if callable(link) else activation(link))(x @ u)
-    if not isinstance(linked, Tensor) or linked.shape != (len(x), directions) or linked.is_complex():
-        got = f"{tuple(linked.shape)}, {linked.dtype}" if isinstance(linked, Tensor) else type(linked).__name__
-        raise ValueError(
-            f"link must give real numbers of the shape of its argument {(len(x), directions)}: received {got}"
-        )
-    y = linked.detach().double().sum(1, keepdim=True)
+    y = data_laws.linked(link, x @ u)
     y[:n_train] += noise * torch.randn(n_train, 1, generator=g, dtype=torch.float64)
     return split(x, y, n_test, f"{directions}-index teacher")
 
@@ -130,7 +117,7 @@ def single_index_teacher(
     n_train: int = 32,
     n_test: int = 64,
     inputs: int = 10,
-    link: str | Activation | Callable[[Tensor], Tensor] = "tanh",
+    link: data_laws.Link = "tanh",
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
+from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.architecture import Architecture, architecture, perceptron
 from meanfield.network.keys import Key
@@ -18,6 +19,7 @@ from meanfield.network.trial import Trial, tried
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.fitted_data import for_perceptron, must_suit_modules, with_classes
 from meanfield.problem.losses import Loss, loss
+from meanfield.problem.stream import Stream
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import Scaling, mean_field
 from meanfield.scaling.standard import Standard
@@ -34,7 +36,8 @@ class Problem:
     """
 
     data: Dataset
-    """Samples to train on, and others to watch; classes of the cross-entropy of a module are kept as one-hot rows"""
+    """Samples to train on, and others to watch, or a stream of fresh ones; classes of the cross-entropy of a module are kept as one-hot
+    rows"""
     network: Network | Architecture | Callable[[int], nn.Module] = field(default_factory=Network)
     """A perceptron of equation 1; or any network: build(n) makes the torch module of width n, or an Architecture of it (equation 79)"""
     scaling: Scaling | Standard = field(default_factory=mean_field)
@@ -52,7 +55,10 @@ class Problem:
             must_suit_modules(self.data)
             outputs = self.trial.outputs if self.trial else ()
             object.__setattr__(self, "data", with_classes(self.data, outputs, self.loss_function))
-        self.training.batches(self.data.samples)
+        if isinstance(self.data, Stream):
+            self._must_suit_a_stream()
+        else:
+            self.training.batches(self.data.samples)
         self.loss_function.fits(self.data.y, *([] if self.data.y_test is None else [self.data.y_test]))
         if isinstance(self.network, Network):
             object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
@@ -79,6 +85,53 @@ class Problem:
                 f"frozen={network.frozen} leaves nothing of {network.name!r} to train: leave out what is to learn; kernels at the start "
                 "are mf.nngp_and_ntk's"
             )
+
+    def _must_suit_a_stream(self) -> None:
+        if self.training.batch_size is not None:
+            raise ValueError(
+                f"batch_size={self.training.batch_size} divides samples that come again: a stream has its own, mf.stream(.., batch=..); "
+                "leave batch_size out"
+            )
+        if self.training.optimiser == "gradient_flow":
+            raise ValueError(
+                "a stream gives fresh samples to each step, and gradient_flow has none: take optimiser='gradient_descent' with a small "
+                "learning_rate"
+            )
+        if isinstance(self.scaling, Scaling) and self.scaling.frozen != "none":
+            raise ValueError(
+                f"the scaling {self.scaling.name!r} keeps outputs as they start at known samples, and those of a stream are not known: "
+                "take mf.mean_field(gamma0)"
+            )
+
+    @property
+    def batch(self) -> int | None:
+        """B, samples of a step, fresh ones of a stream; None for all"""
+        return self.data.batch if isinstance(self.data, Stream) else self.training.batch_size
+
+    def batches(self, first: int = 0) -> Iterator[Tensor | Dataset | None]:
+        """Of each step from `first` on the training samples of its batch (B,), None for all, or fresh samples themselves (equation 117)"""
+        if not isinstance(self.data, Stream):
+            return self.training.batches(self.data.samples, first)
+        self.data.must_be_known()
+        first = checks.integer("first", first, 0)
+        return (self._fresh(self.data, step) for step in range(first, self.training.steps))
+
+    def _fresh(self, stream: Stream, step: int) -> Dataset:
+        """Of a step, as the network takes them"""
+        found = stream.fresh(step)
+        if self.layered is not None:
+            found = for_perceptron(found, self.loss_function)
+        if not isinstance(self.network, Network):
+            must_suit_modules(found)
+            found = with_classes(found, tuple(self.data.y.shape[1:]), self.loss_function)
+        shapes = [(tuple(d.x.shape[1:]), tuple(d.y.shape[1:]), d.x.is_floating_point()) for d in (found, self.data)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the law of the stream {stream.name!r} gave x and y of the shapes {shapes[0][:2]} in step {step} and {shapes[1][:2]} "
+                "before, or tokens and real numbers in turn: give samples of one kind"
+            )
+        self.loss_function.check(found.y)
+        return found
 
     @property
     def loss_function(self) -> Loss:

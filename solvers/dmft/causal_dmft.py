@@ -13,6 +13,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import Stream
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
 from solvers.dmft.module_limit import must_be_whole
@@ -104,7 +105,7 @@ class CausalDMFT:
         """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
         problem.in_plane.measure_limit()
         snapshot_steps(self.snapshots, problem.training)
-        points, least = problem.data.points, _least_rank(problem)
+        points, least, most = problem.data.points, _least_rank(problem), _rank_to_expect(problem)
         if self.responses and problem.training.record_every > 1:
             raise ValueError(
                 f"responses are functions of every step: received record_every={problem.training.record_every}; take 1"
@@ -114,6 +115,8 @@ class CausalDMFT:
                 f"samples={self.samples} are too few for {points} data points, whose features alone may span as many directions: "
                 f"take at least {4 * points}"
             )
+        if most > least and self.max_rank is None and not self._exact(problem) and self.draws != "finite":
+            self._must_have_room(problem, most)
         entrywise = problem.training.entrywise
         if entrywise is not None and not entrywise.low_rank and current().count > 1:
             raise ValueError(
@@ -125,7 +128,19 @@ class CausalDMFT:
         if problem.trial is not None:
             self._must_suit_modules(problem)
         must_resolve(problem, self._kind(problem))
-        checks.memory_in_all(self.parts(problem, least), checks.free_memory(self.device))
+        rank = least if self._exact(problem) else min(most, self.max_rank or most, max(self.samples, least))
+        checks.memory_in_all(self.parts(problem, rank), checks.free_memory(self.device))
+
+    def _must_have_room(self, problem: Problem, directions: int) -> None:
+        """ValueError for a stream whose fresh samples bring too many directions (equation 117)"""
+        if self.samples > 2 * directions:
+            return
+        enough, ranks = 1 << (2 * directions).bit_length(), max(_least_rank(problem), self.samples // 4)
+        raise ValueError(
+            f"samples={self.samples} are too few for {problem.training.steps} steps of {problem.batch} fresh samples, whose features and "
+            f"gradients may span {directions} directions: take samples={enough} or more, fewer steps or a smaller batch; or, for fields "
+            f"of few inputs, which are alike, max_rank={ranks}: the run then ends where they span more"
+        )
 
     def parts(self, problem: Problem, rank: int) -> Parts:
         """What a run holds in memory whose bases have `rank` directions each"""
@@ -309,3 +324,14 @@ class CausalDMFT:
 def _least_rank(problem: Problem) -> int:
     """Directions that the features and gradients of the first step may span"""
     return max(problem.data.points, problem.data.samples * problem.data.outputs)
+
+
+def _rank_to_expect(problem: Problem) -> int:
+    """`_least_rank`; of a stream the directions that the fresh samples of all steps may bring besides, where some matrix sees them"""
+    data = problem.data
+    if not isinstance(data, Stream):
+        return _least_rank(problem)
+    shallow = problem.trial is None and problem.perceptron.depth == 1
+    if shallow or not problem.architecture.description.having("hidden"):
+        return _least_rank(problem)
+    return (data.samples + data.batch * problem.training.steps) * data.outputs

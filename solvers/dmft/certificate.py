@@ -14,6 +14,7 @@ from tqdm import tqdm
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import must_come_again
 from meanfield.solution.solution import Solution
 from solvers.dmft.dmft_window import Kernels, Window, distance
 from solvers.running.clock import progress_bar
@@ -199,6 +200,7 @@ def residual(
 
 def _must_have_a_map(problem: Problem) -> None:
     """ValueError for a problem whose single-neuron equations are not those of the window"""
+    must_come_again(problem.data, "the certificate")
     problem.in_plane.measure_limit()
     others = "Other seeds (groups=4) and networks (mf.deviation) test"
     if problem.trial is not None:

@@ -13,6 +13,7 @@ import torch
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import must_come_again
 from meanfield.solution.solution import Solution, Status
 from meanfield.solution.two_time import TwoTimeKernel, tangent_of
 from solvers.dmft.anderson import Anderson
@@ -137,6 +138,7 @@ class FixedPointDMFT:
         problem.in_plane.measure_limit()
         snapshot_steps(self.snapshots, problem.training)
         network, data = problem.perceptron, problem.data
+        must_come_again(problem.data, "FixedPointDMFT")
         if network.bias_std or network.residual is not None:
             raise ValueError("FixedPointDMFT solves networks without biases and residual branches: take CausalDMFT")
         if problem.training.optimiser == "gradient_flow":

@@ -31,7 +31,7 @@ from solvers.dmft.neurons import Neurons, Population
 from solvers.dmft.places import phases
 from solvers.dmft.stand_in import Matrix, Met, Record
 from solvers.running.apart import Passes, passes_of, rows_of
-from solvers.running.inputs import EVERYWHERE, Rows
+from solvers.running.inputs import EVERYWHERE, Rows, at
 from solvers.running.integrator import State
 from solvers.running.method import Growing
 from solvers.running.sharding import Shard
@@ -48,7 +48,7 @@ class ModuleLimit(Growing):
 
     Bases and images are this object's own: they are what is known of the infinite matrices, and only grow. population: S, the width of
     the module whose neurons stand for infinitely many. tolerances: of features and of gradients (equation 28). limit: the most directions
-    of one side of a matrix.
+    of one side of a matrix. narrow: whether all inputs lie in the span of the data's.
     """
 
     def __init__(
@@ -61,8 +61,9 @@ class ModuleLimit(Growing):
         tolerances: tuple[float, float],
         limit: int | None = None,
         optimiser: Entrywise | None = None,
+        narrow: bool = True,
     ) -> None:
-        self.optimiser = optimiser
+        self.optimiser, self.narrow = optimiser, narrow
         self.gain = scaling.measure_limit()[0]  # sigma n; refuses scalings without such a limit
         _must_be_possible(network, population)
         self.network, self.loss, self.population, self.like = network, loss, population, population.like
@@ -126,7 +127,7 @@ class ModuleLimit(Growing):
     def initial_state(self) -> State:
         """Draws every parameter where a first pass over all points meets it, and makes the readouts' outputs vanish (equation 86)"""
         start = Start(self.network, self.units, self.skeleton, self.population, self.source, self.tolerances[0])
-        start.narrow = self.optimiser is None
+        start.narrow = self.narrow and self.optimiser is None
         learned = {name: self.like.new_zeros(self.layers[name].learned_shape) for name in self.learning}
         given = {name: Unmet.of(start, p) for name, p in start.drawn.items()} | start.undrawn()
         points = [x for x in (self.data.x, self.data.x_test) if x is not None]
@@ -148,7 +149,9 @@ class ModuleLimit(Growing):
         learned, theta, scales = self._parts(state)
         own = {n: t.detach().requires_grad_(differentiated) for n, t in theta.items()}
         given = {n: t * self.units[n].multiplier for n, t in self.fixed.theta.items()}
-        x, y = (t[rows] if isinstance(rows, Tensor) else t for t in (self.data.x, self.data.y))
+        x, y = self.data.x, self.data.y
+        if not isinstance(rows, slice):
+            x, y = at(rows, x, "x"), at(rows, y, "y")
         record = Record(self.like.new_zeros(()).requires_grad_(differentiated))
         watch = Watch(len(x) if apart else None)
         with torch.set_grad_enabled(differentiated):
@@ -156,7 +159,7 @@ class ModuleLimit(Growing):
             if apart:
                 weights |= {n: w.expand(len(x), *w.shape) for n, w in weights.items() if n not in self.watched}
             f = self._outputs(weights | given, learned, scales, x, record, watch)
-            if not isinstance(rows, Tensor) and rows == EVERYWHERE and self.data.x_test is not None:
+            if isinstance(rows, slice) and rows == EVERYWHERE and self.data.x_test is not None:
                 with torch.no_grad():
                     f_test = self._outputs(weights | given, learned, scales, self.data.x_test, self._nowhere)
                 f = torch.cat([f, f_test])

@@ -14,6 +14,7 @@ from torch import Tensor
 from meanfield.network.keys import Key
 from meanfield.network.recording import neuron_by_neuron, parted
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import Stream
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
 from solvers.dmft.basis import Basis
@@ -57,6 +58,7 @@ class ModuleSweep(Growing):
             tolerances,
             limit,
             optimiser,
+            narrow=not isinstance(problem.data, Stream),
         )
         self.step_sizes, self.matrix_steps = self.network.step_sizes, self.network.matrix_steps
         self.decays = self.network.decays

@@ -17,14 +17,16 @@ from torch import Tensor
 
 from meanfield.measures.particle_measure import principal_directions
 from meanfield.network.layered import branch
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import Stream
 from solvers.dmft.basis import Basis, orthonormal, without_part_in
 from solvers.dmft.basis import Rows as Growing
 from solvers.dmft.entry_dense import EntryDense
 from solvers.dmft.infinite_dense import InfiniteDense, Known
 from solvers.dmft.neurons import Neurons, Population
 from solvers.running.failures import RankError, in_layer
-from solvers.running.inputs import Rows
+from solvers.running.inputs import Rows, at, trained
 from solvers.running.integrator import State
 from solvers.running.noise import source
 from solvers.running.sharding import normal_part
@@ -46,13 +48,14 @@ class Parameters(NamedTuple):
 
 @dataclass
 class LimitPass:
-    """Outputs f (n, C), preactivations h^l and features phi^l (n, S), and coefficients c^l (K, n) of a pass over the points `rows`, `train`
-    training samples first; gradients g^l (P, C, S) and their coefficients d^l (J, P C) once they are found
+    """Outputs f (n, C), preactivations h^l and features phi^l (n, S), and coefficients c^l (K, n) of a pass over points x with targets y,
+    `train` training samples first; gradients g^l (P, C, S) and their coefficients d^l (J, P C) once they are found
     """
 
     f: Tensor
     parameters: Parameters
-    rows: Rows
+    x: Tensor
+    y: Tensor
     train: int
     h: list[Tensor]
     phi: list[Tensor]
@@ -76,9 +79,9 @@ class LimitNetwork:
         self.gain, self.rate_a, self.rate_w = problem.in_plane.measure_limit()
         self.std, self.bias, self.skip = network.weight_std, network.bias_std, network.residual is not None
         self.branch = branch(network)
-        x = problem.perceptron.inputs(problem.data.all_x)
-        x = x if problem.training.entrywise else x @ directions(problem)  # an optimiser of entries sees each coordinate
-        self.x, self.y = x.to(population.like), problem.data.y.to(population.like)
+        # an optimiser of entries sees each coordinate
+        self.directions = None if problem.training.entrywise else directions(problem)
+        self.x, self.y = self._inputs(problem.data.all_x), problem.data.y.to(population.like)
         self.train, self.c_out = problem.data.samples, problem.data.outputs
         first = population.neurons(0)  # a skip connection joins equal neurons of all layers
         self.neurons = [first if self.skip or l == 0 else population.neurons(l) for l in range(self.depth)]
@@ -141,7 +144,7 @@ class LimitNetwork:
     def forward(self, state: State, rows: Rows, differentiated: bool) -> LimitPass:
         """A pass over some points (equation 20)"""
         del differentiated
-        p, x = self.parameters(state), self.x[rows]
+        p, x = self.parameters(state), self._inputs(rows.x) if isinstance(rows, Dataset) else self.x[rows]
         h, phis, cs = [x @ p.w], [], []
         for l, (layer, learned, scale) in enumerate(zip(self.layers, p.learned, p.scales.tolist(), strict=True)):
             phis.append(self.act.phi(h[-1]))
@@ -154,7 +157,12 @@ class LimitNetwork:
             h.append(h[-1] + self.branch * image if self.skip else image)
         phis.append(self.act.phi(h[-1]))
         f = self.readout(phis[-1], p.a) + p.b
-        return LimitPass(f, p, rows, len(rows) if isinstance(rows, Tensor) else self.train, h, phis, cs)
+        return LimitPass(f, p, x, at(rows, self.y, "y"), trained(rows, self.train), h, phis, cs)
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        """(n, rank of the inputs) what the first layer multiplies at points x"""
+        x = self.problem.perceptron.inputs(x)
+        return (x if self.directions is None else x @ self.directions).to(self.population.like)
 
     def readout(self, phi: Tensor, a: Tensor) -> Tensor:
         """(n, C) the average over the last layer's neurons"""
@@ -182,9 +190,9 @@ class LimitNetwork:
     def backward(self, passed: LimitPass) -> State:
         """Minus the gradient of the loss times the learning rates' multipliers (equations 9 and 26)"""
         g, samples = self.gradients(passed), passed.train
-        delta = self.problem.loss_function.delta(passed.f[:samples], self.y[passed.rows][:samples])  # (P, C)
+        delta = self.problem.loss_function.delta(passed.f[:samples], passed.y[:samples])  # (P, C)
         rate_a, rate_w = self.rate_a / samples, self.rate_w / samples
-        w = rate_w * self.x[passed.rows][:samples].T @ torch.einsum("pc,pcs->ps", delta, g[0])
+        w = rate_w * passed.x[:samples].T @ torch.einsum("pc,pcs->ps", delta, g[0])
         scaled = (rate_w * self.bias * self.branch) * delta.reshape(1, -1)
         biases = [scaled @ g[l].flatten(0, 1) for l in range(1, self.depth)] if self.bias else []
         a = (rate_a * self.std) * delta.T @ passed.phi[-1][:samples]
@@ -264,5 +272,7 @@ def directions(problem: Problem) -> Tensor:
     x = problem.perceptron.inputs(data.all_x)
     weighted = torch.cat([x[: data.samples], 1e-3 * x[data.samples :]])
     principal = principal_directions(weighted, x.shape[1])
+    if isinstance(data, Stream):  # whose samples may have any
+        return principal
     seen = (x @ principal).norm(dim=0)
     return principal[:, seen >= 1e-10 * seen.norm()]

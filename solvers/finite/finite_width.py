@@ -172,7 +172,7 @@ class FiniteWidth:
 
     def _numbers(self, problem: Problem) -> tuple[int, int]:
         """Weights, and fields of one step"""
-        batch = problem.training.batch_size
+        batch = problem.batch
         if problem.trial is not None:
             n = self._module_width(problem)
             own = sum(math.prod(p.shape(n)) for p in problem.architecture.description)

@@ -18,7 +18,7 @@ from meanfield.scaling.standard import Standard
 from meanfield.scaling.units import units
 from solvers.finite.module_fields import fields, tangents
 from solvers.running.apart import Passes, passes_of
-from solvers.running.inputs import EVERYWHERE, Rows
+from solvers.running.inputs import EVERYWHERE, Rows, at
 from solvers.running.integrator import State
 from solvers.running.skeleton import Samples, Skeleton, seeded
 from solvers.running.tangents import tangent_kernel
@@ -85,8 +85,9 @@ class ModuleNetworks:
     def forward(self, state: State, rows: Rows, differentiated: bool) -> ModulePass:
         leaves = tuple(tensor.detach().requires_grad_(differentiated) for tensor in state)
         with torch.set_grad_enabled(differentiated):
-            if isinstance(rows, Tensor):
-                return ModulePass(self.outputs(leaves, self.data.x[rows]), leaves, self.data.y[rows])
+            if not isinstance(rows, slice):
+                x, y = at(rows, self.data.x, "x"), at(rows, self.data.y, "y")
+                return ModulePass(self.outputs(leaves, x), leaves, y)
             f = self.outputs(leaves, self.data.x)
             if rows == EVERYWHERE and self.data.x_test is not None:
                 with torch.no_grad():

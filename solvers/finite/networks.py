@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.layered import branch
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.units import layers
@@ -89,6 +90,8 @@ class Networks(Method):
         leaves = tuple(tensor.detach().requires_grad_(differentiated) for tensor in state)
         train, *test = (0.0, 0.0) if self.frozen is None else self.frozen
         with torch.set_grad_enabled(differentiated):
+            if isinstance(rows, Dataset):
+                return NetworksPass(self._forward(leaves, self._here(rows.x))[0], leaves, self._here(rows.y))
             if isinstance(rows, Tensor):
                 here = rows.to(self.y.device)
                 kept = train[:, here] if isinstance(train, Tensor) else train

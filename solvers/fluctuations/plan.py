@@ -10,6 +10,7 @@ from meanfield.checking import checks
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.activations import Activation
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import beside
 from solvers.fluctuations.kinks import softened
 from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
 from solvers.fluctuations.starts import Start, start_of
@@ -70,7 +71,9 @@ def planned(
         checks.lookup("method", method, dict.fromkeys(get_args(Method)))
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
-    other = problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup")
+    other = beside(problem.data) or problem.training.other_than(
+        "momentum", "weight_decay", "batch_size", "schedule", "warmup"
+    )
     smooth = problem.trial is None and not other
     kinks = problem.has_kinks and bool(problem.training.steps)
     way: Method = "derivative" if smooth and not kinks else "networks"

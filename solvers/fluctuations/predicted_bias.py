@@ -13,6 +13,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.fluctuations import PredictedBias
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import beside
 from solvers.dmft.neurons import Neurons, Population
 from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
 from solvers.fluctuations.unrolled import Unrolled
@@ -90,7 +91,9 @@ def follows(problem: Problem) -> bool:
 
 
 def _beside(problem: Problem) -> str:
-    return problem.training.other_than("momentum", "weight_decay", "batch_size", "schedule", "warmup")
+    return beside(problem.data) or problem.training.other_than(
+        "momentum", "weight_decay", "batch_size", "schedule", "warmup"
+    )
 
 
 def bias_cost(

@@ -14,6 +14,7 @@ from meanfield.kernels.gram_checks import gram_matrix, rounding
 from meanfield.kernels.module_kernels import outputs_axis
 from meanfield.kernels.spectrum import KernelSpectrum, spectrum
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import must_come_again
 from meanfield.scaling.plane import initial_exponent
 from meanfield.scaling.scaling import Scaling, settled
 from meanfield.scaling.standard import Standard
@@ -128,6 +129,7 @@ def _off_line(scaling: Scaling) -> bool:
 
 def check_lazy(problem: Problem) -> None:
     """ValueError for a problem without a lazy limit, naming the solver that takes it (equations 51 and 58)."""
+    must_come_again(problem.data, "a limit of constant kernels")
     scaling, training = problem.scaling, problem.training
     if isinstance(scaling, Scaling) and _off_line(scaling):
         raise ValueError(

@@ -14,6 +14,7 @@ from meanfield.checking.arguments import checked
 from meanfield.kernels.module_laws import must_have_kernels
 from meanfield.kernels.process import draws
 from meanfield.kernels.spectrum import KernelSpectrum, unstable
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.losses import counted
 from meanfield.problem.problem import Problem
 from meanfield.scaling.scaling import Scaling
@@ -237,6 +238,7 @@ class _Linear(Method):
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> _LinearPass:
         del differentiated
+        assert not isinstance(rows, Dataset)  # `check` refuses streams
         chosen = rows if isinstance(rows, slice) else rows.to(self.y.device)
         return _LinearPass(state[0][:, chosen].clone(), rows)  # the state is advanced in place
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from meanfield.checking.warning import warn
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution, Status
 from solvers.running import clock
@@ -49,7 +50,7 @@ def evolve(
     the method is left as it was before. progress=None shows a bar on terminals after two seconds.
     """
     training, first = problem.training, previous.steps if previous else 0
-    run, batches = Trajectory(state=state), training.batches(problem.data.samples, first)
+    run, batches = Trajectory(state=state), problem.batches(first)
     run.captured = {at: kept for at, kept in (captured or {}).items() if at in snapshots}
     passes = _Passes(method, problem, run, Watch(problem, previous), snapshots)
     bar = clock.progress_bar(label, progress, total=training.steps, initial=first)
@@ -93,8 +94,8 @@ class _Passes:
     watch: Watch
     snapshots: Sequence[int]
 
-    def of(self, batch: Tensor | None) -> Pass:
-        """Over a batch of the training samples, or all of them"""
+    def of(self, batch: Tensor | Dataset | None) -> Pass:
+        """Over a batch of the training samples, all of them, or fresh ones"""
         rows = slice(0, self.problem.data.samples) if batch is None else batch
         passed = self.method.forward(self.run.state, rows, True)
         self.run.must_be_finite(passed.f, self.watch.loss(passed.f, batch))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.losses import averaged
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution, Status
@@ -59,10 +60,11 @@ class Watch:
         self._start = None if previous is None else averaged(self._loss, previous.f[0].double(), self._y)
         self._limit: Tensor | None = None
 
-    def loss(self, f: Tensor, batch: Tensor | None = None) -> Tensor:
-        """(...) the training loss of outputs f (..., P, .., C), or of those of a batch"""
+    def loss(self, f: Tensor, batch: Tensor | Dataset | None = None) -> Tensor:
+        """(...) the training loss of outputs f (..., P, .., C), or of those of a batch, or of fresh samples"""
         self._y = self._y.to(f.device)
-        y = self._y if batch is None else self._y[batch.to(f.device)]
+        y = batch.y.to(f.device) if isinstance(batch, Dataset) else self._y
+        y = y[batch.to(f.device)] if isinstance(batch, Tensor) else y
         return averaged(self._loss, f.detach().double(), y)
 
     def beyond(self, loss: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import Stream
 from meanfield.problem.training import Training
 from meanfield.solution.solution import Solution, Status
 from solvers.running.clock import LONGEST, Beginning, Clock, Now, begun, under
@@ -144,9 +145,11 @@ def fewer(problem: Problem, samples: int) -> Problem:
         some = torch.linspace(0, len(data.x_test) - 1, count).round().long()
         test = {"x_test": data.x_test[some], "y_test": None if data.y_test is None else data.y_test[some]}
     batch = None if training.batch_size is None else min(training.batch_size, samples)
-    return replace(
-        problem, data=Dataset(data.x[rows], data.y[rows], **test), training=replace(training, batch_size=batch)
-    )
+    if isinstance(data, Stream):
+        own: Dataset = replace(data, x=data.x[rows], y=data.y[rows], batch=min(data.batch, samples), **test)
+    else:
+        own = Dataset(data.x[rows], data.y[rows], **test)
+    return replace(problem, data=own, training=replace(training, batch_size=batch))
 
 
 def _is_tied(solver: Solver) -> bool:

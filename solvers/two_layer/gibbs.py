@@ -15,6 +15,7 @@ from meanfield.checking.arguments import checked
 from meanfield.checking.warning import warn
 from meanfield.measures.particle_measure import ParticleMeasure, SobolPoints
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import must_come_again
 from meanfield.solution.gibbs_measure import GibbsMeasure
 from solvers.running.failures import SolverError
 from solvers.running.inputs import EVERYWHERE, Inputs
@@ -209,6 +210,7 @@ def _slopes(f: Tensor, delta: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _check(problem: Problem) -> None:
+    must_come_again(problem.data, "gibbs_fixed_point")
     training, network = problem.training, problem.perceptron
     _, kappa_a, kappa_w = problem.in_plane.measure_limit()
     if network.depth != 1:

@@ -13,7 +13,9 @@ from meanfield.checking.arguments import checked
 from meanfield.measures import reductions
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import parts
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import must_come_again
 from meanfield.scaling.plane import classify, exponents
 from meanfield.scaling.scaling import MeasureLimit, Scaling
 from meanfield.solution.measure_kernels import MeasureKernels
@@ -22,7 +24,7 @@ from meanfield.solution.two_time import TwoTimeKernel
 from solvers.running.descent import Descent
 from solvers.running.evolve import evolve
 from solvers.running.failures import conclude
-from solvers.running.inputs import Rows
+from solvers.running.inputs import Rows, trained
 from solvers.running.integrator import State
 from solvers.running.memory import bound
 from solvers.running.method import Method
@@ -132,6 +134,7 @@ class InfiniteLogitsLimit:
             raise ValueError(
                 f"InfiniteLogitsLimit follows gradient descent without {other}: leave it out, or take FiniteWidth"
             )
+        must_come_again(problem.data, "InfiniteLogitsLimit")
         self._flow.check_particles(problem)
 
     def stated(self, problem: Problem) -> Problem:
@@ -201,7 +204,8 @@ class _AtInfinity(Method):
         *measure, time = state
         if time > 0:
             return self.after.forward(tuple(measure), rows, differentiated)
-        train = len(rows) if isinstance(rows, Tensor) else self.after.train
+        assert not isinstance(rows, Dataset)  # `check` refuses streams
+        train = trained(rows, self.after.train)
         return _FirstPass(self.f0[rows], tuple(measure), rows, train)
 
     def backward(self, passed: MeasurePass) -> State:

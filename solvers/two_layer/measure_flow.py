@@ -9,10 +9,11 @@ from torch import Tensor
 
 from meanfield.measures import reductions, tiles
 from meanfield.measures.particle_measure import ParticleMeasure
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
 from meanfield.problem.two_layers import two_layers
 from meanfield.scaling.scaling import MeasureLimit
-from solvers.running.inputs import Inputs, Rows
+from solvers.running.inputs import Inputs, Rows, at, trained
 from solvers.running.integrator import State
 from solvers.running.method import Method
 from solvers.running.noise import source
@@ -65,7 +66,7 @@ class MeasureFlow(Method):
         self.still = (not self.rate_a, not self.rate_w, not self.rate_b)
         self.step_sizes = (own_a, own_w, own_b * self.gain * self.bias)
         self.matrix_steps, self.decays = (0.0, 0.0, 0.0), network.decays_of(self.inputs.of_a_step)
-        points, shared = problem.training.batch_size or self.train, not self.shard.whole
+        points, shared = problem.batch or self.train, not self.shard.whole
         one_pass = tiles.kept_points(self.activation, len(m), self.inputs.width, m, points, shared)
         # f and velocity share products
         self.fused = self.chosen == "dense" or (self.chosen == "chunked" and one_pass > 0)
@@ -80,14 +81,14 @@ class MeasureFlow(Method):
 
     def forward(self, state: State, rows: Rows, differentiated: bool) -> MeasurePass:
         a, w, b = state
-        train = len(rows) if isinstance(rows, Tensor) else self.train
+        train = trained(rows, self.train)
         if not (differentiated and self.fused):
             parts = [
                 reductions.outputs(a, w, self.m, x, self.activation, self.engine) for x in self.inputs.blocks(rows)
             ]
             return MeasurePass(self._output(self.shard.sum(torch.cat(parts)), b, rows), state, rows, train)
         x = self.inputs(rows)
-        y, frozen = self.y[rows], None if self.frozen is None else self.frozen[rows]
+        y, frozen = at(rows, self.y, "y"), self._frozen(rows)
 
         def delta(f: Tensor, block: slice) -> Tensor:
             f = self.gain * self.std * f + b
@@ -101,11 +102,16 @@ class MeasureFlow(Method):
     def _output(self, f: Tensor, b: Tensor, rows: Rows) -> Tensor:
         """The network's outputs at some points from the particles' sums there"""
         f = self.gain * self.std * f + b
-        return f if self.frozen is None else f + self.frozen[rows]
+        frozen = self._frozen(rows)
+        return f if frozen is None else f + frozen
+
+    def _frozen(self, rows: Rows) -> Tensor | None:
+        """(n, C) what is added at some points; streams have none"""
+        return None if self.frozen is None or isinstance(rows, Dataset) else self.frozen[rows]
 
     def backward(self, passed: MeasurePass) -> State:
         f, train = passed.f[: passed.train], slice(0, passed.train)
-        delta = self.problem.loss_function.delta(f, self.y[passed.rows][train])  # (batch, C)
+        delta = self.problem.loss_function.delta(f, at(passed.rows, self.y, "y")[train])  # (batch, C)
         if passed.velocity is None:
             (a, w, _), x = passed.state, self.inputs(passed.rows)[train]
             passed.velocity = reductions.velocity(a, w, x, delta, self.activation, self.engine)

@@ -15,6 +15,7 @@ from meanfield.checking.arguments import checked
 from meanfield.measures import reductions, tiles
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import Stream
 from meanfield.problem.two_layers import two_layers
 from meanfield.solution.measure_kernels import MeasureKernels
 from meanfield.solution.solution import Solution
@@ -185,7 +186,7 @@ class WassersteinFlow:
         network = two_layers(problem).inner
         inputs = network.inputs(problem.data.x[:1]).shape[1]
         running = INTEGRATOR if training.optimiser == "gradient_flow" else 3 + training.memories
-        like, batch = torch.empty(0, dtype=checks.DTYPES[self.dtype]), training.batch_size or problem.data.samples
+        like, batch = torch.empty(0, dtype=checks.DTYPES[self.dtype]), problem.batch or problem.data.samples
         shown = tiles.kept_points(network.nonlinearity, int(particles), inputs, like, batch)
         return particles * ((inputs + outputs + 1) * (running + len(self.snapshots)) + shown)
 
@@ -293,7 +294,7 @@ class WassersteinFlow:
 
 
 def _directions(problem: Problem) -> Tensor:
-    """Rows (at most D or so many as there are points, D) whose span matters: test directions after all training directions"""
+    """Rows (at most 2 D or so many as there are points, D) whose span matters: test directions after all training directions"""
     inputs, train = Inputs(problem, torch.empty(0, dtype=torch.float64)), problem.data.samples
     rows = torch.empty(0, inputs.width, dtype=torch.float64)
     for x, weight in ((slice(0, train), 1.0), (slice(train, None), 1e-3)):
@@ -301,4 +302,6 @@ def _directions(problem: Problem) -> Tensor:
             rows = torch.cat([rows, weight * block])
             if len(rows) > 2 * inputs.width:  # the triangle has the same right singular vectors
                 rows = torch.linalg.qr(rows, mode="r").R
+    if isinstance(problem.data, Stream):  # whose samples may have any, after those of the watched ones
+        rows = torch.cat([rows, 1e-3 * rows.norm() * torch.eye(inputs.width, dtype=torch.float64)])
     return rows

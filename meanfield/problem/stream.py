@@ -1,0 +1,144 @@
+"""Streams: fresh samples in each step, the same ones for every solver, width and resumed run (equation 117)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanfield.checking import checks
+from meanfield.checking.arguments import checked
+from meanfield.problem.data_laws import Law, Mixture, Teacher
+from meanfield.problem.dataset import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Stream(Dataset):
+    """A law of samples of which each step sees fresh ones; x and y are samples of it that are watched and never trained on.
+
+    `stream` makes one. Memory does not grow with the steps: samples are drawn when their step comes.
+    """
+
+    law: Law | None = None
+    """Teacher, Mixture or a function (count, generator) -> (x, y); None where a file could not keep it"""
+    batch: int = 1
+    """B, fresh samples a step"""
+    seed: int = 0
+    """Of all samples"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.normalise(self, batch=1)
+        if self.law is not None and not callable(self.law):
+            raise ValueError(
+                f"law must be a function (count, generator) -> (x, y), such as mf.Teacher(inputs=10): received {checks.shown(self.law)}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name!r}, batch={self.batch}, inputs={self.inputs}, outputs={self.outputs}, watched={self.samples})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stream):
+            return NotImplemented
+        own = (self.law, self.batch, self.seed) == (other.law, other.batch, other.seed)
+        return own and bool(super().__eq__(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def fresh(self, step: int) -> Dataset:
+        """The B samples of a step, a function of (law, seed, step) alone"""
+        step = checks.integer("step", step, 0)
+        self.must_be_known()
+        assert self.law is not None
+        return Dataset(*_drawn(self.law, self.batch, _generator(self.seed, 1, step)), name=f"step {step}")
+
+    def must_be_known(self) -> None:
+        """ValueError for a law that a file did not keep"""
+        if self.law is None:
+            raise ValueError(
+                f"the law of the stream {self.name!r} is code of yours, which a file does not keep, so there are no samples to train on: "
+                "give it again, replace(problem, data=replace(problem.data, law=..)) with dataclasses.replace"
+            )
+
+
+@checked
+def stream(law: Law, batch: int = 1, watched: int = 256, seed: int = 0, name: str | None = None) -> Stream:
+    """Fresh samples of a law in every step of a run: one-pass descent (equation 117).
+
+    `law` is mf.Teacher(..), mf.Mixture(..), or a function (count, generator) -> x (count, ..), y (count, ..) that draws from this torch
+    generator alone. The data of a problem: f, losses and kernels of its solutions are those of the `watched` samples, which no step sees
+    (of a Teacher without its noise), so that losses are test losses. Each solver, width and resumed run sees the same samples.
+    ValueError for a law that gives no samples or not as many as asked for.
+
+    Args:
+        law: Where samples come from
+        batch: Fresh samples a step
+        watched: Samples on which outputs, losses and kernels are recorded
+        seed: Of all samples
+        name: In reports; the law's own if left out
+    """
+    batch, watched = checks.integer("batch", batch, 1), checks.integer("watched", watched, 1)
+    seed = checks.seed("seed", seed)
+    numbers = sum(math.prod(getattr(one, "shape", ())) for one in _drawn(law, 1, _generator(seed, 0)))
+    for what, count in (("watched", watched), ("batch", batch)):
+        checks.memory(f"{what}={count} samples", 24.0 * count * numbers, "take fewer")
+    x, y = _drawn(law.quiet if isinstance(law, Teacher) else law, watched, _generator(seed, 0))
+    told = name or getattr(law, "name", None) or getattr(law, "__name__", type(law).__name__)
+    made = Stream(x, y, name=str(told), law=law, batch=batch, seed=seed)
+    made.fresh(0)
+    return made
+
+
+def beside(data: Dataset) -> str:
+    """A stream in words, empty for samples that come again"""
+    return f"the stream {data.name!r}, of which each step sees fresh samples" if isinstance(data, Stream) else ""
+
+
+def must_come_again(data: Dataset, who: str) -> None:
+    """ValueError for a stream, which `who` cannot take"""
+    if found := beside(data):
+        raise ValueError(
+            f"{who} takes samples that are there in every step: received {found}; give a Dataset, or take WassersteinFlow, CausalDMFT, "
+            "RevealedWidth or FiniteWidth"
+        )
+
+
+def told(law: Law | None) -> dict[str, Any]:
+    """What a file keeps of a law: nothing of the user's own code"""
+    if not isinstance(law, tuple(_KEPT.values())):
+        return {}
+    named: dict[str, Any] = {f.name: getattr(law, f.name) for f in fields(law)}  # type: ignore[arg-type]
+    return {"kind": type(law).__name__} | named if isinstance(named.get("link", ""), str) else {}
+
+
+def recalled(asked: Mapping[str, Any]) -> Law | None:
+    """The inverse of `told`"""
+    named = dict(asked)
+    kind = named.pop("kind", None)
+    return None if kind is None else _KEPT[kind](**named)
+
+
+_KEPT: dict[str, Any] = {"Teacher": Teacher, "Mixture": Mixture}
+
+
+def _drawn(law: Law, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    found = law(count, generator)
+    if not (isinstance(found, tuple | list) and len(found) == 2):
+        raise ValueError(f"the law must give a pair x, y: received {type(found).__name__}")
+    x, y = found
+    if any(not hasattr(t, "__len__") or len(t) != count for t in (x, y)):
+        raise ValueError(
+            f"the law must give as many samples as it is asked for, {count}: received x and y of shapes "
+            f"{tuple(getattr(x, 'shape', ()))} and {tuple(getattr(y, 'shape', ()))}"
+        )
+    return x, y
+
+
+def _generator(seed: int, *where: int) -> torch.Generator:
+    entropy = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0] % 2**63
+    return torch.Generator().manual_seed(int(entropy))
