@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, coordinate_check, learning_rate_transfer, width_sweep
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, coordinate_check, learning_rate_transfer, width_sweep
 from solvers.command_line.main import main
 from solvers.running import checkpoints
 from tests.running import environment
@@ -48,6 +48,9 @@ def correlations(net, x):
 
 
 noting = mf.Architecture(Net, record={"correlations": correlations})
+by_layer = mf.Architecture(
+    mf.Network(1, bias_std=0.3), rate={"input": 0.3}, decay={"*.bias": 0.0}, initial_law="rademacher", weight_std={"readout": 0}
+)
 """
 TINY = "--data single-index --data.n-train 5 --data.n-test 3 --data.inputs 3 --training.steps 4"
 
@@ -105,6 +108,16 @@ def test_runs_are_the_library_s_and_go_on_with_the_flag(shell, problem, tmp_path
     torch.testing.assert_close(
         longer.f, FiniteWidth(8, 1)(longer.problem).f, rtol=1e-12, atol=1e-14
     )  # began in a batch
+
+
+def test_files_of_perceptrons_with_settings_by_layer_need_no_code(shell, problem):
+    """Nothing but the run that begins names the module"""
+    shell(f"flow --out limit.nc --network mynets:by_layer {TINY} --solver.particles 64")
+    shell("resume limit.nc --steps 2 --out longer.nc")
+    assert "limit_loss.png" in shell("plot limit.nc")
+    asked = problem("by_layer")
+    assert mf.load("limit.nc") == WassersteinFlow(64)(asked)
+    assert torch.equal(mf.load("longer.nc").f, WassersteinFlow(64)(asked.with_steps(6)).f)
 
 
 def test_runs_are_compared_and_drawn_with_the_flag(shell):
