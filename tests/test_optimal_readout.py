@@ -80,6 +80,12 @@ def test_without_a_ridge_outputs_fit_and_features_stand_still():
     assert float((run.measure().w - run.measure(0).w).abs().max()) < 1e-3
 
 
+def test_fresh_samples_are_refused():
+    asked = mf.Problem(mf.stream(mf.Teacher(2), batch=2, watched=4), NETWORK)
+    with pytest.raises(ValueError, match="received a stream of fresh samples"):
+        WassersteinFlow(64, readout_ridge=0.1).check(asked)
+
+
 def test_test_points_and_runs_that_go_on(tmp_path):
     """Test outputs are those of the same readout; files keep the setting, resumed runs have the bits of whole ones"""
     solver = WassersteinFlow(2**8, readout_ridge=0.3)

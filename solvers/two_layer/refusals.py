@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import Stream
 from meanfield.problem.two_layers import two_layers
 from solvers.running.sharding import current
 
@@ -46,6 +47,7 @@ def must_let_readouts_settle(problem: Problem, ridge: float, mass_rate: float) -
     wrong = {
         f"the loss {problem.loss_function.name!r}": problem.loss_function.name != "squared",
         other: bool(other),
+        "a stream of fresh samples": isinstance(problem.data, Stream),
         f"the scaling {problem.in_plane.name!r}, which keeps a part of the outputs": problem.in_plane.frozen != "none",
         f"mass_rate={mass_rate:g}": mass_rate > 0,
         "a frozen readout": not (problem.in_plane.eta_a and rates[0] and rates[2]),
