@@ -91,6 +91,7 @@ def problem(depth=1, activation="tanh", loss="squared", scaling=None, **training
     return mf.Problem(data, network, scaling or mf.mean_field(1.0), mf.Training(**options), loss)
 
 
+FRESH = mf.stream(mf.Teacher(3), batch=2, watched=6)
 WAYS = {
     "momentum": {"momentum": 0.5, "weight_decay": 0.01},
     "batches": {"batch_size": 2},
@@ -111,6 +112,9 @@ CASES = {
     "residual networks": (FiniteWidth(32), problem(Residual)),
     "networks of filters": (FiniteWidth(32), problem(Filters)),
     "linear module": (CausalDMFT(200), problem(Lines)),
+    "flow, stream": (WassersteinFlow(2**10), replace(problem(), data=FRESH)),
+    "residual networks, stream": (FiniteWidth(32), replace(problem(Residual), data=FRESH)),
+    "linear sweep, stream": (CausalDMFT(200), replace(problem(3, "linear"), data=FRESH)),
 }
 OPTIMISERS = {
     "adam": {"optimiser": mf.Adam(epsilon=0.1), "learning_rate": 0.05},

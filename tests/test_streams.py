@@ -282,11 +282,23 @@ PLAIN = replace(PROBLEM, network=mf.Network(2, "tanh"), training=mf.Training(0.1
             replace(PLAIN, network=mf.Network(1), scaling=mf.default(4), loss="logistic", data=mf.stream(mf.Mixture(4)))
         ),
         lambda: gibbs_fixed_point(replace(PROBLEM, training=mf.Training(temperature=0.3, weight_decay=0.3))),
+        lambda: WassersteinFlow(64, readout_ridge=0.3)(replace(PROBLEM, training=mf.Training(0.1, 3))),
         lambda: mf.free_energy(WassersteinFlow(64)(PROBLEM)),
         lambda: predicted_bias(PLAIN, 4, 2),
         lambda: predicted_variance(PLAIN, method="derivative"),
     ],
-    ids=["lazy", "prediction", "fixed point", "certificate", "logits", "gibbs", "free energy", "bias", "variance"],
+    ids=[
+        "lazy",
+        "prediction",
+        "fixed point",
+        "certificate",
+        "logits",
+        "gibbs",
+        "ridge",
+        "free energy",
+        "bias",
+        "variance",
+    ],
 )
 def test_what_needs_the_same_samples_in_each_step_refuses_streams_by_name(asked):
     with pytest.raises(ValueError, match=r"of which each step sees fresh"):

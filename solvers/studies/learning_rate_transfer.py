@@ -13,6 +13,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import Stream
 from meanfield.scaling.scaling import Scaling
 from meanfield.scaling.standard import Standard
 from meanfield.solution.solution import Solution, Status
@@ -154,10 +155,11 @@ def _limit_losses(run: Solution, test: bool) -> np.ndarray:
 
 def _told(problem: Problem, test: bool) -> dict[str, str]:
     points, trained, scaling = problem.data.points, problem.data.samples, problem.scaling
+    shown = f"{trained} watched" if isinstance(problem.data, Stream) else f"{trained} training"
     units = f", N in units of {', '.join(map(str, scaling.widths))}" if isinstance(scaling, Standard) else ""
     return {
         "data": problem.data.name,
-        "samples": f"{points - trained} test" if test else f"{trained} training",
+        "samples": f"{points - trained} test" if test else shown,
         "network": problem.network_name,
         "scaling": scaling.name + units,
         "steps": f"{problem.training.steps}",
