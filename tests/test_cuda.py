@@ -91,7 +91,8 @@ def problem(depth=1, activation="tanh", loss="squared", scaling=None, **training
     return mf.Problem(data, network, scaling or mf.mean_field(1.0), mf.Training(**options), loss)
 
 
-FRESH = mf.stream(mf.Teacher(3), batch=2, watched=6)
+TESTS = {name: getattr(problem().data, name) for name in ("x_test", "y_test")}
+FRESH = replace(mf.stream(mf.Teacher(3), batch=2, watched=6), **TESTS)
 WAYS = {
     "momentum": {"momentum": 0.5, "weight_decay": 0.01},
     "batches": {"batch_size": 2},
