@@ -1,6 +1,7 @@
 """learning_rate_transfer: losses against runs asked one by one, best rates against known curves, files and pictures."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import matplotlib
@@ -79,7 +80,13 @@ def test_the_best_rate_falls_like_1_over_the_width_in_the_standard_parameterizat
     for scaling, widths in ((mf.naive_standard(16), (1, 4, 16)), (mf.mean_field(1.0), (16, 64, 256))):
         asked = mf.Problem(mf.digits(n_train=8), mf.Network(2, "tanh"), scaling, mf.Training(steps=8))
         limit = CausalDMFT(256, groups=2) if scaling == mf.mean_field(1.0) else None
-        report = learning_rate_transfer(asked, rates, widths, 4, limit, FiniteWidth(dtype="float32"))
+        early = (
+            pytest.warns(RuntimeWarning, match="the limit has no result at the learning rate 3.07")
+            if limit
+            else nullcontext()
+        )
+        with early:  # 256 samples are few for what blows up
+            report = learning_rate_transfer(asked, rates, widths, 4, limit, FiniteWidth(dtype="float32"))
         best = report.best_rates()
         found[scaling.name] = np.polyfit(np.log(widths), np.log([best[n].rate for n in widths]), 1)[0]
         if limit is None:

@@ -146,6 +146,8 @@ def _must(right: bool, name: str, value: Any, hint: Any) -> None:
 def _refuse(name: str, value: Any, *hints: Any) -> NoReturn:
     known = [_EXAMPLES[hint.__name__] for hint in hints if getattr(hint, "__name__", "") in _EXAMPLES]
     example = f"; give e.g. {known[0]}" if known else ""
+    if isinstance(value, type) and any(isinstance(hint, type) and issubclass(value, hint) for hint in hints):
+        example = f"; give one of it, {value.__name__}(..)"
     raise ValueError(f"{name} must be {' or '.join(map(_one, hints))}: received {checks.shown(value)}{example}")
 
 

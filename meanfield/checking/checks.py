@@ -29,16 +29,17 @@ def lookup(kind: str, name: Any, known: Mapping[str, T]) -> T:
     return known[name]
 
 
-def positive(name: str, value: Any, zero: bool = False, below: float = math.inf) -> float:
-    """`value` as a finite float above zero (or at zero, if `zero`) and below `below`."""
+def positive(name: str, value: Any, zero: bool = False, below: float = math.inf, usual: float | None = None) -> float:
+    """`value` as a finite float above zero (or at zero, if `zero`) and below `below`; `usual` serves as an example."""
     as_float = number(name, value)
+    example = usual if usual is not None else min(1.0, below / 2)
     if not math.isfinite(as_float) or as_float < 0 or (as_float == 0 and not zero):
         raise ValueError(
             f"{name} must be {'non-negative' if zero else 'positive'} and finite: received {shown(value)}; "
-            f"give e.g. {name}={min(1.0, below / 2)}"
+            f"give e.g. {name}={example}"
         )
     if as_float >= below:
-        raise ValueError(f"{name} must be below {below:g}: received {shown(value)}; give e.g. {name}={below / 2}")
+        raise ValueError(f"{name} must be below {below:g}: received {shown(value)}; give e.g. {name}={example}")
     return as_float
 
 

@@ -107,9 +107,9 @@ class TransferReport:
             cells = [self._cell(curves[i, k], lost[i, k]) for i in range(len(self.widths))]
             cells += [] if self.limit is None else [self._cell(self.limit[0, k], 0)]
             lines.append(f"{rate:<15.4g}" + "".join(f"{cell:>20}" for cell in cells))
-        lines.append(f"{'':<15}{'best rate, 95 %':<36}loss at the best rate of the {self._other} over the least")
+        lines.append(f"{'':<15}{'best rate, 95 %':<40} loss at the best rate of the {self._other} over the least")
         for (n, found), excess in zip(self.best_rates().items(), self.excess(), strict=True):
-            lines.append(f"{f'N = {n}':<15}{found!s:<36}{excess:.3g}")
+            lines.append(f"{f'N = {n}':<15}{found!s:<40} {excess:.3g}")
         if (found := self.limit_rate()) is not None:
             lines.append(f"{'limit':<15}{found}")
         if (drift := self.drift()) is not None:

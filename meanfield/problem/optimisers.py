@@ -30,7 +30,8 @@ class Entrywise:
         for f in fields(self):  # type: ignore[arg-type]
             if f.name in _NUMBERS:
                 share = f.name.startswith("beta")
-                value = checks.positive(f.name, getattr(self, f.name), zero=share, below=1.0 if share else float("inf"))
+                below = 1.0 if share else float("inf")
+                value = checks.positive(f.name, getattr(self, f.name), share, below, usual=f.default)  # type: ignore[arg-type]
                 object.__setattr__(self, f.name, value)
 
     def _direction(self, u: Tensor, memory: Sequence[Tensor], count: int) -> Tensor:

@@ -40,9 +40,10 @@ class Status(Enum):
     OUT_OF_EVALUATIONS = (
         "out of evaluations: gradient flow did not reach the end of a step; raise evaluations, or scale the inputs down"
     )
-    NON_FINITE = "non-finite: the outputs or the loss blew up; lower learning_rate, or take optimiser='gradient_flow'"
+    NON_FINITE = "non-finite: the outputs or the loss blew up; lower learning_rate, or, of gradient descent, take optimiser='gradient_flow'"
     DIVERGED = (
-        "diverged: the loss grew beyond 1e12 times its scale; lower learning_rate, or take optimiser='gradient_flow'"
+        "diverged: the loss grew beyond 1e12 times its scale; lower learning_rate, or, of gradient descent, take "
+        "optimiser='gradient_flow'"
     )
 
     @property

@@ -28,7 +28,7 @@ from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
 from solvers.running.failures import conclude
 from solvers.running.gradient_flow import EVALUATIONS, Flow, tolerance
-from solvers.running.memory import Parts, bound, kept
+from solvers.running.memory import Parts, bound, float32_of, kept
 from solvers.running.rehearsal import SECONDS, expected, fewer
 from solvers.running.resuming import earlier
 from solvers.running.rounding import learned, must_resolve
@@ -144,7 +144,7 @@ class CausalDMFT:
 
     def parts(self, problem: Problem, rank: int) -> Parts:
         """What a run holds in memory whose bases have `rank` directions each"""
-        remedy = "take fewer samples (with more groups), fewer steps or data points, or dtype='float32'"
+        remedy = f"take fewer samples (with more groups), {float32_of(self._kind(problem).itemsize)}fewer steps or data points"
         sweep = {f"a sweep with {self.samples} samples": (self.bytes_needed(problem, rank), remedy)}
         return sweep | kept(problem, len(self.snapshots), self._kind(problem).itemsize)
 

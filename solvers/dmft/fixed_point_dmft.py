@@ -20,6 +20,7 @@ from solvers.dmft.anderson import Anderson
 from solvers.dmft.dmft_window import Kernels, Window, distance, square_root
 from solvers.running.clock import postponed_interrupt, progress_bar
 from solvers.running.failures import WHERE, NonFiniteError, SolverError, Watch, conclude
+from solvers.running.memory import float32_of
 from solvers.running.rehearsal import SECONDS, by_law
 from solvers.running.resuming import earlier
 from solvers.running.solver import Estimate, settings
@@ -148,7 +149,9 @@ class FixedPointDMFT:
                 f"FixedPointDMFT has no momentum, weight_decay or the like: received {other}; take CausalDMFT"
             )
         checks.memory(
-            "the fixed point", self.bytes_needed(problem), "take fewer samples or steps, dtype='float32', or CausalDMFT"
+            "the fixed point",
+            self.bytes_needed(problem),
+            f"take fewer samples or steps, {float32_of(checks.DTYPES[self.dtype].itemsize)}or CausalDMFT",
         )
         if network.is_linear:
             return

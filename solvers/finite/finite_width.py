@@ -27,7 +27,7 @@ from solvers.running.descent import step_of
 from solvers.running.evolve import evolve
 from solvers.running.failures import conclude
 from solvers.running.gradient_flow import EVALUATIONS, Flow, tolerance
-from solvers.running.memory import INTEGRATOR, Parts, bound, factors, kept
+from solvers.running.memory import INTEGRATOR, Parts, bound, factors, float32_of, kept
 from solvers.running.rehearsal import SECONDS, expected
 from solvers.running.resuming import earlier, kept_momentum
 from solvers.running.solver import Estimate, settings
@@ -117,7 +117,7 @@ class FiniteWidth:
             own += min(MOST, rows * weights * self._itemsize) if made else 0
             own += seeds * made * problem.trial.noted(self.width) * problem.data.samples * self._itemsize
         own += (seeds - at_once) * self._bytes_kept(problem)
-        remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, dtype='float32', or fewer snapshots"
+        remedy = f"take {'fewer seeds, ' if seeds > 1 else ''}a smaller width, {float32_of(self._itemsize)}or fewer snapshots"
         what = f"training {seeds} network{'s' if seeds > 1 else ''} of width {self.width}"
         return {what: (own, remedy)} | kept(problem, made, self._itemsize, seeds, at_once)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from meanfield.checking.warning import warn
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
+from meanfield.problem.training import Training
 from meanfield.solution.solution import Solution, Status
 from solvers.running import clock
 from solvers.running.failures import RankError, Watch
@@ -55,7 +57,7 @@ def evolve(
     passes = _Passes(method, problem, run, Watch(problem, previous), snapshots)
     bar = clock.progress_bar(label, progress, total=training.steps, initial=first)
     length = _Length(label, first, training.steps)
-    with torch.no_grad(), bar, clock.postponed_interrupt() as interrupted, _named_end(run):
+    with torch.no_grad(), bar, clock.postponed_interrupt() as interrupted, _named_end(run, training):
         underway = _underway(bar, interrupted, agree)
         for at in range(first, training.steps + 1):
             run.last, ends, mark, passed = at, at == training.steps, method.mark(), None
@@ -139,7 +141,7 @@ def _underway(bar: tqdm, interrupted: Callable[[], bool], agree: Callable[[bool]
 
 
 @contextmanager
-def _named_end(run: Trajectory) -> Iterator[None]:
+def _named_end(run: Trajectory, training: Training) -> Iterator[None]:
     """A run that ends by an exception within has a status instead, and what was recorded until then"""
     try:
         yield
@@ -148,6 +150,8 @@ def _named_end(run: Trajectory) -> Iterator[None]:
     except RankError as error:
         if not run.f:
             raise
+        if training.temperature:
+            error.by_end = math.ceil(error.needed * training.steps / max(1, run.last))
         run.status, run.stats["reason"] = Status.OUT_OF_ROOM, str(error)
 
 

@@ -128,8 +128,11 @@ class RankError(ValueError):
     """More directions of fields than neurons can represent, or than a limit admits.
 
     needed: directions of the moment, later ones need more. neurons: of the axis, which are `samples` times a number of its own (as many if
-    left out). admitted: the limit, None if there are too few neurons. layer: in words.
+    left out). admitted: the limit, None if there are too few neurons. layer: in words. by_end: directions at the end of a run whose steps
+    add as many each, as noise does.
     """
+
+    by_end = 0
 
     def __init__(
         self,
@@ -152,10 +155,11 @@ class RankError(ValueError):
                 f"{fields}, where max_rank, or what fits in memory, admits {self.admitted}: take a larger max_rank, a larger tolerance, "
                 "or fewer samples if it is the memory"
             )
+        others = f"some {self.by_end} of them by the end" if self.by_end else "others"
         return (
             f"{fields}, which take more than the {self.neurons} neurons of its axis: take "
-            f"samples={enough(samples, self.neurons, self.needed)} or more instead of {samples}, since training adds others, or a larger "
-            "tolerance"
+            f"samples={enough(samples, self.neurons, max(self.needed, self.by_end))} or more instead of {samples}, since training adds "
+            f"{others}, or a larger tolerance"
         )
 
 

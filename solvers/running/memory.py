@@ -10,6 +10,11 @@ INTEGRATOR = 15  # copies of the state in gradient flow: stages, errors and what
 _OBJECT = 1000.0  # bytes that Python and torch spend on one recorded tensor, as seen
 
 
+def float32_of(size: int) -> str:
+    """What to add to a list of remedies, where numbers have `size` bytes"""
+    return "dtype='float32', " if size > 4 else ""
+
+
 def kept(problem: Problem, snapshots: int, size: int, runs: int = 1, at_once: int = 1) -> Parts:
     """Outputs at every step and tangent kernels at the snapshots of each run, so many of them `at_once`; numbers of `size` bytes."""
     samples, outputs, points = problem.data.samples, problem.data.outputs, problem.data.points
@@ -21,7 +26,7 @@ def kept(problem: Problem, snapshots: int, size: int, runs: int = 1, at_once: in
     return {
         f"the record of the outputs at {times} steps{whose}": (
             float(times * ((runs + at_once) * points * outputs * size + _OBJECT)),
-            f"take {fewer} (with a larger learning_rate), a larger record_every, fewer test samples, or dtype='float32'",
+            f"take {fewer} (with a larger learning_rate), {float32_of(size)}a larger record_every, or fewer test samples",
         ),
         f"the {samples * outputs} x {samples * outputs} kernels at {snapshots} snapshots{whose}": (
             float(tangents * size),

@@ -11,6 +11,7 @@ import torch
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.warning import warn
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.problem.problem import Problem
 from meanfield.problem.stream import Stream
@@ -58,7 +59,7 @@ def learning_rate_transfer(
     with progress_bar("learning rates", progress, total=len(asked) * (len(sized) + (limit is not None))) as bar:
         for one in asked:
             if limit is not None:
-                infinite.append(_limit_losses(limit(one), test))
+                infinite.append(_limit_losses(_told_early(limit(one)), test))
                 bar.update()
             for found, nets in zip(finite, sized, strict=True):
                 found.append(np.array([_losses(net, test) for net in nets.ensemble(one, chosen)]))
@@ -134,6 +135,14 @@ def _has_limit(scaling: Scaling | Standard) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _told_early(run: Solution) -> Solution:
+    """A limit that ended early for another reason than blowing up has no loss, and says why"""
+    if not (run.status.blew_up or run.status in (Status.FINISHED, Status.CONVERGED)):
+        rate, why = run.problem.training.learning_rate, run.stats.get("reason", run.status.value)
+        warn(f"the limit has no result at the learning rate {rate:g}: {why}; give limit=..", RuntimeWarning)
+    return run
 
 
 def _losses(run: Solution, test: bool) -> tuple[float, float]:

@@ -96,6 +96,8 @@ def proxy_comparison(
     if not proxies:
         raise ValueError("limits is empty: give at least one, e.g. limits=['ntk']")
     reference_width = checks.integer("reference_width", reference_width, 1)
+    for proxy in proxies.values():
+        proxy.solver.check(proxy.problem(problem, reference_width))
     nets = np.stack([_outputs(s) for s in _networks(reference_width).ensemble(problem, chosen)])
     found = [proxy.outputs(problem, reference_width, of_limit) for proxy in proxies.values()]
     kl = [gaussian_kl_interval(f, nets) for f in found]

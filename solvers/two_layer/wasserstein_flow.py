@@ -25,7 +25,7 @@ from solvers.running.failures import conclude
 from solvers.running.gradient_flow import EVALUATIONS, Flow, tolerance
 from solvers.running.inputs import Inputs
 from solvers.running.integrator import State
-from solvers.running.memory import INTEGRATOR, Parts, bound, kept
+from solvers.running.memory import INTEGRATOR, Parts, bound, float32_of, kept
 from solvers.running.rehearsal import SECONDS, expected
 from solvers.running.resuming import earlier, kept_momentum
 from solvers.running.rounding import must_resolve
@@ -168,10 +168,11 @@ class WassersteinFlow:
         """What a run holds in memory, in each process that shares the particles"""
         given = isinstance(self.initial, ParticleMeasure)
         particles = (len(self.initial) if given else self.particles) / current().count
-        own = self._numbers(problem, particles) * checks.DTYPES[self.dtype].itemsize
-        remedy = "take fewer particles, dtype='float32', or fewer snapshots"
+        size = checks.DTYPES[self.dtype].itemsize
+        own = self._numbers(problem, particles) * size
+        remedy = f"take fewer particles, {float32_of(size)}or fewer snapshots"
         parts = {f"the flow of {self.particles} particles": (own, remedy)}
-        parts |= kept(problem, 0, checks.DTYPES[self.dtype].itemsize)  # kernels are made when they are looked at
+        parts |= kept(problem, 0, size)  # kernels are made when they are looked at
         points, samples = problem.data.points, problem.data.samples
         if self.readout_ridge is not None:
             parts[f"the readout of {samples} samples"] = (32.0 * samples**2, "take fewer samples")
