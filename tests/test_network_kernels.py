@@ -257,6 +257,18 @@ REFUSED = {
         lambda net, x: net.out(F.glu(net.read(x), 1)).mean(1),
         r"glu \(test_net.*another position.*axis of neurons, 2",
     ),
+    "a matrix both ways": (
+        lambda net, x: net.out(torch.relu(net.up(torch.relu(net.read(x)))) @ net.up.weight),
+        "'up.weight' is used as it is and transposed.*monte_carlo_kernels",
+    ),
+    "norm of each neuron over positions": (
+        lambda net, x: net.out(F.instance_norm(net.read(x).mT).mT),
+        r"instance_norm \(test_network_kernels.py, line \d+\).*no rule.*monte_carlo_kernels",
+    ),
+    "neurons to positions": (
+        lambda net, x: net.out(F.pixel_shuffle(net.read(x).mT.unflatten(2, (2, 2)), 2).mean((2, 3)).repeat(1, 4)),
+        r"pixel_shuffle \(test_network_kernels.py, line \d+\).*no rule.*monte_carlo_kernels",
+    ),
     "depends on n": (
         lambda net, x: net.out(torch.tanh(net.read(x) * net.out.weight.shape[1] ** 0.25)),
         "depends on the number",
@@ -502,7 +514,7 @@ def test_starts_and_scalings_that_have_no_kernel():
         mf.nngp_and_ntk(lambda n: Averages(n), mf.ntk(), x)
     with pytest.raises(ValueError, match="not known for the activation"):
         mf.nngp_and_ntk(Gated, mf.ntk(), x.clone().requires_grad_())
-    with pytest.raises(ValueError, match="different samples"):
+    with pytest.raises(ValueError, match=r"different samples.*one shape.*a mask"):
         mf.nngp_and_ntk(Gated, mf.ntk(), some(3, 6), some(3, 5))
 
 
@@ -621,6 +633,42 @@ def test_heads_that_the_widths_must_hold_have_the_kernels_of_one(heads):
     )
     size = x.square().mean(1)
     torch.testing.assert_close(found[0], of_one[0] * size[:, None] * size, rtol=1e-9, atol=1e-12)
+
+
+class Words(nn.Module):
+    """Attention with 1/n, filters and a mean over the letters of a word, which ends with 0"""
+
+    def __init__(self, n):
+        super().__init__()
+        self.read, self.q, self.k, self.v, self.out = (
+            nn.Embedding(7, n),
+            dense(n, n),
+            dense(n, n),
+            dense(n, n),
+            dense(n, 1),
+        )
+        self.mix = nn.Conv1d(n, n, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        h, there = self.read(x), (x != 0)[..., None]
+        mask = there.to(h)
+        a = self.q(h) @ self.k(h).mT / h.shape[-1]
+        h = torch.relu(h + a.masked_fill(~there.mT, -math.inf).softmax(-1) @ self.v(h)) * mask
+        h = torch.relu(self.mix(h.mT).mT) * mask
+        return self.out(h.sum(1) / mask.sum(1))
+
+
+def test_samples_of_two_lengths_are_filled_up_and_masked():
+    """With the kernels that the short ones have by themselves"""
+    long, short = torch.tensor([[1, 4, 2, 2, 6], [3, 3, 5, 1, 2]]), torch.tensor([[2, 5, 1], [6, 6, 4], [1, 4, 2]])
+    filled = F.pad(short, (0, 2))
+    whole = mf.nngp_and_ntk(Words, mf.ntk(), torch.cat([long, filled]))
+    for kernel, own, across in zip(
+        whole, mf.nngp_and_ntk(Words, mf.ntk(), short), mf.nngp_and_ntk(Words, mf.ntk(), long, filled), strict=True
+    ):
+        torch.testing.assert_close(kernel[2:, 2:], own, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(kernel[:2, 2:], across, rtol=1e-12, atol=1e-14)
+        assert float(across.min()) > 0
 
 
 def test_large_starts_of_one_number_have_kernels():

@@ -95,7 +95,7 @@ def pointwise(outer: Shape) -> Node:
 def activated(node: Node, phi: Activation) -> Node:
     """phi of a node; ValueError for one that is no Gaussian"""
     if not node.gaussian:
-        raise ValueError("an activation of what is no Gaussian field: no kernel is known")
+        raise ValueError(f"an activation of what is no Gaussian field: no kernel is known; {REMEDY}")
     return Pointwise(node.size, False, node.links, phi, phi(_PROBES).numpy().tobytes(), node)
 
 

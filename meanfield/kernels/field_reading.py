@@ -124,7 +124,8 @@ class Reading(TorchFunctionMode):
             return func(*args, **kwargs)
         if self.number >= len(self.calls) or self.calls[self.number].name != name:
             raise ValueError(
-                "the network's forward asks for values or types of its fields, and does other things then: no kernel is known"
+                "the network's forward asks for values or types of its fields, and does other things then: no kernel is known; "
+                + REMEDY
             )
         call = self.calls[self.number]
         self.number += 1
@@ -176,14 +177,14 @@ class Reading(TorchFunctionMode):
             return None
         if len(wide) > 1 or len(sample) > 1 or wide == sample:
             raise ValueError(
-                "its result has more than one axis of neurons, or neurons and samples in one: no kernel is known"
+                f"its result has more than one axis of neurons, or neurons and samples in one: no kernel is known; {REMEDY}"
             )
         return Axes(shape, wide[0], sample[0] if sample else None, self.samples)
 
     def must_be_one_way(self, name: str, way: bool) -> None:
         """A matrix and its transpose are not independent"""
         if self.ways.setdefault(name, way) != way:
-            raise ValueError(f"the matrix {name!r} is used as it is and transposed: no kernel is known")
+            raise ValueError(f"the matrix {name!r} is used as it is and transposed: no kernel is known; {REMEDY}")
 
 
 _OF_SHAPE = words(

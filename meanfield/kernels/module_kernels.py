@@ -62,7 +62,8 @@ def builder_kernels(network: Architecture, scaling: Scaling | Standard, x: Any, 
     if second is not None and (first.shape[1:] != second.shape[1:] or first.dtype != second.dtype):
         raise ValueError(
             f"x and x2 hold different samples: received shapes {tuple(first.shape)} of {first.dtype} and {tuple(second.shape)} of "
-            f"{second.dtype}"
+            f"{second.dtype}; give both of one shape and dtype: fill shorter sequences, or smaller images, up with zeros and multiply "
+            "fields by a mask in the forward, (x != 0).to(h)"
         )
     if network.perceptron is not None:  # which takes integers for real numbers, not for tokens
         first, second = first.double(), None if second is None else second.double()
