@@ -2,8 +2,9 @@
 
 Digits 3 against 8, ReLU, SGD on the squared loss. In the improved standard parameterization the widths of a reference network stay in the
 kernel, and networks s times as wide are trained at its one learning rate. Expected: kernels of both parameterizations predict about
-equally well, of random layer widths too; networks of both approach the lazy limit of their own as they become wider, at any depth and
-number of samples; in the naive standard parameterization they diverge at that learning rate once they are some times as wide.
+equally well, of random layer widths, of convolutions and of residual networks with layer norms too; networks of both approach the lazy
+limit of their own as they become wider, at any depth and number of samples; in the naive standard parameterization they diverge at that
+learning rate once they are some times as wide.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import tyro
+from torch import Tensor, nn
 
 import meanfield as mf
 from examples import folder, keep
@@ -25,6 +27,39 @@ N = 16  # neurons in each hidden layer of the reference network
 KINDS = {"NTK": mf.ntk(), "improved standard": mf.improved_standard(N), "naive standard": mf.naive_standard(N)}
 COLOURS = {"NTK": "#0072B2", "improved standard": "#D55E00", "naive standard": "#666666"}
 Value = tuple[float, float]  # a mean and its standard error
+
+
+class Convolutions(nn.Module):
+    """Two filters, the second with a stride, and a readout of all positions"""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.read, self.mix = nn.Conv2d(1, n, 3, padding=1, bias=False), nn.Conv2d(n, n, 3, 2, padding=1, bias=False)
+        self.out = nn.Linear(16 * n, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.mix(torch.relu(self.read(x.reshape(-1, 1, 8, 8))))).flatten(1))
+
+
+class WideResidual(nn.Module):
+    """Two residual branches of 2n channels behind layer norms, and a mean over positions"""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.read = nn.Conv2d(1, n, 3, 2, padding=1, bias=False)
+        self.up = nn.ModuleList(nn.Conv2d(n, 2 * n, 3, padding=1, bias=False) for _ in range(2))
+        self.down = nn.ModuleList(nn.Conv2d(2 * n, n, 3, padding=1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, m) for m in (n, 2 * n, n, 2 * n, n))
+        self.out = nn.Linear(n, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.read(x.reshape(-1, 1, 8, 8))
+        for i, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            h = h + down(torch.relu(self.norms[2 * i + 1](up(torch.relu(self.norms[2 * i](h))))))
+        return self.out(torch.relu(self.norms[-1](h)).mean((2, 3)))
+
+
+BUILDERS = {"convolutions": Convolutions, "residual, layer norms": WideResidual}
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:
@@ -41,7 +76,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
         for depth in depths:
             asked = [_problem(kind, depth, p, steps) for p in sizes]
             by_size[kind, depth] = [(_limit(one), _networks(one, multiples[-1], seeds)) for one in asked]
-    kernels = _kernels(sizes[:2] if quick else sizes)
+    kernels = _kernels(sizes[:1] if quick else sizes)
     print(f"| width of {depths[-1]} hidden layers | " + " | ".join(str(N * s) for s in multiples) + " | lazy limit |")
     print("|---" * (len(multiples) + 2) + "|")
     for kind, (values, limit) in by_width.items():
@@ -86,7 +121,7 @@ def _mean(values: list[float]) -> Value:
 
 
 def _kernels(sizes: tuple[int, ...]) -> dict[str, list[tuple[float, float]]]:
-    """Test losses of predictions with the kernels, NTK and improved standard, of equal layers and of random ones"""
+    """Test losses of predictions with the kernels, NTK and improved standard, of equal layers, of random ones and of images"""
     found: dict[str, list[tuple[float, float]]] = {"equal widths": [], "random widths": []}
     generator = torch.Generator().manual_seed(0)
     for samples in sizes:
@@ -99,10 +134,16 @@ def _kernels(sizes: tuple[int, ...]) -> dict[str, list[tuple[float, float]]]:
             for _ in range(3):
                 widths = (2 ** torch.randint(2, 11, (depth,), generator=generator)).tolist()
                 found["random widths"].append((own, _predicted(network, mf.improved_standard(widths), data)))
+        for name, build in BUILDERS.items():
+            network = mf.Architecture(build, weight_std=math.sqrt(2))
+            own = _predicted(network, mf.ntk(), data)
+            for width in (4, 64, 1024):
+                pair = own, _predicted(network, mf.improved_standard(width), data)
+                found.setdefault(name, []).append(pair)
     return found
 
 
-def _predicted(network: mf.Network, scaling: Any, data: mf.Dataset) -> float:
+def _predicted(network: mf.Network | mf.Architecture, scaling: Any, data: mf.Dataset) -> float:
     """Half the mean square error of kernel regression, with a ridge of a thousandth of the kernel"""
     assert data.x_test is not None
     _, kernel = mf.nngp_and_ntk(network, scaling, data.x)
@@ -117,7 +158,8 @@ def _told(value: Value) -> str:
 
 def _drawn(kernels: Any, by_width: Any, by_size: Any, multiples: tuple[int, ...]) -> Any:
     _, (left, middle, right) = plt.subplots(1, 3, figsize=(12.6, 4.1), layout="constrained")
-    for (name, pairs), colour, marker in zip(kernels.items(), ("#000000", "#CC79A7"), ("o", "^"), strict=True):
+    looks = (("#000000", "o"), ("#CC79A7", "^"), ("#009E73", "s"), ("#E69F00", "D"))
+    for (name, pairs), (colour, marker) in zip(kernels.items(), looks, strict=True):
         left.scatter(*zip(*pairs, strict=True), s=16, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
     left.set(xlabel="NTK parameterization", ylabel="improved standard", title="test loss, by kernels")
     widths = [N * s for s in multiples]
