@@ -21,9 +21,9 @@ def bayesian_networks() -> None:
     for gamma0 in (0.1, 0.5, 2.0):
         problem = mf.Problem(data, mf.Network(2, "tanh"), mf.mean_field(gamma0), TRAINING)
         start = time.perf_counter()
-        solvers = [CausalDMFT(1024, seed=k, snapshots=SNAPSHOTS, progress=False) for k in range(8)]
+        solvers = [CausalDMFT(2048, seed=k, snapshots=SNAPSHOTS, progress=False) for k in range(6)]
         limit = mf.stationary([solve(problem) for solve in solvers], after=60)
-        _told(gamma0, "limit, 8 runs of 1024", limit, time.perf_counter() - start, _own(limit))
+        _told(gamma0, "limit, 6 runs of 2048", limit, time.perf_counter() - start, _own(limit))
         print(f"| | Gaussian process | | | | {' | '.join(_of_process(problem, limit))} | |")
         for width, seeds in WIDTHS.items():
             start = time.perf_counter()

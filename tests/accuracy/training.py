@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import meanfield as mf
-from solvers import CausalDMFT, FiniteWidth, WassersteinFlow
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, coordinate_check
 from tests.any_networks import Residual
 
 WIDTHS = {64: 256, 256: 64, 1024: 24}  # and seeds
@@ -101,4 +101,26 @@ def _outputs(problem: mf.Problem, width: int, seeds: int) -> Tensor:
     return torch.stack([net.f for net in nets]).double()
 
 
-CLAIMS = {"ways_of_training": ways_of_training, "by_layer": by_layer}
+def adam_and_its_limit() -> None:
+    """Orders of the width under Adam; error and seconds of runs beside the mean of 8 limits; digits, P = 6, L = 2, tanh, T = 20"""
+    data = mf.digits((0, 1), n_train=6, n_test=2)
+    problem = mf.Problem(data, TWO, mf.mean_field(1.0), mf.Training(0.05, 20, "adam"))
+    print(coordinate_check(problem, (64, 256, 1024), 8))
+    limits = [CausalDMFT(2048, seed=k, progress=False, snapshots=()) for k in range(8)]
+    nets = {
+        n: [FiniteWidth(n, seed=k, dtype="float32", progress=False, snapshots=()) for k in range(3)]
+        for n in (2048, 4096, 8192)
+    }
+    mean = None
+    print("\n| | error of one | seconds of one |\n|---|---|---|")
+    for name, solvers in {"limit, 2048": limits, **{f"network, {n}": some for n, some in nets.items()}}.items():
+        runs = [solver(problem) for solver in solvers]
+        f = torch.stack([run.f for run in runs]).double()
+        share = 1.0 if mean is not None else len(f) / (len(f) - 1)  # of a mean that they are part of
+        mean = f.mean(0) if mean is None else mean
+        error = (share * (f - mean).square().sum() / len(f)).sqrt() / mean.norm()
+        seconds = sorted(run.stats["seconds"] for run in runs)[len(runs) // 2]
+        print(f"| {name} | {float(error):.4f} | {seconds:.2f} |", flush=True)
+
+
+CLAIMS = {"adam_and_its_limit": adam_and_its_limit, "ways_of_training": ways_of_training, "by_layer": by_layer}
