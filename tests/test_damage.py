@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from solvers import (
     CausalDMFT,
     WassersteinFlow,
     WidthFor,
+    gibbs_fixed_point,
     lazy_prediction,
     learning_rate_transfer,
     measured_exponents,
@@ -35,6 +37,10 @@ def _problem(depth=1, scaling=None, loss="squared"):
     return mf.Problem(data, mf.Network(depth), scaling or mf.mean_field(1.0), mf.Training(0.2, 3), loss)
 
 
+def _noisy():
+    return replace(_problem(), training=mf.Training(0.1, 120, temperature=0.2, weight_decay=5.0))
+
+
 RESULTS = {
     "solution": lambda: WassersteinFlow(8)(_problem()),
     "state": lambda: CausalDMFT(64, keep_state=True)(_problem(2)),
@@ -44,6 +50,12 @@ RESULTS = {
     "transfer": lambda: learning_rate_transfer(_problem(), (0.1, 0.2, 0.3), (4, 8), 2, WassersteinFlow(8)),
     "variance": lambda: predicted_variance(_problem(), 16, groups=2, observed=("f", "Phi1")),
     "bias": lambda: predicted_bias(_problem(2), 16, 2),
+    "ensembles": lambda: mf.EnsembleLoss(
+        1.0, 4.0, 0.4, 2.0, 0.2, 3.0, (8, 16), (1, 4), np.ones((2, 2)), np.ones((2, 2))
+    ),
+    "gibbs": lambda: gibbs_fixed_point(_noisy(), points=16),
+    "averages": lambda: mf.stationary(WassersteinFlow(64)(_noisy()), after=0),
+    "energies": lambda: mf.free_energy(WassersteinFlow(64)(_noisy())),
     "width": lambda: WidthFor(100, 2.5, 0.01, 1, 0.3, 0.2, 0.9),
     "proxy": lambda: proxy_comparison(_problem(1, None, "logistic"), 8, ("ntk", "mean_field"), 4, 4),
 }

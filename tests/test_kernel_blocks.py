@@ -189,6 +189,27 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, computed, threads,
         BLOCKS(*ASK)
 
 
+def test_images_with_a_global_average_go_on_where_they_were_stopped(tmp_path, monkeypatch, computed):
+    """Of all pairs of pixels: the kernels that take longest, each block of which is kept"""
+    images = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    network, blocks = mf.ConvNetwork(2, "relu", readout="global_average"), KernelBlocks(edge=2)
+    counting = block_run.computed
+
+    def stopped(*asked):
+        if computed:
+            raise KeyboardInterrupt
+        return counting(*asked)
+
+    monkeypatch.setattr(block_run, "computed", stopped)
+    with pytest.raises(Interrupted, match="1 of 3 blocks are finished"):
+        blocks(network, mf.ntk(), images, folder=tmp_path, executor=ThreadPoolExecutor(1))
+    monkeypatch.setattr(block_run, "computed", counting)
+    found = blocks(network, mf.ntk(), images, folder=tmp_path)
+    assert len(computed) == 3
+    assert same(found, blocks(network, mf.ntk(), images))
+    assert blocks.estimate(network, mf.ntk(), images).seconds > 0
+
+
 def test_a_block_that_fails_does_not_cost_the_others(tmp_path, monkeypatch, computed):
     counting = block_run.computed
 
