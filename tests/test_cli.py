@@ -151,6 +151,7 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
         ("--solver.snapshots 9", r"snapshots must lie in 0..4"),
         ("--solver.particles 1000000000000", "take fewer particles"),
         ("--data images", "unknown data: received 'images'; known: digits, file"),
+        ("--data mynets:stream", "--data mynets:stream: the shell has no streams and takes no data from code"),
         (
             "--data.separation 2",
             "--data.separation does not belong to --data single-index: leave it out, or take --data mixture",

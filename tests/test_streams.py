@@ -210,6 +210,10 @@ def test_a_law_of_your_own_is_given_again(tmp_path):
             wrong()
     again = replace(kept, problem=replace(kept.problem, data=replace(kept.problem.data, law=mine)))
     assert WassersteinFlow(64).resume(again, 4) == WassersteinFlow(64)(problem)
+    for other in (lambda n, g: (mine(n, g)[0], 2 * mine(n, g)[1]), lambda n, g: (torch.rand(n, 4), torch.ones(n))):
+        lied = replace(kept, problem=replace(kept.problem, data=replace(kept.problem.data, law=other)))
+        with pytest.raises(ValueError, match="'mine' gives other watched samples than those of the solution"):
+            WassersteinFlow(64).resume(lied, 4)
 
 
 def test_classes_and_tokens_of_modules():
@@ -230,6 +234,7 @@ def test_classes_and_tokens_of_modules():
     )
     assert problem.data.y.shape == (10, 3)
     nets = FiniteWidth(256, snapshots=()).ensemble(problem, 6)
+    problem.must_have_its_law()  # labels and tokens as the module takes them
     limits = [CausalDMFT(512, seed=s, snapshots=())(problem) for s in range(3)]
     distance, error = _off(nets, limits)
     assert distance < 2.5 * error
@@ -310,7 +315,20 @@ def test_what_needs_the_same_samples_in_each_step_refuses_streams_by_name(asked)
     [
         (lambda count, g: torch.zeros(count, 2), "must give a pair x, y: received Tensor"),
         (lambda count, g: (torch.zeros(3, 2), torch.zeros(3)), "as many samples as it is asked for, 1: received"),
-        (lambda count, g: (torch.full((count, 2), torch.nan), torch.zeros(count)), "x holds 512 value"),
+        (
+            lambda count, g: (torch.full((count, 2), torch.nan), torch.zeros(count)),
+            "stream '<lambda>' failed at the watched samples: x holds 512 value",
+        ),
+        (
+            lambda count, g: (torch.randn(count, 2), torch.zeros(count)),
+            "two different batches for step 0, .* is handed",
+        ),
+        (
+            lambda count, g: (torch.ones(count, 2), torch.from_numpy(np.random.rand(count))),  # noqa: NPY002
+            "two different batches for step 0, .* is handed",
+        ),
+        (lambda count: (torch.zeros(count, 2), torch.zeros(count)), r"received one with the arguments \(count\)"),
+        (mf.Teacher, r"received the class Teacher; give one made of it, Teacher\(..\)"),
     ],
 )
 def test_laws_that_give_no_samples_are_refused(law, message):
@@ -326,6 +344,32 @@ def test_a_law_that_changes_its_shape_is_refused():
         ValueError, match=r"gave x and y of the shapes \(\(4,\), \(1,\)\) in step 0 and \(\(2,\), \(1,\)\)"
     ):
         FiniteWidth(4)(replace(PROBLEM, data=replace(stream, batch=2)))
+
+
+def test_a_law_that_fails_later_is_named_with_its_step():
+    entropy = np.random.SeedSequence([0, 1, 1]).generate_state(1, np.uint64)[0] % 2**63
+
+    def mine(count, generator):
+        bad = generator.initial_seed() == int(entropy)
+        return torch.full((count, 4), math.nan if bad else 1.0), torch.ones(count)
+
+    with pytest.raises(ValueError, match="law of the stream 'mine' failed at step 1: x holds 12 value"):
+        WassersteinFlow(64)(replace(PROBLEM, data=mf.stream(mine, 3, 4)))
+
+
+def test_what_is_watched_is_called_so():
+    plot, net = pytest.importorskip("meanfield.plot"), FiniteWidth(4)(PROBLEM)
+    assert plot.loss(net).get_ylabel() == "watched loss, mean of 8 samples"
+    assert plot.outputs(net, samples=(1,))[0].get_title() == "watched sample 1"
+    with pytest.raises(ValueError, match=r"no test samples beside its watched ones, .* their .loss is the test loss"):
+        _ = net.test_loss
+
+
+def test_networks_with_settings_by_layer_say_that_they_keep_no_particles():
+    own = replace(PROBLEM, network=mf.Architecture(mf.Network(1, "erf"), rate={"input": 0.5}))
+    with pytest.raises(ValueError, match=r"finite networks with settings by layer, .* keep none"):
+        FiniteWidth(4)(own).measure()
+    assert WassersteinFlow(64)(own).measure().m.shape == (64,)
 
 
 # -- directions of the deep sweep ----------------------------------------------------------------------------------------

@@ -174,7 +174,6 @@ def calls(folder: Path) -> dict[str, Call]:
         "stream": Call(
             mf.stream,
             {"law": mf.Teacher(2), "batch": 2, "watched": 2, "seed": 0, "name": "mine"},
-            said={"law": "arguments?"},  # a function of the user's speaks for itself
         ),
         "population_loss": Call(mf.population_loss, {"solution": flow, "teacher": mf.Teacher(2)}),
         "Loss": Call(mf.Loss, _fields(mf.loss("squared")) | {"name": "mine"}),

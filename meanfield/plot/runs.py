@@ -18,6 +18,8 @@ from meanfield.checking.arguments import checked
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
 from meanfield.plot.frame import GREY, LIMIT, SMALL, TIME, beside, colours, output_of, panels, plain_log
+from meanfield.problem.dataset import Dataset
+from meanfield.problem.stream import Stream
 from meanfield.solution.solution import Solution, preactivation_keys
 
 
@@ -34,7 +36,7 @@ def loss(nets: Solutions, limit: Solutions | None = None, ax: Axes | None = None
     plain_log(panel)
     data = _any(groups, limits).problem.data
     samples = data.points - data.samples if test else data.samples
-    panel.set(xlabel=TIME, ylabel=f"{'test' if test else 'training'} loss, mean of {samples} samples")
+    panel.set(xlabel=TIME, ylabel=f"{_which(data, test)} loss, mean of {samples} samples")
     panel.legend(title=plot_data.seeds(groups), **SMALL)
     return panel
 
@@ -67,7 +69,7 @@ def outputs(
         if target is not None and problem.loss_function.name == "squared" and not difference:
             panel.axhline(float(target[column]), color=GREY, linestyle=":", linewidth=1, label="target")
         which = f", output {column}" if problem.data.outputs > 1 else ""
-        panel.set(xlabel=TIME, title=f"{'test' if test else 'training'} sample {mu}{which}")
+        panel.set(xlabel=TIME, title=f"{_which(problem.data, test)} sample {mu}{which}")
     axes[0].set_ylabel(r"$f_\mu(t)$ less that of the limit" if difference else r"output $f_\mu(t)$")
     axes[-1].legend(title=plot_data.seeds(groups), **beside(ax))
     return axes
@@ -186,3 +188,8 @@ def _scatter(ax: Axes, clouds: plot_data.Clouds, step: int) -> PathCollection:
 
 def _any(groups: dict[int, list[Solution]], limits: Sequence[Solution]) -> Solution:
     return (limits or next(iter(groups.values())))[0]
+
+
+def _which(data: Dataset, test: bool) -> str:
+    """Samples in words: those of a stream are not trained on"""
+    return "test" if test else "watched" if isinstance(data, Stream) else "training"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from meanfield.checking import checks
@@ -19,7 +20,7 @@ from meanfield.network.trial import Trial, tried
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.fitted_data import for_perceptron, must_suit_modules, with_classes
 from meanfield.problem.losses import Loss, loss
-from meanfield.problem.stream import Stream
+from meanfield.problem.stream import Stream, telling, told
 from meanfield.problem.training import Training
 from meanfield.scaling.scaling import Scaling, mean_field
 from meanfield.scaling.standard import Standard
@@ -117,21 +118,39 @@ class Problem:
         return (self._fresh(self.data, step) for step in range(first, self.training.steps))
 
     def _fresh(self, stream: Stream, step: int) -> Dataset:
-        """Of a step, as the network takes them"""
-        found = stream.fresh(step)
-        if self.layered is not None:
-            found = for_perceptron(found, self.loss_function)
-        if not isinstance(self.network, Network):
-            must_suit_modules(found)
-            found = with_classes(found, tuple(self.data.y.shape[1:]), self.loss_function)
+        return self._taken(stream.fresh(step), stream.name, f"step {step}")
+
+    def _taken(self, found: Dataset, name: str, when: str) -> Dataset:
+        """Samples of a stream as the network takes them"""
+        with telling(name, when):
+            if self.layered is not None:
+                found = for_perceptron(found, self.loss_function)
+            if not isinstance(self.network, Network):
+                must_suit_modules(found)
+                found = with_classes(found, tuple(self.data.y.shape[1:]), self.loss_function)
+            self.loss_function.check(found.y)
         shapes = [(tuple(d.x.shape[1:]), tuple(d.y.shape[1:]), d.x.is_floating_point()) for d in (found, self.data)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"the law of the stream {stream.name!r} gave x and y of the shapes {shapes[0][:2]} in step {step} and {shapes[1][:2]} "
+                f"the law of the stream {name!r} gave x and y of the shapes {shapes[0][:2]} in {when} and {shapes[1][:2]} "
                 "before, or tokens and real numbers in turn: give samples of one kind"
             )
-        self.loss_function.check(found.y)
         return found
+
+    def must_have_its_law(self) -> None:
+        """ValueError for a stream without its law, or with one that was given again and gives other watched samples"""
+        stream = self.data
+        if not isinstance(stream, Stream):
+            return
+        stream.must_be_known()
+        if told(stream.law):  # a file kept it
+            return
+        again = self._taken(stream.watched_again(), stream.name, "the watched samples")
+        if not all(torch.allclose(getattr(again, key), getattr(stream, key)) for key in ("x", "y")):
+            raise ValueError(
+                f"the law of the stream {stream.name!r} gives other watched samples than those of the solution: received {stream.law!r} "
+                f"with the seed {stream.seed}; give the law that it was solved with"
+            )
 
     @property
     def loss_function(self) -> Loss:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -34,10 +36,8 @@ class Stream(Dataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.normalise(self, batch=1)
-        if self.law is not None and not callable(self.law):
-            raise ValueError(
-                f"law must be a function (count, generator) -> (x, y), such as mf.Teacher(inputs=10): received {checks.shown(self.law)}"
-            )
+        if self.law is not None:
+            _must_be_a_law(self.law)
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, batch={self.batch}, inputs={self.inputs}, outputs={self.outputs}, watched={self.samples})"
@@ -55,7 +55,24 @@ class Stream(Dataset):
         step = checks.integer("step", step, 0)
         self.must_be_known()
         assert self.law is not None
-        return Dataset(*_drawn(self.law, self.batch, _generator(self.seed, 1, step)), name=f"step {step}")
+        with telling(self.name, f"step {step}"):
+            return Dataset(*_drawn(self.law, self.batch, _generator(self.seed, 1, step)), name=f"step {step}")
+
+    def watched_again(self) -> Dataset:
+        """The watched samples as the law gives them for the seed"""
+        self.must_be_known()
+        assert self.law is not None
+        with telling(self.name, "the watched samples"):
+            return Dataset(*_watched(self.law, self.samples, self.seed))
+
+    @property
+    def test_targets(self) -> Tensor:
+        """(P_test, .., C); ValueError if there are none"""
+        if self.y_test is None:
+            raise ValueError(
+                f"the stream {self.name!r} has no test samples beside its watched ones, which no step sees: their .loss is the test loss"
+            )
+        return self.y_test
 
     def must_be_known(self) -> None:
         """ValueError for a law that a file did not keep"""
@@ -73,7 +90,7 @@ def stream(law: Law, batch: int = 1, watched: int = 256, seed: int = 0, name: st
     `law` is mf.Teacher(..), mf.Mixture(..), or a function (count, generator) -> x (count, ..), y (count, ..) that draws from this torch
     generator alone. The data of a problem: f, losses and kernels of its solutions are those of the `watched` samples, which no step sees
     (of a Teacher without its noise), so that losses are test losses. Each solver, width and resumed run sees the same samples.
-    ValueError for a law that gives no samples or not as many as asked for.
+    ValueError for a law that gives no samples, not as many as asked for, or others for the same generator.
 
     Args:
         law: Where samples come from
@@ -84,14 +101,29 @@ def stream(law: Law, batch: int = 1, watched: int = 256, seed: int = 0, name: st
     """
     batch, watched = checks.integer("batch", batch, 1), checks.integer("watched", watched, 1)
     seed = checks.seed("seed", seed)
-    numbers = sum(math.prod(getattr(one, "shape", ())) for one in _drawn(law, 1, _generator(seed, 0)))
-    for what, count in (("watched", watched), ("batch", batch)):
-        checks.memory(f"{what}={count} samples", 24.0 * count * numbers, "take fewer")
-    x, y = _drawn(law.quiet if isinstance(law, Teacher) else law, watched, _generator(seed, 0))
-    told = name or getattr(law, "name", None) or getattr(law, "__name__", type(law).__name__)
-    made = Stream(x, y, name=str(told), law=law, batch=batch, seed=seed)
-    made.fresh(0)
+    _must_be_a_law(law)
+    told = str(name or getattr(law, "name", None) or getattr(law, "__name__", type(law).__name__))
+    with telling(told, "the watched samples"):
+        numbers = sum(math.prod(getattr(one, "shape", ())) for one in _drawn(law, 1, _generator(seed, 0)))
+        for what, count in (("watched", watched), ("batch", batch)):
+            checks.memory(f"{what}={count} samples", 24.0 * count * numbers, "take fewer")
+        made = Stream(*_watched(law, watched, seed), name=told, law=law, batch=batch, seed=seed)
+    if made.fresh(0) != made.fresh(0):
+        raise ValueError(
+            f"the law {told!r} gave two different batches for step 0, but samples are a function of the seed and the step alone: draw "
+            "from the torch generator that the law is handed, its second argument, and from nothing else, e.g. "
+            "torch.randn(count, 3, generator=generator)"
+        )
     return made
+
+
+@contextmanager
+def telling(name: str, what: str) -> Iterator[None]:
+    """A ValueError about samples says which law gave them, and when: they are none that the user gave"""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"the law of the stream {name!r} failed at {what}: {error}") from error
 
 
 def beside(data: Dataset) -> str:
@@ -124,6 +156,29 @@ def recalled(asked: Mapping[str, Any]) -> Law | None:
 
 
 _KEPT: dict[str, Any] = {"Teacher": Teacher, "Mixture": Mixture}
+
+
+def _must_be_a_law(law: Any) -> None:
+    """ValueError for what cannot be called as law(count, generator)"""
+    right = "a function (count, generator) -> (x, y), such as mf.Teacher(inputs=10)"
+    if not callable(law):
+        raise ValueError(f"law must be {right}: received {checks.shown(law)}")
+    if isinstance(law, type):
+        raise ValueError(
+            f"law must be {right}: received the class {law.__name__}; give one made of it, {law.__name__}(..)"
+        )
+    try:
+        signature = inspect.signature(law)
+    except ValueError:  # some functions written in C tell none
+        return
+    try:
+        signature.bind(1, torch.Generator())
+    except TypeError as error:
+        raise ValueError(f"law must be {right}: received one with the arguments {signature} ({error})") from error
+
+
+def _watched(law: Law, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    return _drawn(law.quiet if isinstance(law, Teacher) else law, count, _generator(seed, 0))
 
 
 def _drawn(law: Law, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -199,6 +199,11 @@ class Solution:
     def measure(self, t: int = -1) -> ParticleMeasure:
         """The particles at step t (two-layer solutions)"""
         if not self.particles:
+            if self.width is not None and self.problem.trial is not None and self.problem.layered is not None:
+                raise ValueError(
+                    "no particles were kept: finite networks with settings by layer, mf.Architecture(mf.Network(..)), keep none; their "
+                    "limits by WassersteinFlow do, as do networks of a plain mf.Network(1)"
+                )
             raise ValueError(
                 "no particles were kept: they exist for two-layer networks, with snapshots and keep_neurons=True"
             )

@@ -138,6 +138,11 @@ def _one_of(what: str, makers: Mapping[str, Callable[..., Any]], first: str, pre
 
 def _called(what: str, makers: Mapping[str, Callable[..., Any]], prefix: str, which: str, **options: Any) -> Any:
     """What `which` of the functions makes of the options that were given; ValueError for those that it does not take."""
+    if what == "data" and which not in makers and (":" in which or which == "stream"):
+        raise ValueError(
+            f"--data {which}: the shell has no streams and takes no data from code; give a problem with mf.stream(..) to the solver in "
+            f"Python, or take --data {', '.join(makers)}"
+        )
     make = checks.lookup(what, which, makers)
     takes, hints = inspect.signature(make).parameters, get_type_hints(make)
     values = {key: value for key, value in options.items() if value is not None}

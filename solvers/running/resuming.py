@@ -40,7 +40,7 @@ def earlier(solver: Solver, solution: Solution, steps: int) -> Problem:
             f"the schedule has ended: the rate of all steps from {solution.steps} on is 0; a run that is to go on takes one that reaches "
             f"further from its start, e.g. mf.Schedule('cosine', over={training.steps})"
         )
-    problem.batches()  # a stream's law may not have been kept
+    problem.must_have_its_law()
     solver.check(problem)
     recorded_before(solver, problem, solution)
     _tell_of_threads(solution)
