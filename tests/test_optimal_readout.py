@@ -113,6 +113,16 @@ def test_test_points_and_runs_that_go_on(tmp_path):
             {"network": mf.Architecture(NETWORK, frozen=("readout",))},
             "received a frozen readout",
         ),
+        (
+            {"readout_ridge": 0.1},
+            {"network": mf.Architecture(NETWORK, rate={"readout": 3.0})},
+            "a rate of the readout's own",
+        ),
+        (
+            {"readout_ridge": 0.1},
+            {"network": mf.Architecture(NETWORK, weight_std={"readout.weight": 0})},
+            "a readout that starts at 0",
+        ),
         ({"readout_ridge": 0.1}, {"loss": "cross_entropy"}, "received the loss 'cross_entropy'"),
     ],
     ids=lambda v: None if isinstance(v, dict) else v,

@@ -190,3 +190,18 @@ def test_files_keep_them(tmp_path):
         kept = mf.load(mf.save(result, tmp_path / "kept.nc"))
         assert kept == result
         assert type(kept) is type(result)
+
+
+def test_free_energy_refuses_what_is_not_langevin_descent_alone():
+    few = replace(NOISY, steps=2)
+    for problem, said in (
+        (replace(ONE, training=replace(few, momentum=0.5)), "received momentum=0.5"),
+        (replace(ONE, training=replace(few, clip=0.5)), "received clip=0.5"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            mf.free_energy(WassersteinFlow(64)(problem))
+    with pytest.raises(ValueError, match="needs 32 particles or more: received 8"):
+        mf.free_energy(WassersteinFlow(8)(replace(ONE, training=few)))
+    deep = FiniteWidth(16)(replace(ONE, network=mf.Network(2), training=few))
+    with pytest.raises(ValueError, match="depth 1: received depth 2"):
+        mf.free_energy(deep)

@@ -154,6 +154,12 @@ def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, 
             f"a comparison needs networks and a limit: received {len(nets)} networks in nets and {len(limits)} limits"
         )
     first = limits[0]
+    for limit in limits:
+        if limit.solver.get("mass_rate") or limit.solver.get("readout_ridge") is not None:
+            what = "have masses that move" if limit.solver.get("mass_rate") else "have a readout at its optimum"
+            raise ValueError(
+                f"the particles of this limit {what}, networks do not: compare WassersteinFlow as it is, or other clouds"
+            )
     groups: dict[int, list[Solution]] = {}
     for net in nets:
         if net.width is None:

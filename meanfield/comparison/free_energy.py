@@ -22,6 +22,7 @@ from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import recorded
 
 _NEAR = 4  # whose distance tells the density: fewer scatter more, more blur it
+_LEAST = 32
 _CLOUDS = 4  # Gaussian ones, whose entropy is known, that show the estimate's own bias
 
 
@@ -79,6 +80,12 @@ def free_energy(solution: Solution, particles: int = 2**14) -> FreeEnergy:
     for name in ("temperature", "weight_decay"):
         if not getattr(training, name):
             raise ValueError(f"a free energy needs {name}: received {name}=0; give Training({name}=..)")
+    if other := training.other_than("temperature", "weight_decay", "schedule", "warmup"):
+        raise ValueError(f"the noise of Langevin descent alone lowers a free energy: received {other}; leave it out")
+    if problem.perceptron.depth != 1:
+        raise ValueError(
+            f"a free energy needs networks of depth 1: received depth {problem.perceptron.depth}; mf.stationary takes any"
+        )
     if not solution.particles:
         raise ValueError(
             "a free energy needs the particles of two layers: received a solution without; give snapshots to WassersteinFlow or FiniteWidth"
@@ -100,6 +107,8 @@ def free_energy(solution: Solution, particles: int = 2**14) -> FreeEnergy:
             )
         f = solution.f[recorded(step, solution.recorded_steps)].double().cpu()
         energies.append(_energy(problem, measure, inputs, f))
+        if len(measure) < (least := max(_LEAST, 8 * (problem.data.outputs + len(rows)))):
+            raise ValueError(f"a free energy needs {least} particles or more: received {len(measure)}")
         if step == 0:  # N(0, 1), by points that are often more even than independent ones
             found.append((_of_gaussians(measure.points.shape[1], 1 / variance), 0.0))
         else:

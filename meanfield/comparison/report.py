@@ -115,6 +115,8 @@ class DeviationReport:
     def _bias(d: Deviation, i: int) -> str:
         if math.isnan(d.bias2[i]):
             return "-"
+        if math.isnan(d.bias2_se[i]):
+            return "unknown"  # of two seeds: nothing tells its error
         return f"{math.sqrt(d.bias2[i]):.3g}" if d.bias_detected[i] else "below floor"
 
     def _plain(self) -> list:

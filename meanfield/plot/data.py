@@ -43,6 +43,11 @@ def by_width(nets: Solutions, limit: Solutions | None) -> tuple[dict[int, list[S
     return dict(sorted(groups.items())), [s for s in everyone if s.width is None]
 
 
+def first_of(samples: int) -> range:
+    """Those that are drawn if nobody says which"""
+    return range(min(3, max(samples, 1)))
+
+
 def row(tensor: Tensor, index: int) -> Tensor:
     """tensor[index]; ValueError for a sample that does not exist."""
     if not -len(tensor) <= index < len(tensor):

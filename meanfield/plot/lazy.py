@@ -73,19 +73,20 @@ def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None) -> Axes:
 def prediction(
     found: LazyPrediction,
     nets: Solutions = (),
-    samples: Sequence[int] = (0, 1, 2),
+    samples: Sequence[int] | None = None,
     ax: Any = None,
     output: int = 0,
     test: bool = False,
 ) -> np.ndarray:
     """f_mu(t) of single samples, one panel each: mean and band of one standard deviation as predicted, single networks as thin lines.
 
-    output: which of a sample, counted through its positions if it has some.
+    samples: None takes the first three. output: which of a sample, counted through its positions if it has some.
     """
     groups = plot_data.by_width(nets, None)[0] if nets else {}
     mean, std = map(for_tests, (found.mean_test, found.std_test) if test else (found.mean, found.std))
     finite = found.times.isfinite()
     times, targets = found.times[finite].numpy(), found.problem.data.y_test if test else found.problem.data.y
+    samples = plot_data.first_of(mean.shape[1]) if samples is None else samples
     axes = panels(ax, 1, len(samples), size=(3.3, 3.3), sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
         for (width, group), colour in zip(groups.items(), colours(len(groups)), strict=True):

@@ -45,7 +45,7 @@ def loss(nets: Solutions, limit: Solutions | None = None, ax: Axes | None = None
 def outputs(
     nets: Solutions,
     limit: Solutions | None = None,
-    samples: Sequence[int] = (0, 1, 2),
+    samples: Sequence[int] | None = None,
     ax: Any = None,
     output: int | None = None,
     test: bool = False,
@@ -53,12 +53,16 @@ def outputs(
 ) -> np.ndarray:
     """f_mu(t) of single samples, one panel each: per width the mean over seeds and a band of one standard deviation.
 
-    output: which of several; None takes the one with the largest target. difference: f less that of the (first) limit.
+    samples: None takes the first three. output: which of several; None takes the one with the largest target. difference: f less that
+    of the (first) limit.
     """
     groups, limits = plot_data.by_width(nets, limit)
     problem = _any(groups, limits).problem
     if difference and not limits:
         raise ValueError("a difference needs a limit: give limit=...")
+    data = problem.data
+    if samples is None:
+        samples = plot_data.first_of(data.points - data.samples if test else data.samples)
     axes = panels(ax, 1, len(samples), size=(3.3, 3.3), sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
         targets = problem.data.y_test if test else problem.data.y

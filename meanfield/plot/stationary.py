@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from meanfield.checking.arguments import checked
 from meanfield.comparison.free_energy import FreeEnergy
 from meanfield.comparison.stationary import StationaryAverages
-from meanfield.plot.data import row
+from meanfield.plot.data import first_of, row
 from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, output_of, panels
 from meanfield.solution.gibbs_measure import GibbsMeasure
 from meanfield.solution.solution import Solution
@@ -40,17 +40,20 @@ def free_energy(found: FreeEnergy, end: GibbsMeasure | None = None, ax: Axes | N
 def stationary(
     found: StationaryAverages,
     runs: Solution | Sequence[Solution],
-    samples: Sequence[int] = (0, 1, 2),
+    samples: Sequence[int] | None = None,
     output: int | None = None,
     ax: Any = None,
 ) -> np.ndarray:
     """f_mu(t) of each run, a panel for each sample: grey until the start is forgotten; the mean over time with 95 % of its error.
 
-    output: which of several; None takes the one with the largest target.
+    samples: None takes the first three. output: which of several; None takes the one with the largest target.
     """
     every = [runs] if isinstance(runs, Solution) else list(runs)
     if not every:
         raise ValueError("runs must hold one or more: received none")
+    if any(run.problem != found.problem for run in every):
+        raise ValueError("runs must be those of the averages: received one of another problem")
+    samples = first_of(found.problem.data.samples) if samples is None else samples
     axes = panels(ax, 1, len(samples), size=(3.3, 3.0), sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
         target = row(found.problem.data.y, mu).flatten()

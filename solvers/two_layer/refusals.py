@@ -43,13 +43,16 @@ def must_let_masses_move(problem: Problem, mass_rate: float) -> None:
 def must_let_readouts_settle(problem: Problem, ridge: float, mass_rate: float) -> None:
     """ValueError for what a readout at its optimum does not follow"""
     other = problem.training.other_than("optimiser", "schedule", "warmup", "momentum", "weight_decay", "clip")
-    rates = two_layers(problem).rates
+    network = two_layers(problem)
+    rates = network.rates
     wrong = {
         f"the loss {problem.loss_function.name!r}": problem.loss_function.name != "squared",
         other: bool(other),
         "a stream of fresh samples": isinstance(problem.data, Stream),
         f"the scaling {problem.in_plane.name!r}, which keeps a part of the outputs": problem.in_plane.frozen != "none",
         f"mass_rate={mass_rate:g}": mass_rate > 0,
+        "a readout that starts at 0": network.laws[0].zero,
+        "a rate of the readout's own": rates[0] not in (0.0, 1.0),
         "a frozen readout": not (problem.in_plane.eta_a and rates[0] and rates[2]),
         f"{current().count} processes": current().count > 1,
     }
