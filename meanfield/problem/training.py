@@ -63,6 +63,8 @@ class Training:
         if isinstance(self.optimiser, str) and self.optimiser in NAMED:
             object.__setattr__(self, "optimiser", NAMED[self.optimiser]())
         course = schedule(self.schedule)
+        if isinstance(course, Schedule) and course.over == self.steps:  # said twice
+            course = replace(course, over=None)
         object.__setattr__(self, "schedule", course)
         if isinstance(self.schedule, tuple) and len(self.schedule) < self.steps:
             raise ValueError(
