@@ -33,6 +33,7 @@ from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution, preactivation_keys
 
 _LARGEST_CLOUD = 1024  # particles per side in the distance of whole measures
+_OF_PARTICLES = {"mass_rate": "masses that move", "readout_ridge": "a readout at its optimum"}  # settings of a limit
 _CLOUDS = 4  # networks per width in that distance
 
 
@@ -154,12 +155,8 @@ def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, 
             f"a comparison needs networks and a limit: received {len(nets)} networks in nets and {len(limits)} limits"
         )
     first = limits[0]
-    for limit in limits:
-        if limit.solver.get("mass_rate") or limit.solver.get("readout_ridge") is not None:
-            what = "have masses that move" if limit.solver.get("mass_rate") else "have a readout at its optimum"
-            raise ValueError(
-                f"the particles of this limit {what}, networks do not: compare WassersteinFlow as it is, or other clouds"
-            )
+    if found := next((what for name, what in _OF_PARTICLES.items() if any(s.solver.get(name) for s in limits)), ""):
+        raise ValueError(f"the particles of this limit have {found}, networks do not: take WassersteinFlow without")
     groups: dict[int, list[Solution]] = {}
     for net in nets:
         if net.width is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
-from meanfield.measures.particle_measure import ParticleMeasure
+from meanfield.measures.particle_measure import ParticleMeasure, seen_directions
 from meanfield.measures.reductions import outputs
 from meanfield.problem.problem import Problem
 from meanfield.problem.stream import must_come_again
@@ -75,8 +75,31 @@ def free_energy(solution: Solution, particles: int = 2**14) -> FreeEnergy:
     ValueError for solutions without particles, weights that differ, or training without noise and decay.
     """
     problem, most = solution.problem, checks.integer("particles", particles, 64)
+    _must_have_one(solution)
+    training, steps = problem.training, sorted(solution.particles)
+    inputs, variance = problem.perceptron.inputs(problem.data.x).double(), training.temperature / training.weight_decay
+    rows = seen_directions(inputs)
+    dimensions = problem.data.outputs + len(rows)
+    energies, found = [], []
+    for step in steps:
+        measure = solution.particles[step].to("cpu", torch.float64)
+        _must_tell_a_law(measure, dimensions)
+        f = solution.f[recorded(step, solution.recorded_steps)].double().cpu()
+        energies.append(_energy(problem, measure, inputs, f))
+        if step == 0:  # N(0, 1), by points that are often more even than independent ones
+            found.append((_of_gaussians(measure.points.shape[1], 1 / variance), 0.0))
+        else:
+            found.append(_divergence(measure, rows, variance, most))
+    divergence, errors = (torch.tensor(part, dtype=torch.float64) for part in zip(*found, strict=True))
+    return FreeEnergy(
+        training.times_of(steps), torch.tensor(energies).double(), divergence, errors, training.temperature, dimensions
+    )
+
+
+def _must_have_one(solution: Solution) -> None:
+    """ValueError for a run that no free energy tells about"""
+    problem, training = solution.problem, solution.problem.training
     must_come_again(problem.data, "free_energy")
-    training = problem.training
     for name in ("temperature", "weight_decay"):
         if not getattr(training, name):
             raise ValueError(f"a free energy needs {name}: received {name}=0; give Training({name}=..)")
@@ -90,40 +113,21 @@ def free_energy(solution: Solution, particles: int = 2**14) -> FreeEnergy:
         raise ValueError(
             "a free energy needs the particles of two layers: received a solution without; give snapshots to WassersteinFlow or FiniteWidth"
         )
-    _, kappa, other = problem.in_plane.measure_limit()
-    if kappa != other:
+    _, kappa_a, kappa_w = problem.in_plane.measure_limit()
+    if kappa_a != kappa_w:
         raise ValueError(
-            f"a free energy needs one learning rate for readout and input weights: received kappa_a={kappa:g}, kappa_w={other:g}"
+            f"a free energy needs one learning rate for readout and input weights: received kappa_a={kappa_a:g}, kappa_w={kappa_w:g}"
         )
-    steps, inputs = sorted(solution.particles), problem.perceptron.inputs(problem.data.x).double()
-    variance = training.temperature / training.weight_decay
-    rows = _seen(inputs)
-    energies, found = [], []
-    for step in steps:
-        measure = solution.particles[step].to("cpu", torch.float64)
-        if not torch.allclose(measure.m, measure.m.mean(), rtol=1e-6, atol=0):
-            raise ValueError(
-                "a free energy needs particles of one weight: received weights that differ, as quadrature and moving masses have"
-            )
-        f = solution.f[recorded(step, solution.recorded_steps)].double().cpu()
-        energies.append(_energy(problem, measure, inputs, f))
-        if len(measure) < (least := max(_LEAST, 8 * (problem.data.outputs + len(rows)))):
-            raise ValueError(f"a free energy needs {least} particles or more: received {len(measure)}")
-        if step == 0:  # N(0, 1), by points that are often more even than independent ones
-            found.append((_of_gaussians(measure.points.shape[1], 1 / variance), 0.0))
-        else:
-            found.append(_divergence(measure, rows, variance, most))
-    divergence, errors = (torch.tensor(part, dtype=torch.float64) for part in zip(*found, strict=True))
-    dimensions = problem.data.outputs + len(rows)
-    return FreeEnergy(
-        training.times_of(steps), torch.tensor(energies).double(), divergence, errors, training.temperature, dimensions
-    )
 
 
-def _seen(inputs: Tensor) -> Tensor:
-    """(r, D) orthonormal directions of the inputs; what lies beyond is not moved by any sample"""
-    directions = torch.linalg.svd(inputs, full_matrices=False)
-    return directions.Vh[1e-10 * directions.S[0].clamp(min=1e-300) < directions.S]
+def _must_tell_a_law(measure: ParticleMeasure, dimensions: int) -> None:
+    """ValueError for particles whose distances do not tell how dense they are"""
+    if not torch.allclose(measure.m, measure.m.mean(), rtol=1e-6, atol=0):
+        raise ValueError(
+            "a free energy needs particles of one weight: received weights that differ, as quadrature and moving masses have"
+        )
+    if len(measure) < (least := max(_LEAST, 8 * dimensions)):
+        raise ValueError(f"a free energy needs {least} particles or more: received {len(measure)}")
 
 
 def _energy(problem: Problem, measure: ParticleMeasure, inputs: Tensor, f: Tensor) -> float:

@@ -184,6 +184,12 @@ def principal_directions(rows: Tensor | None, inputs: int) -> Tensor:
     return torch.linalg.svd(rows, full_matrices=True).Vh.T
 
 
+def seen_directions(rows: Tensor) -> Tensor:
+    """(r, D) orthonormal, the span of rows (n, D): what lies beyond meets none of them"""
+    directions = torch.linalg.svd(rows, full_matrices=False)
+    return directions.Vh[1e-10 * directions.S[0].clamp(min=1e-300) < directions.S]
+
+
 def _sizes(particles: int, inputs: int, outputs: int) -> tuple[int, int, int]:
     given = {"particles": particles, "inputs": inputs, "outputs": outputs}
     n, d, c = (checks.integer(name, value, 1) for name, value in given.items())

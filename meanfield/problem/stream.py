@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.seeding import seeded
 from meanfield.problem.data_laws import Law, Mixture, Teacher
 from meanfield.problem.dataset import Dataset
 
@@ -195,5 +195,4 @@ def _drawn(law: Law, count: int, generator: torch.Generator) -> tuple[Tensor, Te
 
 
 def _generator(seed: int, *where: int) -> torch.Generator:
-    entropy = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0] % 2**63
-    return torch.Generator().manual_seed(int(entropy))
+    return torch.Generator().manual_seed(seeded(seed, *where))

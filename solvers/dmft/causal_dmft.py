@@ -13,13 +13,13 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import Key
 from meanfield.problem.problem import Problem
-from meanfield.problem.stream import Stream
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
 from solvers.dmft.module_limit import must_be_whole
 from solvers.dmft.module_sweep import ModuleSweep, bytes_of_module, largest_axis, must_have_neurons
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
+from solvers.dmft.room import least_rank, must_have_room, rank_to_expect
 from solvers.dmft.state import restore, state_of
 from solvers.dmft.sweep import Sweep
 from solvers.running.apart import must_be_apart
@@ -105,7 +105,7 @@ class CausalDMFT:
         """ValueError or MemoryError, before any work, for a problem without such a limit or one that cannot fit."""
         problem.in_plane.measure_limit()
         snapshot_steps(self.snapshots, problem.training)
-        points, least, most = problem.data.points, _least_rank(problem), _rank_to_expect(problem)
+        points, least, most = problem.data.points, least_rank(problem), rank_to_expect(problem)
         if self.responses and problem.training.record_every > 1:
             raise ValueError(
                 f"responses are functions of every step: received record_every={problem.training.record_every}; take 1"
@@ -116,7 +116,7 @@ class CausalDMFT:
                 f"take at least {4 * points}"
             )
         if most > least and self.max_rank is None and not self._exact(problem) and self.draws != "finite":
-            self._must_have_room(problem, most)
+            must_have_room(problem, self.samples, most)
         entrywise = problem.training.entrywise
         if entrywise is not None and not entrywise.low_rank and current().count > 1:
             raise ValueError(
@@ -131,17 +131,6 @@ class CausalDMFT:
         rank = least if self._exact(problem) else min(most, self.max_rank or most, max(self.samples, least))
         checks.memory_in_all(self.parts(problem, rank), checks.free_memory(self.device))
 
-    def _must_have_room(self, problem: Problem, directions: int) -> None:
-        """ValueError for a stream whose fresh samples bring too many directions (equation 117)"""
-        if self.samples > 2 * directions:
-            return
-        enough, ranks = 1 << (2 * directions).bit_length(), max(_least_rank(problem), self.samples // 4)
-        raise ValueError(
-            f"samples={self.samples} are too few for {problem.training.steps} steps of {problem.batch} fresh samples, whose features and "
-            f"gradients may span {directions} directions: take samples={enough} or more, fewer steps or a smaller batch; or, for fields "
-            f"of few inputs, which are alike, max_rank={ranks}: the run then ends where they span more"
-        )
-
     def parts(self, problem: Problem, rank: int) -> Parts:
         """What a run holds in memory whose bases have `rank` directions each"""
         remedy = f"take fewer samples (with more groups), {float32_of(self._kind(problem).itemsize)}fewer steps or data points"
@@ -150,7 +139,7 @@ class CausalDMFT:
 
     def rank_limit(self, problem: Problem) -> int:
         """The most directions of one side of a matrix: max_rank, or what fits in samples and memory, whichever is less"""
-        least = _least_rank(problem)
+        least = least_rank(problem)
         base = self.bytes_needed(problem, 0)
         slope = (self.bytes_needed(problem, least) - base) / least
         fits = (checks.free_memory(self.device) - base) / slope if slope else self.samples
@@ -225,7 +214,7 @@ class CausalDMFT:
             rank = max((max(pair) for pair in ranks), default=0)
             return Estimate(
                 groups * found,
-                bound(self.parts(problem, max(rank, _least_rank(problem)))),
+                bound(self.parts(problem, max(rank, least_rank(problem)))),
                 how + f", {groups} times" * (groups > 1),
             )
 
@@ -237,7 +226,7 @@ class CausalDMFT:
         found, how, last = expected(one, problem, seconds, growth=growth)
         if last.whole and last.solution is not None:
             ends = [one._sizes(last.solution)[-1]]
-        rank = max(_least_rank(problem), *(size / max(1, len(self._bases(problem))) for size in ends))
+        rank = max(least_rank(problem), *(size / max(1, len(self._bases(problem))) for size in ends))
         groups = len(self.alone(problem))
         return Estimate(groups * found, bound(self.parts(problem, int(rank))), how + f", {groups} times" * (groups > 1))
 
@@ -319,19 +308,3 @@ class CausalDMFT:
         keep = cut_short or (self.keep_state and run.status is Status.FINISHED)
         neurons = self.keep_neurons and not self._exact(problem)  # the exact solution's "neurons" are coefficients
         return sweep.solution(run, settings(self), state_of(sweep, run) if keep else {}, previous, neurons)
-
-
-def _least_rank(problem: Problem) -> int:
-    """Directions that the features and gradients of the first step may span"""
-    return max(problem.data.points, problem.data.samples * problem.data.outputs)
-
-
-def _rank_to_expect(problem: Problem) -> int:
-    """`_least_rank`; of a stream the directions that the fresh samples of all steps may bring besides, where some matrix sees them"""
-    data = problem.data
-    if not isinstance(data, Stream):
-        return _least_rank(problem)
-    shallow = problem.trial is None and problem.perceptron.depth == 1
-    if shallow or not problem.architecture.description.having("hidden"):
-        return _least_rank(problem)
-    return (data.samples + data.batch * problem.training.steps) * data.outputs

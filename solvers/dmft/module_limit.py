@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meanfield.checking.seeding import seeded
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import written_for
 from meanfield.network.roles import Parameter
@@ -35,7 +36,7 @@ from solvers.running.inputs import EVERYWHERE, Rows, at
 from solvers.running.integrator import State
 from solvers.running.method import Growing
 from solvers.running.sharding import Shard
-from solvers.running.skeleton import Samples, Skeleton, seeded
+from solvers.running.skeleton import Samples, Skeleton
 from solvers.running.tangents import Derivative, tangent_kernel
 from solvers.running.watching import Watch, shells, watchable
 

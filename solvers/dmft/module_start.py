@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from meanfield.checking.seeding import seeded
 from meanfield.measures.particle_measure import principal_directions
 from meanfield.network.architecture import Architecture
 from meanfield.network.laws import NORMAL
@@ -20,7 +21,7 @@ from meanfield.scaling.units import Unit
 from solvers.dmft.basis import Basis, orthonormal
 from solvers.dmft.neurons import Neurons, Population
 from solvers.running.failures import RankError
-from solvers.running.skeleton import Skeleton, seeded
+from solvers.running.skeleton import Skeleton
 from solvers.running.watching import patches
 
 _MANY_INPUTS = 4096  # beyond, their moments are not looked at

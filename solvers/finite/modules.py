@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from meanfield.checking.seeding import seeded
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import written_for
 from meanfield.problem.losses import Loss, averaged
@@ -20,7 +21,7 @@ from solvers.finite.module_fields import fields, tangents
 from solvers.running.apart import Passes, passes_of
 from solvers.running.inputs import EVERYWHERE, Rows, at
 from solvers.running.integrator import State
-from solvers.running.skeleton import Samples, Skeleton, seeded
+from solvers.running.skeleton import Samples, Skeleton
 from solvers.running.tangents import tangent_kernel
 
 

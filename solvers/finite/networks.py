@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from meanfield.checking.seeding import seeded
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.layered import branch
 from meanfield.problem.dataset import Dataset
@@ -225,8 +225,7 @@ def fall(velocity: State, rates: Sequence[float]) -> Tensor:
 
 def generator(seed: int, width: int) -> torch.Generator:
     """Of the initial weights of one network"""
-    entropy = np.random.SeedSequence([seed, width]).generate_state(1, np.uint64)[0] % 2**63
-    return torch.Generator().manual_seed(int(entropy))
+    return torch.Generator().manual_seed(seeded(seed, width))
 
 
 def _joined(

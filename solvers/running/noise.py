@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
+from meanfield.checking.seeding import seeded
 from meanfield.problem.training import Training
 
 
 def source(training: Training, at: int, *own: int) -> torch.Generator:
     """Of the numbers that step `at` adds; own: what tells seeds, widths and layers apart"""
-    entropy = np.random.SeedSequence([training.noise_seed, at, *own]).generate_state(1, np.uint64)[0] % 2**63
-    return torch.Generator().manual_seed(int(entropy))
+    return torch.Generator().manual_seed(seeded(training.noise_seed, at, *own))

@@ -74,8 +74,3 @@ class Skeleton:
         if parameter.kind == "embedding" and index is not None:
             theta[index] = 0
         return theta
-
-
-def seeded(*numbers: int) -> int:
-    """A seed for torch from several numbers"""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] % 2**63)

@@ -13,7 +13,7 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.checking.warning import warn
-from meanfield.measures.particle_measure import ParticleMeasure, SobolPoints
+from meanfield.measures.particle_measure import ParticleMeasure, SobolPoints, seen_directions
 from meanfield.problem.problem import Problem
 from meanfield.problem.stream import must_come_again
 from meanfield.solution.gibbs_measure import GibbsMeasure
@@ -81,9 +81,7 @@ class _Average:
         self.problem, training, network = problem, problem.training, problem.perceptron
         like = torch.empty(0, dtype=torch.float64)
         x = Inputs(problem, like)(EVERYWHERE)
-        directions = torch.linalg.svd(x, full_matrices=False)
-        seen = 1e-10 * directions.S[0].clamp(min=1e-300) < directions.S
-        self.rows = directions.Vh[seen]  # what lies beyond keeps its law
+        self.rows = seen_directions(x)  # what lies beyond keeps its law
         z, self.m = _gaussians(points, len(self.rows), seed)
         self.variance, std = training.temperature / training.weight_decay, network.weight_std
         checks.memory(f"features of points={len(z)}", 24.0 * len(z) * len(x), "take fewer points or samples")
