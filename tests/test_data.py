@@ -70,6 +70,58 @@ def test_datasets_are_equal_by_value():
     assert data != mf.Dataset([[1.0]], [1.0], [[2.0]], [[1.0]])
 
 
+def test_named_classes_are_signs_or_one_hot_rows():
+    """Two names: -1 is the first; 0 and 1 count them. More: a column for each."""
+    x, signs = [[1.0], [2.0], [3.0]], [[-1.0], [1.0], [1.0]]
+    for y in ([0, 1, 1], [-1, 1, 1], [False, True, True], signs):
+        data = mf.Dataset(x, y, x, y, classes=("cat", "dog"))
+        assert (data.y.tolist(), data.y_test.tolist(), data.classes) == (signs, signs, ("cat", "dog"))
+    rows = [[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]
+    for y in ([2, 0, 1], rows):
+        data = mf.Dataset(x, y, x[:1], y[:1], classes=["a", "b", "c"])
+        assert (data.y.tolist(), data.y_test.tolist(), data.classes) == (rows, rows[:1], ("a", "b", "c"))
+    assert mf.Dataset(x, rows, classes=("a", "b", "c")) != mf.Dataset(x, rows)
+    assert mf.Dataset(x, rows).classes == ()
+    assert "classes=3" in repr(data)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "message"),
+    [
+        ([0, 1, 2], ("a", "b"), "y does not fit its 2 classes: received 2 in row 2; give -1 and .1, or 0 and 1"),
+        (
+            [0, 3, 1],
+            ("a", "b", "c"),
+            "y does not fit its 3 classes: received 3 in row 1; give whole numbers from 0 to 2",
+        ),
+        ([0, 0.5, 1], ("a", "b"), "received 0.5 in row 1"),
+        ([0, -1, 1], ("a", "b"), "received -1 in row 1"),
+        (np.ones((3, 2)), ("a", "b", "c"), r"classes holds 3 names, but y has samples of shape \(2,\)"),
+        ([0, 1, 0], ("a",), "classes holds one name, 'a': at least two"),
+        ([0, 1, 0], ("a", "a"), "classes holds the name 'a' twice"),
+        ([0, 1, 0], (0, 1), r"classes\[0\] must be a name: received 0"),
+        ([0, 1, 0], "ab", "classes must be names: received 'ab'"),
+    ],
+)
+def test_targets_that_are_none_of_the_named_classes_are_refused(y, classes, message):
+    with pytest.raises(ValueError, match=message):
+        mf.Dataset(np.ones((3, 1)), y, classes=classes)
+
+
+def test_classes_of_digits_and_mixtures_have_names():
+    two, three = mf.digits((3, 8), 8, 0), mf.digits((3, 8, 5), 8, 0)
+    assert (two.classes, three.classes) == (("8", "3"), ("3", "8", "5"))  # the first is +1
+    assert mf.digits((3, 8), 8, 0, one_hot=True).classes == ("3", "8")
+    images, labels = load_digits(return_X_y=True)
+    for data in (two, three):
+        at = data.y.argmax(1) if data.y.shape[1] > 1 else (data.y[:, 0] > 0).long()
+        for row, index in zip(data.x, at, strict=True):
+            near = np.abs(images / np.linalg.norm(images, axis=1, keepdims=True) - (row / row.norm()).numpy()).max(1)
+            assert data.classes[index] == str(labels[near.argmin()])
+    assert mf.gaussian_mixture(4, 2).classes == ("1", "0")
+    assert mf.gaussian_mixture(4, 2, classes=3).classes == ("0", "1", "2")
+
+
 def test_all_points_are_the_training_samples_and_then_the_test_samples():
     assert mf.Dataset([[1.0], [3.0]], [1.0, 2.0], [[2.0]]).all_x.tolist() == [[1.0], [3.0], [2.0]]
     assert mf.Dataset([[1.0]], [1.0]).all_x.tolist() == [[1.0]]

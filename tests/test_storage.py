@@ -345,6 +345,14 @@ def test_nothing_is_pickled(tiny_problem, tmp_path, monkeypatch):
     assert load(save(solution, tmp_path / "run.nc")) == solution
 
 
+def test_names_of_classes_survive_storage(tmp_path):
+    for classes in ((3, 8), (3, 8, 5)):
+        problem = mf.Problem(mf.digits(classes, 4, 3), training=mf.Training(0.1, 1))
+        found = load(save(FiniteWidth(4)(problem), tmp_path / "run.nc")).problem
+        assert found == problem
+        assert sorted(found.data.classes) == sorted(map(str, classes))
+
+
 def test_what_studies_find_survives_storage(tmp_path):
     data = mf.digits(n_train=4, n_test=3)
     lazy = mf.Problem(data, mf.Network(2, "relu"), mf.ntk(), mf.Training(0.3, 4))

@@ -119,6 +119,7 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
     )
     return {
         "data": problem.data.name,
+        "classes": problem.data.classes,
         "stream": stream,
         "network": network,
         "scaling": by_field(problem.scaling),
@@ -130,11 +131,12 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
 def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
     """The inverse of `pack_problem`"""
     arrays, stream = some(stored, "x", "y", "x_test", "y_test"), asked.get("stream")
-    made = Dataset(**arrays, name=asked["data"])
+    about = {"name": asked["data"], "classes": asked.get("classes", ())}
+    made = Dataset(**arrays, **about)
     if stream:
         made = Stream(
             **arrays,
-            name=asked["data"],
+            **about,
             law=streams.recalled(stream["law"]),
             batch=stream["batch"],
             seed=stream["seed"],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking import checks
+from meanfield.problem.classes import encoded, named
 
 _ALIKE = (  # what must agree along which axis
     ("x", "y", "rows", 0),
@@ -37,6 +38,9 @@ class Dataset:
     """(P_test, C) their targets, for the test loss"""
     name: str = "data"
     """Of the data, in reports and pictures"""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, if targets are some: of the columns of one-hot rows, or of -1 and +1 in one column. y may then be one column
+    of whole numbers 0..C-1 as well, and becomes -1 and +1 for two classes, one-hot rows for more. Kept for pictures and files"""
 
     def __post_init__(self) -> None:
         given = {key: getattr(self, key) for key in ("x", "y", "x_test", "y_test")}
@@ -55,17 +59,22 @@ class Dataset:
                 object.__setattr__(self, key, getattr(self, key).double())
         if not isinstance(self.name, str):
             raise ValueError(f"name must be text: received {self.name!r}; give e.g. name='data'")
+        object.__setattr__(self, "classes", named(self.classes))
+        for key in ("y", "y_test"):
+            if self.classes and getattr(self, key) is not None:
+                object.__setattr__(self, key, encoded(key, getattr(self, key), self.classes))
 
     def __repr__(self) -> str:
-        test = self.points - self.samples
+        classes = f", classes={len(self.classes)}" if self.classes else ""
         return (
-            f"Dataset({self.name!r}, samples={self.samples}, inputs={self.inputs}, outputs={self.outputs}, test={test})"
+            f"Dataset({self.name!r}, samples={self.samples}, inputs={self.inputs}, outputs={self.outputs}, "
+            f"test={self.points - self.samples}{classes})"
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Dataset):
             return NotImplemented
-        return self.name == other.name and all(
+        return (self.name, self.classes) == (other.name, other.classes) and all(
             (a is None and b is None) or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
             for a, b in ((getattr(self, k), getattr(other, k)) for k in ("x", "y", "x_test", "y_test"))
         )
@@ -108,10 +117,10 @@ def for_tests(value: Tensor | None, what: str = "samples", give: str = "x_test")
     return value
 
 
-def split(x: Tensor, y: Tensor, n_test: int, name: str) -> Dataset:
+def split(x: Tensor, y: Tensor, n_test: int, name: str, classes: tuple[str, ...] = ()) -> Dataset:
     """The last `n_test` rows as test samples, the others for training"""
     n = len(x) - n_test
-    return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name)
+    return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name, classes)
 
 
 def _same_sizes(a: str, one: Tensor, b: str, other: Tensor, what: str, axis: int) -> None:

@@ -45,13 +45,14 @@ def digits(
     x = torch.as_tensor(images[chosen])
     x = x * (math.sqrt(x.shape[1]) / x.norm(dim=1, keepdim=True))
     index = torch.tensor([classes.index(int(label)) for label in labels[chosen]])
+    names = tuple(map(str, classes))
     if one_hot or (one_hot is None and len(classes) > 2):
         y = torch.nn.functional.one_hot(index, len(classes)).double()
     elif len(classes) == 2:
-        y = (1.0 - 2.0 * index)[:, None]
+        y, names = (1.0 - 2.0 * index)[:, None], names[::-1]  # the first class is +1
     else:
         raise ValueError(f"{len(classes)} classes need one-hot targets: leave out one_hot=False, or give two classes")
-    return split(x, y, n_test, f"digits {'/'.join(map(str, classes))}")
+    return split(x, y, n_test, f"digits {'/'.join(map(str, classes))}", names)
 
 
 @checked
@@ -74,7 +75,8 @@ def gaussian_mixture(
     n_train, n_test, inputs = _sizes(n_train, n_test, inputs, classes, "classes")
     g = _generator(seed)
     x, y = data_laws.clustered(data_laws.means(classes, inputs, separation, g), n_train + n_test, g)
-    return split(x, y, n_test, f"gaussian mixture of {classes}")
+    names = tuple(map(str, range(classes)))
+    return split(x, y, n_test, f"gaussian mixture of {classes}", names[::-1] if classes == 2 else names)
 
 
 @checked
