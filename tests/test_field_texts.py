@@ -23,7 +23,7 @@ from meanfield.comparison.statistics import Exponent
 from meanfield.network import activations
 from meanfield.scaling import scaling
 from solvers import FiniteWidth
-from solvers.command_line import builders
+from solvers.command_line import builders, flags
 from solvers.command_line import main as cli
 
 PROBLEM = {
@@ -73,7 +73,7 @@ def expected(command):
             told |= flagged(kind, prefix, ("data", "network", "scaling", "training") if kind is mf.Problem else ())
         asked = texts(mf.Problem)
         told |= {"--data": asked["data"], "--scaling": asked["scaling"], "--network": builders.TOLD}
-        for prefix, makers in (("data.", cli._DATA), ("", scaling.NAMED)):
+        for prefix, makers in (("data.", flags.DATA), ("", scaling.NAMED)):
             for make in makers.values():
                 for name in inspect.signature(make).parameters:
                     found.setdefault(f"--{prefix}{name.replace('_', '-')}", set()).update(argued(make, name))

@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 from scipy.special import digamma, gammaln
 from torch import Tensor
 
@@ -179,6 +178,8 @@ def _too_much(n: int, d: int) -> list[float]:
 
 def _near(points: np.ndarray) -> tuple[np.ndarray, float]:
     """d log of the distance to a near neighbour, of each white point, and what makes its mean an entropy (Kozachenko and Leonenko)"""
+    from scipy.spatial import KDTree
+
     n, d = points.shape
     white, volume = _white(points)
     distance = KDTree(white).query(white, _NEAR + 1)[0][:, -1]

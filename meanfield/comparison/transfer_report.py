@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from meanfield.checking.arguments import checked
 from meanfield.comparison.statistics import Exponent, exponent_of, jackknife_error
@@ -131,7 +131,7 @@ def _best_rate(rates: np.ndarray, losses: np.ndarray) -> BestRate:
     x, enclosed, i = _lowest(rates, losses.mean(-1))
     e, half = losses.shape[-1], np.nan
     if e >= 3:
-        half = float(student_t.ppf(0.975, e - 1) * jackknife_error(_left_out(rates, losses)))
+        half = float(stdtrit(e - 1, 0.975) * jackknife_error(_left_out(rates, losses)))
     low, high = np.exp(x - half), np.exp(x + half)
     if not enclosed and not np.isnan(x):
         low = np.fmin(low, rates[i - 1] if i > 0 else 0.0)

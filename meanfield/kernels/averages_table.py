@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import qr
 from torch import Tensor
 
 from meanfield.kernels.gaussian_quadrature import SCALE, Averages, Quadrature, standard_form
@@ -88,6 +87,8 @@ class _Basis:
 
 def _basis(source: Quadrature, f: Function, s: Tensor, at: Tensor, weight: Tensor) -> _Basis:
     """From the deviations themselves, or if they are many from others, so dense that those between them are mixtures with small weights"""
+    from scipy.linalg import qr
+
     missed = math.nan
     for density in (48, 96):  # for each factor e between deviations
         some, others = _sample(torch.unique(s), density)

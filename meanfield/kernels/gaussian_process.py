@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from meanfield.checking import checks
@@ -90,6 +89,8 @@ class GaussianProcess:
             slopes = there.gradient(names, 1e-8)
             per_log = np.array([slopes[name] * _value(there.process, name) for name in names])
             return -there.log_marginal_likelihood, -per_log
+
+        from scipy.optimize import minimize
 
         found = minimize(
             loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200, "gtol": 1e-3}

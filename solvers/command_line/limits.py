@@ -1,6 +1,6 @@
 """Commands that solve a limit, one for each solver, and what other commands share with them.
 
-main.py makes flags of the fields, help of the texts under them.
+flags.py makes flags of the fields, help of the texts under them.
 """
 
 from __future__ import annotations

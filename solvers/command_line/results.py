@@ -1,4 +1,4 @@
-"""Commands on what was solved: compare, certify, draw. main.py makes flags of the fields, help of the texts under them."""
+"""Commands on what was solved: compare, certify, draw. flags.py makes flags of the fields, help of the texts under them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that train networks or go on with a run. main.py makes flags of the fields, help of the texts under them."""
+"""Commands that train networks or go on with a run. flags.py makes flags of the fields, help of the texts under them."""
 
 from __future__ import annotations
 

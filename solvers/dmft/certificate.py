@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from tqdm import tqdm
 
 from meanfield.checking import checks
@@ -52,7 +52,7 @@ class Certificate:
         level for each residual. A single draw (linear networks) has no noise but rounding: 4.
         """
         share = LEVEL / (2 * len(self.residuals))
-        return float(student.ppf(1 - share, self.draws - 1)) if self.draws > 1 else 4.0
+        return float(stdtrit(self.draws - 1, 1 - share)) if self.draws > 1 else 4.0
 
     @property
     def consistent(self) -> bool:

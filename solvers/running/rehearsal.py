@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from meanfield.checking import checks
@@ -108,6 +107,8 @@ def _left(
     found: Beginning, often: Beginning | None, training: Training, snapshots: int, sizes: np.ndarray | None
 ) -> float:
     """Seconds of the steps that were not taken"""
+    from scipy.optimize import nnls  # half a second to import
+
     costs, steps = found.costs(), training.steps
     # within the first: by the power of the time reached that the second half of what was spent shows
     if not len(costs):
@@ -183,6 +184,8 @@ def by_law(
 
 
 def _law(taken: dict[int, float], most: int) -> np.ndarray:
+    from scipy.optimize import nnls
+
     powers, seconds, n = np.arange(4.0), np.array([*taken.values()]), np.array([*taken]) + 1.0
     scale = n.max() ** powers
     fit = nnls(n[:, None] ** powers / scale / seconds[:, None], np.ones(len(n)))[0] / scale
