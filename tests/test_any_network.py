@@ -88,7 +88,7 @@ def test_widths_and_samples_that_do_not_suit_the_builder_are_told_by_name():
 
 
 def test_solvers_of_perceptrons_say_so():
-    why = r"takes perceptrons.*received the module 'Residual'.*CausalDMFT and TangentKernelLimit take any network"
+    why = r"^WassersteinFlow takes perceptrons.*received the module 'Residual'.*CausalDMFT and TangentKernelLimit take any network"
     with pytest.raises(ValueError, match=why):
         WassersteinFlow(64)(problem(Residual))
 

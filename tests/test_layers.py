@@ -9,6 +9,7 @@ from scipy import stats
 from torch import nn
 
 import meanfield as mf
+from meanfield.comparison.stationary import slowest_decay
 from meanfield.network.laws import law
 from solvers import (
     CausalDMFT,
@@ -307,6 +308,44 @@ def test_decay_alone_shrinks_each_layer_of_the_limit_by_its_own_factor():
     run = WassersteinFlow(2**8)(one)
     torch.testing.assert_close(run.measure().w[:, :-1], 0.9**4 * run.measure(0).w[:, :-1], rtol=1e-12, atol=0)
     assert torch.equal(run.measure().w[:, -1], run.measure(0).w[:, -1])
+
+
+def test_noise_follows_the_rate_of_each_layer_in_networks_and_the_limit():
+    """Where nothing is learned (y = 0 = f) a matrix is Ornstein and Uhlenbeck's, with its own rate and decay (equation 125)"""
+    given = mf.Dataset(data().x, torch.zeros(4, 1))
+    settings = {"weight_std": {"readout": 0}, "rate": {"hidden.1": 0.3}, "decay": {"hidden.1": 2.0}}
+    network = mf.Architecture(mf.Network(2, "tanh"), frozen=("input", "readout"), **settings)
+    asked = problem(network, mf.Training(0.2, 6, temperature=0.7, weight_decay=0.4), given=given)
+    keep2, added = (1 - 0.2 * 2 * 0.4) ** 2, 2 * 0.2 * 0.7 * 0.3
+    expected = keep2**6 + added * (1 - keep2**6) / (1 - keep2)
+    limit = CausalDMFT(512, keep_state=True)(asked)
+    assert float(limit.state["scales"].square()) == pytest.approx(expected, rel=1e-12)
+    theta = FiniteWidth(200)(asked).state["hidden.1.weight"]
+    assert float(theta.square().mean()) == pytest.approx(expected, rel=4 * math.sqrt(2 / theta.numel()))
+
+
+def test_rates_with_noise_and_decays_like_them_lead_where_equal_ones_do():
+    """The mobility of a layer changes how fast the posterior is reached, not which (equation 125): that of equal rates, without a run"""
+    training = mf.Training(0.05, 400, temperature=0.3, weight_decay=0.4)
+    given = mf.Dataset(data().x, 4 * data().y)
+    plain = problem(mf.Network(1, "tanh"), training, given=given)
+    own = {"input": 0.5, "readout": 1.5}
+    asked = replace(plain, network=mf.Architecture(plain.network, rate=own, decay=own))
+    end = gibbs_fixed_point(plain)
+    runs = torch.stack([WassersteinFlow(2**10, seed=s, snapshots=())(asked).f[150:] for s in range(4)])
+    mean, error = runs.mean((0, 1)), runs.mean(1).std(0) / 2
+    assert ((mean - end.f).abs() <= 5 * error + 0.02 * end.f.abs().max()).all()
+    # the noise of equal rates would be 0.05 off, 2.6 times what is allowed
+    assert 5 * float(error.max()) + 0.02 * float(end.f.abs().max()) < 0.045
+
+
+def test_averages_over_time_know_the_slowest_decay_and_refuse_what_has_none():
+    training = mf.Training(0.1, 20, temperature=0.3, weight_decay=0.4)
+    asked = problem(mf.Architecture(TWO, decay={"input": 0.5, "readout": 1.5}, frozen=("hidden.1",)), training)
+    assert slowest_decay(asked) == 0.2
+    free = replace(asked, network=mf.Architecture(TWO, decay={"*.bias": 0.0}))
+    with pytest.raises(ValueError, match=r"noise without one never settles: received decay=0 for 'input.bias'"):
+        mf.stationary(CausalDMFT(512)(free), after=4)
 
 
 def test_files_keep_the_settings_and_runs_go_on(tmp_path):

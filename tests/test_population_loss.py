@@ -57,12 +57,28 @@ def test_the_population_loss_knows_settings_by_layer():
         ({"network": mf.Network(1, "tanh")}, "'tanh' and another link"),
         ({"network": mf.Network(1, "erf", bias_std=0.1)}, "received bias_std=0.1"),
         ({"network": mf.Network(2, "erf")}, "received depth 2; the loss on watched samples is solution.loss"),
-        ({"data": mf.stream(mf.Mixture(4), 2, 4)}, "teacher must be given for 'gaussian mixture of 2'"),
+        (
+            {"data": mf.stream(mf.Mixture(4), 2, 4)},
+            "'gaussian mixture of 2' of a Mixture, which has none; .* is solution.loss",
+        ),
     ],
 )
 def test_other_population_losses_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         mf.population_loss(FiniteWidth(4)(replace(PROBLEM.with_steps(1), **change)))
+
+
+def test_what_lacks_a_teacher_or_particles_is_told_what_to_do():
+    mine = mf.stream(lambda count, g: STREAM.law(count, g), 2, 4, name="mine")
+    known = mf.Dataset(mine.x, mine.y, name="kept")
+    for data, told in (
+        (mine, "teacher must be given for 'mine'.*is solution.loss"),
+        (known, "'kept'.*solution.test_loss"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            mf.population_loss(FiniteWidth(4)(replace(PROBLEM.with_steps(1), data=data)))
+    with pytest.raises(ValueError, match=r"of FiniteWidth kept none: solve by WassersteinFlow\(snapshots=\(0, -1\)\)"):
+        mf.population_loss(FiniteWidth(4, keep_neurons=False)(PROBLEM.with_steps(1)))
 
 
 # -- known equations -----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_trained_networks_have_the_predicted_variance(asked):
     """256 networks of width 512: each variance has a relative standard error of sqrt(2/255) = 9 %; the mean of six less."""
     nets = FiniteWidth(512, dtype="float32", snapshots=()).ensemble(asked, 256)
     final = torch.stack([torch.cat([s.f[-1], s.f_test[-1]]) for s in nets]).double()
-    predicted = predicted_variance(asked, particles=2**12)
+    predicted = predicted_variance(asked, particles=2**12, method="derivative")
     expected = torch.cat([predicted.train, predicted.test])
     ratio = 512 * final.var(0) / expected
     assert float((ratio - 1).abs().max()) < 4 * 0.089
@@ -82,6 +82,17 @@ def test_bad_input_is_refused():
         predicted_variance(deep("biases"), particles=16)
     with pytest.raises(ValueError, match="unknown method: received 'derivatives'; known: derivative, networks"):
         predicted_variance(problem(), method="derivatives")
+    for given, why in (
+        ({"method": "networks", "particles": 64}, "received particles=64 where networks are trained; leave it out"),
+        (
+            {"width": 16},
+            "width, networks belong to method='networks': received width=16 where derivatives of the limit",
+        ),
+    ):
+        with pytest.raises(ValueError, match=why):
+            predicted_variance(problem(), **given)
+    with pytest.raises(ValueError, match="received groups=2 where networks are trained because of a kink"):
+        predicted_variance(problem("relu"), groups=2)
     with pytest.raises(MemoryError, match="fewer particles"):
         predicted_variance(problem(), particles=2**40)
 

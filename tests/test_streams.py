@@ -357,6 +357,18 @@ def test_a_law_that_fails_later_is_named_with_its_step():
         WassersteinFlow(64)(replace(PROBLEM, data=mf.stream(mine, 3, 4)))
 
 
+def test_a_law_that_a_file_did_not_keep_is_why_solutions_cannot_be_compared(tmp_path):
+    mine = replace(PROBLEM, data=mf.stream(lambda count, g: mf.Teacher(4, link="erf")(count, g), 3, 8))
+    nets, limit = FiniteWidth(8).ensemble(mine, 2), WassersteinFlow(64)(mine)
+    kept = mf.load(mf.save(limit, tmp_path / "limit.nc"))
+    with pytest.raises(ValueError, match="law of the stream '<lambda>' is code of yours, which a file does not keep"):
+        mf.deviation(nets, kept)
+    given = replace(kept.problem, data=replace(kept.problem.data, law=mine.data.law))
+    found = mf.deviation(nets, replace(kept, problem=given), names=("f",))
+    assert found == mf.deviation(nets, limit, names=("f",))
+    assert "mean over outputs at watched samples" in str(found)
+
+
 def test_what_is_watched_is_called_so():
     plot, net = pytest.importorskip("meanfield.plot"), FiniteWidth(4)(PROBLEM)
     assert plot.loss(net).get_ylabel() == "watched loss, mean of 8 samples"

@@ -90,7 +90,11 @@ def test_a_run_that_is_cut_short_keeps_the_rates_of_the_whole():
     short = whole.of_length(4)
     torch.testing.assert_close(short.rates, whole.rates[:4])
     assert short.of_length(10) == whole
-    assert mf.Training(0.3, 10, schedule=mf.Schedule("cosine", over=10), warmup=2) == whole
+    said = mf.Training(0.3, 10, schedule=mf.Schedule("cosine", over=10), warmup=2)
+    assert (said, hash(said)) == (whole, hash(whole))
+    assert mf.Training(0.3, 10, schedule=mf.Schedule("cosine", over=11), warmup=2) != whole
+    torch.testing.assert_close(replace(said, steps=4).rates, whole.rates[:4])  # what was said stays
+    assert float(replace(whole, steps=4).rates[-1]) < 0.6 * float(whole.rates[3])  # what was not follows the run
     problem, solver = _problem(schedule="cosine", steps=6), FiniteWidth(6, snapshots=())
     torch.testing.assert_close(solver.resume(solver(problem.with_steps(2)), 4).f, solver(problem).f, rtol=0, atol=0)
 

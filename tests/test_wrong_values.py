@@ -197,6 +197,7 @@ def calls(folder: Path) -> dict[str, Call]:
         "PowersReport": Call(mf.PowersReport, _fields(o["powers"])),
         "Problem": Call(mf.Problem, _fields(problem)),
         "Problem.batches": Call(problem.batches, {"first": 0}),
+        "Problem.perceptron_for": Call(problem.perceptron_for, {"who": "this solver"}),
         "Problem.with_steps": Call(problem.with_steps, {"steps": 2}),
         "ProxyReport": Call(mf.ProxyReport, _fields(o["proxies"])),
         "ProxyReport.mean_kl": Call(o["proxies"].mean_kl, {"first": 1}),
@@ -493,8 +494,8 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "groups": 2,
                 "tolerance": 1e-3,
                 "method": "derivative",
-                "width": 4,
-                "networks": 40,
+                "width": 256,  # as it is if left out: derivatives have none
+                "networks": 400,
             },
         ),
         "predicted_bias": Call(

@@ -28,6 +28,7 @@ from meanfield.comparison.statistics import (
 )
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import Key
+from meanfield.problem.stream import Stream, laws_must_be_known
 from meanfield.scaling.plane import exponents as powers
 from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution, preactivation_keys
@@ -90,6 +91,7 @@ def deviation(
             "data": f"{problem.data.name}, P = {problem.data.samples}",
             "steps": str(first.steps),
         }
+        | ({"outputs": "outputs at watched samples"} if isinstance(problem.data, Stream) else {})
         | _warning(first),
     )
 
@@ -170,7 +172,8 @@ def _grouped(nets: Sequence[Solution], limits: Sequence[Solution]) -> dict[int, 
                 f"solutions must share samples and time grid: {other!r} has f of shape {tuple(other.f.shape)} with "
                 f"{other.problem.training}, the limit {tuple(first.f.shape)} with {first.problem.training}"
             )
-    if any(other.problem != first.problem for other in [*nets, *limits]):
+    if apart := [other for other in [*nets, *limits] if other.problem != first.problem]:
+        laws_must_be_known(apart[0].problem.data, first.problem.data)
         raise ValueError("solutions of different problems (data, network, scaling or loss) cannot be compared")
     _check_independent(limits)
     for width, group in groups.items():

@@ -16,6 +16,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.problem.dataset import for_tests
+from meanfield.problem.stream import laws_must_be_known
 from meanfield.solution.solution import Solution
 
 
@@ -103,6 +104,7 @@ def ensemble_loss(
     sizes = tuple(sorted({checks.integer("ensembles", e, 1) for e in ensembles}))
     for given in (variance, bias, *nets):
         if given.problem != problem:
+            laws_must_be_known(given.problem.data, problem.data)
             raise ValueError(
                 f"limit, variance, bias and nets must be of one problem: received {problem!r} and {given.problem!r}"
             )

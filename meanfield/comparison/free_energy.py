@@ -104,10 +104,9 @@ def _must_have_one(solution: Solution) -> None:
             raise ValueError(f"a free energy needs {name}: received {name}=0; give Training({name}=..)")
     if other := training.other_than("temperature", "weight_decay", "schedule", "warmup"):
         raise ValueError(f"the noise of Langevin descent alone lowers a free energy: received {other}; leave it out")
-    if problem.perceptron.depth != 1:
-        raise ValueError(
-            f"a free energy needs networks of depth 1: received depth {problem.perceptron.depth}; mf.stationary takes any"
-        )
+    depth = problem.perceptron_for("free_energy").depth
+    if depth != 1:
+        raise ValueError(f"a free energy needs networks of depth 1: received depth {depth}; mf.stationary takes any")
     if not solution.particles:
         raise ValueError(
             "a free energy needs the particles of two layers: received a solution without; give snapshots to WassersteinFlow or FiniteWidth"

@@ -11,7 +11,8 @@ from meanfield.checking.arguments import checked
 from meanfield.kernels.gaussian_averages import gaussian_averages
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.activations import activation
-from meanfield.problem.data_laws import Teacher
+from meanfield.problem.data_laws import Mixture, Teacher
+from meanfield.problem.dataset import Dataset
 from meanfield.problem.problem import Problem
 from meanfield.problem.stream import Stream
 from meanfield.problem.two_layers import two_layers
@@ -32,8 +33,9 @@ def population_loss(solution: Solution, teacher: Teacher | None = None) -> Tenso
     teacher = _teacher(problem, teacher)
     if not solution.particles:
         raise ValueError(
-            "no particles were kept: they exist for two-layer networks, with snapshots and keep_neurons=True; the loss on watched samples "
-            "is solution.loss"
+            f"the population loss is a sum over particles, of which this solution of {solution.solver.get('name')} kept none: solve by "
+            "WassersteinFlow(snapshots=(0, -1)), or by FiniteWidth of a plain mf.Network(1) with snapshots and keep_neurons=True"
+            + _elsewhere(problem.data)
         )
     averages, u = gaussian_averages(two_layers(problem).activation), teacher.vectors
     one = torch.ones(teacher.directions, dtype=torch.float64)
@@ -62,13 +64,17 @@ def _beyond(problem: Problem, measure: ParticleMeasure, u: Tensor) -> float:
 def _teacher(problem: Problem, teacher: Teacher | None) -> Teacher:
     """Whose targets are learned; ValueError for a problem whose population loss is not known"""
     law = problem.data.law if isinstance(problem.data, Stream) else None
-    found = teacher or (law if isinstance(law, Teacher) else None)
-    watched = "; the loss on watched samples is solution.loss"
+    found, elsewhere = teacher or (law if isinstance(law, Teacher) else None), _elsewhere(problem.data)
+    if isinstance(law, Mixture):
+        raise ValueError(
+            f"the population loss is known for Gaussian inputs and targets of a teacher: received the stream {problem.data.name!r} of a "
+            f"Mixture, which has none{elsewhere}"
+        )
     if found is None:
         raise ValueError(
-            f"teacher must be given for {problem.data.name!r}: give the mf.Teacher(..) that gave the targets{watched}"
+            f"teacher must be given for {problem.data.name!r}: give the mf.Teacher(..) that gave its targets, if one did{elsewhere}"
         )
-    network, loss = problem.layered or problem.perceptron, problem.loss_function.name
+    network, loss = problem.layered or problem.perceptron_for("population_loss"), problem.loss_function.name
     link = activation(found.link) if isinstance(found.link, str) else found.link
     for wrong, what in (
         (network.depth != 1, f"depth {network.depth}"),
@@ -80,10 +86,19 @@ def _teacher(problem: Problem, teacher: Teacher | None) -> Teacher:
         if wrong:
             raise ValueError(
                 "the population loss is known for squared losses of two-layer networks without biases whose activation is the teacher's "
-                f"link: received {what}{watched}"
+                f"link: received {what}{elsewhere}"
             )
     if found.inputs != problem.data.inputs:
         raise ValueError(
             f"the teacher has inputs={found.inputs}, and the data {problem.data.inputs}: give its own arguments"
         )
     return found
+
+
+def _elsewhere(data: Dataset) -> str:
+    """Where a loss on fresh samples is to be had"""
+    if isinstance(data, Stream):
+        return (
+            "; the loss on watched samples is solution.loss, which mf.stream(.., watched=4096) makes a mean of as many"
+        )
+    return "; solution.test_loss is the loss on test samples, x_test and y_test of the data"

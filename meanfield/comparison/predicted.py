@@ -14,6 +14,7 @@ from torch import Tensor
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.comparison.observables import OUTPUTS, holds, observe, observed_at
 from meanfield.comparison.statistics import jackknife_error, left_out_moments, moments
+from meanfield.problem.stream import laws_must_be_known
 from meanfield.solution.solution import Solution
 
 WORDS = {"variance": "N Var", "bias": "N |bias|"}
@@ -74,6 +75,7 @@ def fluctuations(
     found, everyone = [], [*limits, *(net for group in by_width.values() for net in group)]
     for prediction in predictions:
         if prediction.problem != limits[0].problem:
+            laws_must_be_known(prediction.problem.data, limits[0].problem.data)
             raise ValueError(
                 f"this {type(prediction).__name__} is of another problem (data, network, scaling, training or loss) than the networks: "
                 f"{prediction.problem!r}, not {limits[0].problem!r}"

@@ -65,7 +65,7 @@ class DeviationReport:
     observables: Mapping[str, Deviation]
     """By name"""
     n_var: np.ndarray
-    """(widths,) N Var f_T averaged over the training outputs"""
+    """(widths,) N Var f_T averaged over the training outputs, of a stream over those at its watched samples"""
     n_var_se: np.ndarray
     """(widths,) its standard error"""
     predicted_n_var: float = math.nan
@@ -76,6 +76,11 @@ class DeviationReport:
     """The standard error of predicted_n_var"""
     predictions: tuple[Fluctuation, ...] = ()
     """Variance and bias, measured beside predicted, of all that was predicted"""
+
+    @property
+    def averaged_over(self) -> str:
+        """In words, the outputs over which n_var is a mean"""
+        return self.settings.get("outputs", "training outputs")
 
     def __getitem__(self, name: str) -> Deviation:
         return checks.lookup("observable", name, self.observables)
@@ -107,7 +112,7 @@ class DeviationReport:
             f"{n}: {v:.4g} ± " + ("unknown (2 seeds)" if math.isnan(e) else f"{e:.2g}")
             for n, v, e in zip(self.widths, self.n_var, self.n_var_se, strict=True)
         )
-        lines.append(f"N Var f(T), mean over training outputs: {variances}{predicted}")
+        lines.append(f"N Var f(T), mean over {self.averaged_over}: {variances}{predicted}")
         lines += [p.line(self.widths) for p in self.predictions]
         return "\n".join([*lines, *(f"warning: {text}" for key, text in self.settings.items() if key == "warning")])
 

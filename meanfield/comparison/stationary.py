@@ -12,7 +12,9 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.checking.warning import warn
+from meanfield.network.perceptron import Network
 from meanfield.problem.problem import Problem
+from meanfield.problem.stream import laws_must_be_known
 from meanfield.solution.solution import Solution
 
 _WINDOW = 5  # correlation times after which correlations are noise (Sokal)
@@ -78,7 +80,7 @@ def stationary(solutions: Solution | Sequence[Solution], after: int | None = Non
     start, settled = _start(torch.stack(series).mean(0)) if after is None else (_first(after, steps), True)
     left = len(steps) - start
     spacing = float(times[-1] - times[start]) / max(1, left - 1)
-    decay = runs[0].problem.training.weight_decay
+    decay = slowest_decay(runs[0].problem)
     remembered = math.ceil(2 / (decay * spacing)) if decay and spacing else 1  # weights do for 1 / decay
     correlated = sum(_correlation(one[start:], min(left // 4, remembered)) for one in series) / len(runs)  # in records
     independent = max(1.0, left / correlated)
@@ -116,12 +118,28 @@ def _check(runs: Sequence[Solution]) -> None:
     if len(first.recorded_steps) < 4:
         raise ValueError(f"averages over time need four records or more: received {len(first.recorded_steps)}")
     for run in runs[1:]:
+        laws_must_be_known(run.problem.data, first.problem.data)
         if run.problem != first.problem or run.recorded_steps != first.recorded_steps or run.width != first.width:
             raise ValueError(
                 "averages take runs of one problem, width and records: received others; take those of each apart"
             )
     if len({(run.solver.get("seed"), run.problem.training.noise_seed) for run in runs}) < len(runs):
         raise ValueError("averages take runs with seeds of their own: received one twice")
+
+
+def slowest_decay(problem: Problem) -> float:
+    """The least decay of what moves: that of weights that remember longest (equation 120). ValueError where some have none and others do"""
+    decay = problem.training.weight_decay
+    if isinstance(problem.network, Network) or not decay:
+        return decay
+    network = problem.architecture
+    own = {p.name: network.decay_of(p) for p in network.description if network.rate_of(p) and p.role != "output bias"}
+    if free := [name for name, factor in own.items() if not factor]:
+        raise ValueError(
+            f"averages over time need a decay of all that has noise, since noise without one never settles: received decay=0 "
+            f"for {free[0]!r}; give it one, or frozen="
+        )
+    return decay * min(own.values())
 
 
 def _first(after: int, steps: Sequence[int]) -> int:

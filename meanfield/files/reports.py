@@ -47,7 +47,7 @@ def _pack_report(report: DeviationReport, arrays: Arrays) -> dict[str, Any]:
         for quantity, e in d.exponents.items():
             exponents[i, quantities.index(quantity)] = e.slope, e.low, e.high
     arrays.put("exponent", exponents, "observable quantity bound", "powers of the width, nan if not fitted")
-    arrays.put("n_var", report.n_var, "width", "N Var f_T, mean over the training outputs")
+    arrays.put("n_var", report.n_var, "width", f"N Var f_T, mean over the {report.averaged_over}")
     arrays.put("n_var_se", report.n_var_se, "width", "standard error of n_var")
     arrays.put("predicted_n_var", report.predicted_n_var, meaning="n_var, computed before any network was trained")
     arrays.put("predicted_n_var_se", report.predicted_n_var_se, meaning="standard error of predicted_n_var")

@@ -56,7 +56,9 @@ def variance(report: DeviationReport, ax: Axes | None = None) -> Axes:
         low, high = (report.predicted_n_var + sign * np.nan_to_num(report.predicted_n_var_se) for sign in (-1, 1))
         panel.axhspan(low, high, color="black", alpha=0.15, linewidth=0)
     top = max(np.max(report.n_var + np.nan_to_num(report.n_var_se)), np.nan_to_num(report.predicted_n_var))
-    panel.set(xscale="log", ylim=(0, 1.25 * top), ylabel=r"$N\,\mathrm{Var}\,f(T)$, mean over training outputs")
+    panel.set(
+        xscale="log", ylim=(0, 1.25 * top), ylabel=rf"$N\,\mathrm{{Var}}\,f(T)$, mean over {report.averaged_over}"
+    )
     width_axis(panel, report.widths)
     panel.legend(loc="lower right", **SMALL)
     return panel

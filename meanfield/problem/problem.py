@@ -178,15 +178,19 @@ class Problem:
     @property
     def perceptron(self) -> Network:
         """The network of equation 1; ValueError for a module, which not every solver can take"""
+        return self.perceptron_for("this")
+
+    def perceptron_for(self, who: str) -> Network:
+        """The network of equation 1; ValueError, in the name of who asks, for a module and for settings by layer"""
         if isinstance(self.network, Network):
             return self.network
         if self.layered is None:
             raise ValueError(
-                f"this takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth, CausalDMFT "
+                f"{who} takes perceptrons, mf.Network(..): received the module {self.architecture.name!r}; FiniteWidth, CausalDMFT "
                 "and TangentKernelLimit take any network"
             )
         raise ValueError(
-            "this takes perceptrons without settings by layer, mf.Network(..): received one in an Architecture; FiniteWidth, "
+            f"{who} takes perceptrons without settings by layer, mf.Network(..): received one in an Architecture; FiniteWidth, "
             "CausalDMFT, TangentKernelLimit and, of depth 1, WassersteinFlow take it"
         )
 

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -137,6 +137,18 @@ def must_come_again(data: Dataset, who: str) -> None:
         raise ValueError(
             f"{who} takes samples that are there in every step: received {found}; give a Dataset, or take WassersteinFlow, CausalDMFT, "
             "RevealedWidth or FiniteWidth"
+        )
+
+
+def laws_must_be_known(one: Dataset, other: Dataset) -> None:
+    """ValueError for streams of which all is the same but for a law that a file did not keep: nothing tells whether they are one"""
+    if not (isinstance(one, Stream) and isinstance(other, Stream)) or (one.law is None) == (other.law is None):
+        return
+    if replace(one, law=None) == replace(other, law=None):
+        raise ValueError(
+            f"the law of the stream {one.name!r} is code of yours, which a file does not keep, so that nothing tells whether it is the "
+            "same for all that is compared: give it again to what was loaded, replace(solution, problem=replace(problem, "
+            "data=replace(problem.data, law=..))) with problem = solution.problem and dataclasses.replace"
         )
 
 

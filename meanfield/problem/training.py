@@ -63,8 +63,6 @@ class Training:
         if isinstance(self.optimiser, str) and self.optimiser in NAMED:
             object.__setattr__(self, "optimiser", NAMED[self.optimiser]())
         course = schedule(self.schedule)
-        if isinstance(course, Schedule) and course.over == self.steps:  # said twice
-            course = replace(course, over=None)
         object.__setattr__(self, "schedule", course)
         if isinstance(self.schedule, tuple) and len(self.schedule) < self.steps:
             raise ValueError(
@@ -100,6 +98,21 @@ class Training:
                 f"temperature={self.temperature:g} belongs to gradient_descent, of which the noise makes a posterior of Bayes: "
                 f"leave it out of {self.entrywise.name}"
             )
+
+    def __eq__(self, other: object) -> bool:
+        """The same steps; whether a schedule says where it ends, or the run's end does, is no difference"""
+        return self._resolved() == other._resolved() if isinstance(other, Training) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._resolved())
+
+    def _resolved(self) -> tuple[object, ...]:
+        return tuple(self._lasting if f.name == "schedule" else getattr(self, f.name) for f in fields(self))
+
+    @property
+    def _lasting(self) -> str | Schedule | Sequence[float]:
+        """The schedule of this run, whatever the steps of another"""
+        return self.schedule.lasting(self.steps) if isinstance(self.schedule, Schedule) else self.schedule
 
     @property
     def entrywise(self) -> Entrywise | None:
@@ -203,5 +216,4 @@ class Training:
 
     def of_length(self, steps: int) -> Training:
         """The same course of training for another number of steps, as a run that is cut short or goes on takes it"""
-        course = self.schedule.lasting(self.steps) if isinstance(self.schedule, Schedule) else self.schedule
-        return replace(self, steps=steps, schedule=course)
+        return replace(self, steps=steps, schedule=self._lasting)

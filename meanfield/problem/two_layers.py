@@ -67,7 +67,7 @@ def two_layers(problem: Problem) -> TwoLayers:
         return TwoLayers(network, network.weight_std, network.bias_std)
     network, own = problem.layered, problem.architecture
     if network is None:
-        network = problem.perceptron  # which says why not
+        network = problem.perceptron_for("a flow of particles")
     by_name = {p.name: p for p in own.description}
     names = ("readout.weight", "input.weight", "input.bias", "readout.bias")
     a, w, inner, outer = (by_name.get(name) for name in names)

@@ -56,7 +56,7 @@ class Unit:
     law: of the numbers that theta starts with; None where w starts as the author of the module starts it. decay: multiplies the weight
     decay (equation 120). step: by how much an optimiser that acts
     entry by entry moves each of its numbers at the rate 1 (equation 112); matrix: by how much one that orthogonalises moves it along a
-    matrix of norm 1, 0 for what is none between wide axes (equation 114).
+    matrix of norm 1, 0 for what is none between wide axes (equation 114). noise: multiplies that of Langevin descent (equation 125).
     """
 
     multiplier: float
@@ -65,6 +65,7 @@ class Unit:
     step: float
     matrix: float
     decay: float
+    noise: float
 
     @property
     def drawn(self) -> bool:
@@ -93,7 +94,7 @@ def _standard(network: Architecture, reference: int, width: int, parameter: Para
     own = network.rate_of(parameter)
     stretch = _stretch(parameter, width) / math.sqrt(parameter.fan_in(width)) if parameter.role == "hidden" else 0.0
     law, decay = network.law_of(parameter), network.decay_of(parameter)
-    return Unit(multiplier, own / start**2, law, own / start, own / start * stretch, decay)
+    return Unit(multiplier, own / start**2, law, own / start, own / start * stretch, decay, math.sqrt(own))
 
 
 def _unit(network: Architecture, scaling: Scaling, width: int, parameter: Parameter) -> Unit:
@@ -111,7 +112,7 @@ def _unit(network: Architecture, scaling: Scaling, width: int, parameter: Parame
     elif parameter.role == "plain":
         rate = scaling.eta_w * scaling.reference_width**-scaling.q_w
     own, law, decay = network.rate_of(parameter), network.law_of(parameter), network.decay_of(parameter)
-    return Unit(multiplier, rate * own, law, step * own, own * _stretch(parameter, width), decay)
+    return Unit(multiplier, rate * own, law, step * own, own * _stretch(parameter, width), decay, math.sqrt(own))
 
 
 def _stretch(parameter: Parameter, width: int) -> float:

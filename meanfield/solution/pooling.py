@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking.arguments import checked
+from meanfield.problem.stream import laws_must_be_known
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel
 
@@ -70,6 +71,7 @@ def _check(solutions: Sequence[Solution]) -> None:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"solutions must have different seeds to be independent: received {seeds}")
     for s in solutions[1:]:
+        laws_must_be_known(s.problem.data, first.problem.data)
         if s.problem != first.problem or s.solver.get("name") != first.solver.get("name"):
             raise ValueError("solutions of different problems or solvers cannot be pooled")
         alike = (

@@ -208,7 +208,10 @@ def _must_have_a_map(problem: Problem) -> None:
             f"the certificate tests perceptrons, mf.Network(..), of which it knows the equations of a single neuron: received the module "
             f"{problem.network_name!r}. {others} modules"
         )
-    network, other = problem.perceptron, problem.training.other_than("batch_size", "schedule", "warmup")
+    network, other = (
+        problem.perceptron_for("the certificate"),
+        problem.training.other_than("batch_size", "schedule", "warmup"),
+    )
     found = [
         word
         for word, present in (

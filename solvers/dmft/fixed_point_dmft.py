@@ -138,7 +138,7 @@ class FixedPointDMFT:
         """ValueError, before any work, for a problem that this solver does not take."""
         problem.in_plane.measure_limit()
         snapshot_steps(self.snapshots, problem.training)
-        network, data = problem.perceptron, problem.data
+        network, data = problem.perceptron_for("FixedPointDMFT"), problem.data
         must_come_again(problem.data, "FixedPointDMFT")
         if network.bias_std or network.residual is not None:
             raise ValueError("FixedPointDMFT solves networks without biases and residual branches: take CausalDMFT")

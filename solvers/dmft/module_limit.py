@@ -224,10 +224,11 @@ class ModuleLimit(Growing):
             drawn = drawn if name in self.fixed.directions else self.skeleton.without_padding(p, drawn)
             if p.role == "readout" and not self.population.finite:
                 drawn = self._unread(drawn, [call.features for call in passed.watch.of(name)])
-            theta.add_(drawn, alpha=size)
+            theta.add_(drawn, alpha=size * self.units[name].noise)
         for i, (name, left) in enumerate(scales.items()):
-            state[-1][i] = scale = math.hypot(left, size)
-            self.layers[name].diffuse(left / scale, size / scale, noise(1, i))
+            own_size = size * self.units[name.partition("[")[0]].noise
+            state[-1][i] = scale = math.hypot(left, own_size)
+            self.layers[name].diffuse(left / scale, own_size / scale, noise(1, i))
         return state
 
     def _unread(self, drawn: Tensor, features: list[Tensor]) -> Tensor:

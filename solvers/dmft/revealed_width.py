@@ -70,7 +70,7 @@ class RevealedWidth:
             raise ValueError(
                 f"RevealedWidth trains by gradient_descent: received {problem.training.optimiser!r}, which FiniteWidth takes too"
             )
-        _ = problem.perceptron  # which refuses settings by layer
+        problem.perceptron_for("RevealedWidth")
         self._sweep().check(problem)
 
     def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:

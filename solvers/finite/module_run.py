@@ -61,7 +61,9 @@ class ModuleRun(ModuleNetworks, Method):
             g = source(self.problem.training, at, seed, self.width)
             for name, tensor in zip(self.names, state, strict=True):
                 noise = torch.randn(tensor[e].shape, generator=g, dtype=torch.float64).to(tensor)
-                tensor[e].add_(self.skeleton.without_padding(self.described[name], noise), alpha=size)
+                tensor[e].add_(
+                    self.skeleton.without_padding(self.described[name], noise), alpha=size * self.units[name].noise
+                )
         return state
 
     def capture(self, state: State, passed: ModulePass) -> list[Snapshot]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from meanfield.checking import checks
 from meanfield.measures.particle_measure import ParticleMeasure
@@ -19,6 +20,10 @@ from solvers.two_layer.wasserstein_flow import Initial
 Method = Literal["derivative", "networks"]
 METHODS: tuple[Method, ...] = ("derivative", "networks")
 OF_NETWORKS = 20  # groups into which narrow networks are divided
+_OWN: dict[Method, tuple[str, ...]] = {  # arguments of one way alone
+    "derivative": ("particles", "groups", "initial", "kink_width"),
+    "networks": ("width", "networks"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ def planned(
     way: Method = "derivative" if smooth and not kinks else "networks"
     if method is not None:
         way = checks.lookup("method", method, {name: name for name in METHODS})
+    why = other or ("a kink of the activation" if problem.trial is None else "a module")
+    given = {"particles": particles, "groups": groups, "initial": initial, "kink_width": kink_width}
+    given |= {"width": width, "networks": networks}
+    _must_serve(way, "" if method or way == "derivative" else f" because of {why}", given)
     numbers, parts = observables.count(len(at)), 1 if way == "networks" else problem.perceptron.depth
     held = OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
     checks.memory(
@@ -100,3 +109,14 @@ def planned(
     fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
     groups = 1 if fixed else groups
     return Plan(problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, width, networks)
+
+
+def _must_serve(way: Method, why: str, given: Mapping[str, Any]) -> None:
+    """ValueError for arguments that belong to the other way; why: networks are trained, empty where they were asked for"""
+    usual, other = inspect.signature(planned).parameters, METHODS[way == METHODS[0]]
+    if found := ", ".join(f"{name}={given[name]!r}" for name in _OWN[other] if given[name] != usual[name].default):
+        told = "networks are trained" if way == "networks" else "derivatives of the limit are taken"
+        raise ValueError(
+            f"{', '.join(_OWN[other])} belong to method={other!r}: received {found} where {told}{why}; leave it out, and take "
+            f"{', '.join(_OWN[way])}"
+        )

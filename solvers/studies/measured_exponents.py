@@ -32,8 +32,9 @@ def measured_exponents(
     """
     widths = tuple(sorted(checks.integers("widths", widths, 1)))
     chosen = checks.seeds(seeds)
+    depth = problem.perceptron_for("measured_exponents").depth
     for wrong, message in (
-        (problem.perceptron.depth != 1, f"the powers are known for depth 1: received depth {problem.perceptron.depth}"),
+        (depth != 1, f"the powers are known for depth 1: received depth {depth}"),
         (len(widths) < 3, f"a power needs at least 3 widths: received {widths}"),
         (len(chosen) < 2, f"an interval needs at least 2 seeds: received {chosen}"),
         (problem.training.steps < 2, f"at least 2 steps are needed: received {problem.training.steps}"),

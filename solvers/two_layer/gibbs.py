@@ -209,7 +209,7 @@ def _slopes(f: Tensor, delta: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _check(problem: Problem) -> None:
     must_come_again(problem.data, "gibbs_fixed_point")
-    training, network = problem.training, problem.perceptron
+    training, network = problem.training, problem.perceptron_for("gibbs_fixed_point")
     _, kappa_a, kappa_w = problem.in_plane.measure_limit()
     if network.depth != 1:
         raise ValueError(

@@ -108,9 +108,10 @@ class InfiniteLogitsLimit:
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
         scaling, found = problem.in_plane, classify(problem.in_plane)
-        if problem.perceptron.depth != 1:
+        depth = problem.perceptron_for("InfiniteLogitsLimit").depth
+        if depth != 1:
             raise ValueError(
-                f"InfiniteLogitsLimit solves networks of depth 1: received depth {problem.perceptron.depth}; take FiniteWidth, or "
+                f"InfiniteLogitsLimit solves networks of depth 1: received depth {depth}; take FiniteWidth, or "
                 "CausalDMFT in the mean-field scaling"
             )
         if found.solver != "InfiniteLogitsLimit":

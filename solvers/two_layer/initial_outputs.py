@@ -43,4 +43,5 @@ def initial_draws(problem: Problem, seeds: Sequence[int]) -> Tensor:
 def initial_covariance(problem: Problem) -> Tensor:
     """(P + P_test, P + P_test) the covariance of each output of f0 of a network of width N*, by the central limit theorem over neurons"""
     scaling, x = problem.in_plane, problem.data.all_x
-    return scaling.sigma**2 * scaling.reference_width * nngp_and_ntk(problem.perceptron, ntk(), x)[0]
+    network = problem.perceptron_for("the frozen part of ic_mean_field")
+    return scaling.sigma**2 * scaling.reference_width * nngp_and_ntk(network, ntk(), x)[0]

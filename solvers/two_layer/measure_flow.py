@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,7 @@ class MeasureFlow(Method):
         self.rate_a, self.rate_w, self.rate_b = limit.kappa_a * own_a, limit.kappa_w * own_w, limit.kappa_a * own_b
         self.std, self.bias = network.std, network.bias
         self.still = (not self.rate_a, not self.rate_w, not self.rate_b)
+        self.roots = (math.sqrt(own_a), math.sqrt(own_w))  # of the noise (equation 125)
         self.step_sizes = (own_a, own_w, own_b * self.gain * self.bias)
         self.matrix_steps, self.decays = (0.0, 0.0, 0.0), network.decays_of(self.inputs.of_a_step)
         points, shared = problem.batch or self.train, not self.shard.whole
@@ -132,10 +134,12 @@ class MeasureFlow(Method):
         """Every particle has noise of its own; the readout bias, a mean over neurons, has none"""
         del passed
         (a, w, b), shard = state, self.shard
-        for tensor in (t for t, still in zip((a, w), self.still, strict=False) if not still):
+        for tensor, still, root in zip((a, w), self.still, self.roots, strict=False):
+            if still:
+                continue
             g = source(self.problem.training, at, self.seed, tensor.shape[1], tensor is a)
             noise = normal_part(shard.size, tensor.shape[1], g, torch.float64, rows=shard.rows)
-            tensor.add_(noise.to(tensor), alpha=size)
+            tensor.add_(noise.to(tensor), alpha=size * root)
         return (a, w, b)
 
     def capture(self, state: State, passed: MeasurePass | None = None) -> ParticleMeasure | Cloud:

@@ -129,7 +129,7 @@ class WassersteinFlow:
 
     def check(self, problem: Problem) -> None:
         """ValueError, before any work, for a problem without such a limit."""
-        network = problem.layered or problem.perceptron
+        network = problem.layered or problem.perceptron_for("WassersteinFlow")
         if network.depth != 1:
             raise ValueError(
                 f"WassersteinFlow solves networks of depth 1: received depth {network.depth}; CausalDMFT takes any depth"
