@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # GPUs often come with a torch of their own: with no .venv, PYTHON is taken as it is.
 GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: demo test processes slow gpu lint format examples accuracy benchmark clean
+.PHONY: demo test processes slow gpu lint format examples accuracy benchmark docs clean
 
 # --no-compile: Python compiles what is imported when it is imported, which is faster than compiling every file.
 $(VENV)/run.stamp: pyproject.toml constraints.txt
@@ -20,6 +20,10 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/run.stamp
+	$(INSTALL) --no-compile -e '.[docs]'
 	touch $@
 
 demo: $(VENV)/run.stamp
@@ -57,5 +61,9 @@ benchmark: $(VENV)/run.stamp
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks --json out/benchmarks.json
 
+# The site, in out/site. QUICK=1 shows the tutorials without running them.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going $(if $(QUICK),-D plot_gallery=0) docs out/site
+
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) docs/reference docs/tutorials docs/sg_execution_times.rst out build dist *.egg-info

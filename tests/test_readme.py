@@ -1,4 +1,4 @@
-"""The code of README.md and of docs/networks.md runs, one block after the other, at small sizes, and prints what it says."""
+"""The code of README.md, docs/start.md and docs/networks.md runs, one block after the other, at small sizes, and prints what it says."""
 
 import math
 import re
@@ -11,11 +11,12 @@ from tests.running import ROOT
 
 matplotlib.use("Agg")
 
-PAGES = ("README.md", "docs/networks.md")
+PAGES = ("README.md", "docs/start.md", "docs/networks.md")
 CODE = r"```python\n(.*?)```"
 BLOCKS = [b for page in PAGES for b in re.findall(CODE, (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)]
+OWN = {"groups=4": "256, groups=2", "(64, 256, 1024)": "(8, 32)", "seeds=16": "seeds=3", "steps=40": "steps=3"}
 SMALLER = [  # what each block says, and what is run instead
-    {"groups=4": "256, groups=2", "(64, 256, 1024)": "(8, 32)", "seeds=16": "seeds=3", "steps=40": "steps=3"},
+    OWN,
     {
         "n_train=32, n_test=64": "n_train=4, n_test=2",
         "particles=2**14": "particles=2**7",
@@ -25,6 +26,7 @@ SMALLER = [  # what each block says, and what is run instead
         "steps=60": "steps=3",
     },
     {"mf.Network(3, ": "mf.Network(2, "},
+    OWN,
     {},
 ]
 

@@ -1,0 +1,136 @@
+"""What the site shows beside the pages as they stand: reference pages by room, docstrings as markup, links to equations, MathJax."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+from collections import defaultdict
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HERE = Path(__file__).parent
+NUMBER = r"\d+[a-z]?"
+CITED = re.compile(rf"\b([Ee]quations?)(\s+){NUMBER}(?:(?:,\s+|\s+and\s+|\s+to\s+){NUMBER})*")
+COLON = "\ue000"  # stands for one where napoleon must not see it
+TITLES = {
+    "meanfield.problem": "Problems: data, losses, training",
+    "meanfield.network": "Networks",
+    "meanfield.scaling": "Scalings",
+    "meanfield.measures": "Particle measures",
+    "meanfield.kernels": "Kernels and Gaussian processes",
+    "meanfield.solution": "Solutions",
+    "meanfield.comparison": "Comparisons and reports",
+    "meanfield.files": "Files",
+    "meanfield.plot": "Pictures",
+    "solvers.two_layer": "Solvers: two layers",
+    "solvers.dmft": "Solvers: deep networks",
+    "solvers.finite": "Solvers: networks of finite width",
+    "solvers.lazy": "Solvers: lazy limits",
+    "solvers.fluctuations": "What a finite width adds",
+    "solvers.studies": "Studies of many runs",
+    "solvers.running": "Runs: checkpoints, processes, failures",
+}
+
+
+def setup(app: Any) -> None:
+    """Called from conf.py"""
+    app.connect("builder-inited", _copy_mathjax)
+    app.connect("builder-inited", _write_reference)
+    app.connect("source-read", _number_equations)
+    app.connect("autodoc-process-docstring", _markup, priority=100)  # before napoleon reads "Args:"
+    app.connect("autodoc-process-docstring", _colons, priority=900)  # after it
+
+
+def public() -> dict[str, list[tuple[str, Any]]]:
+    """Every public name, as room: (full name, object), in alphabetical order"""
+    import meanfield
+    import solvers
+
+    rooms: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+    for package in (meanfield, solvers, meanfield.plot):
+        for name in sorted(package.__all__, key=str.lower):
+            found = getattr(package, name)
+            if not isinstance(found, ModuleType):
+                rooms[room(found)].append((f"{package.__name__}.{name}", found))
+    return rooms
+
+
+def room(found: Any) -> str:
+    """meanfield.kernels of a function of meanfield.kernels.spectrum"""
+    return ".".join(found.__module__.split(".")[:2])
+
+
+def page(title: str, names: list[tuple[str, Any]]) -> str:
+    """A page of the reference: a list of what it holds, then each"""
+    held = ", ".join(f":py:obj:`~{name}`" for name, _ in names)
+    parts = [title, "=" * len(title), "", held, ""]
+    for name, found in names:
+        kind = "class" if inspect.isclass(found) else "function"
+        short = name.rpartition(".")[2]
+        parts += [short, "-" * len(short), "", f".. auto{kind}:: {name}", ""]
+        if inspect.isclass(found) and issubclass(found, BaseException):
+            parts[-2:] = [f".. autoexception:: {name}", ""]
+    return "\n".join(parts)
+
+
+def _write_reference(app: Any) -> None:
+    folder, rooms = Path(app.srcdir) / "reference", public()
+    if missing := set(rooms) - set(TITLES):
+        raise ValueError(f"public names in rooms without a title: {', '.join(sorted(missing))}; name them in TITLES")
+    folder.mkdir(exist_ok=True)
+    for name in TITLES:
+        _write(folder / f"{name}.rst", page(TITLES[name], rooms[name]))
+
+
+def _write(path: Path, text: str) -> None:
+    """Only what has changed, so that Sphinx reads only that again"""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def _copy_mathjax(app: Any) -> None:
+    source = Path(str(resources.files("mathjax"))) / "static" / "mathjax" / "es5"
+    target = Path(app.outdir) / "_static" / "mathjax"
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source / "tex-chtml.js", target)
+    shutil.copytree(source / "output" / "chtml", target / "output" / "chtml", dirs_exist_ok=True)
+
+
+def _number_equations(app: Any, name: str, source: list[str]) -> None:
+    """Equations get a target each, and every page's "equations 20 to 22" leads there"""
+    if name == "equations":
+        source[0] = re.sub(rf"^\*\*\(({NUMBER})\)\*\*", r"(eq-\1)=\n**(\1)**", source[0], flags=re.MULTILINE)
+
+
+def linked(text: str) -> str:
+    """Numbers of equations that a docstring cites, as links"""
+
+    def link(match: re.Match[str]) -> str:
+        return re.sub(rf"{NUMBER}", lambda number: f":ref:`{number[0]} <eq-{number[0]}>`", match[0])
+
+    return CITED.sub(link, text)
+
+
+def escaped(line: str) -> str:
+    """A line of a docstring as reStructuredText that shows what is written: literals stay, all other marks mean themselves"""
+    pieces = re.split(r"(`+[^`]+`+)", line)
+    pieces[1::2] = [f"``{piece.strip('`')}``" for piece in pieces[1::2]]
+    pieces[::2] = [linked(re.sub(r"([*|\\]|_\b|_$)", r"\\\1", piece)) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def _markup(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
+    code = False
+    for i, line in enumerate(lines):
+        code = line.lstrip().startswith((">>>", "...")) or (code and bool(line.strip()))
+        if not code:
+            lines[i] = escaped(line)
+            if what in ("attribute", "property"):  # where napoleon takes what stands before a colon for a type
+                lines[i] = lines[i].replace(":", COLON)
+
+
+def _colons(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(COLON, ":") for line in lines]
