@@ -39,10 +39,12 @@ from meanfield.problem.dataset import Dataset
 from meanfield.problem.datasets import digits, gaussian_mixture, multi_index_teacher, single_index_teacher
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.optimisers import Adam, Muon, RMSprop, SignDescent
+from meanfield.problem.own_data import from_arrays, from_frame
 from meanfield.problem.problem import Problem
 from meanfield.problem.schedules import Schedule
 from meanfield.problem.stream import Stream, stream
 from meanfield.problem.training import Training
+from meanfield.problem.transformation import Transformation
 from meanfield.scaling.plane import classify
 from meanfield.scaling.scaling import Scaling, coinciding, default, ic_mean_field, mean_field, ntk, sym_default
 from meanfield.scaling.standard import Standard, improved_standard, naive_standard
@@ -90,6 +92,7 @@ __all__ = [
     "Teacher",
     "Training",
     "TransferReport",
+    "Transformation",
     "TwoTimeKernel",
     "activation",
     "alignment",
@@ -102,7 +105,9 @@ __all__ = [
     "digits",
     "ensemble_loss",
     "free_energy",
+    "from_arrays",
     "from_file",
+    "from_frame",
     "gaussian_mixture",
     "ic_mean_field",
     "improved_standard",

@@ -106,7 +106,7 @@ def test_broken_npz_is_refused_and_nothing_is_unpickled(tmp_path, content, messa
 
 def test_npz_with_its_own_test_samples_takes_no_n_test(tmp_path):
     path = _npz(tmp_path / "mine.npz", x=np.ones((3, 2)), y=np.ones(3), x_test=np.ones((1, 2)))
-    with pytest.raises(ValueError, match="holds x_test already: leave out n_test=1"):
+    with pytest.raises(ValueError, match=r"mine\.npz: x_test is there already: leave out n_test=1"):
         mf.from_file(path, n_test=1)
 
 
@@ -153,9 +153,16 @@ def test_what_pandas_writes_is_read_or_refused(tmp_path):
     pd.read_csv(tmp_path / "with.csv").to_csv(tmp_path / "again.csv", index=False)
     frame.iloc[[3, 1, 4]].to_csv(tmp_path / "some.csv")
     assert mf.from_file(tmp_path / "without.csv") == mf.Dataset(frame[["a", "b"]], frame["y"], name="without")
-    for name, received in (("with", "''"), ("again", "'Unnamed: 0'"), ("some", "''")):
-        with pytest.raises(ValueError, match=rf"{name}.csv: column 1 has no name \(received {received}\).*index=False"):
-            mf.from_file(tmp_path / f"{name}.csv")
+    for name, received in (("with", "''"), ("again", "'Unnamed: 0'")):
+        with pytest.warns(
+            UserWarning, match=rf"first column has no name \(received {received}\).*left out as an index"
+        ):
+            found = mf.from_file(tmp_path / f"{name}.csv")
+        assert found == mf.Dataset(frame[["a", "b"]], frame["y"], name=name)
+    with pytest.raises(
+        ValueError, match=r"some.csv: column 1 has no name \(received ''\).*not count the rows.*index=False"
+    ):
+        mf.from_file(tmp_path / "some.csv")
 
 
 def test_numbers_are_those_of_python_s_float(tmp_path):
@@ -254,14 +261,14 @@ def test_targets_are_counted_by_any_whole_number(tmp_path):
     for two in (2, 2.0, np.int64(2)):
         assert mf.from_file(_file(tmp_path, LINES), two).y.tolist() == [[2, 3]]
     assert mf.from_file(_file(tmp_path, LINES), np.array(["y", "a"])).y.tolist() == [[3, 1]]
-    with pytest.raises(ValueError, match=r"targets='y' belongs to .csv files: in an .npz file"):
+    with pytest.raises(ValueError, match=r"targets='y' belongs to files of columns: in an .npz file"):
         mf.from_file(_npz(tmp_path / "mine.npz", x=np.ones((3, 2)), y=np.ones(3)), "y")
 
 
 @pytest.mark.parametrize(
     ("n_test", "message"),
     [
-        (1, "n_test=1 leaves no training sample of the 1 rows in bad.csv"),
+        (1, "n_test=1 leaves no training sample of the 1 rows in bad"),
         (float("nan"), "n_test must be a whole number: received nan"),
         (0.5, "n_test must be a whole number: received 0.5"),
         (-1, "n_test must be at least 0: received -1"),
@@ -324,7 +331,7 @@ def test_arrays_of_npz_files_are_refused_with_the_file(tmp_path, arrays, message
 @pytest.mark.parametrize("name", ["mine.pkl", "mine.pt", "mine", "mine.npy"])
 def test_other_endings_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(ValueError, match=f"cannot read {name}: the ending is .*; known: .npz, .csv"):
+    with pytest.raises(ValueError, match=f"cannot read {name}: the ending is .*; known: .npz, .csv, .tsv, .parquet"):
         mf.from_file(tmp_path / name)
     assert _unpickled == []
 
@@ -333,7 +340,7 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "folder.csv").mkdir()
     for path, message in (
         (tmp_path / "absent.npz", "no such file: .*absent.npz"),
-        (tmp_path / "folder.csv", r"folder.csv is a folder: give the .npz or .csv file itself"),
+        (tmp_path / "folder.csv", r"folder.csv is a folder: give the file itself, .npz, .csv, .tsv, .parquet"),
         ("", "is a folder"),
         (None, "path must be a text or a path: received None"),
         (3, "path must be a text or a path: received 3"),

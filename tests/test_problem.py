@@ -79,7 +79,7 @@ def test_numbers_of_numpy_and_torch_are_numbers():
 @pytest.mark.parametrize(
     ("loss", "good", "bad", "message"),
     [
-        ("logistic", [[1.0], [-1.0]], [[0.0], [1.0]], "received the label 0; labels must be -1 or"),
+        ("logistic", [[1.0], [-1.0]], [[0.5], [1.0]], "received the label 0.5; labels must be -1 or"),
         ("cross_entropy", [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]], "row 1 is .* sum to 1"),
     ],
 )

@@ -133,6 +133,9 @@ def calls(folder: Path) -> dict[str, Call]:
     image = np.ones((2, 1, 3, 3)) + np.eye(3)
     kept = mf.save(flow, folder / "flow.nc")
     np.savez(folder / "data.npz", x=data.x, y=data.y)
+    done = mf.Transformation(data.x[0], data.x[0].abs() + 1, True)
+    columns = {"a": [1.0, 2.0, 3.0, 4.0], "b": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}
+    divided = {"n_test": 1, "n_train": 1, "shuffle": 0, "stratify": False, "scale": "centre", "one_hot": None}
     tanh, samples = mf.activation("tanh"), {"n_train": "samples", "n_test": "samples"}
     found = {
         "Activation": Call(mf.Activation, _fields(tanh) | {"name": "mine"}),
@@ -155,6 +158,11 @@ def calls(folder: Path) -> dict[str, Call]:
         "ConvNetwork.image_size": Call(mf.ConvNetwork().image_size, {"height": 3, "width": 3}),
         "CoordinatesReport": Call(mf.CoordinatesReport, _fields(o["coordinates"])),
         "Dataset": Call(mf.Dataset, _fields(data)),
+        "Dataset.transform": Call(data.transform, {"x": data.x}),
+        "Transformation": Call(
+            mf.Transformation, {"shift": data.x[0], "scale": data.x[0].abs() + 1, "unit_norm": True}
+        ),
+        "Transformation()": Call(done, {"x": data.x + 1}),
         "DeviationReport": Call(mf.DeviationReport, _fields(o["report"])),
         "Deviation": Call(report.Deviation, _fields(o["report"]["f"])),
         "GaussianProcess": Call(_conditioned, _fields(o["process"]) | {"noise": 0.1, "x": data.x, "y": data.y}),
@@ -292,7 +300,11 @@ def calls(folder: Path) -> dict[str, Call]:
         "digits": Call(mf.digits, {"classes": (0, 1), "n_train": 2, "n_test": 2, "seed": 0, "one_hot": False}),
         "free_energy": Call(mf.free_energy, {"solution": o["noisy"], "particles": 64}),
         "stationary": Call(mf.stationary, {"solutions": o["noisy"], "after": 0}),
-        "from_file": Call(mf.from_file, {"path": folder / "data.npz", "targets": 1, "n_test": 1}, but=("targets",)),
+        "from_arrays": Call(
+            mf.from_arrays, {"x": data.x, "y": data.y, "x_test": None, "y_test": None, "name": "mine"} | divided
+        ),
+        "from_file": Call(mf.from_file, {"path": folder / "data.npz", "targets": 1} | divided, but=("targets",)),
+        "from_frame": Call(mf.from_frame, {"frame": columns, "targets": 1, "name": "mine"} | divided),
         "gaussian_mixture": Call(
             mf.gaussian_mixture,
             {"n_train": 2, "n_test": 2, "inputs": 2, "classes": 2, "separation": 1.0, "seed": 0},

@@ -6,6 +6,7 @@ All of it passes through numpy: torch reads Python's floats in its default dtype
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Complex, Integral, Real
 from typing import Any
@@ -44,6 +45,38 @@ def numbers(name: str, value: Any, tokens: bool = False) -> Tensor:
         array = array.astype(np.int64)
     with torch.inference_mode(False):  # else nothing could be differentiated beside it
         return torch.from_numpy(array)
+
+
+def table(name: str, columns: Mapping[str, Any]) -> np.ndarray:
+    """(P, D) float64 of columns by their names. ValueError, with row (from 0) and column, as of `numbers`, and for other lengths."""
+    found = [_float64(name, _raw(name, column), repr(label)) for label, column in columns.items()]
+    for label, column in zip(columns, found, strict=True):
+        if column.shape != found[0].shape or column.ndim != 1:
+            raise ValueError(
+                f"{name} must have columns of one length: received {found[0].shape[0] if found[0].ndim else 'one number'} in "
+                f"{next(iter(columns))!r}, the shape {column.shape} in {label!r}"
+            )
+    return np.stack(found, 1)
+
+
+def words(name: str, value: Any, column: str = "") -> np.ndarray | None:
+    """Labels as texts, of the shape of `value`; None if it holds neither text nor truth values. ValueError for words among numbers."""
+    array = _raw(name, value)
+    if isinstance(array, np.ma.MaskedArray):
+        return None
+    if array.dtype.kind == "b":
+        return array.astype(str)
+    entries = array.astype(object)
+    text = np.array([isinstance(entry, str) and not is_missing(entry) for entry in entries.flat], bool)
+    if array.dtype.kind not in "OUST" or not text.any():
+        return None
+    faults = np.array([_fault(entry) for entry in entries.flat], dtype=object).reshape(array.shape)
+    _none(faults == _NOT_FINITE, _NOT_FINITE, name, entries, column)
+    if not text.all():
+        _none(
+            text.reshape(array.shape), "words among numbers; give words alone, or numbers alone", name, entries, column
+        )
+    return np.char.strip(array.astype(str))
 
 
 def tracked(value: Any) -> bool:

@@ -28,6 +28,7 @@ from meanfield.problem.problem import Problem
 from meanfield.problem.schedules import Schedule
 from meanfield.problem.stream import Stream
 from meanfield.problem.training import Training
+from meanfield.problem.transformation import Transformation
 from meanfield.scaling.scaling import MeasureLimit, Scaling
 from meanfield.scaling.standard import Standard
 from meanfield.solution.field_kernels import FieldKernels
@@ -41,6 +42,7 @@ _DATA = {  # dimensions and meaning
     "x_test": ("test_sample input", "test inputs"),
     "y_test": ("test_sample output", "test targets"),
 }
+_DONE = {"shift": "taken away from inputs of the user's", "scale": "by which the rest was divided"}
 _SOLUTION = {
     "f": ("time sample output", "outputs on the training samples"),
     "f_test": ("time test_sample output", "outputs on the test samples"),
@@ -114,12 +116,16 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
         if (value := getattr(problem.data, name)) is not None:
             arrays.put(name, value, dims, meaning)
     data = problem.data
+    if (done := data.transformation) is not None:
+        for name, meaning in _DONE.items():
+            arrays.put(f"x_{name}", getattr(done, name), meaning=meaning)
     stream = (
         {"batch": data.batch, "seed": data.seed, "law": streams.told(data.law)} if isinstance(data, Stream) else None
     )
     return {
         "data": problem.data.name,
         "classes": problem.data.classes,
+        "unit_norm": done.unit_norm if done else None,
         "stream": stream,
         "network": network,
         "scaling": by_field(problem.scaling),
@@ -131,7 +137,10 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
 def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
     """The inverse of `pack_problem`"""
     arrays, stream = some(stored, "x", "y", "x_test", "y_test"), asked.get("stream")
-    about = {"name": asked["data"], "classes": asked.get("classes", ())}
+    about: dict[str, Any] = {"name": asked["data"], "classes": asked.get("classes", ())}
+    if asked.get("unit_norm") is not None:
+        done = {name: tensor(stored, f"x_{name}") for name in _DONE}
+        about["transformation"] = Transformation(**done, unit_norm=asked["unit_norm"])
     made = Dataset(**arrays, **about)
     if stream:
         made = Stream(

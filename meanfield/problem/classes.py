@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from meanfield.checking import checks
+from meanfield.checking.array_input import words
 
 FEWEST = 2
 
@@ -53,7 +55,55 @@ def encoded(name: str, y: Tensor, classes: Sequence[str]) -> Tensor:
         raise ValueError(
             f"{name} does not fit its {count} classes: received {labels[row].item():g} in row {row}; give {right}"
         )
-    return as_signs(index.long()) if count == FEWEST else one_hot(index.long(), count)
+    return as_signs(index.long()) if count == FEWEST else rows(index.long(), count)
+
+
+def labelled(given: dict[str, Any], one_hot: bool | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """{"y": .., "y_test": ..} as targets, and the names of their classes, sorted; as they are, without names, if they are numbers.
+
+    Words and truth values are classes; numbers if `one_hot` is given, True for one-hot rows, False for -1 and +1.
+    """
+    texts = {name: words(name, y) for name, y in given.items()}
+    if all(found is None for found in texts.values()):
+        if one_hot is None:
+            return given, ()
+        texts = {name: _whole(name, checks.samples(name, y, targets=True)) for name, y in given.items()}
+    labels = {name: _one_column(name, found) for name, found in texts.items()}
+    every = np.concatenate(list(labels.values()))
+    kinds, index = np.unique(every, return_inverse=True)
+    names = tuple(map(str, kinds))
+    if len(names) < FEWEST:
+        raise ValueError(f"y holds one class only, {names[0]!r}: at least two are needed")
+    if len(names) == len(every) > FEWEST:
+        raise ValueError(
+            f"y holds {len(every)} labels that are all different ({names[0]!r}, {names[1]!r}, ..): classes come again; take numbers as "
+            "targets, or another column"
+        )
+    if one_hot is False and len(names) > FEWEST:
+        raise ValueError(f"{len(names)} classes need one-hot targets: leave out one_hot=False, or give two classes")
+    parts = np.split(index, np.cumsum([len(found) for found in labels.values()])[:-1])
+    signs = len(names) == FEWEST and not one_hot
+    made = [as_signs(t) if signs else rows(t, len(names)) for t in map(torch.from_numpy, parts)]
+    return dict(zip(labels, made, strict=True)), names
+
+
+def _whole(name: str, y: Tensor) -> np.ndarray:
+    """Numbers that are classes; ValueError for others"""
+    wrong = (y != y.round()).nonzero()
+    if len(wrong):
+        raise ValueError(
+            f"{name} holds {y[tuple(wrong[0])].item():g} in row {int(wrong[0, 0])}: classes are words or whole numbers; leave out one_hot "
+            "if targets are no classes"
+        )
+    return y.long().numpy()
+
+
+def _one_column(name: str, labels: np.ndarray | None) -> np.ndarray:
+    if labels is None:
+        raise ValueError(f"{name} holds no words: give y and y_test alike")
+    if labels.ndim > 1 and labels.shape[1:] != (1,):
+        raise ValueError(f"classes are one column: received {name} of shape {labels.shape}; give one target column")
+    return labels.reshape(-1)
 
 
 def as_signs(index: Tensor) -> Tensor:
@@ -61,6 +111,6 @@ def as_signs(index: Tensor) -> Tensor:
     return (2.0 * index.double() - 1.0)[:, None]
 
 
-def one_hot(index: Tensor, count: int) -> Tensor:
-    """(P, C)"""
+def rows(index: Tensor, count: int) -> Tensor:
+    """(P, C) one-hot"""
     return torch.nn.functional.one_hot(index, count).double()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.problem.classes import encoded, named
+from meanfield.problem.transformation import Transformation
 
 _ALIKE = (  # what must agree along which axis
     ("x", "y", "rows", 0),
@@ -41,6 +42,8 @@ class Dataset:
     classes: tuple[str, ...] = ()
     """Names of the classes, if targets are some: of the columns of one-hot rows, or of -1 and +1 in one column. y may then be one column
     of whole numbers 0..C-1 as well, and becomes -1 and +1 for two classes, one-hot rows for more. Kept for pictures and files"""
+    transformation: Transformation | None = None
+    """What x and x_test went through before they came here (`from_file` and its like), for new points: see `transform`"""
 
     def __post_init__(self) -> None:
         given = {key: getattr(self, key) for key in ("x", "y", "x_test", "y_test")}
@@ -53,7 +56,8 @@ class Dataset:
             one, other = getattr(self, a), getattr(self, b)
             if one is not None and other is not None:
                 _same_sizes(a, one, b, other, what, axis)
-                _same_labels(a, given[a], b, given[b], what, axis)
+                same_labels(a, given[a], b, given[b], what, axis)
+        self._must_be_a_transformation()
         if self.x_test is not None and self.x_test.dtype != self.x.dtype:  # integers beside real numbers are no tokens
             for key in ("x", "x_test"):
                 object.__setattr__(self, key, getattr(self, key).double())
@@ -74,10 +78,33 @@ class Dataset:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Dataset):
             return NotImplemented
-        return (self.name, self.classes) == (other.name, other.classes) and all(
+        about = [(data.name, data.classes, data.transformation) for data in (self, other)]
+        return about[0] == about[1] and all(
             (a is None and b is None) or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
             for a, b in ((getattr(self, k), getattr(other, k)) for k in ("x", "y", "x_test", "y_test"))
         )
+
+    def transform(self, x: Any) -> Tensor:
+        """(P, ..) new points, treated as x was before it came here; as they are if nothing was done. Real numbers, in float64.
+
+        ValueError for samples of another shape.
+        """
+        if self.transformation is not None:
+            return self.transformation(x)
+        found = checks.samples("x", x).double()
+        _same_sizes("the new x", found, "x", self.x, "columns", 1)
+        return found
+
+    def _must_be_a_transformation(self) -> None:
+        done = self.transformation
+        if done is None:
+            return
+        if not isinstance(done, Transformation):
+            raise ValueError(f"transformation must be a Transformation or None: received {checks.shown(done)}")
+        if done.shift.shape != self.x.shape[1:]:
+            raise ValueError(
+                f"transformation is of samples of the shape {tuple(done.shift.shape)}: received x with samples {tuple(self.x.shape[1:])}"
+            )
 
     @property
     def samples(self) -> int:
@@ -117,10 +144,18 @@ def for_tests(value: Tensor | None, what: str = "samples", give: str = "x_test")
     return value
 
 
-def split(x: Tensor, y: Tensor, n_test: int, name: str, classes: tuple[str, ...] = ()) -> Dataset:
+def split(
+    x: Tensor,
+    y: Tensor,
+    n_test: int,
+    name: str,
+    classes: tuple[str, ...] = (),
+    transformation: Transformation | None = None,
+) -> Dataset:
     """The last `n_test` rows as test samples, the others for training"""
     n = len(x) - n_test
-    return Dataset(x[:n], y[:n], x[n:] if n_test else None, y[n:] if n_test else None, name, classes)
+    tests = (x[n:], y[n:]) if n_test else (None, None)
+    return Dataset(x[:n], y[:n], *tests, name, classes, transformation)
 
 
 def _same_sizes(a: str, one: Tensor, b: str, other: Tensor, what: str, axis: int) -> None:
@@ -133,7 +168,7 @@ def _same_sizes(a: str, one: Tensor, b: str, other: Tensor, what: str, axis: int
     raise ValueError(f"{a} and {b} must have samples of the same shape: received {sizes[0]} and {sizes[1]}")
 
 
-def _same_labels(a: str, one: Any, b: str, other: Any, what: str, axis: int) -> None:
+def same_labels(a: str, one: Any, b: str, other: Any, what: str, axis: int) -> None:
     """ValueError if data frames name their rows (or columns) differently: they are matched by position."""
     labels = [getattr(frame, ("index", "columns")[axis], ()) for frame in (one, other)]
     if any(callable(found) for found in labels):  # a list has a method of that name

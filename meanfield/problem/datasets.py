@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,13 +11,16 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.problem import data_laws
 from meanfield.problem.dataset import Dataset, split
+from meanfield.problem.transformation import unit_norm
 
 
 @checked
 def digits(
     classes: Sequence[int] = (0, 1), n_train: int = 32, n_test: int = 64, seed: int = 0, one_hot: bool | None = None
 ) -> Dataset:
-    """Scikit-learn's 8 x 8 digits, D = 64, each row scaled to norm sqrt(D); training and test samples are disjoint.
+    """Scikit-learn's 8 x 8 digits, D = 64, each image scaled to norm sqrt(D), x . x / D = 1; training and test samples are disjoint.
+
+    `data.transform(images)` scales others alike.
 
     Two classes give y = +1 (the first class) and -1, shape (P, 1); more give one-hot rows.
 
@@ -42,8 +44,8 @@ def digits(
             f"n_train + n_test = {n_train + n_test} exceeds the {len(of_class)} images of the digits {classes}: ask for fewer"
         )
     chosen = of_class[torch.randperm(len(of_class), generator=_generator(seed))[: n_train + n_test].numpy()]
-    x = torch.as_tensor(images[chosen])
-    x = x * (math.sqrt(x.shape[1]) / x.norm(dim=1, keepdim=True))
+    scaled = unit_norm(images.shape[1:])
+    x = scaled(images[chosen])
     index = torch.tensor([classes.index(int(label)) for label in labels[chosen]])
     names = tuple(map(str, classes))
     if one_hot or (one_hot is None and len(classes) > 2):
@@ -52,7 +54,7 @@ def digits(
         y, names = (1.0 - 2.0 * index)[:, None], names[::-1]  # the first class is +1
     else:
         raise ValueError(f"{len(classes)} classes need one-hot targets: leave out one_hot=False, or give two classes")
-    return split(x, y, n_test, f"digits {'/'.join(map(str, classes))}", names)
+    return split(x, y, n_test, f"digits {'/'.join(map(str, classes))}", names, scaled)
 
 
 @checked

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from meanfield.checking import checks
+from meanfield.problem.classes import as_signs, rows
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.losses import Loss
 
@@ -43,6 +45,43 @@ def must_suit_modules(data: Dataset) -> None:
                 f"{name} holds integers, which a module is given as tokens, and those must not be negative: received "
                 f"{int(x[tuple(place)])} at position {place}; give {name}.double() if they are real numbers"
             )
+
+
+def in_classes(data: Dataset, loss: Loss, outputs: tuple[int, ...] | None = None) -> Dataset:
+    """The data with one column of classes as the loss takes them: one-hot rows for the cross-entropy, -1 and +1 for the logistic loss.
+
+    Classes are those with names, or else the whole numbers, from 0 on, that a column holds; -1 and +1 are two. `outputs` of a module for
+    one sample decide for named classes. Other targets as they are.
+    """
+    which, signed = loss.at_finite_logits().name, data.y.shape[1:] == (1,)
+    if not data.classes:
+        return _counted(data, which) if signed and (outputs is None or which == "logistic") else data
+    count = len(data.classes)
+    if outputs is None:
+        wanted = {"cross_entropy": (count,), "logistic": (1,)}.get(which)
+    else:
+        wanted = outputs if outputs in ((count,), (1,)) else None
+    if count != 2 or wanted in (None, tuple(data.y.shape[1:])) or data.y.ndim != 2:
+        return data
+    change = (lambda y: rows((y[:, 0] > 0).long(), 2)) if signed else (lambda y: y[:, 1:] - y[:, :1])
+    return replace(data, **_targets_of(data, change))
+
+
+def _counted(data: Dataset, which: str) -> Dataset:
+    """Whole numbers of a column as classes of the losses that take classes, named by these numbers"""
+    found = torch.cat(list(_targets_of(data, lambda y: y[:, 0]).values())).unique()
+    whole, signs = bool((found == found.round()).all()), found.tolist() == [-1, 1]
+    fits = whole and (signs or bool((found >= 0).all())) and len(found) > 1
+    if not fits or not (which == "cross_entropy" or (which == "logistic" and len(found) == 2 and not signs)):
+        return data
+    made = _targets_of(data, lambda y: (y == found).long().argmax(1))
+    encode = as_signs if which == "logistic" else lambda index: rows(index, len(found))
+    names = tuple(str(int(label)) for label in found)
+    return replace(data, classes=names, **{name: encode(index) for name, index in made.items()})
+
+
+def _targets_of(data: Dataset, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return {name: change(y) for name in ("y", "y_test") if (y := getattr(data, name)) is not None}
 
 
 def with_classes(data: Dataset, outputs: tuple[int, ...], loss: Loss) -> Dataset:

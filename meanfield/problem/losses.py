@@ -110,7 +110,7 @@ def _signs(y: Tensor) -> None:
     if len(other):
         raise ValueError(
             f"labels do not fit the loss 'logistic': received the label {other[0].item():g}; labels must be -1 or +1 "
-            "(for labels 0/1 give 2 * y - 1; for one-hot rows take the loss 'cross_entropy')"
+            "(or one column of two whole numbers; for more classes and for one-hot rows take the loss 'cross_entropy')"
         )
 
 
@@ -118,7 +118,7 @@ def _distributions(y: Tensor) -> None:
     if y.shape[-1] < 2:
         raise ValueError(
             f"labels do not fit the loss 'cross_entropy': received {y.shape[-1]} column; each row must be a distribution over "
-            "at least two classes (one-hot; for labels -1/+1 take the loss 'logistic')"
+            "at least two classes (one-hot, or one column of whole numbers from 0 on, one for each class)"
         )
     bad = ((y < 0).any(-1) | (((y.sum(-1) - 1).abs() > 1e-6) & _some_class(y).bool())).nonzero()
     if len(bad):

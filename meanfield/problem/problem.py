@@ -18,7 +18,7 @@ from meanfield.network.perceptron import Network
 from meanfield.network.roles import Role
 from meanfield.network.trial import Trial, tried
 from meanfield.problem.dataset import Dataset
-from meanfield.problem.fitted_data import for_perceptron, must_suit_modules, with_classes
+from meanfield.problem.fitted_data import for_perceptron, in_classes, must_suit_modules, with_classes
 from meanfield.problem.losses import Loss, loss
 from meanfield.problem.stream import Stream, telling, told
 from meanfield.problem.training import Training
@@ -54,8 +54,11 @@ class Problem:
             self._fit_the_data(architecture(self.network))
             self._must_train_something()
             must_suit_modules(self.data)
-            outputs = self.trial.outputs if self.trial else ()
-            object.__setattr__(self, "data", with_classes(self.data, outputs, self.loss_function))
+            if self.trial:
+                self._take_classes(self.trial.outputs)
+                object.__setattr__(self, "data", with_classes(self.data, self.trial.outputs, self.loss_function))
+        else:
+            self._take_classes()
         if isinstance(self.data, Stream):
             self._must_suit_a_stream()
         else:
@@ -64,9 +67,14 @@ class Problem:
         if isinstance(self.network, Network):
             object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
 
+    def _take_classes(self, outputs: tuple[int, ...] | None = None) -> None:
+        if not isinstance(self.data, Stream):
+            object.__setattr__(self, "data", in_classes(self.data, self.loss_function, outputs))
+
     def _fit_the_data(self, network: Architecture) -> None:
         """A perceptron with settings by layer is made for the data's inputs and outputs"""
         if network.perceptron is not None:
+            self._take_classes()
             object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
         object.__setattr__(self, "network", network.sized(self.data.inputs, self.data.outputs))
 

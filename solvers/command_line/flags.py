@@ -42,7 +42,7 @@ DATA: dict[str, Callable[..., Dataset]] = {
     "multi-index": datasets.multi_index_teacher,
 }
 # Arguments of which a shell cannot give all kinds
-_SIMPLER = {"path": Path, "targets": tuple[str, ...], "classes": tuple[int, ...]}
+_SIMPLER = {"path": Path, "targets": tuple[str, ...], "classes": tuple[int, ...], "scale": tuple[str, ...]}
 
 
 class BadValue(Exception):
