@@ -15,6 +15,7 @@ from torch import nn
 import meanfield as mf
 from meanfield.files.storage import load, save
 from solvers import FiniteWidth
+from solvers.command_line.main import main
 
 X = np.array([[1.0, 2.5], [-4e-3, 0.0], [3.0, 1.0], [2.0, -1.0]])
 KINDS = ["cat", "ant", "cat", "bee"]
@@ -296,3 +297,18 @@ def test_named_classes_follow_the_outputs_of_a_module(outputs, one_hot):
     net = lambda n: nn.Sequential(nn.Linear(2, n), nn.Tanh(), nn.Linear(n, outputs))  # noqa: E731
     found = mf.Problem(data, net, loss="squared" if outputs == 1 else "cross_entropy").data.y
     assert found.tolist() == ([[-1], [1], [1], [-1]] if outputs == 1 else [[1, 0], [0, 1], [0, 1], [1, 0]])
+
+
+def test_the_shell_has_the_same_options(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    pd.DataFrame(TABLE | {"a": range(4)}).to_csv(path, index=False)
+    flags = "--targets kind --n-test 1 --n-train 2 --shuffle 1 --scale centre unit_norm --one-hot True".replace(
+        "--", "--data."
+    )
+    arguments = ["--solver.particles", "16", "--training.steps", "1", "--training.learning-rate", "0.1"]
+    out = ["--out", str(tmp_path / "run.nc")]
+    assert main(["flow", *out, "--data", "file", "--data.path", str(path), *flags.split(), *arguments]) == 0
+    asked = {"n_test": 1, "n_train": 2, "shuffle": 1, "scale": ("centre", "unit_norm"), "one_hot": True}
+    assert load(tmp_path / "run.nc").problem.data == mf.from_file(path, "kind", **asked)
+    assert main(["flow", "--out", "x.nc", "--data", "file", "--data.path", str(path), "--data.scale", "white"]) == 2
+    assert "unknown scale: received 'white'; known: 'centre'" in capsys.readouterr().err

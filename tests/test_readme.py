@@ -1,4 +1,4 @@
-"""The code of README.md, docs/start.md and docs/networks.md runs, one block after the other, at small sizes, and prints what it says."""
+"""The code of README.md and of the pages of docs that teach runs, one block after the other, at small sizes, and prints what it says."""
 
 import math
 import re
@@ -11,9 +11,9 @@ from tests.running import ROOT
 
 matplotlib.use("Agg")
 
-PAGES = ("README.md", "docs/start.md", "docs/networks.md")
+PAGES = ("README.md", "docs/start.md", "docs/networks.md", "docs/own_data.md")
 CODE = r"```python\n(.*?)```"
-BLOCKS = [b for page in PAGES for b in re.findall(CODE, (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)]
+BLOCKS = [(p, b) for p in PAGES for b in re.findall(CODE, (ROOT / p).read_text(encoding="utf-8"), re.DOTALL)]
 OWN = {"groups=4": "256, groups=2", "(64, 256, 1024)": "(8, 32)", "seeds=16": "seeds=3", "steps=40": "steps=3"}
 SMALLER = [  # what each block says, and what is run instead
     OWN,
@@ -28,21 +28,27 @@ SMALLER = [  # what each block says, and what is run instead
     {"mf.Network(3, ": "mf.Network(2, "},
     OWN,
     {},
+    {},
+    {},
+    {"2**13": "2**7", "(32, 128, 512)": "(8, 32)", "seeds=8": "seeds=3"},
+    {},
+    {"2**13": "2**7"},
 ]
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """What was printed, the names that stand after all blocks, and the folder in which they ran"""
+    """What was printed, the names that stand after all blocks but those of own data, and the folder in which they ran"""
     printed, folder = [], tmp_path_factory.mktemp("readme")
     names = {"__name__": "readme", "print": printed.append}
+    apart = {"docs/own_data.md": dict(names)}  # the others go on from one another
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for block, smaller in zip(BLOCKS, SMALLER, strict=True):
+        for (page, block), smaller in zip(BLOCKS, SMALLER, strict=True):
             for said, run in smaller.items():
                 assert said in block
                 block = block.replace(said, run)
-            exec(compile(block, "page", "exec"), names)
+            exec(compile(block, page, "exec"), apart.get(page, names))
     matplotlib.pyplot.close("all")
     return printed, names, folder
 
@@ -68,3 +74,12 @@ def test_its_architecture_says_what_its_page_says(ran):
     by_name = {p.name: p for p in calm.description}
     assert (calm.name, calm.std(by_name["mix.weight"]), calm.std(by_name["read.weight"])) == ("calm", 0.5, 1.0)
     assert [calm.rate_of(by_name[name]) for name in ("read.bias", "norm.weight", "out.weight")] == [0.1, 0.0, 1.0]
+
+
+def test_own_data_is_what_its_page_says(ran):
+    """What is printed stands in the page behind the line that prints it"""
+    told = re.findall(r"print\(.*\)  # (.*)", (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8"))
+    printed = [str(thing) for thing in ran[0]]
+    assert len(told) == 3
+    assert [line for line in told if line not in printed] == []
+    assert (ran[2] / "deviation.png").stat().st_size > 10_000

@@ -12,6 +12,7 @@ from meanfield.checking import checks
 from meanfield.problem.classes import as_signs, rows
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.losses import Loss
+from meanfield.problem.stream import Stream
 
 
 def for_perceptron(data: Dataset, loss: Loss) -> Dataset:
@@ -51,8 +52,10 @@ def in_classes(data: Dataset, loss: Loss, outputs: tuple[int, ...] | None = None
     """The data with one column of classes as the loss takes them: one-hot rows for the cross-entropy, -1 and +1 for the logistic loss.
 
     Classes are those with names, or else the whole numbers, from 0 on, that a column holds; -1 and +1 are two. `outputs` of a module for
-    one sample decide for named classes. Other targets as they are.
+    one sample decide for named classes. Other targets, and those of streams, as they are.
     """
+    if isinstance(data, Stream):
+        return data
     which, signed = loss.at_finite_logits().name, data.y.shape[1:] == (1,)
     if not data.classes:
         return _counted(data, which) if signed and (outputs is None or which == "logistic") else data

@@ -68,8 +68,7 @@ class Problem:
             object.__setattr__(self, "data", for_perceptron(self.data, self.loss_function))
 
     def _take_classes(self, outputs: tuple[int, ...] | None = None) -> None:
-        if not isinstance(self.data, Stream):
-            object.__setattr__(self, "data", in_classes(self.data, self.loss_function, outputs))
+        object.__setattr__(self, "data", in_classes(self.data, self.loss_function, outputs))
 
     def _fit_the_data(self, network: Architecture) -> None:
         """A perceptron with settings by layer is made for the data's inputs and outputs"""
