@@ -211,7 +211,7 @@ def distance():
 
 
 def variance():
-    found = solvers.predicted_variance(problem(phi="relu"), 64)
+    found = solvers.predicted_variance(problem(phi="relu"), width=16, networks=40)
     return [found.train, found.test]
 
 

@@ -34,7 +34,11 @@ from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution, preactivation_keys
 
 _LARGEST_CLOUD = 1024  # particles per side in the distance of whole measures
-_OF_PARTICLES = {"mass_rate": "masses that move", "readout_ridge": "a readout at its optimum"}  # settings of a limit
+_OF_PARTICLES = {
+    "mass_rate": "masses that move",
+    "readout_ridge": "a readout at its optimum",
+    "variation": "a penalty of their own",
+}  # settings of a limit
 _CLOUDS = 4  # networks per width in that distance
 
 

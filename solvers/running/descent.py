@@ -40,10 +40,10 @@ class Descent:
             tensor if still else _added(_shrunk(tensor, eta * training.weight_decay, own), v, eta)
             for tensor, v, still, own in zip(state, velocity, *_by_tensor(method, state), strict=True)
         )
-        if not training.temperature:
-            return moved
-        size = math.sqrt(2 * eta) * math.sqrt(training.temperature)
-        return method.diffused(passed, moved, min(size, _LARGEST), at)
+        if training.temperature:
+            size = math.sqrt(2 * eta) * math.sqrt(training.temperature)
+            moved = method.diffused(passed, moved, min(size, _LARGEST), at)
+        return method.finished(moved, eta, at)
 
 
 @dataclass

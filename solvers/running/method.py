@@ -53,6 +53,11 @@ class Method(Protocol):
         del passed, state, size, at
         raise TypeError(f"{type(self).__name__} knows no noise")
 
+    def finished(self, state: State, eta: float, at: int) -> State:
+        """The state that step `at` of descent ends with, of the rate `eta`: what a method adds that is no gradient"""
+        del eta, at
+        return state
+
     def noted(self, passed: Any) -> dict[str, Tensor]:
         """What is kept of a recorded step beside its outputs, `passed` being the pass over all points"""
         del passed

@@ -39,9 +39,11 @@ class MeasurePass:
 class MeasureFlow(Method):
     """Outputs and velocity of the measure; the state is (a, w, b), b the readout bias in units of the output.
 
-    frozen (P + P_test, C): added to the outputs (equation 69). seed: of the noise. shard: says of which particles a, w and m are, where
-    processes share them; None: of all.
+    frozen (P + P_test, C): added to the outputs (equation 69). seed: of the noise. variation: s of equation 127.
+    shard: says of which particles a, w and m are, where processes share them; None: of all.
     """
+
+    names: tuple[str, ...] = ("a", "w", "b")  # of the state
 
     def __init__(
         self,
@@ -52,8 +54,9 @@ class MeasureFlow(Method):
         frozen: Tensor | None = None,
         shard: Shard | None = None,
         seed: int = 0,
+        variation: float = 0.0,
     ) -> None:
-        self.seed = seed
+        self.seed, self.variation = seed, variation
         self.shard = shard or Shard(len(m))
         network = two_layers(problem)
         self.problem, self.m, self.activation = problem, m, network.activation
@@ -142,6 +145,14 @@ class MeasureFlow(Method):
             tensor.add_(noise.to(tensor), alpha=size * root)
         return (a, w, b)
 
+    def finished(self, state: State, eta: float, at: int) -> State:
+        """What the penalty of the total variation takes of the readouts, by its proximal map (equation 127)"""
+        del at
+        if self.variation:
+            a = state[0]
+            a.mul_((1 - eta * self.variation / a.norm(dim=1, keepdim=True)).clamp_(min=0))
+        return state
+
     def capture(self, state: State, passed: MeasurePass | None = None) -> ParticleMeasure | Cloud:
         del passed
         return (ParticleMeasure if self.shard.whole else Cloud)(state[0].clone(), state[1].clone(), self.m)
@@ -164,6 +175,6 @@ class MeasureFlow(Method):
 
     def whole_state(self, run: Trajectory) -> dict[str, Tensor]:
         """What a run goes on from, on the CPU; the particles are gathered on the first process"""
-        named = run.named_state(("a", "w", "b")) | {"m": self.m}
+        named = run.named_state(self.names) | {"m": self.m}
         kept = {k: v.cpu() if k.endswith("b") else self.shard.gather(v) for k, v in named.items()}
         return kept | ({} if self.frozen is None else {"frozen": self.frozen.cpu()})

@@ -25,11 +25,27 @@ def must_suit_layers(problem: Problem, initial: str | ParticleMeasure) -> None:
         )
 
 
-def must_let_masses_move(problem: Problem, mass_rate: float) -> None:
+def must_let_masses_move(problem: Problem, mass_rate: float, births: float | None) -> None:
     """ValueError for what masses do not follow"""
-    if other := problem.training.other_than("optimiser", "batch_size", "schedule", "warmup"):
+    training = problem.training
+    if not mass_rate:
+        raise ValueError(
+            f"births={births or 0:g} halve what grows heavy, and without mass_rate no mass moves: give mass_rate=1.0, or leave births out"
+        )
+    if training.temperature:
+        raise ValueError(
+            f"with mass_rate={mass_rate:g} noise makes of the loss a free energy, of which masses would need the density at each "
+            f"particle, and a cloud has none: received temperature={training.temperature:g}; leave one of them out"
+        )
+    if other := training.other_than("optimiser", "batch_size", "schedule", "warmup", "momentum", "weight_decay"):
         raise ValueError(
             f"with mass_rate={mass_rate:g} masses follow gradients of the loss alone: received {other}; leave it out"
+        )
+    if births is not None and (training.momentum or training.optimiser == "gradient_flow"):
+        given = f"momentum={training.momentum:g}" if training.momentum else "optimiser='gradient_flow'"
+        raise ValueError(
+            f"births={births:g} halve particles between two steps of descent without momentum, which the new ones would lack: received "
+            f"{given}; leave one of them out"
         )
     if not problem.in_plane.eta_a or not two_layers(problem).rates[0]:
         still = "eta_a=0" if not problem.in_plane.eta_a else "a frozen readout"
@@ -38,6 +54,21 @@ def must_let_masses_move(problem: Problem, mass_rate: float) -> None:
         )
     if current().count > 1:
         raise ValueError(f"masses that move are kept by one process: received {current().count} processes")
+
+
+def must_have_a_penalty(problem: Problem, variation: float, ridge: float | None) -> None:
+    """ValueError for what a penalty on the total variation does not go with"""
+    training = problem.training
+    other = training.other_than("batch_size", "schedule", "warmup", "momentum", "weight_decay", "clip")
+    wrong = {
+        other: bool(other),
+        f"readout_ridge={ridge or 0:g}, which has one of its own": ridge is not None,
+        "a readout that does not move": not problem.in_plane.eta_a or not two_layers(problem).rates[0],
+    }
+    if found := next((what for what, there in wrong.items() if there), ""):
+        raise ValueError(
+            f"variation={variation:g} shortens readouts after each step of gradient_descent: received {found}; leave one of them out"
+        )
 
 
 def must_let_readouts_settle(problem: Problem, ridge: float, mass_rate: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +37,12 @@ from solvers.two_layer.initial_particles import PER_POINT, Cloud, balance, rando
 from solvers.two_layer.mass_flow import MassFlow
 from solvers.two_layer.measure_flow import MeasureFlow
 from solvers.two_layer.optimal_readout import OptimalReadout
-from solvers.two_layer.refusals import must_let_masses_move, must_let_readouts_settle, must_suit_layers
+from solvers.two_layer.refusals import (
+    must_have_a_penalty,
+    must_let_masses_move,
+    must_let_readouts_settle,
+    must_suit_layers,
+)
 
 Initial = Literal["sobol", "iid", "gauss_hermite"]
 
@@ -86,12 +91,20 @@ class WassersteinFlow:
     readout_ridge: float | None = None
     """s: the readout is at the optimum of ridge regression at each step, for the squared loss, as if it were infinitely fast, and hidden
     weights move along the gradient there (equation 122)"""
+    births: float | None = None
+    """Births and deaths where masses move: particles lighter than a tenth of the mean give their mass to one of them, and the heaviest are
+    halved into their places, the halves apart by a normal distance of this size, 0 for none (equation 126)"""
+    variation: float = 0.0
+    """s, a penalty on the total variation <|a|> of the signed measure beside the loss, which leaves few particles alive (equation 127)"""
 
     def __post_init__(self) -> None:
         checks.normalise(self, particles=1, evaluations=1)
         object.__setattr__(self, "mass_rate", checks.positive("mass_rate", self.mass_rate, zero=True))
         if self.readout_ridge is not None:
             object.__setattr__(self, "readout_ridge", checks.positive("readout_ridge", self.readout_ridge))
+        object.__setattr__(self, "variation", checks.positive("variation", self.variation, zero=True))
+        if self.births is not None:
+            object.__setattr__(self, "births", checks.positive("births", self.births, zero=True))
         if not self.transport and not self.mass_rate:
             raise ValueError(
                 "transport=False and mass_rate=0 let nothing move: give mass_rate=1.0, or leave transport as it is"
@@ -141,8 +154,10 @@ class WassersteinFlow:
             raise ValueError(
                 f"f0 was given, but the scaling {problem.in_plane.name!r} has no frozen part: leave it out, or take ic_mean_field"
             )
-        if self.mass_rate:
-            must_let_masses_move(problem, self.mass_rate)
+        if self.mass_rate or self.births is not None:
+            must_let_masses_move(problem, self.mass_rate, self.births)
+        if self.variation:
+            must_have_a_penalty(problem, self.variation, self.readout_ridge)
         if self.readout_ridge is not None:
             must_let_readouts_settle(problem, self.readout_ridge, self.mass_rate)
         self.check_particles(problem)
@@ -248,17 +263,18 @@ class WassersteinFlow:
         self, problem: Problem, m: Tensor, state: State, frozen: Tensor | None, previous: Solution | None, shard: Shard
     ) -> Solution:
         given = (problem, m, self.engine, problem.in_plane.trained.measure_limit(), frozen, shard, self.seed)
-        moving = {"mass_rate": self.mass_rate, "transport": self.transport}
+        moving: dict[str, Any] = {"mass_rate": self.mass_rate, "transport": self.transport, "births": self.births}
         if self.readout_ridge is not None:
             method: MeasureFlow = OptimalReadout(*given, ridge=self.readout_ridge)
         else:
-            method = MassFlow(*given, **moving) if self.mass_rate else MeasureFlow(*given)
+            own: dict[str, Any] = {"variation": self.variation} | (moving if self.mass_rate else {})
+            method = (MassFlow if self.mass_rate else MeasureFlow)(*given, **own)
         known = {step: method.captured(whole) for step, whole in (previous.particles if previous else {}).items()}
         training, rtol = problem.training, tolerance(self.rtol, problem.has_kinks, m.dtype)
         flow = Flow(
             training.learning_rate, problem.data.samples, rtol, self.evaluations, None if shard.whole else method.norm
         )
-        memory = tuple(map(method.part, kept_momentum(previous, ("a", "w", "b"), m)))
+        memory = tuple(map(method.part, kept_momentum(previous, method.names, m)))
         run = evolve(
             method,
             state,
