@@ -61,9 +61,9 @@ benchmark: $(VENV)/run.stamp
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks --json out/benchmarks.json
 
-# The site, in out/site. QUICK=1 shows the tutorials without running them.
+# The site, in out/site. QUICK=1 shows the tutorials without running them. One thread: theirs are small sums.
 docs: $(VENV)/docs.stamp
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going $(if $(QUICK),-D plot_gallery=0) docs out/site
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going $(if $(QUICK),-D plot_gallery=0) docs out/site
 
 clean:
 	rm -rf $(VENV) docs/reference docs/tutorials docs/sg_execution_times.rst out build dist *.egg-info

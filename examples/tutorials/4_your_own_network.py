@@ -13,6 +13,8 @@ tells.
 # The class below is ordinary PyTorch. Its constructor takes the width ``n``; what should grow with it is written with ``n``. A *gate*,
 # the sigmoid of a score, decides for each image how much of the first layer passes on:
 
+import textwrap
+
 import torch
 from torch import nn
 
@@ -52,7 +54,7 @@ class Gated(nn.Module):
 try:
     mf.Problem(data, Gated, mf.mean_field(gamma0=1.0), training)
 except ValueError as refused:
-    print(refused)
+    print(textwrap.fill(str(refused), 90))
 
 # %%
 # Second mistake: a root where there should be none

@@ -59,6 +59,15 @@ def deviation(
     only in up to ten dimensions. predicted, bias: what `solvers.predicted_variance` and `predicted_bias` found, to be compared with what
     the networks show at the same steps and points (of kernels, where all have a snapshot); or N Var f_T (P, C). seed: of the neurons
     drawn from the limit, for the floor of distances. ValueError for what cannot be compared.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> nets = [net for width in (16, 64, 256) for net in FiniteWidth(width).ensemble(problem, seeds=6)]
+        >>> report = mf.deviation(nets, WassersteinFlow(particles=1024)(problem), names=("f",))
+        >>> report.widths, bool(report["f"].deviation[0] > report["f"].deviation[-1])
+        ((16, 64, 256), True)
     """
     limits = [limits] if isinstance(limits, Solution) else list(limits)
     by_width = _grouped(nets, limits)

@@ -92,6 +92,13 @@ def alignment(kernel: Tensor, y: Tensor) -> Tensor:
 def movement(solution: Solution, name: str | None = None, start: int = 0, end: int = -1) -> Tensor:
     """|K(end) - K(start)| / |K(start)|, the relative change of a kernel ("tangent_kernel", "Phi1", ..) between two snapshots; of the first
     layer's Phi if name is left out.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), scaling=mf.mean_field(0.01), training=mf.Training(0.2, 5))
+        >>> bool(mf.movement(WassersteinFlow(particles=256)(problem), "Phi1") < 0.01)  # lazy
+        True
     """
     name = first_key(solution, "Phi") if name is None else name
     kernel = None if name == "tangent_kernel" else solution.kernels[name]

@@ -44,6 +44,16 @@ def save(result: Result, path: str | Path) -> Path:
 
     The file is made in memory, so that a full disk is an OSError with path and bytes, after which the older file is as it was.
     ValueError, before anything is written, for a path that will not do and for an activation or loss that no file could name.
+
+    Example:
+        >>> import tempfile
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> solution = WassersteinFlow(particles=64)(mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 3)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = mf.save(solution, f"{folder}/limit.nc")
+        ...     mf.load(path) == solution
+        True
     """
     path = writable(path)
     kind = next(k for k in KINDS if isinstance(result, k.type))

@@ -58,6 +58,13 @@ def nngp_and_ntk(
     networks without a width limit, for inputs that are no finite matrix, for those that require gradients where these are not known, for
     kernels that leave the range of their dtype (with layer and size), and for scalings without a tangent kernel at infinite width;
     MemoryError before allocation.
+
+    Example:
+        >>> import meanfield as mf
+        >>> x = mf.digits(n_train=4, n_test=0).x
+        >>> nngp, ntk = mf.nngp_and_ntk(mf.Network(depth=2, activation="relu"), mf.ntk(), x)
+        >>> ntk.shape, round(ntk[0, 0].item(), 6)
+        (torch.Size([4, 4]), 0.75)
     """
     if isinstance(network, ConvNetwork):
         return conv_nngp_and_ntk(network, scaling, x, x2, block=block)

@@ -38,6 +38,13 @@ class GaussianProcess:
 
     Of a network with outputs at positions each (sample, position) is a point: y (P, positions, .., C), means and deviations alike, and
     covariances (P, positions, .., P, positions, ..).
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.digits(n_train=16, n_test=3)
+        >>> posterior = mf.GaussianProcess(mf.Network(2, "erf"), noise=0.1).posterior(data.x, data.y)
+        >>> posterior.mean(data.x_test).shape, posterior.std(data.x_test).shape
+        (torch.Size([3, 1]), torch.Size([3, 1]))
     """
 
     network: Any

@@ -33,6 +33,15 @@ class Architecture:
     layers, for all that they own, e.g. "blocks.*.up"; of several that fit, the first counts.
 
     ValueError, when it is made, for a module that has no width limit and for a pattern that fits no parameter.
+
+    Example:
+        >>> from torch import nn
+        >>> import meanfield as mf
+        >>> def build(n):
+        ...     return nn.Sequential(nn.Linear(64, n), nn.Tanh(), nn.Linear(n, 1))
+        >>> slow = mf.Architecture(build, rate={"0.*": 0.1}, name="slow")  # the first layer learns at a tenth of the rate
+        >>> [p.name for p in slow.description]
+        ['0.weight', '0.bias', '2.weight', '2.bias']
     """
 
     build: Callable[[int], nn.Module] | Network = field(compare=False)

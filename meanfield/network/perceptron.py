@@ -17,7 +17,13 @@ from meanfield.network.keys import Key
 @checked
 @dataclass(frozen=True)
 class Network:
-    """A fully connected network (equation 1)."""
+    """A fully connected network (equation 1).
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.Network(depth=3, activation="relu", bias_std=0.5)
+        Network(depth=3, activation=Activation(name='relu'), weight_std=1.0, bias_std=0.5, residual=None)
+    """
 
     depth: int = 1
     """Hidden layers; a two-layer network has one"""

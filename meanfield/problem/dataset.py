@@ -27,6 +27,11 @@ class Dataset:
 
     Lists, numpy arrays, torch tensors and data frames will do. ValueError, with the place, for entries that are masked, missing,
     infinite or no numbers, for whole numbers beyond 2^53 that float64 cannot hold, and for empty or mismatched arrays.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.Dataset(x=[[0.0, 1.0], [1.0, 0.0]], y=[1.0, -1.0], name="mine")
+        Dataset('mine', samples=2, inputs=2, outputs=1, test=0)
     """
 
     x: Tensor

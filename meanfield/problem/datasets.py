@@ -30,6 +30,13 @@ def digits(
         n_test: Test samples
         seed: Of the draw
         one_hot: One-hot targets for two classes as well
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.digits(classes=(3, 8), n_train=16, n_test=8)
+        Dataset('digits 3/8', samples=16, inputs=64, outputs=1, test=8, classes=2)
+        >>> mf.digits(classes=(0, 1, 2), n_train=6, n_test=0).y[0]
+        tensor([0., 1., 0.], dtype=torch.float64)
     """
     from sklearn.datasets import load_digits
 

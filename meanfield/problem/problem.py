@@ -34,6 +34,12 @@ class Problem:
     """One learning problem; every solver takes it and answers with a Solution on its time grid.
 
     ValueError for parts that do not fit each other, and for a network that has no width limit, with the reason.
+
+    Example:
+        >>> import meanfield as mf
+        >>> problem = mf.Problem(mf.digits(n_train=8, n_test=4), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.1, 20))
+        >>> problem.training.steps, problem.loss.name
+        (20, 'squared')
     """
 
     data: Dataset

@@ -23,7 +23,16 @@ Optimiser = Literal["gradient_descent", "gradient_flow", "adam", "adamw", "muon"
 @checked
 @dataclass(frozen=True)
 class Training:
-    """Descent or flow on the mean loss (equations 2 and 110 to 114)."""
+    """Descent or flow on the mean loss (equations 2 and 110 to 114).
+
+    Example:
+        >>> import meanfield as mf
+        >>> adam = mf.Training(learning_rate=0.01, steps=50, optimiser="adam", schedule="cosine", warmup=5)
+        >>> mf.Training(learning_rate=-1.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: learning_rate must be positive and finite: received -1.0; give e.g. learning_rate=1.0
+    """
 
     learning_rate: float = 0.1
     """Training time a step"""

@@ -100,7 +100,15 @@ def initial_exponent(scaling: Scaling) -> float:
 
 @checked
 def classify(scaling: Scaling) -> Classification:
-    """Properties, well-definedness and limit model of a two-layer network in this scaling (equations 65 and 66)."""
+    """Properties, well-definedness and limit model of a two-layer network in this scaling (equations 65 and 66).
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.classify(mf.ntk()).solver
+        'TangentKernelLimit'
+        >>> mf.classify(mf.mean_field(1.0)).solver
+        'WassersteinFlow'
+    """
     e = exponents(scaling)
     a, w = e.readouts, settled(scaling.q_sigma + scaling.q_w)
     logits: Logits = "infinite" if e.f > 0 else "vanishing" if e.f < 0 else "finite"

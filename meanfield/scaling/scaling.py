@@ -134,6 +134,12 @@ def mean_field(gamma0: float = 1.0) -> Scaling:
 
     Args:
         gamma0: Richness: lazy towards 0, rich at 1
+
+    Example:
+        >>> import meanfield as mf
+        >>> scaling = mf.mean_field(gamma0=2.0)
+        >>> scaling.q_sigma, scaling.q_a, scaling.q_w  # powers of the width
+        (-1.0, 1.0, 1.0)
     """
     gamma0 = checks.positive("gamma0", gamma0)
     if not 1e-150 < gamma0 < 1e150:
@@ -204,5 +210,11 @@ def named(name: str, **parameters: Any) -> Scaling:
 
 @checked
 def coinciding(other: Scaling, width: int) -> dict[str, Scaling]:
-    """Every named scaling with the values of `other` at `width`, where they all train the same networks, number for number."""
+    """Every named scaling with the values of `other` at `width`, where they all train the same networks, number for number.
+
+    Example:
+        >>> import meanfield as mf
+        >>> sorted(mf.coinciding(mf.mean_field(1.0), 64))
+        ['default', 'ic_mean_field', 'mean_field', 'ntk', 'sym_default']
+    """
     return {name: make().matching(other, width) for name, make in NAMED.items()}

@@ -45,6 +45,14 @@ class CausalDMFT:
     """Solves perceptrons of any depth and modules in the mean-field scaling: `CausalDMFT(samples=8192)(problem) -> Solution`.
 
     Linear networks are solved exactly, without sampling. ValueError for problems that it cannot solve.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import CausalDMFT
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> limit = CausalDMFT(samples=256, groups=2)(problem)
+        >>> sorted(limit.kernels), limit.standard_errors["f"].shape
+        (['G1', 'G2', 'Phi1', 'Phi2'], torch.Size([6, 4, 1]))
     """
 
     samples: int = 8192

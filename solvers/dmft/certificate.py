@@ -174,6 +174,13 @@ def residual(
     The image is the mean over `repeats` independent draws of `samples` neurons (default: the solution's number). Floor: the spread
     of single draws, as the solution's own noise (scaled by 1/sqrt(samples)) and the mean's. Linear networks: 1e-10, for rounding.
     ValueError for a solution without those kernels, or of a problem without such a map (biases, residual branches, momentum, ..).
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import CausalDMFT, residual
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 3))
+        >>> residual(CausalDMFT(samples=512)(problem), progress=False).consistent
+        True
     """
     count, draws, total = _sizes(solution, samples, repeats)
     last = planned(solution, samples, repeats).steps if steps is None else steps

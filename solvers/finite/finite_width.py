@@ -41,6 +41,14 @@ class FiniteWidth:
     """Trains networks of one width: `FiniteWidth(512, seed=0)(problem)`, or many at once: `.ensemble(problem, seeds=range(16))`.
 
     Each seed's initial weights depend on (seed, width) alone, not on the company it runs in.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> nets = FiniteWidth(64).ensemble(problem, seeds=3)
+        >>> len(nets), nets[0].f.shape
+        (3, torch.Size([6, 4, 1]))
     """
 
     width: int = 512

@@ -60,6 +60,13 @@ def width_sweep(
             or was interrupted goes on from what it holds; a damaged file is a warning, and its network is trained again. ValueError if
             it holds another run
         progress: Show a bar; in a terminal only if left out
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import width_sweep
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> [int(net.solver["width"]) for net in width_sweep(problem, widths=(8, 16), seeds=2)]
+        [8, 8, 16, 16]
     """
     solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
     widths = checks.integers("widths", widths, 1)

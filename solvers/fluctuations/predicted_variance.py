@@ -59,6 +59,13 @@ def predicted_variance(
     CausalDMFT. initial: particles of two-layer networks. kink_width: a derivative sees the delta function in phi'' of a kink (ReLU) as a
     Gaussian of this width in h (equation 19), which fails where steps move preactivations by more, and is warned of. Memory of the
     derivative: the sweep at some of its steps, at most 1 GiB, and as much again for as many numbers as are taken together.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_variance
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 3))
+        >>> predicted_variance(problem, particles=64, progress=False).variance("f").shape
+        torch.Size([1, 3, 1])
     """
     plan = planned(
         problem,

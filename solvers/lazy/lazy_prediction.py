@@ -39,6 +39,14 @@ def lazy_prediction(
     the mean eigenvalue, is added to the kernel where it is inverted, at t = inf alone. Without it samples that are equal end at the mean
     of their targets, and those where every network is 0 stay there. Memory O(T Q^2). ValueError for other losses, for a kernel that is
     singular at t = inf for any other reason without a jitter, and for descent that diverges.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import lazy_prediction
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=3), mf.ntk(), mf.Training(0.2, 5))
+        >>> prediction = lazy_prediction(problem)
+        >>> prediction.mean.shape
+        torch.Size([6, 4, 1])
     """
     _check(problem, jitter)
     y, positions = in_rows(problem.data.y), problem.data.y.shape[1:-1]

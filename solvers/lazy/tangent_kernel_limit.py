@@ -47,6 +47,13 @@ class TangentKernelLimit:
     starts for the squared loss. `initial` may also be f0 (Q, C) itself, e.g. a real network's. Outputs at positions are rows of their own,
     P and Q count them. No step inverts the kernel, so there is no jitter. Memory O(Q P), time O(P^3 + steps Q P C). ValueError for problems
     without such a limit, and for descent that must diverge; `raise_on_failure=False` lets it.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import TangentKernelLimit
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=3), mf.ntk(), mf.Training(0.2, 5))
+        >>> TangentKernelLimit()(problem).f_test.shape
+        torch.Size([6, 2, 1])
     """
 
     kernel: Kernel | Tensor = "analytic"

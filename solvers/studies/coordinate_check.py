@@ -51,6 +51,14 @@ def coordinate_check(
     widths: at least 3. seeds: at least 3, of networks and of the limit's draws. steps: of training, at which is looked, besides 0.
     points: training samples, the first of the problem's, that are used. samples: S; None leaves the limit out. solver: its precision,
     device, batch and bar hold for all networks; float32 if left out. ValueError for problems that FiniteWidth or CausalDMFT refuse.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import coordinate_check
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> report = coordinate_check(problem, widths=(32, 64, 128), seeds=3, samples=None)
+        >>> print(str(report).splitlines()[-1])
+        all as they should be
     """
     few, sized, limits, chosen, asked = _asked(problem, widths, seeds, steps, points, samples, solver)
     shown = sized[0].progress

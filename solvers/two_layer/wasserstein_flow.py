@@ -53,6 +53,14 @@ class WassersteinFlow:
     """Solves two-layer problems in the mean-field scalings: `WassersteinFlow(particles=2**14)(problem) -> Solution`.
 
     ValueError for problems that it cannot solve.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=1), mf.mean_field(1.0), mf.Training(0.2, 10))
+        >>> limit = WassersteinFlow(particles=256)(problem)
+        >>> limit.f.shape, limit.status.name
+        (torch.Size([11, 4, 1]), 'FINISHED')
     """
 
     particles: int = 2**14
