@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from examples import names
 from tests.running import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,6 +47,13 @@ def test_tests_that_a_page_names_exist(page):
     code = "\n".join(path.read_text(encoding="utf-8") for path in FILES if path.parent == ROOT / "tests")
     named = set(re.findall(r"`(test_\w+_\w+_\w+)`", page.read_text(encoding="utf-8")))
     assert named - set(re.findall(r"^def (test_\w+)\(", code, re.MULTILINE)) == set()
+
+
+def test_every_page_and_every_example_has_its_place():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert {page.stem for page in PAGES[1:]} - {"index"} - set(re.findall(r"^[\w/.]+$", index, re.MULTILINE)) == set()
+    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    assert set(names()) - set(re.findall(r"\w+", " ".join(re.findall(r"^### (.*)$", gallery, re.MULTILINE)))) == set()
 
 
 def test_what_leads_nowhere_is_found():
