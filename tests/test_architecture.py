@@ -166,7 +166,7 @@ ROOMS = {  # and the rooms of the same package that each may import
     "meanfield/kernels": ("checking", "network", "scaling"),
     "meanfield/solution": ("checking", "network", "scaling", "problem", "measures"),
     "meanfield/comparison": ("checking", "network", "scaling", "problem", "measures", "kernels", "solution"),
-    "meanfield/files": ("checking", "network", "scaling", "problem", "measures", "solution", "comparison"),
+    "meanfield/files": ("checking", "network", "scaling", "problem", "measures", "kernels", "solution", "comparison"),
     "meanfield/plot": ("checking", "network", "scaling", "problem", "kernels", "solution", "comparison"),
     "solvers/running": (),
     "solvers/dmft": ("running",),

@@ -66,6 +66,7 @@ def flagged(kind, prefix="", without=()):
 def expected(command):
     """{flag: texts that its help must hold} of a command"""
     found, hints = {}, get_type_hints(command)
+    offered = {f.name: f.metadata.get("usual", {}).get("scaling", scaling.NAMED) for f in fields(command)}
     positional = {f.name for f in fields(command) if f.metadata.get("positional")}
     told = flagged(command, without=("problem", "solver", *positional))
     if "problem" in hints:
@@ -74,7 +75,7 @@ def expected(command):
         asked = texts(mf.Problem)
         told |= {"--data": asked["data"], "--scaling": asked["scaling"], "--network": builders.TOLD}
         for prefix, makers in (("data.", flags.DATA), ("", scaling.NAMED)):
-            for make in makers.values():
+            for make in [make for name, make in makers.items() if prefix or name in offered["problem"]]:
                 for name in inspect.signature(make).parameters:
                     found.setdefault(f"--{prefix}{name.replace('_', '-')}", set()).update(argued(make, name))
     if "solver" in hints:

@@ -167,3 +167,11 @@ def test_other_scalings_have_no_flow_of_measures(exponents):
 def test_named_scalings():
     assert scaling.named("ntk") == mf.ntk()
     assert scaling.named("mean_field", gamma0=2.0) == mf.mean_field(2.0)
+
+
+def test_a_network_that_has_kernels_alone_says_so():
+    with pytest.raises(
+        ValueError,
+        match=r"received ConvNetwork, which has kernels at the start alone .* as a torch module with nn.Conv2d",
+    ):
+        mf.Problem(mf.digits(n_train=4), mf.ConvNetwork(1))

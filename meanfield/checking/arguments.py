@@ -148,6 +148,7 @@ def _refuse(name: str, value: Any, *hints: Any) -> NoReturn:
     example = f"; give e.g. {known[0]}" if known else ""
     if isinstance(value, type) and any(isinstance(hint, type) and issubclass(value, hint) for hint in hints):
         example = f"; give one of it, {value.__name__}(..)"
+    example = getattr(value, "instead", example)  # what a value of another kind is for, and what serves here
     raise ValueError(f"{name} must be {' or '.join(map(_one, hints))}: received {checks.shown(value)}{example}")
 
 

@@ -16,7 +16,9 @@ from meanfield.comparison.statistics import Exponent
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files.predictions import PREDICTIONS, Prediction
 from meanfield.files.solutions import SOLUTION, Arrays, Kind, Stored, by_field, plain
+from meanfield.files.spectra import SPECTRUM
 from meanfield.files.stationary import STATIONARY, Stationary
+from meanfield.kernels.spectrum import KernelSpectrum
 from meanfield.scaling.scaling import Scaling
 from meanfield.solution.solution import Solution
 
@@ -232,12 +234,14 @@ Result = (
     | ProxyReport
     | CoordinatesReport
     | TransferReport
+    | KernelSpectrum
 )  # what `save` takes
 KINDS = (
     SOLUTION,
     Kind("meanfield deviation report", DeviationReport, _pack_report, _unpack_report),
     *PREDICTIONS,
     *STATIONARY,
+    SPECTRUM,
     Kind("meanfield powers report", PowersReport, _pack_powers, _unpack_powers),
     Kind("meanfield proxy report", ProxyReport, _pack_proxy, _unpack_proxy),
     Kind("meanfield coordinates report", CoordinatesReport, _pack_coordinates, _unpack_coordinates),

@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -31,6 +32,7 @@ from meanfield.files.solutions import Arrays
 from meanfield.network.architecture import Architecture
 from meanfield.solution.solution import Solution
 
+COMMAND: ContextVar[str] = ContextVar("the words after `meanfield` in a shell, which results note")
 FORMAT = 2  # to be raised when an older `load` would misread the file; from 2 on files have a digest
 
 
@@ -73,12 +75,7 @@ def load(path: str | Path, network: Architecture | Callable[[int], nn.Module] | 
     Its digest is checked before HDF5 sees the file, which on damaged ones may hang.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the .nc file itself")
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    sealed.verify(path)
-    arrays, attributes = _read(path)
+    arrays, attributes = opened(path)
     name, version = attributes.get("kind"), attributes.get("format_version")
     kind = next((k for k in KINDS if k.name == name), None)
     if kind is None:
@@ -96,6 +93,16 @@ def load(path: str | Path, network: Architecture | Callable[[int], nn.Module] | 
         raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}): save the result again") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
+
+
+def opened(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and attributes of a file of ours, whatever its kind; ValueError if it is none or damaged"""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the .nc file itself")
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    sealed.verify(path)
+    return _read(path)
 
 
 def writable(path: str | Path) -> Path:
@@ -172,6 +179,7 @@ def _provenance(result: Result) -> dict[str, Any]:
         "meanfield_version": _version("meanfield"),
         "versions": json.dumps(versions),
         "git_commit": _commit(),
+        "command": COMMAND.get(None),
         "seed": result.solver.get("seed") if isinstance(result, Solution) else None,
         "threads": result.stats.get("threads") if isinstance(result, Solution) else torch.get_num_threads(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ Readout = Literal["vectorised", "global_average"]
 @dataclass(frozen=True)
 class ConvNetwork:
     """Convolutions with square filters and stride 1, then a readout (equation 46)."""
+
+    instead: ClassVar[str] = (
+        ", which has kernels at the start alone (mf.nngp_and_ntk): to train it or solve its limit, write it as a torch module with nn.Conv2d"
+    )
 
     depth: int = 1
     """Convolutions"""

@@ -49,36 +49,51 @@ class BadValue(Exception):
     """What the library said against the flags' values; not a ValueError, which tyro would frame and wrap."""
 
 
+class _Asked:
+    """A dataclass and what a command takes where nothing is asked, in the place of the library's defaults: a type, which tyro hands on"""
+
+    kind: type
+    usual: Any
+    """{field: value}; of a scaling: the names that are offered, the usual one first"""
+
+
+def _asked(kind: type, usual: Any) -> type:
+    return type(kind.__name__, (_Asked,), {"kind": kind, "usual": usual})
+
+
 @REGISTRY.struct_rule
 def _from_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
-    ours = is_dataclass(info.type) and info.type.__module__.startswith(("meanfield.", "solvers."))
-    if not ours or info.type in (Dataset, Scaling):
+    kind: Any = getattr(info.type, "kind", info.type)
+    usual = getattr(info.type, "usual", {})
+    if not is_dataclass(kind) or not kind.__module__.startswith(("meanfield.", "solvers.")):
         return None
-    hints, texts, flags = get_type_hints(info.type), _texts(info.type), []
-    if info.type is Network:
+    if kind is Dataset:
+        return _one_of("data", DATA, "digits", "data.")
+    if kind is Scaling:
+        offered = usual or ("mean_field", *scaling.NAMED)
+        makers = {name: make for name, make in scaling.NAMED.items() if name in offered}
+        return _one_of("scaling", makers, offered[0], "")
+    return _of_fields(kind, usual)
+
+
+def _of_fields(kind: Any, usual: Mapping[str, Any]) -> StructConstructorSpec:
+    """A flag for each field"""
+    hints, texts, flags = get_type_hints(kind), _texts(kind), []
+    if kind is Network:
         shown = {"name": "network", "prefix_name": False, "metavar": builders.NAMED}
         flags.append(_flag("which", str | None, None, builders.TOLD, **shown))
-    for f in fields(info.type):
-        kind = next((named for named in (Network, Scaling) if named in _parts(hints[f.name])), hints[f.name])
-        default = tyro.MISSING_NONPROP if f.default is MISSING else f.default
-        if is_dataclass(kind):
-            titled = "" if kind in (Problem, Dataset, Network, Scaling) else texts[f.name]
-            nested: Any = Annotated[kind, tyro.conf.arg(name="" if kind is Problem else None, help=titled)]
+    for f in fields(kind):
+        own = next((named for named in (Network, Scaling) if named in _parts(hints[f.name])), hints[f.name])
+        default = usual.get(f.name, tyro.MISSING_NONPROP if f.default is MISSING else f.default)
+        if isinstance(own, type) and is_dataclass(own):
+            titled = "" if own in (Problem, Dataset, Network, Scaling) else texts[f.name]
+            asked = _asked(own, f.metadata.get("usual", usual.get(f.name, {})))
+            nested: Any = Annotated[asked, tyro.conf.arg(name="" if own is Problem else None, help=titled)]
             flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
-        elif f.name not in _HIDDEN | _IN_COMMANDS.get(info.type, set()):
+        elif f.name not in _HIDDEN | _IN_COMMANDS.get(kind, set()):
             shown = {"metavar": f.metadata["metavar"]} if "metavar" in f.metadata else {}
-            flags.append(_flag(f.name, kind, default, texts[f.name], f.metadata.get("positional", False), **shown))
-    return StructConstructorSpec(_refusing(builders.network if info.type is Network else info.type), tuple(flags))
-
-
-@REGISTRY.struct_rule
-def _from_dataset(info: StructTypeInfo) -> StructConstructorSpec | None:
-    return _one_of("data", DATA, "digits", "data.") if info.type is Dataset else None
-
-
-@REGISTRY.struct_rule
-def _from_scaling(info: StructTypeInfo) -> StructConstructorSpec | None:
-    return _one_of("scaling", scaling.NAMED, "mean_field", "") if info.type is Scaling else None
+            flags.append(_flag(f.name, own, default, texts[f.name], f.metadata.get("positional", False), **shown))
+    return StructConstructorSpec(_refusing(builders.network if kind is Network else kind), tuple(flags))
 
 
 def _one_of(what: str, makers: Mapping[str, Callable[..., Any]], first: str, prefix: str) -> StructConstructorSpec:
@@ -104,6 +119,11 @@ def _called(what: str, makers: Mapping[str, Callable[..., Any]], prefix: str, wh
         raise ValueError(
             f"--data {which}: the shell has no streams and takes no data from code; give a problem with mf.stream(..) to the solver in "
             f"Python, or take --data {', '.join(makers)}"
+        )
+    if what == "scaling" and which in scaling.NAMED and which not in makers:
+        raise ValueError(
+            f"--scaling {which} has another limit: this command takes {' and '.join(makers)}; flow, dmft, lazy and logits each "
+            "have scalings of their own, net and sweep train networks in all"
         )
     make = checks.lookup(what, which, makers)
     takes, hints = inspect.signature(make).parameters, get_type_hints(make)

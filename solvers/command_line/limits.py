@@ -6,7 +6,7 @@ flags.py makes flags of the fields, help of the texts under them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ from solvers.running.keeping import solve, told
 from solvers.running.solver import Solver
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit
 from solvers.two_layer.wasserstein_flow import WassersteinFlow
+
+
+def usually(*scalings: str, **usual: Any) -> dict[str, Any]:
+    """Of a command's problem: the scalings that are offered, all if none is named, the usual one first; values where nothing is asked"""
+    return {"usual": usual | ({"scaling": scalings} if scalings else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,8 @@ class Run(Command):
 class Flow(Run):
     """Solve a two-layer network of infinite width, as the flow of a measure of particles."""
 
+    problem: Problem = field(metadata=usually("mean_field", "ic_mean_field"))
+    """What is asked"""
     solver: WassersteinFlow
 
 
@@ -58,6 +65,8 @@ class Flow(Run):
 class Dmft(Run):
     """Solve a network of infinite width and any depth, by dynamical mean-field theory; linear ones exactly."""
 
+    problem: Problem = field(metadata=usually("mean_field"))
+    """What is asked"""
     solver: CausalDMFT
 
 
@@ -65,6 +74,8 @@ class Dmft(Run):
 class Revealed(Run):
     """Train one network of finite, large width, whose matrices are drawn only where training multiplies by them; as net does in law."""
 
+    problem: Problem = field(metadata=usually("mean_field"))
+    """What is asked"""
     solver: RevealedWidth
 
 
@@ -72,6 +83,8 @@ class Revealed(Run):
 class Fixedpoint(Run):
     """Solve the same equations by the classical iteration over the whole training window, as a cross-check of dmft."""
 
+    problem: Problem = field(metadata=usually("mean_field", training={"steps": 10}))
+    """What is asked"""
     solver: FixedPointDMFT
 
 
@@ -82,6 +95,8 @@ class Lazy(Run):
     With --scaling ntk it is the limit of infinite width, with mean_field that of small gamma0 after it, up to gamma0^2.
     """
 
+    problem: Problem = field(metadata=usually("ntk", "mean_field"))
+    """What is asked"""
     solver: TangentKernelLimit
 
 
@@ -89,6 +104,8 @@ class Lazy(Run):
 class Logits(Run):
     """Solve a two-layer classifier whose outputs grow with the width, as with --scaling default and sym_default."""
 
+    problem: Problem = field(metadata=usually("default", "sym_default", loss="logistic"))
+    """What is asked"""
     solver: InfiniteLogitsLimit
 
 

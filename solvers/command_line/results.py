@@ -18,6 +18,7 @@ from meanfield.comparison.report import DeviationReport
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.files import storage
+from meanfield.kernels.spectrum import KernelSpectrum
 from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution, preactivation_keys
 from solvers.command_line.builders import Reads, loaded
@@ -131,6 +132,7 @@ def _plot(asked: Plot) -> int:
         CoordinatesReport: {"coordinates": lambda: plot.coordinates(only)},
         TransferReport: {"learning_rates": lambda: plot.learning_rates(only)},
         ProxyReport: {"proxy": lambda: plot.proxy_comparison(only)},
+        KernelSpectrum: {"spectrum": lambda: plot.eigenvalues(only)},
     }
     pictures = reports.get(type(only)) if len(results) == 1 else None
     pictures = pictures or _pictures(plot, _runs(results))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from meanfield.checking import checks
+from meanfield.files import storage
 from meanfield.solution.solution import Given, Solution
 from solvers.command_line.builders import Reads, loaded
 from solvers.command_line.limits import Command, Run, run
@@ -29,7 +30,7 @@ from solvers.finite.width_sweep import network_file, width_sweep
 from solvers.lazy.tangent_kernel_limit import TangentKernelLimit
 from solvers.running.keeping import DONE, ELSEWHERE, solve, told
 from solvers.running.rehearsal import together
-from solvers.running.solver import Solver
+from solvers.running.solver import Grouped, Solver
 from solvers.running.workers import end_with_parent
 from solvers.two_layer.infinite_logits import InfiniteLogitsLimit
 from solvers.two_layer.wasserstein_flow import WassersteinFlow
@@ -91,6 +92,8 @@ class Resume(Reads):
     """Where to go on; as before if left out"""
     evaluations: int | None = None
     """The most in a step of gradient flow, for a run that ended for want of them"""
+    checkpoint: int | None = None
+    """Keep the state every so many steps; the same command again goes on from there"""
     overwrite: bool = False
     """Replace a file that holds another run"""
     threads: int | None = None
@@ -132,7 +135,21 @@ def _resume(asked: Resume) -> int:
         raise ValueError(
             f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
         )
-    return solve(problem, solver, lambda: solver.resume(earlier, steps), asked.out or finished, asked.overwrite)
+    out = asked.out or finished
+    if asked.checkpoint is not None:
+        _begun(earlier, solver, out)
+    return solve(problem, solver, lambda: solver.resume(earlier, steps), out, asked.overwrite, asked.checkpoint)
+
+
+def _begun(earlier: Solution, solver: Solver, out: Path) -> None:
+    """Keep the run where that with checkpoints begins, unless it has been there and went on"""
+    if isinstance(solver, Grouped) and len(solver.alone(earlier.problem)) > 1:
+        raise ValueError(
+            "each group has checkpoints of its own: give checkpoint to the command that began the run, or leave it out"
+        )
+    beside = out.with_suffix(".checkpoint.nc")
+    if not beside.exists():
+        storage.save(earlier, beside)
 
 
 def _sweep(asked: Sweep) -> int:

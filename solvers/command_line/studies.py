@@ -5,11 +5,12 @@ layer spoils the limit, which learning rate is best at each width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from meanfield.files import storage
-from solvers.command_line.limits import Command
+from meanfield.problem.problem import Problem
+from solvers.command_line.limits import Command, usually
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.finite.finite_width import FiniteWidth
 from solvers.lazy.lazy_prediction import lazy_prediction, prediction_cost
@@ -25,6 +26,8 @@ from solvers.studies.proxy_comparison import proxy_comparison, proxy_cost
 class Predict(Command):
     """Mean and spread of infinitely wide lazy networks over their random start, in closed form (squared loss)."""
 
+    problem: Problem = field(metadata=usually("ntk", "mean_field"))
+    """What is asked"""
     times: tuple[float, ...] | None = None
     """Training times, inf for the end; the problem's grid if left out"""
     jitter: float = 0.0
@@ -53,6 +56,8 @@ class Powers(Command):
 class Proxy(Command):
     """Which infinite-width limit is nearest to networks of one width, step by step (two layers)."""
 
+    problem: Problem = field(metadata=usually(loss="logistic"))
+    """What is asked"""
     width: int = 64
     """The reference width, at which all scalings agree"""
     limits: tuple[str, ...] | None = None

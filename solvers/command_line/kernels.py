@@ -1,0 +1,80 @@
+"""Commands on kernels at the start of infinitely wide networks, without training: the matrices, and a kernel in its eigen-directions."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meanfield.files import storage
+from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.kernels.spectrum import spectrum
+from meanfield.problem.problem import Problem
+from solvers.command_line.limits import Command, usually
+from solvers.running.keeping import DONE, free, kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nngp(Command):
+    """Covariance of the outputs (nngp) and tangent kernel (ntk) of infinitely wide networks at their random start, as arrays.
+
+    The file is one of numpy's: nngp and ntk between x, then x_test (those of x alone first), and x, y, x_test, y_test themselves.
+    """
+
+    out: Path
+    """File to write (.npz)"""
+    problem: Problem = field(metadata=usually("ntk", "mean_field"))
+    """Its data, network and scaling count"""
+    overwrite: bool = False
+    """Replace an older file"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Command):
+    """Eigenvalues of a kernel at the start, and the share of the targets in each direction: what is learned, how fast (equation 56)."""
+
+    problem: Problem = field(metadata=usually("ntk", "mean_field"))
+    """Its data, network and scaling count"""
+    nngp: bool = False
+    """Take the covariance of the outputs in the place of the tangent kernel"""
+    overwrite: bool = False
+    """Replace an older file"""
+
+
+def _nngp(asked: Nngp) -> int:
+    out, problem = asked.out, asked.problem
+    if out.suffix != ".npz":
+        raise ValueError(f"kernels are kept in files that end in .npz: received {str(out)!r}; give e.g. {out.stem}.npz")
+    free(out, asked.overwrite)
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"the folder of {str(out)!r} does not exist or cannot be written to: create {out.parent} first"
+        )
+    data = problem.data
+    nngp, ntk = nngp_and_ntk(problem.network, problem.scaling, data.all_x)
+    given = {name: getattr(data, name) for name in ("x", "y", "x_test", "y_test")}
+    arrays = {name: value.numpy() for name, value in given.items() if value is not None}
+    with tempfile.NamedTemporaryFile(dir=out.parent, suffix=".npz", delete=False) as whole:
+        np.savez(whole, nngp=nngp.numpy(), ntk=ntk.numpy(), **arrays)
+    os.replace(whole.name, out)
+    for name, kernel in (("nngp", nngp), ("ntk", ntk)):
+        diagonal = kernel.reshape(math.isqrt(kernel.numel()), -1).diagonal()
+        print(f"{name}: {tuple(kernel.shape)}, diagonal {diagonal.min():.4g} to {diagonal.max():.4g}")
+    print(f"kept in {out}")
+    return DONE
+
+
+def _spectrum(asked: Spectrum) -> int:
+    free(storage.writable(asked.out), asked.overwrite)
+    data = asked.problem.data
+    nngp, ntk = nngp_and_ntk(asked.problem.network, asked.problem.scaling, data.x)
+    return kept(spectrum(nngp if asked.nngp else ntk, data.y), asked.out)
+
+
+COMMANDS: dict[type, Callable[[Any], int]] = {Nngp: _nngp, Spectrum: _spectrum}

@@ -1,0 +1,137 @@
+"""meanfield show: what a kept file holds, how it was made, and how to go on, in words or as JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meanfield.files import storage
+from meanfield.solution.solution import Solution
+from solvers.command_line import asking
+from solvers.command_line.builders import Reads, loaded
+from solvers.running.keeping import DONE
+
+_FEW = 64  # numbers of an array that are printed in JSON
+
+
+@dataclass(frozen=True)
+class Show(Reads):
+    """Print what a kept file holds: settings, status, arrays, how it was made and how to go on. Runs of torch modules need no --network."""
+
+    files: tuple[Path, ...] = field(metadata={"positional": True})
+    """Runs or reports (.nc)"""
+    json: bool = False
+    """Print one JSON object for each file and line, for scripts: small arrays with their numbers, others with their shapes"""
+    toml: bool = False
+    """Print the command that made it as a file for --config"""
+
+
+def _show(asked: Show) -> int:
+    for path in asked.files:
+        arrays, attributes = storage.opened(path)
+        if asked.toml:
+            print(asking.to_toml(asking.command_of(path)), end="")
+        elif asked.json:
+            print(json.dumps(_as_json(path, arrays, attributes)))
+        else:
+            print("\n".join(_in_words(path, arrays, attributes, asked.network)))
+    return DONE
+
+
+def _in_words(path: Path, arrays: Mapping[str, np.ndarray], told: Mapping[str, Any], network: str | None) -> list[str]:
+    lines = [f"{path}: {told.get('kind', 'a file without a kind')}", *_indented(_itself(path, told, network))]
+    versions = json.loads(told.get("versions", "{}"))
+    by = {"meanfield": told.get("meanfield_version", "?"), "commit": told.get("git_commit", "")[:12]}
+    by |= {name: versions.get(name, "?") for name in ("torch", "python")} | {"threads": told.get("threads", "?")}
+    made = ", ".join(f"{name} {value}" for name, value in by.items() if value)
+    lines.append(f"  made     {told.get('created', '?')}, by {made}")
+    command = told.get("command")
+    lines.append(f"  command  {asking.shown(shlex.split(command)) if command else 'none: it was made in Python'}")
+    settings = json.loads(told.get("settings", "{}"))
+    lines += [f"  {name:8} {_brief(value)}" for name, value in _of_run(settings).items()]
+    held = [
+        f"{name} {tuple(a.shape)}" if a.ndim else f"{name} = {_number(a)}"
+        for name, a in arrays.items()
+        if not name.startswith("size_")
+    ]
+    return [*lines, *_wrapped("  holds    ", held)]
+
+
+def _itself(path: Path, told: Mapping[str, Any], network: str | None) -> str:
+    """The result in its own words; its title where that needs code which is not at hand"""
+    try:
+        result = loaded(path, network)
+    except ValueError:
+        if network is not None:
+            raise
+        return f"{told.get('title', '')}\n(give --network for more: its network is code, which files do not hold)"
+    if not isinstance(result, Solution):
+        return str(result)
+    more = [str(result.stats[name]) for name in ("reason", "warning") if result.stats.get(name)]
+    left = result.problem.training.steps - result.steps
+    go_on = [f"go on with: meanfield resume {path}"] if left and result.state else []
+    return "\n".join([str(result), *more, *go_on])
+
+
+def _of_run(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by part: data, network, scaling, training, loss, solver, of a run; all that are no long lists of another result"""
+    found = dict(settings.get("problem", {})) | {k: v for k, v in settings.items() if k != "problem"}
+    return {name: value for name, value in found.items() if name in ("name", *_PARTS) and value not in (None, {}, [])}
+
+
+_PARTS = ("network", "scaling", "training", "loss", "solver")
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        parts = ((k, _brief(v), isinstance(v, Mapping)) for k, v in value.items() if v not in (None, {}, [], ()))
+        return " ".join(f"{k}=({text})" if nested else f"{k}={text}" for k, text, nested in parts)
+    text = json.dumps(value) if isinstance(value, list) else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}.."
+
+
+def _as_json(path: Path, arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in told.items()}
+    given = {
+        name: value for name, value in given.items() if isinstance(value, str | int | float)
+    }  # HDF5 has some of its own
+    parsed = {name: json.loads(str(given[name])) for name in ("settings", "versions") if name in given}
+    shown = {
+        name: {"shape": list(a.shape)} | ({"values": _plain(a.tolist())} if a.size <= _FEW else {})
+        for name, a in arrays.items()
+    }
+    return {"file": str(path)} | given | parsed | {"arrays": shown}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON does not have as null"""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(array: np.ndarray) -> str:
+    return f"{array.item():.5g}" if array.dtype.kind == "f" else str(array.item())
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]
+
+
+def _wrapped(start: str, parts: list[str], width: int = 120) -> list[str]:
+    lines = [start]
+    for part in parts:
+        if len(lines[-1]) + len(part) > width and lines[-1].strip():
+            lines.append(" " * len(start))
+        lines[-1] += part + ("" if part is parts[-1] else ", ")
+    return lines
+
+
+COMMANDS: dict[type, Callable[[Any], int]] = {Show: _show}
