@@ -172,6 +172,6 @@ def test_named_scalings():
 def test_a_network_that_has_kernels_alone_says_so():
     with pytest.raises(
         ValueError,
-        match=r"received ConvNetwork, which has kernels at the start alone .* as a torch module with nn.Conv2d",
+        match=r"received ConvNetwork, which has kernels at the start alone .* as a torch module of nn.Conv2d",
     ):
         mf.Problem(mf.digits(n_train=4), mf.ConvNetwork(1))

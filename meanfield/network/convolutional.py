@@ -23,7 +23,7 @@ class ConvNetwork:
     """Convolutions with square filters and stride 1, then a readout (equation 46)."""
 
     instead: ClassVar[str] = (
-        ", which has kernels at the start alone (mf.nngp_and_ntk): to train it or solve its limit, write it as a torch module with nn.Conv2d"
+        ", which has kernels at the start alone (mf.nngp_and_ntk): to train it or find its limit, write it as a torch module of nn.Conv2d"
     )
 
     depth: int = 1
