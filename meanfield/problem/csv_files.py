@@ -150,7 +150,7 @@ def _fault(cell: str) -> str:
 
 
 def _is_word(cell: str) -> bool:
-    return cell.isprintable() and not is_missing(cell) and not _is_number(cell)
+    return cell.isprintable() and not is_missing(cell) and not _is_number(cell.replace(",", ""))  # 2,5 is no class
 
 
 def _is_number(cell: str) -> bool:
