@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 import shutil
@@ -11,9 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import typeset  # beside this file
+from docutils import nodes
+
 HERE = Path(__file__).parent
 NUMBER = r"\d+[a-z]?"
 CITED = re.compile(rf"\b([Ee]quations?)(\s+){NUMBER}(?:(?:,\s+|\s+and\s+|\s+to\s+){NUMBER})*")
+LONG = 12  # rows of a table that is folded
 COLON = "\ue000"  # stands for one where napoleon must not see it
 TITLES = {
     "meanfield.problem": "Problems: data, losses, training",
@@ -40,6 +45,7 @@ def setup(app: Any) -> None:
     app.connect("builder-inited", _copy_mathjax)
     app.connect("builder-inited", _write_reference)
     app.connect("source-read", _number_equations)
+    app.connect("doctree-resolved", _fold_tables)
     app.connect("autodoc-process-docstring", _markup, priority=100)  # before napoleon reads "Args:"
     app.connect("autodoc-process-docstring", _colons, priority=900)  # after it
 
@@ -100,9 +106,25 @@ def _copy_mathjax(app: Any) -> None:
 
 
 def _number_equations(app: Any, name: str, source: list[str]) -> None:
-    """Equations get a target each, and every page's "equations 20 to 22" leads there"""
+    """Equations get a target each, to which "equations 20 to 22" in a docstring leads"""
     if name == "equations":
+        source[0] = typeset.page(source[0])
         source[0] = re.sub(rf"^\*\*\(({NUMBER})\)\*\*", r"(eq-\1)=\n**(\1)**", source[0], flags=re.MULTILINE)
+
+
+def _fold_tables(app: Any, tree: nodes.document, name: str) -> None:
+    """Long tables of figures lie behind a line that says what they hold"""
+    if not name.startswith(("accuracy", "performance")):
+        return
+    for table in list(tree.findall(nodes.table)):
+        rows, head = len(list(table.findall(nodes.row))) - 1, next(iter(table.findall(nodes.row)), None)
+        if rows < LONG or head is None:
+            continue
+        columns = " · ".join(text for entry in head.findall(nodes.entry) if (text := entry.astext()))
+        opened = f"<details><summary>{rows} rows: {html.escape(columns)}</summary>"
+        table.replace_self(
+            [nodes.raw("", opened, format="html"), table.deepcopy(), nodes.raw("", "</details>", format="html")]
+        )
 
 
 def linked(text: str) -> str:

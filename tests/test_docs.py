@@ -49,6 +49,13 @@ def test_tests_that_a_page_names_exist(page):
     assert named - set(re.findall(r"^def (test_\w+)\(", code, re.MULTILINE)) == set()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_starts_with_what_it_is_for(page):
+    title, first = page.read_text(encoding="utf-8").split("\n\n")[:2]
+    assert re.fullmatch("# .*", title)
+    assert re.match(r"[A-Z`*]", first), first[:60]  # no table, list, picture, code or heading
+
+
 def test_every_page_and_every_example_has_its_place():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert {page.stem for page in PAGES[1:]} - {"index"} - set(re.findall(r"^[\w/.]+$", index, re.MULTILINE)) == set()
