@@ -38,6 +38,7 @@ from meanfield.problem.data_laws import Mixture, Teacher
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.datasets import digits, gaussian_mixture, multi_index_teacher, single_index_teacher
 from meanfield.problem.losses import Loss, loss
+from meanfield.problem.losses import register as register_loss
 from meanfield.problem.optimisers import Adam, Muon, RMSprop, SignDescent
 from meanfield.problem.own_data import from_arrays, from_frame
 from meanfield.problem.problem import Problem
@@ -48,6 +49,7 @@ from meanfield.problem.transformation import Transformation
 from meanfield.scaling.plane import classify
 from meanfield.scaling.scaling import Scaling, coinciding, default, ic_mean_field, mean_field, ntk, sym_default
 from meanfield.scaling.standard import Standard, improved_standard, naive_standard
+from meanfield.solution.measured import measured
 from meanfield.solution.pooling import pooled
 from meanfield.solution.prediction import LazyPrediction
 from meanfield.solution.solution import Solution, Status
@@ -118,6 +120,7 @@ __all__ = [
     "marginal_distance",
     "mean_field",
     "measure_distance",
+    "measured",
     "movement",
     "multi_index_teacher",
     "naive_standard",
@@ -128,6 +131,7 @@ __all__ = [
     "pooled",
     "population_loss",
     "register_activation",
+    "register_loss",
     "save",
     "single_index_teacher",
     "spectrum",

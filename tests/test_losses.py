@@ -235,3 +235,18 @@ def test_right_pieces_pass_in_every_mode(name, mode):
     with mode():
         mf.Loss("mine", known.value, known.delta, known.check).fits(y)
         mf.Loss("hinge", lambda f, y: torch.relu(1 - y * f).sum(-1), lambda f, y: y * (y * f < 1), known.check).fits(y)
+
+
+def test_a_registered_loss_serves_by_name_and_is_still_tried(monkeypatch):
+    monkeypatch.setattr(losses, "_KNOWN", dict(losses._KNOWN))
+    data = mf.Dataset([[1.0], [2.0]], [1.0, -1.0])
+    mine = mf.register_loss(mf.Loss("mine", squared, lambda f, y: y - f, lambda y: None))
+    assert mf.Problem(data, loss="mine").loss_function is mine
+    assert mf.register_loss(mine) is mine  # again, the same one
+    assert "mine" in losses.names()
+    for name in ("mine", "logistic", "logistic at infinite logits"):
+        with pytest.raises(ValueError, match=f"the loss name '{name}' is taken"):
+            mf.register_loss(mf.Loss(name, squared, lambda f, y: y - f, lambda y: None))
+    mf.register_loss(mf.Loss("wrong", squared, lambda f, y: f - y, lambda y: None))
+    with pytest.raises(ValueError, match="Delta of the loss 'wrong' is not -d value / d f"):
+        mf.Problem(data, loss="wrong")

@@ -28,6 +28,7 @@ SMALLER = [  # what each block says, and what is run instead
     {"mf.Network(3, ": "mf.Network(2, "},
     OWN,
     {},
+    {"(64, 256)": "(8, 32)", "range(8)": "range(3)", "WassersteinFlow()": "WassersteinFlow(2**10)"},
     {},
     {},
     {"2**13": "2**7", "(32, 128, 512)": "(8, 32)", "seeds=8": "seeds=3"},

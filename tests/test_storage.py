@@ -18,8 +18,9 @@ from meanfield.comparison.statistics import Exponent
 from meanfield.files import sealed, storage
 from meanfield.files.storage import load, save
 from meanfield.network import activations
+from meanfield.problem import losses
 from meanfield.solution.solution import Given
-from solvers import FiniteWidth, WassersteinFlow, lazy_prediction, measured_exponents, proxy_comparison
+from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, lazy_prediction, measured_exponents, proxy_comparison
 
 
 def _short(problem, **changes):
@@ -260,7 +261,7 @@ def test_what_no_file_could_name_is_refused_before_writing(tiny_problem, tmp_pat
             "'cube of mine' is not registered.*register_activation",
         ),
         (replace(tiny_problem, network=mf.Network(activation=pretender)), "'tanh' is not registered"),
-        (replace(tiny_problem, loss=my_loss), "loss 'my loss' is not registered"),
+        (replace(tiny_problem, loss=my_loss), "loss 'my loss' is not registered.*register_loss"),
     ):
         with pytest.raises(ValueError, match=message):
             save(solver(changed.with_steps(1)), path)
@@ -272,18 +273,38 @@ def test_what_no_file_could_name_is_refused_before_writing(tiny_problem, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_registered_activations_are_known_by_name(tiny_problem, tmp_path, monkeypatch):
-    monkeypatch.setattr(activations, "_KNOWN", dict(activations._KNOWN))
-    mine = mf.register_activation(mf.Activation("cube of mine", lambda h: h**3, lambda h: 3 * h**2))
-    problem = replace(tiny_problem.with_steps(2), network=mf.Network(activation=mine))
-    solution = WassersteinFlow(particles=8)(problem)
+@pytest.fixture
+def mine(monkeypatch):
+    """An activation and a loss of one's own, forgotten again afterwards"""
+    for room in (activations, losses):
+        monkeypatch.setattr(room, "_KNOWN", dict(room._KNOWN))
+    mf.register_activation(mf.Activation("cube of mine", lambda h: h**3, lambda h: 3 * h**2))
+    mf.register_loss(
+        mf.Loss("cosh of mine", lambda f, y: (f - y).cosh().sum(-1), lambda f, y: (y - f).sinh(), lambda y: None)
+    )
+
+
+@pytest.mark.parametrize(
+    "solver", [WassersteinFlow(particles=8), FiniteWidth(4), CausalDMFT(samples=64, keep_state=True)]
+)
+def test_runs_of_registered_pieces_are_kept_drawn_and_resumed(tiny_problem, tmp_path, mine, solver):
+    own = {"network": mf.Network(activation="cube of mine"), "loss": "cosh of mine"}
+    asked = replace(tiny_problem, training=mf.Training(1e-3, 2), **own)
+    solution = solver(asked)
     path = save(solution, tmp_path / "run.nc")
-    assert load(path).problem.perceptron.activation is mine
-    activations._KNOWN.pop("cube of mine")
-    with pytest.raises(
-        ValueError, match=r"unknown activation: received 'cube of mine'; known: .*erf, .*register_activation before"
-    ):
-        load(path)
+    found = load(path)
+    assert found == solution
+    assert found.problem.loss_function is mf.loss("cosh of mine")
+    assert found.problem.perceptron.nonlinearity is mf.activation("cube of mine")
+    longer = solver.resume(found, 1)
+    assert torch.equal(longer.f, solver(asked.with_steps(3)).f)
+    assert len(mf.plot.loss([found]).lines) >= 1
+    for room, name in ((activations, "cube of mine"), (losses, "cosh of mine")):
+        kept = room._KNOWN.pop(name)
+        what = room.__name__.rpartition(".")[2][:-1].removesuffix("e")  # "activation", "loss"
+        with pytest.raises(ValueError, match=f"unknown {what}: received '{name}'; known: .*register_{what} before"):
+            load(path)
+        room._KNOWN[name] = kept
 
 
 def _edit(path, **attributes):

@@ -344,6 +344,19 @@ def calls(folder: Path) -> dict[str, Call]:
         "ntk": Call(mf.ntk, {}),
         "observe": Call(mf.observe, {"solution": flow, "name": "f"}),
         "pooled": Call(mf.pooled, {"solutions": nets[:2], "solver": {"name": "mine"}}),
+        "measured": Call(
+            mf.measured,
+            {
+                "problem": problem,
+                "f": flow.f,
+                "width": 4,
+                "seed": 0,
+                "f_test": flow.f_test,
+                "loss": flow.loss,
+                "name": "mine",
+            },
+        ),
+        "register_loss": Call(mf.register_loss, {"new": mf.loss("squared")}),
         "register_activation": Call(mf.register_activation, {"new": tanh}),
         "save": Call(mf.save, {"result": flow, "path": folder / "again.nc"}),
         "single_index_teacher": Call(

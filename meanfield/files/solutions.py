@@ -111,7 +111,7 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
             network |= {"by_layer": layer_settings(problem.architecture), "record": problem.architecture.records}
     else:
         network = {"module": told(problem.architecture)}
-    _registered("loss", problem.loss_function, losses.loss, "add it to meanfield/problem/losses.py")
+    _registered("loss", problem.loss_function, losses.loss, "make it known with meanfield.register_loss")
     for name, (dims, meaning) in _DATA.items():
         if (value := getattr(problem.data, name)) is not None:
             arrays.put(name, value, dims, meaning)
@@ -155,8 +155,16 @@ def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
         network=_network(asked["network"]),
         scaling=(Standard if "improved" in asked["scaling"] else Scaling)(**asked["scaling"]),
         training=_recalled(asked["training"]),
-        loss=asked["loss"],
+        loss=_known("loss", asked["loss"], losses.loss),
     )
+
+
+def _known(what: str, name: str, known: Callable[[str], Any]) -> Any:
+    """The activation or loss of that name; ValueError that says how to make the user's known"""
+    try:
+        return known(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; make yours known with meanfield.register_{what} before loading") from error
 
 
 def _told(training: Training) -> dict[str, Any]:
@@ -176,11 +184,7 @@ def _network(asked: Mapping[str, Any]) -> Network | Architecture:
     """given: the builder that `load` was given, beside what is told of a module"""
     if "module" in asked:
         return recalled(asked["module"], asked.get("given"))
-    if asked["activation"] not in activations.names():
-        raise ValueError(
-            f"unknown activation: received {asked['activation']!r}; known: {', '.join(activations.names())}; "
-            "make yours known with meanfield.register_activation before loading"
-        )
+    _known("activation", asked["activation"], activations.activation)
     own = Network(**{name: value for name, value in asked.items() if name not in ("given", "by_layer", "record")})
     if "by_layer" not in asked:
         return own

@@ -1,6 +1,7 @@
 """Losses of outputs f (..., P, C) against targets y (P, C), and Delta = -d loss / d f (equation 2); with positions (..., P, positions, C).
 
-The training loss is the mean of `value` over the P samples, and over their positions. To add a loss, add an entry to `_KNOWN`.
+The training loss is the mean of `value` over the P samples, and over their positions. To add a loss, add an entry to `_KNOWN` (or
+`register` your own), and it is known everywhere by name.
 """
 
 from __future__ import annotations
@@ -44,15 +45,16 @@ class Loss:
         """ValueError for targets (P, .., C) that do not fit, and for a loss of the user's whose Delta is not -d value / d f on them."""
         for y in targets:
             self.check(y)
-        if not self._known:
+        if not self._ours:
             check_loss(self.name, self.value, self.delta, targets[0], self.counted)
 
     @property
-    def _known(self) -> bool:
-        return (_KNOWN | _BY_NAME).get(self.name) is self
+    def _ours(self) -> bool:
+        """The library's own, which tests have tried"""
+        return self.name in _OWN and (_KNOWN | _BY_NAME)[self.name] is self
 
-    def __reduce__(self):
-        return (loss, (self.name,)) if self._known else super().__reduce__()
+    def __reduce__(self):  # other processes look the library's own up by name; a user's must be picklable itself
+        return (loss, (self.name,)) if self._ours else super().__reduce__()
 
     def at_infinite_logits(self) -> Loss:
         """The limit c -> infinity of value(c f, y) / c and delta(c f, y) (equation 67); ValueError if there is none."""
@@ -95,6 +97,14 @@ def loss(which: str | Loss) -> Loss:
     if isinstance(which, Loss):
         return which
     return checks.lookup("loss", which, _BY_NAME if isinstance(which, str) and which in _BY_NAME else _KNOWN)
+
+
+@checked
+def register(new: Loss) -> Loss:
+    """Make a user's loss known by its name, to problems, files and the shell; ValueError if the name is taken by another one."""
+    if new.name in _BY_NAME or _KNOWN.setdefault(new.name, new) is not new:
+        raise ValueError(f"the loss name {new.name!r} is taken: choose another")
+    return new
 
 
 def names() -> tuple[str, ...]:
@@ -178,3 +188,4 @@ _AT_INFINITY = {
     ),
 }
 _BY_NAME = {found.name: found for found in _AT_INFINITY.values()}
+_OWN = frozenset(_KNOWN) | frozenset(_BY_NAME)
