@@ -145,6 +145,7 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
         ("--gamma0 -1", "--gamma0 must be positive and finite: received -1.0; give e.g. --gamma0 1.0"),
         ("--training.learning-rate 0", "--training.learning-rate must be positive and finite: received 0.0"),
         ("--training.optimiser lion", "unknown optimiser: received 'lion'; known: gradient_descent"),
+        ("--training.optimiser adam(beta3=0.8)", "optimiser: adam takes beta1, beta2, epsilon, each once: received"),
         ("--network.depth 2", "solves networks of depth 1: received depth 2"),
         ("--solver.dtype half", "unknown dtype: received 'half'; known: float32, float64"),
         ("--solver.device tpu", "device"),

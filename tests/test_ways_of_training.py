@@ -99,6 +99,33 @@ def test_a_run_that_is_cut_short_keeps_the_rates_of_the_whole():
     torch.testing.assert_close(solver.resume(solver(problem.with_steps(2)), 4).f, solver(problem).f, rtol=0, atol=0)
 
 
+def test_words_with_numbers_are_the_objects():
+    for word, made in (
+        ("adam(beta1=0.8)", mf.Adam(0.8)),
+        (" adamw ( beta2 = 0.95 , epsilon=1e-6 )", mf.Adam(beta2=0.95, epsilon=1e-6)),
+        ("muon(nesterov=False, iterations=3)", mf.Muon(nesterov=False, iterations=3)),
+        ("rmsprop()", mf.RMSprop()),
+    ):
+        assert mf.Training(0.1, 5, word) == mf.Training(0.1, 5, made)
+    for word, made in (
+        ("cosine(final=0.1, over=20)", mf.Schedule("cosine", 0.1, over=20)),
+        ("step(every=3)", mf.Schedule("step", every=3)),
+    ):
+        assert mf.Training(0.1, 5, schedule=word) == mf.Training(0.1, 5, schedule=made)
+    for setting, word, said in (
+        ("optimiser", "adam(beta3=0.8)", r"adam takes beta1, beta2, epsilon, each once: received 'beta3=0.8'"),
+        ("optimiser", "adam(beta1=0.8, beta1=0.9)", "each once"),
+        ("optimiser", "adam(beta1=__import__('os'))", "beta1 of adam must be a number, as beta1=0.5"),
+        ("optimiser", "adam(beta1=[1])", "must be a number"),
+        ("optimiser", "adam(beta1=2)", "beta1 must be below 1: received 2"),
+        ("optimiser", "gradient_flow(beta1=0.8)", r"unknown optimiser: received 'gradient_flow\(beta1=0.8\)'"),
+        ("schedule", "constant(final=0.1)", "constant takes no numbers"),
+        ("schedule", "wave(final=0.1)", "unknown schedule"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            mf.Training(0.1, 5, **{setting: word})
+
+
 def test_factors_of_one_are_no_schedule_and_each_solver_knows_them():
     factors = (0.3, 1.0, 0.0, 2.0, 0.7)
     linear = mf.Network(2, "linear")

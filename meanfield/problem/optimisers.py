@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.problem.words import worded
 
 _NUMBERS = ("beta1", "beta2", "epsilon", "ratio")
 
@@ -157,6 +158,13 @@ NAMED: dict[str, type[Entrywise]] = {
     "rmsprop": RMSprop,
     "sign_descent": SignDescent,
 }
+
+
+def named(text: str) -> str | Entrywise:
+    """By name, "adam", or with numbers of its own, "adam(beta1=0.8)"; other texts as they are"""
+    found = worded("optimiser", text, {name: [f.name for f in fields(kind)] for name, kind in NAMED.items()})  # type: ignore[arg-type]
+    name, own = found or (text, {})
+    return NAMED[name](**own) if name in NAMED else text
 
 
 def told(optimiser: str | Entrywise) -> str | dict[str, Any]:

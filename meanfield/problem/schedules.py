@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.problem.words import worded
 
 Shape = Literal["constant", "linear", "cosine", "inverse_sqrt", "step"]
 
@@ -79,9 +80,13 @@ def rise(at: Tensor, warmup: int) -> Tensor:
 
 
 def schedule(given: Schedule | str | Sequence[float]) -> Schedule | tuple[float, ...]:
-    """By its shape's name, or as it is; numbers as a factor for each step. ValueError for what is neither, and for factors below 0"""
+    """By its shape's name, "cosine" or "cosine(final=0.1)", or as it is; numbers as a factor for each step. ValueError for what is
+    neither, and for factors below 0
+    """
     if isinstance(given, Schedule):
         return given
     if isinstance(given, str):
-        return Schedule(given)  # type: ignore[arg-type]
+        takes = {shape: [name for name, by in _TAKEN_BY.items() if shape in by] for shape in get_args(Shape)}
+        shape, own = worded("schedule", given, takes) or (given, {})
+        return Schedule(shape, **own)  # type: ignore[arg-type]
     return tuple(checks.positive(f"schedule[{i}]", value, zero=True) for i, value in enumerate(given))

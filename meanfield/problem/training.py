@@ -13,7 +13,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
-from meanfield.problem.optimisers import NAMED, Entrywise
+from meanfield.problem.optimisers import Entrywise, named
 from meanfield.problem.schedules import Schedule, Shape, rise, schedule
 
 _BESIDE = ("momentum", "weight_decay", "batch_size", "schedule", "warmup", "clip", "temperature")
@@ -40,7 +40,7 @@ class Training:
     """How many steps; outputs are recorded before the first one, too"""
     optimiser: Optimiser | Entrywise = "gradient_descent"
     """gradient_descent takes discrete steps; gradient_flow follows d theta/dt = -grad in continuous time; the others act on each number by
-    itself (in Python also mf.Adam(..) and the like with their numbers)"""
+    itself, with numbers of its own as in "adam(beta1=0.8)" (in Python also mf.Adam(..) and the like)"""
     momentum: float = 0.0
     """Of heavy-ball descent, below 1"""
     weight_decay: float = 0.0
@@ -52,7 +52,8 @@ class Training:
     record_every: int = 1
     """Steps between two records of the outputs on all samples (the last step is one); in between a step costs its batch alone"""
     schedule: Shape | Schedule | Sequence[float] = "constant"
-    """What multiplies the learning rate in each step: a shape; in Python also mf.Schedule(..), or a factor for each step"""
+    """What multiplies the learning rate in each step: a shape, with numbers of its own as in "cosine(final=0.1)"; in Python also
+    mf.Schedule(..), or a factor for each step"""
     warmup: int = 0
     """Steps over which the learning rate rises linearly, before the schedule"""
     clip: float | None = None
@@ -64,13 +65,13 @@ class Training:
 
     def __post_init__(self) -> None:
         checks.normalise(self, steps=0, batch_size=1, record_every=1, warmup=0)
+        if isinstance(self.optimiser, str):
+            object.__setattr__(self, "optimiser", named(self.optimiser))
         if self.optimiser not in get_args(Optimiser) and not isinstance(self.optimiser, Entrywise):
             raise ValueError(
                 f"unknown optimiser: received {self.optimiser!r}; known: {', '.join(get_args(Optimiser))}, or one with numbers of its "
-                "own, e.g. mf.Adam(beta2=0.95)"
+                "own, e.g. 'adam(beta2=0.95)' or mf.Adam(beta2=0.95)"
             )
-        if isinstance(self.optimiser, str) and self.optimiser in NAMED:
-            object.__setattr__(self, "optimiser", NAMED[self.optimiser]())
         course = schedule(self.schedule)
         object.__setattr__(self, "schedule", course)
         if isinstance(self.schedule, tuple) and len(self.schedule) < self.steps:
