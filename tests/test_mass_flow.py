@@ -136,16 +136,22 @@ def test_the_speed_at_which_a_penalised_risk_falls(transport):
     assert seen / eta == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("mass_rate", [0.0, 2.0])
-def test_total_variation_leads_to_the_lasso(mass_rate):
+@pytest.mark.parametrize(("mass_rate", "momentum"), [(0.0, 0.0), (2.0, 0.0), (2.0, 0.5)])
+def test_total_variation_leads_to_the_lasso(mass_rate, momentum):
     """At fixed input weights the signed measure is convex: least (1 / 2P) |y - X beta|^2 + (s Gamma / kappa) |beta|_1, by scikit-learn"""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(12, 3, generator=g, dtype=torch.float64)
     y = torch.sin(2 * x[:, :1])
     cloud, s, gain = mf.ParticleMeasure.iid(16, 3, seed=5), 0.05, 1 / 0.7
     scaling = replace(mf.mean_field(0.7), eta_w=0.0)
-    problem = mf.Problem(mf.Dataset(x, y), mf.Network(1, "tanh"), scaling, mf.Training(2.0, 1200, record_every=600))
-    end = WassersteinFlow(initial=cloud, variation=s, mass_rate=mass_rate)(problem).measure()
+    problem = mf.Problem(
+        mf.Dataset(x, y),
+        mf.Network(1, "tanh"),
+        scaling,
+        mf.Training(2.0 * (1 - momentum), 1200, momentum=momentum, record_every=600),
+    )
+    solver = WassersteinFlow(initial=cloud, variation=s / (1 - momentum), mass_rate=mass_rate)
+    end = solver(problem).measure()
     design = (gain * torch.tanh(cloud.w @ x.T / 3**0.5)).T.numpy()
     lasso = Lasso(s * gain / 0.7, fit_intercept=False, tol=1e-12, max_iter=10**6).fit(design, y[:, 0].numpy())
     beta = (end.m * end.a[:, 0]).numpy()

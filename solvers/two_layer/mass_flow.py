@@ -57,12 +57,13 @@ class MassFlow(MeasureFlow):
 
     def _penalty(self, a: Tensor, w: Tensor) -> Tensor | float:
         """(N,) of each particle, in the units of the first variation of the loss (equation 127)"""
-        found: Tensor | float = 0.0
-        if decay := self.problem.training.weight_decay:
+        training, found = self.problem.training, 0.0
+        lasting = 1 - training.momentum  # penalties of positions stand beside the memory
+        if decay := training.weight_decay * lasting:
             found = 0.5 * decay * self.decays[0] * a.square().sum(1)
             if self.rate_w:
                 found = found + 0.5 * decay * self.rate_a / self.rate_w * (self.decays[1] * w.square()).sum(1)
-        return found + self.variation * a.norm(dim=1) if self.variation else found
+        return found + lasting * self.variation * a.norm(dim=1) if self.variation else found
 
     def finished(self, state: State, eta: float, at: int) -> State:
         state = super().finished(state, eta, at) if self.transport else state
