@@ -66,4 +66,4 @@ docs: $(VENV)/docs.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going $(if $(QUICK),-D plot_gallery=0) docs out/site
 
 clean:
-	rm -rf $(VENV) docs/reference docs/tutorials docs/sg_execution_times.rst out build dist *.egg-info
+	rm -rf $(VENV) docs/reference docs/tutorials out build dist *.egg-info

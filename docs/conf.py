@@ -26,7 +26,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 root_doc = "index"
-exclude_patterns = ["tutorials/*.ipynb", "tutorials/*.py", "tutorials/*.zip", "sg_execution_times.rst"]
+exclude_patterns = ["tutorials/*.ipynb", "tutorials/*.py", "tutorials/*.zip"]
 nitpicky = False  # type hints name torch and numpy, whose inventories are on the network
 show_warning_types = True
 
@@ -57,7 +57,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_signature": False,
-    "min_reported_time": 1e9,
+    "write_computation_times": False,
     "remove_config_comments": True,
     "matplotlib_animations": False,
     "image_scrapers": ("matplotlib",),

@@ -122,9 +122,9 @@ def _fold_tables(app: Any, tree: nodes.document, name: str) -> None:
             continue
         columns = " · ".join(text for entry in head.findall(nodes.entry) if (text := entry.astext()))
         opened = f"<details><summary>{rows} rows: {html.escape(columns)}</summary>"
-        table.replace_self(
-            [nodes.raw("", opened, format="html"), table.deepcopy(), nodes.raw("", "</details>", format="html")]
-        )
+        parent = table.parent
+        parent.insert(parent.index(table), nodes.raw("", opened, format="html"))
+        parent.insert(parent.index(table) + 1, nodes.raw("", "</details>", format="html"))
 
 
 def linked(text: str) -> str:

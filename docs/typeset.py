@@ -174,7 +174,7 @@ def _spaced(text: str, i: int, end: int) -> str:
 
 def _script(text: str, i: int) -> tuple[str, int]:
     inner, end = _argument(text, i + 1)
-    return f"{text[i]}{{{tex(inner)}}}", end
+    return f"{text[i]}{{{tex(inner).replace('^{*}', '*')}}}", end
 
 
 def _argument(text: str, i: int) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """Formulas of docs/equations.md become TeX: indices, roots, words, rows; each has as many opening as closing brackets."""
 
 import importlib.util
+import re
 
 import pytest
 
@@ -19,6 +20,7 @@ PAGE = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
         ("√(1−r) y + β₀²", r"\sqrt{1−r} y + β_{0}^{2}"),
         ("Σ_μ Δ_μ φ(h_rμ) x̃_μ", r"\sum _{μ} Δ_{μ} φ(h_{rμ}) \tilde{x}_{μ}"),
         ("Σ^l(x, x) ≥ tiny if β₀ = 0", r"Σ^{l}(x, x) ≥ ~\text{tiny if}~ β_{0} = 0"),
+        ("K_*X N* + K_**", "K_{*X} N^{*} + K_{**}"),
         ("v_i v_iᵀ (y − f_0(X))", r"v_{i} v_{i}^{\mathsf{T}} (y − f_{0}(X))"),
         ("N^(−1/2) exp(h) .. [x]^½", r"N^{−1/2} \operatorname{exp}(h) \ldots [x]^{\tfrac{1}{2}}"),
     ],
@@ -41,4 +43,5 @@ def test_every_display_has_its_brackets_and_its_alignment():
     for made in displays:
         body = made.partition("aligned}\n")[2].partition("\n\\end")[0]
         assert made.count("{") == made.count("}"), made
+        assert not re.search(r"\^\{[^{}]*\}\^|_\{[^{}]*\}_", made), made  # two exponents of one base
         assert [row.count("&") for row in body.split("\\\\\n")] == [1] * (body.count("\\\\\n") + 1), made
