@@ -50,7 +50,7 @@ LIMITS = {  # phi(-h), phi(h), phi'(-h), phi'(h) at h = 1e4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LIMITS)
 def test_right_at_huge_arguments(name, dtype):
     act, h = mf.activation(name), torch.tensor([-1e4, 1e4], dtype=dtype)
     found = torch.cat([act.phi(h), act.dphi(h)])

@@ -12,10 +12,11 @@ import meanfield as mf
 from meanfield.kernels import dense_kernels
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.gram_checks import check_gram
+from meanfield.network import activations
 from meanfield.scaling.standard import improved_standard, naive_standard
 from solvers.finite.empirical_kernels import empirical_tangent_kernel
 
-NAMES = ("linear", "tanh", "relu", "erf", "sigmoid", "softplus", "sin", "gelu")
+NAMES = activations.names()
 
 
 def points(n=6, inputs=4, seed=0):

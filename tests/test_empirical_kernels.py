@@ -6,11 +6,12 @@ from scipy.stats import t as student
 
 import meanfield as mf
 from meanfield.kernels.dense_kernels import nngp_and_ntk
+from meanfield.network import activations
 from meanfield.scaling.standard import improved_standard, naive_standard
 from solvers import FiniteWidth
 from solvers.finite.empirical_kernels import empirical_tangent_kernel, monte_carlo_kernels
 
-NAMES = ("linear", "tanh", "relu", "erf", "sigmoid", "softplus", "sin", "gelu")
+NAMES = activations.names()
 
 
 def points(n=3, inputs=4):

@@ -12,8 +12,9 @@ import meanfield as mf
 from meanfield.kernels.averages_table import prepared
 from meanfield.kernels.gaussian_averages import closed_form, gaussian_averages, register_closed_form
 from meanfield.kernels.gaussian_quadrature import Quadrature
+from meanfield.network import activations
 
-NAMES = ("linear", "tanh", "relu", "erf", "sigmoid", "softplus", "sin", "gelu")
+NAMES = activations.names()
 CLOSED = ("linear", "relu", "erf", "sin", "gelu")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import meanfield as mf
+from meanfield.problem import losses
 from meanfield.scaling import scaling
 
 SIGNS = mf.Dataset(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, -1, 1, -1]))
@@ -50,11 +51,11 @@ NAN, INF = float("nan"), float("inf")
         (lambda: mf.ntk().output_multiplier(2.5), "width must be a whole number: received 2.5"),
         (
             lambda: scaling.named("mup"),
-            "unknown scaling: received 'mup'; known: default, ic_mean_field, mean_field, ntk, sym_default",
+            f"unknown scaling: received 'mup'; known: {', '.join(sorted(scaling.NAMED))}",
         ),
         (
             lambda: mf.Problem(SIGNS, loss="hinge"),
-            "unknown loss: received 'hinge'; known: cross_entropy, logistic, squared",
+            f"unknown loss: received 'hinge'; known: {', '.join(losses.names())}",
         ),
         (
             lambda: mf.Problem(SIGNS, network="tanh"),

@@ -36,7 +36,7 @@ def test_all_scalings_train_the_same_network_at_the_reference_width_and_there_on
         ]
         for width in (24, 48)
     }
-    assert len(runs[24]) == len(NAMED) == 5
+    assert len(runs[24]) == len(NAMED)
     for solution in runs[24][1:]:
         assert torch.equal(solution.f, runs[24][0].f)
         assert torch.equal(solution.f_test, runs[24][0].f_test)
@@ -108,6 +108,13 @@ EXPECTED = {  # the four properties, logits, solver
     "sym_default": ((True, False, False, True), "infinite", "InfiniteLogitsLimit"),
     "default": ((True, False, False, True), "infinite", "InfiniteLogitsLimit"),
 }
+
+
+FIVE = ("ntk", "mean_field", "ic_mean_field", "sym_default", "default")
+
+
+def test_every_named_scaling_is_expected_somewhere_in_the_plane():
+    assert set(EXPECTED) == set(NAMED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -241,9 +248,9 @@ def test_a_scaling_with_a_frozen_part_is_another_problem():
 
 def test_the_picture_of_the_plane_marks_the_points_and_puts_regions_between_its_lines():
     matplotlib.use("Agg")
-    ax = mf.plot.scaling_plane()
+    ax = mf.plot.scaling_plane({name: NAMED[name]() for name in FIVE})
     told = " ".join(text.get_text() for text in ax.texts)
-    assert all(name in told for name in NAMED)
+    assert all(name in told for name in FIVE)
     marks = {tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o"}
     assert marks == {(-1, 1), (-0.5, 0), (-0.5, 0.5)}
     assert len(ax.patches) == 3
