@@ -44,8 +44,9 @@ def setup(app: Any) -> None:
     """Called from conf.py"""
     app.connect("builder-inited", _copy_mathjax)
     app.connect("builder-inited", _write_reference)
-    app.connect("source-read", _number_equations)
+    app.connect("source-read", _typeset)
     app.connect("doctree-resolved", _fold_tables)
+    app.connect("autodoc-process-signature", _without_factories)
     app.connect("autodoc-process-docstring", _markup, priority=100)  # before napoleon reads "Args:"
     app.connect("autodoc-process-docstring", _colons, priority=900)  # after it
 
@@ -105,11 +106,13 @@ def _copy_mathjax(app: Any) -> None:
     shutil.copytree(source / "output" / "chtml", target / "output" / "chtml", dirs_exist_ok=True)
 
 
-def _number_equations(app: Any, name: str, source: list[str]) -> None:
-    """Equations get a target each, to which "equations 20 to 22" in a docstring leads"""
+def _typeset(app: Any, name: str, source: list[str]) -> None:
+    """Formulas as such, and for each equation a target, to which "equations 20 to 22" in a docstring leads"""
     if name == "equations":
         source[0] = typeset.page(source[0])
         source[0] = re.sub(rf"^\*\*\(({NUMBER})\)\*\*", r"(eq-\1)=\n**(\1)**", source[0], flags=re.MULTILINE)
+    elif (Path(app.srcdir) / f"{name}.md").exists():
+        source[0] = typeset.prose(source[0])
 
 
 def _fold_tables(app: Any, tree: nodes.document, name: str) -> None:
@@ -152,6 +155,13 @@ def _markup(app: Any, what: str, name: str, found: Any, options: Any, lines: lis
             lines[i] = escaped(line)
             if what in ("attribute", "property"):  # where napoleon takes what stands before a colon for a type
                 lines[i] = lines[i].replace(":", COLON)
+
+
+def _without_factories(
+    app: Any, what: str, name: str, found: Any, options: Any, taken: str | None, given: str | None
+) -> Any:
+    """Defaults that are objects are no Python in a signature, which then shows full paths of types"""
+    return (re.sub(r"= <[^<>]*>", "= ...", taken), given) if taken and "= <" in taken else None
 
 
 def _colons(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:

@@ -57,7 +57,7 @@ def page(text: str) -> str:
 
 def prose(text: str) -> str:
     """Indices and powers as such"""
-    pieces = re.split(r"(`[^`]*`|\]\([^)]*\)|^\(eq-.*$)", text, flags=re.MULTILINE)
+    pieces = re.split(r"(```[\s\S]*?```|^ {4}.*$|`[^`]*`|\]\([^)]*\))", text, flags=re.MULTILINE)
     for i in range(0, len(pieces), 2):
         before = ""
         while before != pieces[i]:

@@ -41,7 +41,7 @@ for panel, title in zip(axes, ("0.03, start", "0.03, end", "3, start", "3, end")
 
 # %%
 # Images are sorted by class, and colours say how alike two of them are. Before training, both networks find all images about equally
-# alike. After training the lazy one (left pair) has not changed its mind, while the rich one (right pair) sees two blocks: the two
+# alike. After training the lazy one (above) has not changed its mind, while the rich one (below) sees two blocks: the two
 # digits. Yet both fit the training data:
 
 fig, panel = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
