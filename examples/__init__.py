@@ -32,9 +32,7 @@ def folder(out: str | Path) -> Path:
 
 def keep(axes: Any, path: Path) -> None:
     """Write the figure that holds `axes` and close it."""
-    figure = np.atleast_1d(axes).flat[0].get_figure(root=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    mf.plot.save(axes, path, dpi=130)
 
 
 def slope(x: Any, y: Any) -> float:

@@ -18,6 +18,9 @@ HOMES = {
         f"meanfield/plot/{name}.py"
         for name in (
             "frame",
+            "style",
+            "families",
+            "curves",
             "runs",
             "matrices",
             "tensors",

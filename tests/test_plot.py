@@ -92,9 +92,10 @@ def test_axes_say_what_they_show(name, nets, limit, report):
     axes = np.atleast_1d(PICTURES[name](nets, limit, report))
     figure = axes[0].figure
     figure.draw_without_rendering()  # warnings are errors
-    assert all(ax.get_xlabel() for ax in axes[-1:])
+    assert figure.axes[-1].get_xlabel() or axes[-1].get_xlabel()
     assert axes[0].get_ylabel()
-    assert len(axes) == 1 or all(ax.get_title() for ax in axes)
+    above = [ax for ax in axes if not ax.get_ylabel().startswith("$f$ less") and ax.get_gridspec().nrows == 1]
+    assert len(axes) == 1 or all(ax.get_title() for ax in above)
     assert plt.get_fignums() == [figure.number]
 
 
@@ -115,7 +116,7 @@ def test_importing_the_packages_does_not_load_matplotlib():
 
 def test_loss_draws_the_limit_and_mean_and_band_of_each_width(nets, limit):
     ax = plot.loss(nets, limit)
-    drawn = lines(ax)
+    drawn, less = lines(ax), ax.figure.axes[1]
     assert np.array_equal(drawn["limit"].get_xydata(), torch.stack([limit.times, limit.loss], 1))
     assert drawn["limit"].get_color() == "black"
     for width, band in zip(WIDTHS, ax.collections, strict=True):
@@ -124,7 +125,15 @@ def test_loss_draws_the_limit_and_mean_and_band_of_each_width(nets, limit):
         assert np.allclose(drawn[f"N = {width}"].get_ydata(), mean)
         edges = band.get_paths()[0].vertices[:, 1]
         assert all(np.isclose(edges, value).any() for value in [*(mean - spread), *(mean + spread)])
-    assert f"± 1 std over {SEEDS} seeds" in ax.get_legend().get_title().get_text()
+        error = spread / SEEDS**0.5
+        assert np.allclose(lines(less)[f"N = {width}"].get_ydata(), mean - limit.loss.numpy())
+        edges = less.collections[WIDTHS.index(width)].get_paths()[0].vertices[:, 1]
+        assert all(np.isclose(edges, value).any() for value in [*(mean - limit.loss.numpy() + error)])
+    assert f"± 1 std over {SEEDS} seeds" in ax.get_ylabel()
+    assert {text.get_text() for text in ax.texts} == drawn.keys()
+    given = plt.figure().subplots()
+    plot.loss(nets, limit, given)
+    assert f"± 1 std over {SEEDS} seeds" in given.get_legend().get_title().get_text()
     assert ax.get_yscale() == "log"
 
 
@@ -150,13 +159,14 @@ def test_losses_over_many_decades_and_over_few_have_labelled_ticks(limit, smalle
 
 def test_outputs_draws_single_samples_their_targets_and_differences(nets, limit):
     samples = (0, 5)
-    for ax, mu in zip(plot.outputs(nets, limit, samples), samples, strict=True):
+    axes = plot.outputs(nets, limit, samples)
+    assert len(axes) == 2 * len(samples)
+    for ax, mu in zip(axes, samples, strict=False):
         assert np.array_equal(lines(ax)["limit"].get_ydata(), limit.f[:, mu, 0])
         assert set(lines(ax)["target"].get_ydata()) == {float(limit.problem.data.y[mu, 0])}
     ax = plot.outputs(nets, limit, (2,), test=True, difference=True)[0]
     expected = torch.stack([s.f_test[:, 2, 0] for s in nets if s.width == 8]).mean(0) - limit.f_test[:, 2, 0]
     assert np.allclose(lines(ax)["N = 8"].get_ydata(), expected)
-    assert not np.any(lines(ax)["limit"].get_ydata())
     assert "target" not in lines(ax)
 
 
@@ -265,13 +275,17 @@ def test_the_width_for_an_error_lies_on_its_curve(foretold):
     ax.figure.draw_without_rendering()
 
 
-def test_kernels_are_sorted_by_class_on_one_scale(limit, nets):
+def test_kernels_are_sorted_by_class_and_share_colours_at_a_step(limit, nets):
     axes = plot.kernels([limit, nets[0]], "Phi1", (0, -1))
     y = limit.problem.data.y[:, 0].numpy()
     order, border = np.argsort(y, kind="stable"), int((y < 0).sum())
     shown = limit.kernels["Phi1"].at(-1).numpy()[np.ix_(order, order)]
     assert np.array_equal(axes[1].images[0].get_array(), shown)
-    assert len({id(ax.images[0].norm) for ax in axes}) == 1
+    norms = [id(ax.images[0].norm) for ax in axes]
+    assert norms[0] == norms[2] != norms[1] == norms[3]
+    assert len({id(ax.images[0].norm) for ax in plot.kernels([limit, nets[0]], "Phi1", scale="all")}) == 1
+    assert len({id(ax.images[0].norm) for ax in plot.kernels([limit, nets[0]], "Phi1", scale="panel")}) == 4
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["1", "0"]  # digits 1 are -1, digits 0 are +1
     assert lines(axes[0])["_child1"].get_ydata()[0] == border - 0.5
     assert [ax.get_title().split(",")[0] for ax in axes] == ["limit", "limit", "N = 8", "N = 8"]
 
@@ -338,13 +352,15 @@ def test_animations_show_every_snapshot(limit, tmp_path):
 def test_many_networks_of_one_seed_have_no_band(nets):
     ax = plot.loss([net for net in nets if net.solver["seed"] == 0])
     assert len(ax.collections) == 0
-    assert ax.get_legend().get_title().get_text() == ""
+    assert "±" not in ax.get_ylabel()
 
 
 REFUSED = {
     "nothing to draw": lambda n, l: plot.loss([]),
     "nothing to draw: received an empty list of .* solutions": lambda n, l: plot.kernels([]),
-    "share samples and time grid": lambda n, l: plot.loss(n, _longer(l)),
+    "label must name each .*: received 1 for 2": lambda n, l: plot.loss(n, _longer(l), label="mine"),
+    "solutions in one picture must share samples": lambda n, l: plot.outputs(n, _fewer(l)),
+    "share their time grid": lambda n, l: plot.loss([n[0], dataclasses.replace(n[1], f=n[1].f[:3], recorded_steps=())]),
     "needs 3 axes: received 1": lambda n, l: plot.outputs(n, l, ax=plt.figure().subplots()),
     "sample 8 does not exist": lambda n, l: plot.outputs(n, l, samples=(8,)),
     "sample 99 does not exist": lambda n, l: plot.preactivations(n, l, sample=99),
@@ -382,6 +398,11 @@ def test_an_unknown_observable_is_refused_by_name(report):
 
 def _longer(limit):
     return WassersteinFlow(2**4)(limit.problem.with_steps(9))
+
+
+def _fewer(limit):
+    data = mf.digits(n_train=4, n_test=6)
+    return WassersteinFlow(2**4)(dataclasses.replace(limit.problem, data=data))
 
 
 def _bare(limit):
@@ -539,14 +560,14 @@ def test_what_a_module_lacks_is_answered_with_what_it_has(named):
         residual(named)
 
 
-def test_reports_of_modules_are_drawn_with_the_first_kernel(named, report):
+def test_reports_of_modules_are_drawn_with_the_kernel_of_the_last_layer(named, report):
     d = report["Phi1"]
     ours = dataclasses.replace(
         report,
         observables={
             "f": report["f"],
+            "Phi[read]": d,
             "Phi[q_proj_a]": dataclasses.replace(d, name="Phi[q_proj_a]"),
-            "Phi[out]": d,
             "loss": report["loss"],
         },
     )

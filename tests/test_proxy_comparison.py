@@ -115,6 +115,11 @@ def test_the_network_itself_is_no_further_than_the_floor():
     report = proxy_comparison(asked, 16, itself, seeds=range(60), limit_seeds=range(100, 150))
     assert np.all(report.low <= 0.02)
     assert np.abs(report.kl).max() < 0.1
+    assert (report.kl < 0).any()  # less its bias
+    assert ((report.low <= report.estimate) & (report.estimate <= report.high)).all()
+    told = [cell for cell in str(report).split("  ") if "[" in cell and ", " in cell and "KL" not in cell]
+    assert len(told) > 8
+    assert not [cell for cell in told if cell.strip().startswith("-")]
     np.testing.assert_allclose(report.distance, report.distance[0] * np.ones((3, 1)), rtol=1e-12)
 
 

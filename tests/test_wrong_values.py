@@ -635,6 +635,12 @@ def _entered(backend: str | None = None, timeout: float = 600.0) -> None:
         pass
 
 
+@checked
+def _printed(width: float = 3.4, font_size: float = 8.0) -> None:
+    with mf.plot.paper(width, font_size):
+        pass
+
+
 def _pictures(folder: Path) -> dict[str, Call]:
     o = objects()
     nets, flow = o["nets"], o["flow"]
@@ -646,7 +652,7 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "eigenvalues": {"spectrum": o["spectrum"]},
         "free_energy": {"found": mf.free_energy(o["noisy"]), "end": o["gibbs"]},
         "stationary": {"found": o["averages"], "runs": o["noisy"], "samples": (0,), "output": 0},
-        "kernels": {"solutions": flow, "name": "Phi1", "steps": (0,)},
+        "kernels": {"solutions": flow, "name": "Phi1", "steps": (0,), "scale": "step"},
         "learning_curves": {"spectrum": o["spectrum"], "times": [1.0, 2.0], "learning_rate": 0.5, "directions": (0, 1)},
         "learning_rates": {"report": o["transfer"], "best": False},
         "loss": {"nets": nets, "limit": flow, "test": False},
@@ -672,8 +678,9 @@ def _pictures(folder: Path) -> dict[str, Call]:
         "width_for": {"found": solvers.WidthFor(10, 1.0, 0.1, 1, 0.3, 0.2, 0.9)},
     }
     picture = {"axes": mf.plot.eigenvalues(o["spectrum"]), "path": folder / "picture.png", "dpi": 30}
-    found = {"plot.save": Call(mf.plot.save, picture)}
-    return found | {f"plot.{name}": Call(getattr(mf.plot, name), right | {"ax": None}) for name, right in every.items()}
+    found = {"plot.save": Call(mf.plot.save, picture), "plot.paper": Call(_printed, {"width": 3.4, "font_size": 8.0})}
+    on = {"ax": None, "label": "mine"}
+    return found | {f"plot.{name}": Call(getattr(mf.plot, name), right | on) for name, right in every.items()}
 
 
 # exceptions, records of what a solver found, and names of ways to end; plot has calls of its own

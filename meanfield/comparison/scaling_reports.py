@@ -92,6 +92,12 @@ class ProxyReport:
     settings: Mapping[str, str] = field(default_factory=dict)
     """What was compared"""
 
+    @property
+    def estimate(self) -> np.ndarray:
+        """(limits, R) the KL inside its interval: `kl`, which scatters about 0 where limits are good, but never below 0"""
+        inside = np.clip(self.kl, self.low, self.high)
+        return np.where(np.isnan(inside), np.maximum(self.kl, 0.0), inside)
+
     def mean_kl(self, first: int = 1) -> dict[str, float]:
         """The KL averaged over the records from number `first` on, the only one where there are no later ones"""
         first = min(first, len(self.times) - 1)
@@ -112,12 +118,21 @@ class ProxyReport:
             f"E_x KL(limit || network of width {self.reference_width}), {self.seeds} networks; {told}",
             f"{'limit':<26}{head}",
         ]
-        for name, kl, low, high, apart in zip(self.names, self.kl, self.low, self.high, self.distance, strict=True):
-            spans = ["[unknown]" if np.isnan(low[k]) else f"[{low[k]:.2g}, {high[k]:.2g}]" for k in steps]
-            cells = [f"{kl[k]:.3g} {span}" for k, span in zip(steps, spans, strict=True)]
-            lines.append(f"{name:<26}" + "".join(f"{cell:>22}" for cell in cells))
+        for name, kl, low, high, apart in zip(
+            self.names, self.estimate, self.low, self.high, self.distance, strict=True
+        ):
+            lines.append(f"{name:<26}" + "".join(f"{_cell(kl[k], low[k], high[k]):>22}" for k in steps))
             lines.append(f"{'  distance':<26}" + "".join(f"{apart[k]:>22.3g}" for k in steps))
         lines.append(f"{'floor before correction':<26}" + "".join(f"{self.floor[k]:>22.2g}" for k in steps))
+        if (self.kl < self.estimate).any():
+            lines.append("0: the KL less its bias came out negative, and no KL is below 0")
         if np.isnan(self.low).any():
             lines.append("[unknown]: an interval needs at least three runs of the limit that differ (limit_seeds)")
         return "\n".join(lines)
+
+
+def _cell(kl: float, low: float, high: float) -> str:
+    """An estimate with its interval"""
+    if np.isinf(kl):
+        return "infinite"
+    return f"{kl:.3g} " + ("[unknown]" if np.isnan(low) else f"[{low:.2g}, {high:.2g}]")

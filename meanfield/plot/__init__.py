@@ -1,7 +1,10 @@
-"""Pictures of results: (result, ..., ax=None) -> the axes drawn on. Nothing is shown, only `save` writes; rcParams stay as they are.
+"""Pictures of results: (result, ..., ax=None, label=None) -> the axes drawn on. Nothing is shown, only `save` writes; rcParams stay as
+they are.
 
 Without `ax` a new figure is made. Functions with several panels return a flat array of axes, and take one of that many. Widths run
-from light to dark, a limit is black. Only this folder imports matplotlib.
+from light to dark, a limit is black; solutions of several problems have colours, and names by what differs between the problems. `label`
+names what is drawn instead: in legends, at the ends of lines and in titles where solutions are told apart (one for each problem), above
+the picture elsewhere. Heat maps go from white to red, and from blue to red where signs matter. Only this folder imports matplotlib.
 """
 
 from meanfield.plot.fluctuations import ensemble_loss, predicted_bias, predicted_variance, predictions, width_for
@@ -12,6 +15,7 @@ from meanfield.plot.plane import powers, proxy_comparison, scaling_plane
 from meanfield.plot.reports import coordinates, deviation, variance
 from meanfield.plot.runs import animate_particles, loss, outputs, particles, preactivations
 from meanfield.plot.stationary import free_energy, stationary
+from meanfield.plot.style import paper
 from meanfield.plot.tensors import recorded
 from meanfield.plot.transfer import learning_rates
 
@@ -27,6 +31,7 @@ __all__ = [
     "learning_rates",
     "loss",
     "outputs",
+    "paper",
     "particles",
     "powers",
     "preactivations",

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.network.keys import parts
+from meanfield.problem.dataset import Dataset
+from meanfield.problem.stream import Stream
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import TwoTimeKernel, recorded
 
 Solutions = Solution | Sequence[Solution]
 
+_MOST_CLASSES = 10
 _POINTS = 3000  # particles drawn
 _DIRECTIONS = r"$w \cdot v_1$, direction of most movement", r"$w \cdot v_2$, second direction"
 
@@ -25,27 +28,26 @@ def several(solutions: Solutions | None) -> list[Solution]:
     return [] if solutions is None else [solutions] if isinstance(solutions, Solution) else list(solutions)
 
 
-def by_width(nets: Solutions, limit: Solutions | None) -> tuple[dict[int, list[Solution]], list[Solution]]:
-    """Networks by width, and limits: those given as such and those found among `nets`."""
-    everyone = several(nets) + several(limit)
-    if not everyone:
-        raise ValueError("nothing to draw: give at least one Solution")
-    first = everyone[0]
-    for s in everyone:
-        if s.f.shape != first.f.shape or s.problem.training != first.problem.training:
-            raise ValueError(
-                f"solutions in one picture must share samples and time grid: received {first!r} and {s!r}; draw them one by one"
-            )
-    groups: dict[int, list[Solution]] = {}
-    for s in everyone:
-        if s.width is not None:
-            groups.setdefault(s.width, []).append(s)
-    return dict(sorted(groups.items())), [s for s in everyone if s.width is None]
+def shown_samples(data: Dataset, test: bool = False, most: int = 3) -> list[int]:
+    """Those that are drawn if nobody says which: the first of each class, then the next; without classes the least, middle and largest
+    target."""
+    y = data.y_test if test else data.y
+    if y is None or y.ndim > 2:
+        return list(range(min(most, max(data.points - data.samples if test else data.samples, 1))))
+    if (found := classes_of(data, test)) is None:
+        order = np.argsort(y[:, 0].numpy(), kind="stable")
+        return [int(order[k]) for k in np.unique(np.linspace(0, len(y) - 1, min(most, len(y))).round().astype(int))]
+    numbers, _ = found
+    turns = np.array([np.sum(numbers[:mu] == numbers[mu]) for mu in range(len(numbers))])
+    return [int(mu) for mu in np.lexsort((numbers, turns))[:most]]
 
 
-def first_of(samples: int) -> range:
-    """Those that are drawn if nobody says which"""
-    return range(min(3, max(samples, 1)))
+def told(data: Dataset, mu: int, column: int, test: bool) -> str:
+    """A sample and the output that is drawn of it, in words"""
+    which = "test" if test else "watched" if isinstance(data, Stream) else "training"
+    found, rows = classes_of(data, test), data.points - data.samples if test else data.samples
+    of = f", class {found[1][found[0][mu]]}" if found is not None and -rows <= mu < rows else ""
+    return f"{which} sample {mu}{of}" + (f", output {column}" if data.outputs > 1 else "")
 
 
 def row(tensor: Tensor, index: int) -> Tensor:
@@ -55,14 +57,36 @@ def row(tensor: Tensor, index: int) -> Tensor:
     return tensor[index]
 
 
-def by_class(y: Tensor) -> tuple[np.ndarray, list[int]]:
-    """Samples in order of their target y (P, C), and where a class ends in it (nowhere for real-valued targets, or with positions)."""
-    if y.ndim > 2:
-        return np.arange(len(y)), []
-    label = y.argmax(1).numpy() if y.shape[1] > 1 else y[:, 0].numpy()
-    order = np.argsort(label, kind="stable")
-    borders = (np.flatnonzero(np.diff(label[order])) + 1).tolist()
-    return order, borders if len(borders) < min(10, len(order) - 1) else []
+def classes_of(data: Dataset, test: bool = False) -> tuple[np.ndarray, list[str]] | None:
+    """(number of its class of each sample, names of the classes), from the targets: the largest output, or the value of a single one.
+
+    None without targets, with positions, and for targets of many values without names.
+    """
+    y = data.y_test if test else data.y
+    if y is None or y.ndim > 2:
+        return None
+    if y.shape[1] > 1:
+        numbers, names = y.argmax(1).numpy(), list(data.classes) or [str(k) for k in range(y.shape[1])]
+    elif data.classes:  # -1 and +1
+        numbers, names = (y[:, 0] > 0).long().numpy(), list(data.classes)
+    else:
+        values, numbers = np.unique(y[:, 0].numpy(), return_inverse=True)
+        names = [f"{value:+g}" if values[0] < 0 else f"{value:g}" for value in values]
+        if len(values) >= max(len(y), 2):
+            return None
+    return (numbers, names) if len(np.unique(numbers)) <= _MOST_CLASSES else None
+
+
+def by_class(data: Dataset) -> tuple[np.ndarray, list[int], list[str]]:
+    """Training samples in order of their class, where a class ends in it, and the names of those that there are; without classes in
+    order of their target, with positions as they come."""
+    if (found := classes_of(data)) is None:
+        order = np.arange(len(data.y)) if data.y.ndim > 2 else np.argsort(data.y[:, 0].numpy(), kind="stable")
+        return order, [], []
+    numbers, names = found
+    order = np.argsort(numbers, kind="stable")
+    borders = (np.flatnonzero(np.diff(numbers[order])) + 1).tolist()
+    return order, borders, [names[k] for k in np.unique(numbers)]
 
 
 def kernel_matrix(solution: Solution, name: str, step: int) -> np.ndarray:
@@ -211,19 +235,6 @@ def described(name: str) -> str:
     """An observable in words."""
     kind, layer = parts(name)
     return _NAMES.get(kind, name).format(symbol(kind, layer))
-
-
-def seeds(groups: dict[int, list[Solution]]) -> str | None:
-    """What the bands are; None if there are none."""
-    counts = {len(group) for group in groups.values()}
-    if max(counts, default=1) == 1:
-        return None
-    return f"mean ± 1 std over {counts.pop()} seeds" if len(counts) == 1 else "mean ± 1 std over seeds"
-
-
-def who(solution: Solution) -> str:
-    """A solution in words."""
-    return "limit" if solution.width is None else f"N = {solution.width}"
 
 
 def when(solution: Solution, step: int) -> str:

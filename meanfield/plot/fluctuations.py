@@ -15,13 +15,26 @@ from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import DeviationReport
 from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
-from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, beside, colours, panels, plain_log, width_axis
+from meanfield.plot.frame import (
+    BLUE,
+    GREY,
+    LIMIT,
+    ORANGE,
+    SMALL,
+    TIME,
+    beside,
+    colours,
+    headed,
+    panels,
+    plain_log,
+    width_axis,
+)
 
 _SIDES = {"variance": (r"$\mathrm{Var}$", BLUE), "bias": (r"$|\mathrm{bias}|$", ORANGE)}
 
 
 @checked
-def predictions(report: DeviationReport, ax: Any = None) -> np.ndarray:
+def predictions(report: DeviationReport, ax: Any = None, label: str | None = None) -> np.ndarray:
     """Variance and bias of each observable that was predicted: against width beside the predicted line, and measured over predicted.
 
     Two panels for each; a band is the prediction's standard error, bars are 95 % intervals. ValueError for a report without predictions.
@@ -38,6 +51,7 @@ def predictions(report: DeviationReport, ax: Any = None) -> np.ndarray:
         _ratio(axes[2 * i + 1], p, report.widths)
         for panel in axes[2 * i : 2 * i + 2]:
             width_axis(panel, report.widths, label=last)
+    headed(axes, ax, label)
     return axes
 
 
@@ -94,7 +108,9 @@ def _some(found: PredictedVariance | PredictedBias, name: str) -> None:
 
 
 @checked
-def predicted_variance(found: PredictedVariance, name: str = "f", ax: Axes | None = None) -> Axes:
+def predicted_variance(
+    found: PredictedVariance, name: str = "f", ax: Axes | None = None, label: str | None = None
+) -> Axes:
     """N Var of an observable by the layer whose neurons it comes from, stacked: over training time, mean over its numbers, or of each
     number where it was predicted at one step.
 
@@ -127,11 +143,12 @@ def predicted_variance(found: PredictedVariance, name: str = "f", ax: Axes | Non
         )
     panel.set_ylim(0, 1.15 * float((heights.sum(0)).max()))
     panel.legend(title="from neurons of", **beside(ax))
+    headed([panel], ax, label)
     return panel
 
 
 @checked
-def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None) -> Axes:
+def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None, label: str | None = None) -> Axes:
     """N times the bias of the numbers of an observable, with standard errors: over training time, or where it was predicted at one step."""
     _some(found, name)
     bias, error = found.bias(name), found.error(name)
@@ -144,16 +161,21 @@ def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None
         panel.set_xlabel(f"numbers of {name}, in their order, at step {found.steps[0]}")
     else:
         at = found.problem.training.learning_rate * np.array(found.steps)
-        for row, spread, shade in zip(values.T, errors.T, colours(values.shape[1]), strict=True):
-            panel.plot(at, row, color=shade, linewidth=1.2)
+        few = values.shape[1] <= 8
+        for number, row, spread, shade in zip(
+            np.flatnonzero(asked.flatten().numpy()), values.T, errors.T, colours(values.shape[1]), strict=True
+        ):
+            panel.plot(at, row, color=shade, linewidth=1.2, label=f"number {number}" if few else "_")
             panel.fill_between(at, row - spread, row + spread, color=shade, alpha=0.2, linewidth=0)
         panel.set(xlabel=TIME, xlim=(at[0], at[-1]))
+        panel.legend(title="± 1 standard error", **beside(ax)) if few else None
     panel.set_ylabel(rf"$N$ bias of {name}")
+    headed([panel], ax, label)
     return panel
 
 
 @checked
-def width_for(found: WidthFor, ax: Axes | None = None) -> Axes:
+def width_for(found: WidthFor, ax: Axes | None = None, label: str | None = None) -> Axes:
     """Distance from the limit against width, of which variance and bias make up a part each, and the width that was found."""
     panel: Axes = panels(ax)[0]
     n = np.geomspace(max(1.0, found.width / 30), 10.0 * found.width, 200)
@@ -169,33 +191,35 @@ def width_for(found: WidthFor, ax: Axes | None = None) -> Axes:
     panel.annotate(f"{found.width}", (found.width, found.asked), (6, 6), textcoords="offset points")
     panel.set(xscale="log", yscale="log", xlabel="width $N$", ylabel="distance from the limit, relative")
     panel.legend(**SMALL)
+    headed([panel], ax, label)
     return panel
 
 
 @checked
-def ensemble_loss(found: EnsembleLoss, ax: Axes | None = None) -> Axes:
+def ensemble_loss(found: EnsembleLoss, ax: Axes | None = None, label: str | None = None) -> Axes:
     """Loss of single networks and of means of several against width: measured beside predicted, with what no averaging removes."""
     panel: Axes = panels(ax)[0]
     widths = found.widths or (64, 128, 256, 512, 1024)
     n, sizes = np.geomspace(0.85 * widths[0], 1.18 * widths[-1], 100), found.ensembles or (1, 4, 16)
     kept = found.limit + found.n_bias / n + found.n2_bias2 / n**2
     for k, (e, shade) in enumerate(zip(sizes, colours(len(sizes)), strict=True)):
-        label = "single networks" if e == 1 else f"means of {e}"
+        whose = "single networks" if e == 1 else f"means of {e}"
         panel.plot(
             n,
             kept + found.n_variance / (n * e),
             color=shade,
             linewidth=1.2,
-            label=label if found.measured is None else None,
+            label=whose if found.measured is None else None,
         )
         if found.measured is not None and found.measured_se is not None:
             at = np.array(widths) * 1.03 ** (k - (len(sizes) - 1) / 2)  # beside each other
             error = 1.96 * found.measured_se[:, k]
-            panel.errorbar(at, found.measured[:, k], error, fmt="o", color=shade, capsize=2, markersize=4, label=label)
+            panel.errorbar(at, found.measured[:, k], error, fmt="o", color=shade, capsize=2, markersize=4, label=whose)
     panel.plot(n, kept, "--", color=ORANGE, label="bias alone, means of all")
     panel.axhline(found.limit, **LIMIT, label="limit")
     panel.set(xscale="log", xlim=n[[0, -1]], ylabel="loss after the last step")
     width_axis(panel, widths)
     told = "lines predicted" + ("" if found.measured is None else ", bars 95 %")
     panel.legend(title=told, **SMALL)
+    headed([panel], ax, label)
     return panel

@@ -12,7 +12,8 @@ from meanfield.checking.arguments import checked
 from meanfield.kernels.spectrum import KernelSpectrum
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
-from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, TIME, beside, colours, output_of, panels
+from meanfield.plot.families import families
+from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, TIME, beside, colours, headed, output_of, panels
 from meanfield.problem.dataset import for_tests
 from meanfield.solution.prediction import LazyPrediction
 
@@ -24,6 +25,7 @@ def learning_curves(
     learning_rate: float | None = None,
     directions: Sequence[int] = (0, 1, 2, 4, 8, 16),
     ax: Axes | None = None,
+    label: str | None = None,
 ) -> Axes:
     """Squared error in single eigen-directions of the kernel, and their sum, against training time (equation 54).
 
@@ -48,11 +50,12 @@ def learning_curves(
         xlabel=TIME, ylabel=r"squared error, $E\,(v_i\cdot(f-y))^2/P$", yscale="log", ylim=(1e-5 * highest, 2 * highest)
     )
     panel.legend(**beside(ax))
+    headed([panel], ax, label)
     return panel
 
 
 @checked
-def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None) -> Axes:
+def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None, label: str | None = None) -> Axes:
     """Eigenvalues of the kernel, and the share of the targets in the first i directions on the right-hand axis (equation 56)."""
     panel: Axes = panels(ax)[0]
     index = np.arange(1, len(spectrum.eigenvalues) + 1)
@@ -66,6 +69,7 @@ def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None) -> Axes:
     right.plot(index, spectrum.cumulative_alignment.numpy(), color=ORANGE, linewidth=1.5)
     right.set_ylim(0, 1.03)
     right.set_ylabel(r"$\sum_{j\leq i}(v_j\cdot y)^2/|y|^2$", color=ORANGE)
+    headed([panel], ax, label)
     return panel
 
 
@@ -77,29 +81,26 @@ def prediction(
     ax: Any = None,
     output: int = 0,
     test: bool = False,
+    label: str | None = None,
 ) -> np.ndarray:
     """f_mu(t) of single samples, one panel each: mean and band of one standard deviation as predicted, single networks as thin lines.
 
-    samples: None takes the first three. output: which of a sample, counted through its positions if it has some.
+    samples: None takes one of each class, up to three in all. output: which of a sample, counted through its positions if it has some.
     """
-    groups = plot_data.by_width(nets, None)[0] if nets else {}
+    chosen = plot_data.several(nets)
+    every = families(chosen, ()) if chosen else []
     mean, std = map(for_tests, (found.mean_test, found.std_test) if test else (found.mean, found.std))
     finite = found.times.isfinite()
     times, targets = found.times[finite].numpy(), found.problem.data.y_test if test else found.problem.data.y
-    samples = plot_data.first_of(mean.shape[1]) if samples is None else samples
-    axes = panels(ax, 1, len(samples), size=(3.3, 3.3), sharey=True)
+    samples = plot_data.shown_samples(found.problem.data, test) if samples is None else samples
+    axes = panels(ax, 1, len(samples), size=(3.0, 3.3), extra=1.6, sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
-        for (width, group), colour in zip(groups.items(), colours(len(groups)), strict=True):
-            for i, net in enumerate(group):
-                label = f"N = {width}" if i == 0 else "_"
-                panel.plot(
-                    net.times.numpy(),
-                    output_of(net, mu, output, test).double().numpy(),
-                    color=colour,
-                    linewidth=0.6,
-                    alpha=0.6,
-                    label=label,
-                )
+        for family in every:
+            for group in family.nets.values():
+                for i, net in enumerate(group):
+                    drawn = output_of(net, mu, output, test).double().numpy()
+                    look = family.look(net) | {"linewidth": 0.6, "alpha": 0.6}
+                    panel.plot(net.times.numpy(), drawn, label="_" if i else family.who(net), **look)
         m, s = (plot_data.row(t[finite].transpose(0, 1), mu).flatten(1)[:, output].numpy() for t in (mean, std))
         panel.fill_between(
             times, m - s, m + s, color=ORANGE, alpha=0.25, linewidth=0, zorder=4, label="predicted, ± 1 std"
@@ -113,8 +114,9 @@ def prediction(
                 linewidth=1,
                 label="target",
             )
-        which = f", output {output}" if found.problem.data.outputs > 1 else ""
-        panel.set(xlabel=TIME, title=f"{'test' if test else 'training'} sample {mu}{which}")
+        panel.set_xlabel(TIME)
+        panel.set_title(plot_data.told(found.problem.data, mu, output, test), fontsize="medium")
     axes[0].set_ylabel(r"output $f_\mu(t)$")
     axes[-1].legend(**beside(ax))
+    headed(axes, ax, label)
     return axes

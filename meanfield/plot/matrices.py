@@ -3,74 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from matplotlib.colors import CenteredNorm, Normalize
+from matplotlib.axes import Axes
 
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
-from meanfield.plot.frame import panels
+from meanfield.plot.families import Labels, named
+from meanfield.plot.frame import heat, panels
+from meanfield.problem.dataset import Dataset
 from meanfield.solution.solution import Solution, first_key
 
 
 @checked
 def kernels(
-    solutions: Solutions, name: str | None = None, steps: Sequence[int] = (0, -1), ax: Any = None
+    solutions: Solutions,
+    name: str | None = None,
+    steps: Sequence[int] = (0, -1),
+    ax: Any = None,
+    scale: Literal["step", "all", "panel"] = "step",
+    label: Labels = None,
 ) -> np.ndarray:
     """Kernels ("Phi1", "G1", .., "tangent_kernel"; the first layer's Phi if left out) as heat maps, one row per solution and one column per
     step.
 
-    Samples are sorted by target, with lines between classes. With several outputs: the mean over pairs of equal outputs. Kernels of
-    modules that see positions are over samples and their positions, as they come.
+    Samples are sorted by class, with lines between classes and their names. With several outputs: the mean over pairs of equal outputs.
+    Kernels of modules that see positions are over samples and their positions, as they come. scale: whose colours are the same: all
+    solutions at a step, since kernels grow, or all, or each panel's own. label: instead of the names of the problems in the titles.
     """
     chosen = plot_data.several(solutions)
     name = name or (first_key(chosen[0], "Phi") if chosen else "Phi1")
-    maps = [(s, step, plot_data.kernel_matrix(s, name, step)) for s in chosen for step in steps]
-    axes, picture = panels(ax, len(chosen), len(steps), size=(3.1, 2.7)), None
-    low, high = min(k.min() for *_, k in maps), max(k.max() for *_, k in maps)
-    signed = low < 0
-    norm = CenteredNorm(0, max(-low, high)) if signed else Normalize(low, high)
-    for i, (panel, (solution, step, kernel)) in enumerate(zip(axes, maps, strict=True)):
-        by_sample = len(kernel) == solution.problem.data.samples
-        order, borders = plot_data.by_class(solution.problem.data.y) if by_sample else (np.arange(len(kernel)), [])
-        colours = "RdBu_r" if signed else "viridis"
-        picture = panel.imshow(kernel[np.ix_(order, order)], norm=norm, cmap=colours, interpolation="nearest")
-        for line in (panel.axhline, panel.axvline):
-            for border in borders:
-                line(border - 0.5, color="black" if signed else "white", linewidth=0.8)
-        panel.set(xticks=[], yticks=[], title=f"{plot_data.who(solution)}, {plot_data.when(solution, step)}")
-        rows = "sample, by target" if by_sample else "position in sample"
-        panel.set_xlabel(rows if i >= len(axes) - len(steps) else "")
-        panel.set_ylabel(rows if i % len(steps) == 0 else "")
-    label = plot_data.described(name).split(",")[0]
-    axes[0].figure.colorbar(picture, ax=list(axes), label=label, shrink=0.9).ax.set_ylim(low, high)
+    rows = [[plot_data.kernel_matrix(s, name, step) for step in steps] for s in chosen]
+    axes = panels(ax, len(chosen), len(steps), size=(3.3, 2.7), layout="compressed")
+    grid = axes.reshape(len(chosen), len(steps))
+    symbol = plot_data.described(name).split(",")[0]
+    signed = min(kernel.min() for row in rows for kernel in row) < 0
+    for panels_, k in _sharing(grid, scale):
+        found = [rows[i][j] for i, j in k]
+        low, high = min(m.min() for m in found), max(m.max() for m in found)
+        look = heat(low, high, signed)
+        for panel, matrix, (i, _) in zip(panels_, found, k, strict=True):
+            by_sample = len(matrix) == chosen[i].problem.data.samples
+            _over_samples(panel, matrix, chosen[i].problem.data if by_sample else None, look)
+        bar = panels_[0].figure.colorbar(panels_[0].images[0], ax=panels_, shrink=0.9)
+        bar.ax.set_ylim(low, high) if high > low else None
+        if grid[-1, -1] in panels_ or scale == "panel":
+            bar.set_label(symbol)
+    for i, (who, row) in enumerate(zip(named(chosen, label), grid, strict=True)):
+        for j, (panel, step) in enumerate(zip(row, steps, strict=True)):
+            panel.set_title(f"{who}, {plot_data.when(chosen[i], step)}", fontsize="medium")
+            panel.tick_params(labelleft=j == 0, labelbottom=i == len(chosen) - 1)
+            panel.set_ylabel(panel.get_ylabel() if j == 0 else "")
+            panel.set_xlabel(panel.get_xlabel() if i == len(chosen) - 1 else "")
     return axes
+
+
+def _sharing(grid: np.ndarray, scale: str) -> list[tuple[list[Axes], list[tuple[int, int]]]]:
+    """Groups of panels with the same colours, and where they stand"""
+    places = [(i, j) for j in range(grid.shape[1]) for i in range(grid.shape[0])]
+    keys = {"step": lambda i, j: j, "all": lambda i, j: 0, "panel": lambda i, j: (i, j)}
+    groups: dict[Any, list[tuple[int, int]]] = {}
+    for place in places:
+        groups.setdefault(keys[scale](*place), []).append(place)
+    return [([grid[place] for place in group], group) for group in groups.values()]
+
+
+def _over_samples(panel: Axes, matrix: np.ndarray, data: Dataset | None, look: dict[str, Any]) -> None:
+    """A heat map over pairs of samples, in order of their classes; data: None for one over positions"""
+    order, borders, names = plot_data.by_class(data) if data is not None else (np.arange(len(matrix)), [], [])
+    panel.imshow(matrix[np.ix_(order, order)], interpolation="nearest", **look)
+    for line in (panel.axhline, panel.axvline):
+        for border in borders:
+            line(border - 0.5, color="black", linewidth=0.8)
+    ends = np.array([0, *borders, len(matrix)])
+    middles = (ends[1:] + ends[:-1] - 1) / 2
+    panel.set_xticks(middles if names else [], names or None)
+    panel.set_yticks(middles if names else [], names or None)
+    panel.tick_params(length=0, labelsize="small")
+    told = "position in sample" if data is None else "sample, by class" if names else "sample, by target"
+    panel.set(xlabel=told, ylabel=told)
 
 
 @checked
-def two_times(solution: Solution, names: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
-    """Kernels Phi^l(t, s), G^l(t, s) and responses A^l(t, s), B^l(t, s) over pairs of steps, mean over samples, a panel each.
+def two_times(
+    solution: Solution, names: Sequence[str] | None = None, ax: Any = None, label: str | None = None
+) -> np.ndarray:
+    """Kernels Phi^l(t, s), G^l(t, s) and responses A^l(t, s), B^l(t, s) over pairs of training times, mean over samples, a panel each.
 
-    names: the first layer's Phi and G if left out.
+    names: the first layer's Phi and G if left out. label: at the colour bars, instead of what the mean is over.
     """
     names = [first_key(solution, kind) for kind in ("Phi", "G")] if names is None else names
     maps = [plot_data.two_times(solution, name) for name in names]
-    axes = panels(ax, 1, len(names), size=(3.6, 3.0))
+    axes = panels(ax, 1, len(names), size=(3.7, 3.0))
     for panel, name, (steps, matrix) in zip(axes, names, maps, strict=True):
         kind, layer = parts(name)
         signed = bool(matrix.min() < 0) or kind in ("A", "B")
-        largest = max(float(np.abs(matrix).max()), 1e-30)
-        norm = CenteredNorm(0, largest) if signed else Normalize(float(matrix.min()), float(matrix.max()))
-        colours = "RdBu_r" if signed else "viridis"
-        middles = (steps[1:] + steps[:-1]) / 2  # records need not be evenly spaced
-        first, last = (0.5, 0.5) if len(steps) == 1 else (middles[0] - steps[0], steps[-1] - middles[-1])
-        edges = np.array([steps[0] - first, *middles, steps[-1] + last])
-        picture = panel.pcolormesh(edges, edges, matrix, norm=norm, cmap=colours)
+        look = heat(float(matrix.min()), float(matrix.max()), signed)
+        at, unit = solution.problem.training.times_of(steps.tolist()).numpy(), "time"
+        if np.any(np.diff(at) <= 0):  # a learning rate of 0 stops time, not steps
+            at, unit = steps, "step"
+        edges = _edges(at)
+        picture = panel.pcolormesh(edges, edges, matrix, rasterized=True, **look)
         panel.set_aspect("equal")
         panel.invert_yaxis()
-        panel.set(xlabel="step $s$", ylabel="step $t$", title=plot_data.symbol(kind, layer, "(t, s)"))
-        panel.figure.colorbar(picture, ax=panel, shrink=0.85)
+        panel.set(xlabel=f"{unit} $s$", ylabel=f"{unit} $t$", title=plot_data.symbol(kind, layer, "(t, s)"))
+        bar = panel.figure.colorbar(picture, ax=panel, shrink=0.85)
+        bar.set_label(label or "mean over samples", fontsize="small")
     return axes
+
+
+def _edges(at: np.ndarray) -> np.ndarray:
+    """Of cells about points, which need not be evenly spaced"""
+    middles = (at[1:] + at[:-1]) / 2
+    first, last = (0.5, 0.5) if len(at) == 1 else (middles[0] - at[0], at[-1] - middles[-1])
+    return np.array([at[0] - first, *middles, at[-1] + last])

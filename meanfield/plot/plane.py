@@ -10,13 +10,16 @@ from matplotlib.axes import Axes
 
 from meanfield.checking.arguments import checked
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
-from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, TIME, beside, panels
+from meanfield.plot.families import Labels, given
+from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, TIME, beside, headed, panels
 from meanfield.scaling.plane import regions
 from meanfield.scaling.scaling import NAMED, Scaling, settled
 
 
 @checked
-def scaling_plane(points: Mapping[str, Scaling] | None = None, ax: Axes | None = None) -> Axes:
+def scaling_plane(
+    points: Mapping[str, Scaling] | None = None, ax: Axes | None = None, label: str | None = None
+) -> Axes:
     """The plane (q_sigma, q) of scalings with q_a = q_w = q: regions of well-defined limits, the four properties' lines, named points.
 
     points: scalings to mark, by label; None takes the named ones. Those with q_a != q_w stand at the mean of the two, with a hollow mark.
@@ -35,13 +38,14 @@ def scaling_plane(points: Mapping[str, Scaling] | None = None, ax: Axes | None =
         (x, -0.5 - x, "-.", r"$K \sim f_0$ at the start"),
         (x, -x, "-", "$K$ evolves"),
     )
-    for along, height, style, label in lines:
-        panel.plot(along, height, color="black", linestyle=style, linewidth=1.1, label=label)
+    for along, height, style, what in lines:
+        panel.plot(along, height, color="black", linestyle=style, linewidth=1.1, label=what)
     _named_points(panel, points)
     panel.text(-0.97, -0.22, "outputs do not move", color=GREY, rotation=0, ha="center")
     panel.text(-0.72, 1.42, "weights diverge", color=GREY, ha="center")
     panel.set(xlim=(left, right), ylim=(-0.6, 1.6), xlabel=r"$q_\sigma$", ylabel=r"$q = q_a = q_w$")
     panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **SMALL)
+    headed([panel], ax, label)
     return panel
 
 
@@ -64,11 +68,23 @@ def _named_points(ax: Axes, points: Mapping[str, Scaling] | None) -> None:
 
 
 @checked
-def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None) -> np.ndarray:
-    """Measured powers of the width with their intervals against the predicted ones (crosses), a panel per scaling."""
+def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None, label: Labels = None) -> np.ndarray:
+    """Measured powers of the width with their intervals against the predicted ones (crosses), a panel per scaling.
+
+    Intervals that reach far beyond all powers are cut at the edge. label: instead of the names of the scalings, one for each report.
+    """
     several = [reports] if isinstance(reports, PowersReport) else list(reports)
-    axes = panels(ax, 1, len(several), size=(2.7, 3.0), sharex=True, sharey=True)
-    for panel, report in zip(axes, several, strict=True):
+    titles = (
+        [report.scaling.name.replace("_", "-") for report in several] if label is None else given(label, len(several))
+    )
+    axes = panels(ax, 1, len(several), size=(2.2, 3.0), extra=3.0, sharex=True, sharey=True)
+    points = [
+        power
+        for report in several
+        for law in report.quantities.values()
+        for power in (law.predicted, law.measured.slope)
+    ]
+    for panel, report, title in zip(axes, several, titles, strict=True):
         names = list(report.quantities)[::-1]
         laws = [report[name] for name in names]
         slopes = np.array([law.measured.slope for law in laws])
@@ -81,7 +97,7 @@ def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None) -> np
         )
         panel.set_yticks(range(len(names)), [_POWER_LABELS.get(name, name) for name in names])
         panel.grid(axis="x", linewidth=0.4)
-        panel.set(title=report.scaling.name.replace("_", "-"), xlabel="power of $N$")
+        panel.set(title=title, xlabel="power of $N$", xlim=(min(points) - 0.7, max(points) + 0.7))
     axes[-1].legend(**beside(ax))
     return axes
 
@@ -97,24 +113,24 @@ _POWER_LABELS = {
 
 
 @checked
-def proxy_comparison(report: ProxyReport, ax: Any = None) -> np.ndarray:
+def proxy_comparison(report: ProxyReport, ax: Any = None, label: str | None = None) -> np.ndarray:
     """KL of each limit to networks of the reference width with 95 % bands, and the distance of the Gaussian fits, against time.
 
     Limits without randomness have an infinite KL and appear on the right only. The grey line is the floor before its correction.
     """
-    axes = panels(ax, 1, 2, size=(4.6, 3.6))
+    axes = panels(ax, 1, 2, size=(4.0, 3.6), extra=2.4)
     colours = ["#D55E00", "#000000", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
     styles = ["-", "--", "-.", ":"]
     finite = np.isfinite(report.kl)
     least = 0.1 * float(np.min(report.floor))
     for i, name in enumerate(report.names):
         look = {"color": colours[i % 7], "linestyle": styles[i % 4], "linewidth": 1.6}
-        label = name.replace("_", "-") + ("" if finite[i].any() else " (no KL: deterministic)")
+        told = name.replace("_", "-") + ("" if finite[i].any() else " (no KL: deterministic)")
         if finite[i].any():
-            axes[0].plot(report.times, np.maximum(report.kl[i], least), **look)
+            axes[0].plot(report.times, np.maximum(report.estimate[i], least), **look)
             axes[0].fill_between(report.times, np.maximum(report.low[i], least), np.maximum(report.high[i], least),
                                  color=look["color"], alpha=0.15, linewidth=0)  # fmt: skip
-        axes[1].plot(report.times, report.distance[i], label=label, **look)
+        axes[1].plot(report.times, report.distance[i], label=told, **look)
     axes[0].plot(report.times, report.floor, color=GREY, linewidth=1)
     axes[0].annotate("floor before correction", (report.times[-1], report.floor[-1]), (0, 3), ha="right",
                      textcoords="offset points", color=GREY, fontsize="small")  # fmt: skip
@@ -123,4 +139,5 @@ def proxy_comparison(report: ProxyReport, ax: Any = None) -> np.ndarray:
     )
     axes[1].set(xlabel=TIME, ylabel="2-Wasserstein distance, relative", ylim=(0, None))
     axes[1].legend(title=f"N* = {report.reference_width}, {report.seeds} seeds", **beside(ax))
+    headed(axes, ax, label)
     return axes

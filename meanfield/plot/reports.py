@@ -15,38 +15,58 @@ from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.report import Deviation, DeviationReport
 from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
-from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, beside, colours, panels, plain_log, width_axis
+from meanfield.plot.curves import MARK, drawn_before
+from meanfield.plot.families import PALETTE
+from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, beside, colours, headed, panels, plain_log, width_axis
 
 
 @checked
-def deviation(report: DeviationReport, names: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
-    """Deviation from the limit against width, one log-log panel per observable, with the fitted power of the width.
+def deviation(
+    report: DeviationReport, names: Sequence[str] | None = None, ax: Any = None, label: str | None = None
+) -> np.ndarray:
+    """Deviation from the limit against width, one log-log panel per observable, with the fitted power of the width, a guide N^-1/2, and
+    the limit's own error where it is known.
 
-    names: None takes f, loss, the first Phi and tangent_kernel as far as the report has them. |bias| is drawn only where it was detected,
-    predictions where they are of all numbers that are compared (of f and losses at every recorded step); `predictions` shows the others.
+    names: None takes f, loss, the Phi of the last layer and tangent_kernel as far as the report has them. |bias| is drawn only where it
+    was detected, predictions where they are of all numbers that are compared (of f and losses at every recorded step); `predictions` shows
+    the others. label: of the deviations, e.g. to tell two reports on the same axes apart.
     """
     if names is None:
-        phi = next((n for n in report.observables if parts(n)[0] == "Phi"), "")
+        phi = next((n for n in reversed([*report.observables]) if parts(n)[0] == "Phi"), "")
         names = [n for n in ("f", "loss", phi, "tangent_kernel") if n in report.observables] or [*report.observables]
     found = [report[name] for name in names]
     columns = max(1, min(2, len(found)))
-    axes = panels(ax, -(-len(found) // columns), columns, len(found), size=(4.4, 3.4))
+    axes = panels(ax, -(-len(found) // columns), columns, len(found), size=(3.9, 3.1), extra=1.6)
+    widths = np.array(report.widths, dtype=float)
     for i, (panel, d) in enumerate(zip(axes, found, strict=True)):
-        _deviation(panel, d, np.array(report.widths, dtype=float))
+        colour = PALETTE[drawn_before(panel) % len(PALETTE)]
+        _deviation(panel, d, widths, colour, label)
         for p in (p for p in report.predictions if p.name == d.name and p.whole and np.isfinite(p.predicted)):
-            _predicted(panel, p, np.array(report.widths, dtype=float))
-        low, high = panel.get_ylim()
-        panel.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+            _predicted(panel, p, widths)
         plain_log(panel)
-        panel.set(title=plot_data.described(d.name))
+        panel.set_title(plot_data.described(d.name), fontsize="medium")
         width_axis(panel, report.widths, label=i + columns >= len(axes))
         panel.set_ylabel("relative to the limit" if i % columns == 0 else "")
-        panel.legend(loc="upper right", **SMALL)
+        fits = [line for line in panel.get_lines() if "propto" in str(line.get_label())]
+        panel.legend(handles=fits, loc="best", **SMALL) if fits and ax is None else None
+    if ax is None:
+        _shared_legend(axes)
+    else:
+        axes[-1].legend(**SMALL)
     return axes
 
 
+def _shared_legend(axes: np.ndarray) -> None:
+    """What all panels show, once, to their right"""
+    handles = {
+        label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    kept = {label: handle for label, handle in handles.items() if "propto" not in label}
+    axes[0].figure.legend(kept.values(), kept.keys(), loc="outside right center", **SMALL)
+
+
 @checked
-def variance(report: DeviationReport, ax: Axes | None = None) -> Axes:
+def variance(report: DeviationReport, ax: Axes | None = None, label: str | None = None) -> Axes:
     """N Var f(T) against width, beside the value predicted before training."""
     panel: Axes = panels(ax)[0]
     style = {"fmt": "o", "color": BLUE, "capsize": 2}
@@ -61,11 +81,12 @@ def variance(report: DeviationReport, ax: Axes | None = None) -> Axes:
     )
     width_axis(panel, report.widths)
     panel.legend(loc="lower right", **SMALL)
+    headed([panel], ax, label)
     return panel
 
 
 @checked
-def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None) -> np.ndarray:
+def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None, label: str | None = None) -> np.ndarray:
     """Fields, their changes, gradients and changes of gradients against width at a recorded step, in log-log, a panel each.
 
     Full lines leave a layer's weight, dashed ones enter it, the black one is the network's outputs. What does not go with the width as it
@@ -96,6 +117,7 @@ def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None) -> np
     shown += [("not as it should", ORANGE, "", "x")] if report.wrong else []
     handles = [Line2D([], [], color=c, linestyle=line, marker=mark) for _, c, line, mark in shown]
     axes[-1].legend(handles, [label for label, *_ in shown], **beside(ax))
+    headed(axes, ax, label)
     return axes
 
 
@@ -105,22 +127,27 @@ def _coordinate(ax: Axes, c: Coordinate, widths: np.ndarray, values: np.ndarray,
         ax.plot(widths, values, "x", color=ORANGE, markersize=6, zorder=6)
 
 
-def _deviation(ax: Axes, d: Deviation, widths: np.ndarray) -> None:
+def _deviation(ax: Axes, d: Deviation, widths: np.ndarray, colour: Any, label: str | None) -> None:
     distance = bool(np.isnan(d.variance).all())
     what = "distance" if distance else "deviation"
     marks: dict[str, Any] = {"capsize": 2, "markersize": 4}
-    ax.errorbar(widths, d.deviation, d.deviation_se, fmt="o", color=BLUE, label=what, **marks)
+    middle = np.exp(np.mean(np.log(d.deviation * widths**0.5)))
+    ax.plot(widths, middle * widths**-0.5, ":", color="black", linewidth=1, label="$N^{-1/2}$", zorder=1)
+    (points, *_) = ax.errorbar(widths, d.deviation, d.deviation_se, fmt="o", color=colour, label=label or what, **marks)
+    points.set_gid(MARK)
     if what in d.exponents:
         e, weights = d.exponents[what], (d.deviation / np.maximum(d.deviation_se, 1e-12 * d.deviation)) ** 2
         centre, height = (np.average(np.log(v), weights=weights) for v in (widths, d.deviation))
-        label = rf"$\propto N^{{{e.slope:.2f}}}$, 95 %: ${e.low:.2f}$ to ${e.high:.2f}$"
-        ax.plot(widths, np.exp(height + e.slope * (np.log(widths) - centre)), color=BLUE, linewidth=1, label=label)
-    floor = "as many neurons of the limit" if distance else "floor of |bias|"
+        fit = rf"$\propto N^{{{e.slope:.2f}}}$, 95 %: ${e.low:.2f}$ to ${e.high:.2f}$"
+        ax.plot(widths, np.exp(height + e.slope * (np.log(widths) - centre)), color=colour, linewidth=1, label=fit)
+    floor = "as many neurons\nof the limit" if distance else "floor of |bias|"
     ax.plot(widths, d.floor, "--", color=GREY, marker=".", linewidth=1, label=floor)
+    ax.set(xscale="log", yscale="log")
+    if d.reference_error > 0:  # nan of a single limit
+        ax.axhline(d.reference_error, color="black", linewidth=0.8, linestyle=(0, (1, 3)), label="error of the limit")
     if (seen := d.bias_detected).any():
         bias = np.sqrt(d.bias2[seen])
         ax.errorbar(widths[seen], bias, d.bias2_se[seen] / (2 * bias), fmt="s", color=ORANGE, label="|bias|", **marks)
-    ax.set(xscale="log", yscale="log")
 
 
 def _predicted(ax: Axes, p: Fluctuation, widths: np.ndarray) -> None:

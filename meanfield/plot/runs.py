@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import CenteredNorm
-from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.plot import data as plot_data
+from meanfield.plot.curves import compared, curves, differences, drawn_before, end_labels, spread_of
 from meanfield.plot.data import Solutions
-from meanfield.plot.frame import GREY, LIMIT, SMALL, TIME, beside, colours, output_of, panels, plain_log
+from meanfield.plot.families import Family, Labels, families, must_share_samples
+from meanfield.plot.frame import GREY, SMALL, TIME, beside, headed, output_of, panels, plain_log
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.stream import Stream
 from meanfield.solution.solution import Solution, preactivation_keys
 
 
 @checked
-def loss(nets: Solutions, limit: Solutions | None = None, ax: Axes | None = None, test: bool = False) -> Axes:
-    """Training (or test) loss against time: per width the mean over seeds and a band of one standard deviation."""
-    groups, limits = plot_data.by_width(nets, limit)
-    panel: Axes = panels(ax)[0]
-    curves = _curves(panel, groups, limits, lambda s: s.test_loss if test else s.loss)
+def loss(
+    nets: Solutions, limit: Solutions | None = None, ax: Any = None, test: bool = False, label: Labels = None
+) -> Axes:
+    """Training (or test) loss against time: per width the mean over seeds, with a band of one standard deviation for up to three widths.
+
+    Solutions of several problems are named and coloured by what differs between them; label: names instead, one for each problem. On a
+    new figure, and on two axes, a second panel has the differences from the limit with bands of one standard error. Returns the first.
+    """
+    every = families(plot_data.several(nets), plot_data.several(limit), label, drawn_before(ax))
+    both = compared(every) and (ax is None or np.size(ax) == 2)
+    axes = panels(ax, 2 if both else 1, 1, **_two_rows(both, 5.2, 3.8))
+    panel: Axes = axes[0]
+    lines = curves(panel, every, lambda s: s.test_loss if test else s.loss)
     panel.set_yscale("log")
-    lowest, highest = min(c[c > 0].min(initial=np.inf) for c in curves), max(c.max() for c in curves)
+    lowest, highest = min(c[c > 0].min(initial=np.inf) for c in lines), max(np.max(c[np.isfinite(c)]) for c in lines)
     if 0 < lowest < highest:  # a band that reaches down to zero must not set the scale
         panel.set_ylim(0.6 * lowest, 1.6 * highest)
     plain_log(panel)
-    data = _any(groups, limits).problem.data
+    data = every[0].problem.data
     samples = data.points - data.samples if test else data.samples
-    panel.set(xlabel=TIME, ylabel=f"{_which(data, test)} loss, mean of {samples} samples")
-    panel.legend(title=plot_data.seeds(groups), **SMALL)
+    panel.set_ylabel(_told(f"{_which(data, test)} loss, mean of {samples} samples", every, ax))
+    axes[-1].set_xlabel(TIME)
+    if both:
+        differences(axes[1], every, lambda s: s.test_loss if test else s.loss)
+        axes[1].set_ylabel("less the limit's,\n± 1 standard error")
+    _names(axes[:1], every, ax, SMALL)
     return panel
 
 
@@ -50,33 +63,64 @@ def outputs(
     output: int | None = None,
     test: bool = False,
     difference: bool = False,
+    label: Labels = None,
 ) -> np.ndarray:
-    """f_mu(t) of single samples, one panel each: per width the mean over seeds and a band of one standard deviation.
+    """f_mu(t) of single samples, one panel each: lines, names and colours as in `loss`.
 
-    samples: None takes the first three. output: which of several; None takes the one with the largest target. difference: f less that
-    of the (first) limit.
+    samples: None takes one of each class, up to three in all. output: which of several; None takes the one with the largest target.
+    difference: f less that of the limit alone. A new figure, and twice as many axes, have these differences in a second row.
     """
-    groups, limits = plot_data.by_width(nets, limit)
-    problem = _any(groups, limits).problem
-    if difference and not limits:
+    every = families(plot_data.several(nets), plot_data.several(limit), label, drawn_before(ax))
+    must_share_samples(every)
+    if difference and not any(family.limits for family in every):
         raise ValueError("a difference needs a limit: give limit=...")
-    data = problem.data
-    if samples is None:
-        samples = plot_data.first_of(data.points - data.samples if test else data.samples)
-    axes = panels(ax, 1, len(samples), size=(3.3, 3.3), sharey=True)
-    for panel, mu in zip(axes, samples, strict=True):
+    problem = every[0].problem
+    samples = plot_data.shown_samples(problem.data, test) if samples is None else samples
+    both = compared(every) and not difference and len(samples) > 0 and (ax is None or np.size(ax) == 2 * len(samples))
+    axes = panels(ax, 2 if both else 1, len(samples), sharey="row", extra=0.9, **_two_rows(both, 3.0, 3.3))
+    for mu, panel, below in zip(samples, axes, axes[-len(samples) :], strict=False):
         targets = problem.data.y_test if test else problem.data.y
         target = None if targets is None else plot_data.row(targets, mu).flatten()
         column = output if output is not None else 0 if target is None else int(target.argmax())
-        base = output_of(limits[0], mu, column, test) if difference else torch.zeros(())
-        _curves(panel, groups, limits, lambda s, mu=mu, c=column, base=base: output_of(s, mu, c, test) - base)
-        if target is not None and problem.loss_function.name == "squared" and not difference:
-            panel.axhline(float(target[column]), color=GREY, linestyle=":", linewidth=1, label="target")
-        which = f", output {column}" if problem.data.outputs > 1 else ""
-        panel.set(xlabel=TIME, title=f"{_which(problem.data, test)} sample {mu}{which}")
-    axes[0].set_ylabel(r"$f_\mu(t)$ less that of the limit" if difference else r"output $f_\mu(t)$")
-    axes[-1].legend(title=plot_data.seeds(groups), **beside(ax))
+        of = partial(output_of, mu=mu, column=column, test=test)
+        if not difference:
+            curves(panel, every, of)
+            if target is not None and problem.loss_function.name == "squared":
+                panel.axhline(float(target[column]), color=GREY, linestyle=":", linewidth=1, label="target")
+        if difference or both:
+            differences(below, every, of)
+        panel.set_title(plot_data.told(problem.data, mu, column, test), fontsize="medium")
+        below.set_xlabel(TIME)
+    less = "$f$ less the limit's,\n± 1 standard error"
+    axes[0].set_ylabel(less if difference else _told(r"output $f_\mu(t)$", every, ax))
+    if both:
+        axes[len(samples)].set_ylabel(less)
+    _names(axes[: len(samples)], every, ax, beside(ax))
     return axes
+
+
+def _two_rows(both: bool, width: float, height: float) -> dict[str, Any]:
+    """Sizes of a figure with or without a lower row of differences"""
+    if not both:
+        return {"size": (width, height)}
+    return {"size": (width, 0.75 * height), "sharex": "col", "gridspec_kw": {"height_ratios": (3, 2)}}
+
+
+def _names(axes: Sequence[Axes], every: Sequence[Family], ax: Any, where: dict[str, Any]) -> None:
+    """At the ends of lines in a new figure, in a legend in a given one"""
+    if ax is not None:
+        axes[-1].legend(title=spread_of(every), **where)
+        return
+    last = max(float(s.times[-1]) for family in every for group in family.members() for s in group)
+    for panel in axes:
+        panel.set_xlim(0, last or None)
+    end_labels(axes[-1])
+
+
+def _told(what: str, every: Sequence[Family], ax: Any) -> str:
+    """What is drawn, with what lines and bands are where no legend says it"""
+    spread = spread_of(every) if ax is None else None
+    return f"{what},\n{spread}" if spread else what
 
 
 @checked
@@ -87,38 +131,44 @@ def preactivations(
     steps: Sequence[int] = (0, -1),
     layer: int | str | None = None,
     ax: Any = None,
-    bins: int = 40,
+    bins: int | None = None,
+    label: Labels = None,
 ) -> np.ndarray:
     """Distribution of h^layer over neurons at one training sample, a panel per step; the seeds of a width are pooled.
 
-    layer: the first if left out; of modules a name in `record`, whose rows (samples, then positions) are counted as samples.
+    layer: the first if left out; of modules a name in `record`, whose rows (samples, then positions) are counted as samples. bins: between
+    the ends of all; None takes twice the cube root of the neurons of each, up to 60. label: as in `loss`.
     """
-    bins = checks.integer("bins", bins, 1)
-    checks.memory(f"bins={bins}", 64.0 * bins, "take fewer, e.g. bins=40")
-    groups, limits = plot_data.by_width(nets, limit)
+    if bins is not None:
+        bins = checks.integer("bins", bins, 1)
+        checks.memory(f"bins={bins}", 64.0 * bins, "take fewer, e.g. bins=40")
+    every = families(plot_data.several(nets), plot_data.several(limit), label)
+    must_share_samples(every)
+    first = every[0].members()[-1][0]
     if layer is None:
-        layer = next((key.layer for key in preactivation_keys(_any(groups, limits))), 1)
-    axes = panels(ax, 1, len(steps), size=(4.0, 3.3), sharey=True)
-    styles = {f"N = {n}": {"color": c, "linewidth": 1.1} for n, c in zip(groups, colours(len(groups)), strict=True)}
-    sets = dict(zip([*styles, "limit"], [*groups.values(), limits], strict=True))
-    drawn = {step: {k: plot_data.pooled(g, step, layer, sample) for k, g in sets.items() if g} for step in steps}
-    ends = np.array([np.quantile(h, [0.001, 0.999]) for found in drawn.values() for h, _ in found.values()])
-    edges = np.linspace(ends[:, 0].min(), ends[:, 1].max(), bins + 1)
+        layer = next((key.layer for key in preactivation_keys(first)), 1)
+    axes = panels(ax, 1, len(steps), size=(4.0, 3.3), extra=1.2, sharey=True)
+    sets = [(family.who(group[0]), family.look(group[0]), group) for family in every for group in family.members()]
+    drawn = {step: [plot_data.pooled(group, step, layer, sample) for *_, group in sets] for step in steps}
+    ends = np.array([np.quantile(h, [0.001, 0.999]) for found in drawn.values() for h, _ in found])
     for panel, (step, found) in zip(axes, drawn.items(), strict=True):
-        for label, (h, m) in found.items():
+        for (who, look, _), (h, m) in zip(sets, found, strict=True):
+            number = bins or int(np.clip(2 * len(h) ** (1 / 3), 8, 60))
+            edges = np.linspace(ends[:, 0].min(), ends[:, 1].max(), number + 1)
             density = np.histogram(h, edges, weights=m)[0] / np.diff(edges)
-            panel.stairs(density, edges, label=label, **styles.get(label, LIMIT))
+            panel.stairs(density, edges, label=who, **look)
         panel.set(
-            xlabel=f"preactivation {plot_data.symbol('h', layer)} of sample {sample}",
-            title=plot_data.when(_any(groups, limits), step),
+            xlabel=f"preactivation {plot_data.symbol('h', layer)} of sample {sample}", title=plot_data.when(first, step)
         )
     axes[0].set_ylabel("density of neurons")
-    axes[-1].legend(title="seeds pooled" if groups else None, **beside(ax))
+    axes[-1].legend(title="seeds pooled" if any(family.nets for family in every) else None, **beside(ax))
     return axes
 
 
 @checked
-def particles(solution: Solution, steps: Sequence[int] = (0, -1), ax: Any = None, output: int = 0) -> np.ndarray:
+def particles(
+    solution: Solution, steps: Sequence[int] = (0, -1), ax: Any = None, output: int = 0, label: str | None = None
+) -> np.ndarray:
     """Clouds of a two-layer solution in a plane of input weights, coloured by readout a; heavier particles are larger.
 
     The plane: both weights for two inputs, (w, a) for one, else the two directions v_1, v_2 in which the particles moved most.
@@ -132,12 +182,13 @@ def particles(solution: Solution, steps: Sequence[int] = (0, -1), ax: Any = None
         panel.set_title(plot_data.when(solution, step))
     axes[0].set_ylabel(clouds.axes[1])
     axes[0].figure.colorbar(picture, ax=list(axes), label="readout $a$", extend="both")
+    headed(axes, ax, label)
     return axes
 
 
 @checked
 def animate_particles(
-    solution: Solution, ax: Axes | None = None, output: int = 0, milliseconds: float = 100
+    solution: Solution, ax: Axes | None = None, output: int = 0, milliseconds: float = 100, label: str | None = None
 ) -> FuncAnimation:
     """`particles` through all recorded snapshots. Keep the result, and `.save("cloud.gif", writer="pillow")` it."""
     milliseconds = checks.positive("milliseconds", milliseconds)
@@ -147,6 +198,8 @@ def animate_particles(
     panel.set_ylabel(clouds.axes[1])
     figure: Any = panel.get_figure(root=True)
     figure.colorbar(picture, ax=panel, label="readout $a$", extend="both")
+
+    headed([panel], ax, label)
 
     def show(step: int) -> list[Any]:
         picture.set_offsets(clouds.points[step])
@@ -160,24 +213,6 @@ def animate_particles(
     return FuncAnimation(figure, show, frames=list(clouds.points), interval=milliseconds)
 
 
-def _curves(
-    ax: Axes, groups: dict[int, list[Solution]], limits: Sequence[Solution], of: Callable[[Solution], Tensor]
-) -> list[np.ndarray]:
-    """Per width the mean over seeds with a band of ± 1 standard deviation, the limits on top; returns the lines."""
-    drawn = []
-    for (width, group), colour in zip(groups.items(), colours(len(groups)), strict=True):
-        values, times = torch.stack([of(s).double() for s in group]).numpy(), group[0].times.numpy()
-        drawn.append(values.mean(0))
-        ax.plot(times, drawn[-1], color=colour, linewidth=1.2, label=f"N = {width}")
-        if len(group) > 1:
-            spread = values.std(0, ddof=1)
-            ax.fill_between(times, drawn[-1] - spread, drawn[-1] + spread, color=colour, alpha=0.25, linewidth=0.6)
-    for i, solution in enumerate(limits):
-        drawn.append(of(solution).double().numpy())
-        ax.plot(solution.times.numpy(), drawn[-1], label="_" if i else "limit", **LIMIT)
-    return drawn
-
-
 def _scatter(ax: Axes, clouds: plot_data.Clouds, step: int) -> PathCollection:
     """One snapshot, on scales that all snapshots share; the colours saturate for the largest 2 % of readouts."""
     everywhere, readouts = np.concatenate([*clouds.points.values()]), np.concatenate([*clouds.readouts.values()])
@@ -188,10 +223,6 @@ def _scatter(ax: Axes, clouds: plot_data.Clouds, step: int) -> PathCollection:
     norm = CenteredNorm(0, float(np.quantile(np.abs(readouts), 0.98)) or 1.0)
     points = clouds.points[step]
     return ax.scatter(*points.T, s=clouds.sizes, c=clouds.readouts[step], norm=norm, cmap="RdBu_r", linewidths=0)
-
-
-def _any(groups: dict[int, list[Solution]], limits: Sequence[Solution]) -> Solution:
-    return (limits or next(iter(groups.values())))[0]
 
 
 def _which(data: Dataset, test: bool) -> str:

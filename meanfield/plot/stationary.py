@@ -11,14 +11,16 @@ from matplotlib.axes import Axes
 from meanfield.checking.arguments import checked
 from meanfield.comparison.free_energy import FreeEnergy
 from meanfield.comparison.stationary import StationaryAverages
-from meanfield.plot.data import first_of, row
-from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, output_of, panels
+from meanfield.plot.data import row, shown_samples, told
+from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, headed, output_of, panels
 from meanfield.solution.gibbs_measure import GibbsMeasure
 from meanfield.solution.solution import Solution
 
 
 @checked
-def free_energy(found: FreeEnergy, end: GibbsMeasure | None = None, ax: Axes | None = None) -> Axes:
+def free_energy(
+    found: FreeEnergy, end: GibbsMeasure | None = None, ax: Axes | None = None, label: str | None = None
+) -> Axes:
     """Free energy and its two parts against time, with 95 % of the estimate's error; dashed, the least there is, of `end`."""
     panel: Axes = panels(ax)[0]
     times, entropic = found.times.numpy(), found.temperature * found.divergence.numpy()
@@ -33,6 +35,7 @@ def free_energy(found: FreeEnergy, end: GibbsMeasure | None = None, ax: Axes | N
     panel.set(xlabel=TIME, ylabel="free energy")
     panel.set_ylim(bottom=min(0.0, float(panel.get_ylim()[0])))
     panel.legend(**SMALL)
+    headed([panel], ax, label)
     return panel
 
 
@@ -43,17 +46,18 @@ def stationary(
     samples: Sequence[int] | None = None,
     output: int | None = None,
     ax: Any = None,
+    label: str | None = None,
 ) -> np.ndarray:
     """f_mu(t) of each run, a panel for each sample: grey until the start is forgotten; the mean over time with 95 % of its error.
 
-    samples: None takes the first three. output: which of several; None takes the one with the largest target.
+    samples: None takes one of each class, up to three in all. output: which of several; None takes the one with the largest target.
     """
     every = [runs] if isinstance(runs, Solution) else list(runs)
     if not every:
         raise ValueError("runs must hold one or more: received none")
     if any(run.problem != found.problem for run in every):
         raise ValueError("runs must be those of the averages: received one of another problem")
-    samples = first_of(found.problem.data.samples) if samples is None else samples
+    samples = shown_samples(found.problem.data) if samples is None else samples
     axes = panels(ax, 1, len(samples), size=(3.3, 3.0), sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
         target = row(found.problem.data.y, mu).flatten()
@@ -71,8 +75,9 @@ def stationary(
         ends = [found.time, float(every[0].times[-1])]
         panel.plot(ends, [mean, mean], **LIMIT, label=f"{mean:.3g} $\\pm$ {error:.1g}")
         panel.fill_between(ends, mean - 1.96 * error, mean + 1.96 * error, color="black", alpha=0.25, linewidth=0)
-        which = f", output {column}" if found.problem.data.outputs > 1 else ""
-        panel.set(xlabel=TIME, title=f"training sample {mu}{which}")
+        panel.set_xlabel(TIME)
+        panel.set_title(told(found.problem.data, mu, column, False), fontsize="medium")
         panel.legend(**SMALL)
     axes[0].set_ylabel("output $f$")
+    headed(axes, ax, label)
     return axes

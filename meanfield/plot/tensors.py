@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from meanfield.checking.arguments import checked
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
-from meanfield.plot.frame import LIMIT, SMALL, colours, panels
+from meanfield.plot.families import Labels, named
+from meanfield.plot.frame import LIMIT, SMALL, colours, heat, panels
 from meanfield.solution.solution import Solution
 
 
@@ -24,12 +24,14 @@ def recorded(
     at: Sequence[int] | None = None,
     ax: Any = None,
     difference: bool = False,
+    label: Labels = None,
 ) -> np.ndarray:
     """A tensor that `record={name: ..}` of an architecture names: matrices as heat maps, one row per solution and one column per step (for
     one step all in one row), vectors as lines, a panel per step with all solutions.
 
     at: the sample, and of tensors (P, .., n, m) also the heads or the like, counted from 0; if left out the first of each, and for
-    numbers (P,) none, which draws them against the samples. difference: less that of the first limit, which is not drawn itself.
+    numbers (P,) none, which draws them against the samples. difference: less that of the first limit, which is not drawn itself. label:
+    of each problem, in titles and legend.
     ValueError for what was not recorded, and where neither a matrix nor a vector is left.
     """
     chosen, where = plot_data.several(solutions), None if at is None else tuple(at)
@@ -44,22 +46,27 @@ def recorded(
     tensors = [tensor for own in found.values() for _, tensor in own]
     if len(shapes := {tensor.shape for tensor in tensors}) > 1:
         raise ValueError(f"what is drawn together must have one shape: received {name} of shapes {sorted(shapes)}")
-    label = (found[steps[0]][0][0] if tensors else "") + (", less the limit's" if difference else "")
+    told = (found[steps[0]][0][0] if tensors else "") + (", less the limit's" if difference else "")
+    names = named(shown, label)
     if tensors and tensors[0].ndim == 1:
-        return _lines(shown, {step: [tensor for _, tensor in own] for step, own in found.items()}, label, ax)
-    maps = [(s, step, found[step][i][1]) for i, s in enumerate(shown) for step in steps]
-    return _maps(maps, len(steps), label, difference, ax)
+        return _lines(shown, names, {step: [tensor for _, tensor in own] for step, own in found.items()}, told, ax)
+    maps = [
+        (f"{who}, {plot_data.when(s, step)}", found[step][i][1])
+        for i, (s, who) in enumerate(zip(shown, names, strict=True))
+        for step in steps
+    ]
+    return _maps(maps, len(steps), told, difference, ax)
 
 
-def _maps(maps: list[tuple[Solution, int, np.ndarray]], columns: int, label: str, signed: bool, ax: Any) -> np.ndarray:
+def _maps(maps: list[tuple[str, np.ndarray]], columns: int, label: str, signed: bool, ax: Any) -> np.ndarray:
     rows, columns = (len(maps) // columns, columns) if columns > 1 else (1, len(maps))
     axes = panels(ax, rows, columns, size=(2.6, 2.5))
     low, high = min(m.min() for *_, m in maps), max(m.max() for *_, m in maps)
     signed = signed or low < 0
-    norm = CenteredNorm(0, max(-low, high, 1e-30)) if signed else Normalize(low, high)
-    for i, (panel, (solution, step, matrix)) in enumerate(zip(axes, maps, strict=True)):
-        panel.imshow(matrix, norm=norm, cmap="RdBu_r" if signed else "viridis", interpolation="nearest")
-        panel.set_title(f"{plot_data.who(solution)}, {plot_data.when(solution, step)}", fontsize="medium")
+    look = heat(low, high, signed)
+    for i, (panel, (title, matrix)) in enumerate(zip(axes, maps, strict=True)):
+        panel.imshow(matrix, interpolation="nearest", **look)
+        panel.set_title(title, fontsize="medium")
         panel.set_xlabel("column" if i >= len(maps) - columns else "")
         panel.set_ylabel("row" if i % columns == 0 else "")
         _counted(panel.xaxis, panel.yaxis)
@@ -67,17 +74,18 @@ def _maps(maps: list[tuple[Solution, int, np.ndarray]], columns: int, label: str
     return axes
 
 
-def _lines(shown: list[Solution], found: dict[int, list[np.ndarray]], label: str, ax: Any) -> np.ndarray:
+def _lines(
+    shown: list[Solution], names: list[str], found: dict[int, list[np.ndarray]], label: str, ax: Any
+) -> np.ndarray:
     axes = panels(ax, 1, len(found), size=(3.6, 3.2), sharey=True)
     widths = sorted({s.width for s in shown if s.width is not None})
     looks = {n: {"color": c, "linewidth": 1.2} for n, c in zip(widths, colours(len(widths)), strict=True)}
     for panel, (step, vectors) in zip(axes, found.items(), strict=True):
-        named: set[str] = set()
-        for solution, vector in zip(shown, vectors, strict=True):
-            who = plot_data.who(solution)
+        told: set[str] = set()
+        for solution, who, vector in zip(shown, names, vectors, strict=True):
             look = LIMIT if solution.width is None else looks[solution.width]
-            panel.plot(vector, marker=".", label=f"_{who}" if who in named else who, **look)
-            named.add(who)
+            panel.plot(vector, marker=".", label=f"_{who}" if who in told else who, **look)
+            told.add(who)
         panel.set(xlabel="entry", title=plot_data.when(shown[0], step))
         _counted(panel.xaxis)
     axes[0].set_ylabel(label)

@@ -9,13 +9,15 @@ from matplotlib.axes import Axes
 
 from meanfield.checking.arguments import checked
 from meanfield.comparison.transfer_report import BestRate, TransferReport
-from meanfield.plot.frame import LIMIT, SMALL, colours, panels, plain_log
+from meanfield.plot.frame import LIMIT, SMALL, colours, headed, panels, plain_log
 
 SHOWN = 5.0  # times the largest loss at the lowest rate: above it curves leave the picture, as diverged runs do
 
 
 @checked
-def learning_rates(report: TransferReport, best: bool = False, ax: Axes | None = None) -> Axes:
+def learning_rates(
+    report: TransferReport, best: bool = False, ax: Axes | None = None, label: str | None = None
+) -> Axes:
     """Loss against learning rate, both logarithmic: a line a width, the limit black and dashed, bands of one standard error.
 
     Dots mark the best rates. Where runs diverged there is a cross at the top edge, and no line. best: the least loss of all recorded
@@ -50,6 +52,7 @@ def learning_rates(report: TransferReport, best: bool = False, ax: Axes | None =
     if report.diverged().any() or not np.isfinite(curves).all():
         panel.plot([], [], "x", color="grey", markersize=5, label="blew up")
     panel.legend(**SMALL)
+    headed([panel], ax, label)
     return panel
 
 
