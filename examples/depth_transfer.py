@@ -1,7 +1,9 @@
 """Learning rates transfer across width and depth: loss against learning rate, finite networks beside their limit.
 
 Digits 0 against 1, residual tanh networks with branches of size 1/sqrt(L) in the mean-field scaling, gamma0 = 1. Expected: the loss after
-a fixed number of steps is lowest at the same learning rate for every width and depth, and networks lie on the curve of the limit.
+a fixed number of steps is lowest at the same learning rate for every width and depth, and networks lie on the curve of the limit, up
+to the edge of stability: at rates above 2 P / (largest eigenvalue of the tangent kernel at the start), which is drawn, the loss grows
+before it falls, if it does, and what little a finite network differs by grows with it, so that there network and limit may be far apart.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     for label, losses in curves.items():
         print(f"{label:<20}" + "".join(f"{loss:>9.4f}" for loss in losses) + f"{best[label]:>9.3g}")
     if out is not None:
-        keep(_drawn(curves, rates, depths, widths), folder(out) / "depth_transfer.png")
+        edges = [_edge(replace(problem, network=mf.Network(depth, "tanh", residual=1.0))) for depth in depths]
+        keep(_drawn(curves, rates, depths, widths, edges), folder(out) / "depth_transfer.png")
     return best
 
 
@@ -56,8 +59,18 @@ def _loss(runs: list[mf.Solution]) -> float:
     return sum(float(run.loss[-1]) for run in runs) / len(runs)
 
 
+def _edge(problem: mf.Problem) -> float:
+    """The largest rate at which descent on the tangent kernel of the start is stable"""
+    kernel = mf.nngp_and_ntk(problem.network, problem.scaling, problem.data.x)[1]
+    return mf.spectrum(kernel, problem.data.y).largest_learning_rate()
+
+
 def _drawn(
-    curves: dict[str, list[float]], rates: list[float], depths: tuple[int, ...], widths: tuple[int, ...]
+    curves: dict[str, list[float]],
+    rates: list[float],
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    edges: list[float],
 ) -> list[Axes]:
     _, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained", sharey=True)
     middle = depths[1]
@@ -74,8 +87,12 @@ def _drawn(
         xlabel=r"learning rate $\eta$", ylabel="training loss after the last step", title=f"widths, $L = {middle}$"
     )
     right.set(xlabel=r"learning rate $\eta$", title="depths")
-    for ax in (left, right):
-        ax.legend(fontsize="small")
+    for ax, edge in ((left, edges[1]), (right, min(edges))):
+        ax.legend(fontsize="small", loc="upper left")
+        ax.axvspan(edge, 1.3 * rates[-1], color="0.9", zorder=0)
+        ax.set_xlim(rates[0] / 1.2, 1.3 * rates[-1])
+        ax.annotate("beyond the edge of stability", (edge, 0.02), (-3, 0), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", rotation=90, ha="right", color="0.4", fontsize="small")  # fmt: skip
     return [left, right]
 
 

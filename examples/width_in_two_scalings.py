@@ -52,16 +52,17 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     if out is not None:
         _, ax = plt.subplots(figsize=(5.6, 4.0), layout="constrained")
         for name, colour in _COLOURS.items():
-            ax.errorbar(widths, curves[name], errors[name], fmt="o-", color=colour, capsize=3, label=name)
-            ax.axhline(limits[name], color=colour, linestyle="--", linewidth=1, label=f"{name}, limit")
+            told = name.replace("_", "-")
+            ax.errorbar(widths, curves[name], errors[name], fmt="o-", color=colour, capsize=3, label=told)
+            ax.axhline(limits[name], color=colour, linestyle="--", linewidth=1, label=f"{told}, limit")
         ax.axvline(reference, color="0.6", linewidth=1, linestyle=":")
-        ax.set(
-            xscale="log",
-            xlabel="width $N$",
-            ylabel="final test loss",
-            title=f"mean of {seeds} networks ± standard error",
-        )
-        ax.legend(fontsize="small")
+        ax.annotate("the same networks", (reference, 0.98), (4, 0), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", color="0.4", fontsize="small", va="top")  # fmt: skip
+        ax.set(xscale="log", xlabel="width $N$", ylabel="final test loss")
+        ax.set_title(f"mean of {seeds} networks ± 1 standard error", fontsize="medium")
+        ax.set_xticks(widths, [str(n) for n in widths])
+        ax.set_xticks([], minor=True)
+        ax.legend(fontsize="small", loc="center left")
         keep(ax, folder(out) / "width_in_two_scalings.png")
     at = widths.index(reference)
     return {

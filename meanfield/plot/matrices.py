@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
@@ -24,15 +25,15 @@ def kernels(
     name: str | None = None,
     steps: Sequence[int] = (0, -1),
     ax: Any = None,
-    scale: Literal["step", "all", "panel"] = "step",
+    scale: str = "step",
     label: Labels = None,
 ) -> np.ndarray:
     """Kernels ("Phi1", "G1", .., "tangent_kernel"; the first layer's Phi if left out) as heat maps, one row per solution and one column per
     step.
 
     Samples are sorted by class, with lines between classes and their names. With several outputs: the mean over pairs of equal outputs.
-    Kernels of modules that see positions are over samples and their positions, as they come. scale: whose colours are the same: all
-    solutions at a step, since kernels grow, or all, or each panel's own. label: instead of the names of the problems in the titles.
+    Kernels of modules that see positions are over samples and their positions, as they come. scale: whose colours are the same: "step",
+    all solutions at a step, since kernels grow, "all", or "panel", none. label: instead of the names of the problems in the titles.
     """
     chosen = plot_data.several(solutions)
     name = name or (first_key(chosen[0], "Phi") if chosen else "Phi1")
@@ -61,13 +62,16 @@ def kernels(
     return axes
 
 
+_SCALES = {"step": lambda i, j: j, "all": lambda i, j: 0, "panel": lambda i, j: (i, j)}  # alike where these are
+
+
 def _sharing(grid: np.ndarray, scale: str) -> list[tuple[list[Axes], list[tuple[int, int]]]]:
     """Groups of panels with the same colours, and where they stand"""
     places = [(i, j) for j in range(grid.shape[1]) for i in range(grid.shape[0])]
-    keys = {"step": lambda i, j: j, "all": lambda i, j: 0, "panel": lambda i, j: (i, j)}
+    shared = checks.lookup("scale", scale, _SCALES)
     groups: dict[Any, list[tuple[int, int]]] = {}
     for place in places:
-        groups.setdefault(keys[scale](*place), []).append(place)
+        groups.setdefault(shared(*place), []).append(place)
     return [([grid[place] for place in group], group) for group in groups.values()]
 
 

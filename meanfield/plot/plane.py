@@ -74,10 +74,10 @@ def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None, label
     Intervals that reach far beyond all powers are cut at the edge. label: instead of the names of the scalings, one for each report.
     """
     several = [reports] if isinstance(reports, PowersReport) else list(reports)
+    axes = panels(ax, 1, len(several), size=(2.2, 3.0), extra=3.0, sharex=True, sharey=True)
     titles = (
         [report.scaling.name.replace("_", "-") for report in several] if label is None else given(label, len(several))
     )
-    axes = panels(ax, 1, len(several), size=(2.2, 3.0), extra=3.0, sharex=True, sharey=True)
     points = [
         power
         for report in several
