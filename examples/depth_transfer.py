@@ -91,8 +91,8 @@ def _drawn(
         ax.legend(fontsize="small", loc="upper left")
         ax.axvspan(edge, 1.3 * rates[-1], color="0.9", zorder=0)
         ax.set_xlim(rates[0] / 1.2, 1.3 * rates[-1])
-        ax.annotate("beyond the edge of stability", (edge, 0.02), (-3, 0), xycoords=("data", "axes fraction"),
-                    textcoords="offset points", rotation=90, ha="right", color="0.4", fontsize="small")  # fmt: skip
+        ax.annotate("beyond the edge of stability", (0.995, 0.02), xycoords="axes fraction", rotation=90, ha="right", color="0.4",
+                    fontsize="small")  # fmt: skip
     return [left, right]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.comparison.statistics import Exponent
 from meanfield.scaling.plane import exponents
 from meanfield.scaling.scaling import Scaling
@@ -46,6 +47,8 @@ class Coordinate:
     """(steps, 2) its standard error"""
     limit_measured: tuple[Exponent, ...]
     """At each step the power of the samples, which should be 0"""
+
+    __repr__ = brief
 
     @property
     def name(self) -> str:
@@ -128,6 +131,9 @@ class CoordinatesReport:
     """Why a limit that was asked for is not there"""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What was trained"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def __getitem__(self, layer: str) -> tuple[Coordinate, ...]:
         """All of a layer, of "outputs" those of the network"""

@@ -14,6 +14,7 @@ from torch.autograd.functional import hessian, jacobian
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.problem.dataset import for_tests
 from meanfield.problem.stream import laws_must_be_known
@@ -47,6 +48,9 @@ class EnsembleLoss:
     """(widths, ensembles) loss of the mean of E networks, mean over ensembles that share no network; nan where there are fewer than two"""
     measured_se: np.ndarray | None = None
     """Its standard errors"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EnsembleLoss):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.problem.problem import Problem
 
 
@@ -98,6 +99,9 @@ class PredictedVariance(_Observed):
     covariances: Tensor = field(repr=False)
     """(groups, parts, Q, Q), each group an independent estimate"""
 
+    __repr__ = brief
+    _repr_html_ = html
+
     @checked
     def variance(self, name: str = "f") -> Tensor:
         """(R, ..) N Var of an observable at each step"""
@@ -169,6 +173,9 @@ class PredictedBias(_Observed):
 
     estimates: Tensor = field(repr=False)
     """(draws, Q), each an independent estimate without bias but for what falls as 1/N at the width it was found at"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     @checked
     def bias(self, name: str = "f") -> Tensor:

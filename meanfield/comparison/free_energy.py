@@ -13,6 +13,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.measures.particle_measure import ParticleMeasure, seen_directions
 from meanfield.measures.reductions import outputs
 from meanfield.problem.problem import Problem
@@ -42,6 +43,9 @@ class FreeEnergy:
     """That of the run"""
     dimensions: int
     """Coordinates in which the law was estimated: readouts, and the rank of the inputs"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     @property
     def total(self) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meanfield.checking.short import brief
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.comparison.observables import OUTPUTS, holds, observe, observed_at
 from meanfield.comparison.statistics import jackknife_error, left_out_moments, moments
@@ -44,6 +45,8 @@ class Fluctuation:
     """The same as predicted; of the bias less what its error adds, nan where that is all there is"""
     predicted_se: float
     """Its standard error, nan if unknown"""
+
+    __repr__ = brief
 
     def ratio(self) -> tuple[np.ndarray, np.ndarray]:
         """(widths,) measured over predicted, and its standard error"""

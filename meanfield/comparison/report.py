@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.comparison.predicted import Fluctuation
 from meanfield.comparison.statistics import Exponent
 
@@ -46,6 +47,8 @@ class Deviation:
     exponents: Mapping[str, Exponent]
     """Powers of the width, by the quantity"""
 
+    __repr__ = brief
+
     @property
     def bias_detected(self) -> np.ndarray:
         """(widths,) whether bias2 exceeds its own error and the error of the limit"""
@@ -76,6 +79,9 @@ class DeviationReport:
     """The standard error of predicted_n_var"""
     predictions: tuple[Fluctuation, ...] = ()
     """Variance and bias, measured beside predicted, of all that was predicted"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     @property
     def averaged_over(self) -> str:

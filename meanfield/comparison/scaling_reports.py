@@ -9,6 +9,7 @@ import numpy as np
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.comparison.statistics import Exponent
 from meanfield.scaling.scaling import Scaling
 
@@ -35,6 +36,8 @@ class PowerLaw:
     measured: Exponent
     """Power of the width, with its interval"""
 
+    __repr__ = brief
+
 
 @checked
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,9 @@ class PowersReport:
     """That they were trained"""
     quantities: Mapping[str, PowerLaw]
     """By name"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def __getitem__(self, name: str) -> PowerLaw:
         return checks.lookup("quantity", name, self.quantities)
@@ -91,6 +97,9 @@ class ProxyReport:
     """Runs of each limit"""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What was compared"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     @property
     def estimate(self) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.checking.warning import warn
 from meanfield.network.perceptron import Network
 from meanfield.problem.problem import Problem
@@ -43,6 +44,9 @@ class StationaryAverages:
     """"f" (P, .., C), "f_test", "loss", "test_loss", and the kernels (Q, Q) by name if two snapshots or more lie after the start"""
     errors: Mapping[str, Tensor] = field(repr=False)
     """Standard errors of `means`"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def __str__(self) -> str:
         loss, error = float(self.means["loss"]), float(self.errors["loss"])

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.comparison.statistics import Exponent, exponent_of, jackknife_error
 
 
@@ -56,6 +57,9 @@ class TransferReport:
     """(2, K) their standard errors, nan where they are not known"""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What was trained, and on which samples the loss was taken"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def losses(self, best: bool = False) -> np.ndarray:
         """(widths, K) means over seeds; infinite where a seed diverged"""

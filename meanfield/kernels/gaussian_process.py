@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.checking.warning import warn
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.hyperparameters import known_of, log_derivative, value_of, varied
@@ -56,6 +57,9 @@ class GaussianProcess:
     law: Law = "nngp"
     """nngp: K is the NNGP, the prior of the network's outputs, and the posterior that of Bayes; ntk: K is the tangent kernel, whose mean
     is kernel ridge regression; ensemble: no posterior, but the outputs of networks trained to the end from random starts (equation 95)"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "noise", checks.positive("noise", self.noise, zero=True))
@@ -130,6 +134,9 @@ class Posterior:
     """(P, ..) training points"""
     y: Any
     """(P, C) targets, or (P, positions, .., C)"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", checks.samples("x", self.x))

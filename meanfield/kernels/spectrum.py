@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.kernels.gram_checks import gram_matrix, indistinct, named, rounding
 
 Times = Tensor | Sequence[float]
@@ -38,6 +39,25 @@ class KernelSpectrum:
     """Relative rounding of the kernel that was given"""
     indistinct: tuple[tuple[int, ...], ...] = ()
     """Groups of rows of K that are equal to rounding, and, each alone, rows of zeros"""
+
+    __repr__ = brief
+    _repr_html_ = html
+
+    def __str__(self) -> str:
+        """Eigenvalues, how the targets lie in them, and what follows for training."""
+        values, count = self.eigenvalues, len(self.eigenvalues)
+        share, half = self.cumulative_alignment, [1, 2, 4, 8, 16, 32]
+        told = ", ".join(f"{float(share[k - 1]):.1%} in {k}" for k in half if k <= count)
+        zero = int(self.singular.sum())
+        lines = [
+            f"spectrum of a kernel of {count} rows, {self.samples} samples",
+            f"  eigenvalues {float(values[0]):.4g} .. {float(values[-1]):.4g}, {zero} of them zero to rounding; "
+            f"condition number {self.condition_number:.3g}",
+            f"  of the targets {told} of the largest directions",
+            f"  descent is stable below the learning rate {self.largest_learning_rate():.4g}; error that training leaves "
+            f"{self.remaining_error:.3g}",
+        ]
+        return "\n".join(lines)
 
     @property
     def alignment(self) -> Tensor:

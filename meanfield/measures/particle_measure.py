@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief
 
 _BLOCK = 2**16  # rows drawn at a time: bounds the float64 workspace of a large float32 cloud
 
@@ -30,6 +31,8 @@ class ParticleMeasure:
     """(N, D) input weights; D counts the bias column if the network has biases (Network.inputs)"""
     m: Tensor
     """(N,) weights, non-negative, of sum 1"""
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         a, w, m = self.a, self.w, self.m

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief
 from meanfield.network.describing import describe
 from meanfield.network.keys import parts
 from meanfield.network.laws import NORMAL, ZERO, Law, law
@@ -72,6 +73,8 @@ class Architecture:
     """The names of `record`, which files keep."""
     description: Description = field(init=False, repr=False)
     """Parameters and their roles, found when it is made."""
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if isinstance(self.build, Network):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.network.activations import Activation, activation
 from meanfield.network.keys import Key
 
@@ -35,6 +36,10 @@ class Network:
     """Multiplies trained biases, which start as N(0, 1); 0 means no biases"""
     residual: float | None = None
     """beta of h^{l+1} = h^l + (beta / sqrt(depth)) W^l phi(h^l) / sqrt(N); plain layers if left out"""
+
+    _always_told = ("depth", "activation")
+    __repr__ = brief
+    _repr_html_ = html
 
     def __post_init__(self) -> None:
         checks.normalise(self, depth=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking import checks
+from meanfield.checking.short import html
 from meanfield.problem.classes import encoded, named
 from meanfield.problem.transformation import Transformation
 
@@ -49,6 +50,8 @@ class Dataset:
     of whole numbers 0..C-1 as well, and becomes -1 and +1 for two classes, one-hot rows for more. Kept for pictures and files"""
     transformation: Transformation | None = None
     """What x and x_test went through before they came here (`from_file` and its like), for new points: see `transform`"""
+
+    _repr_html_ = html
 
     def __post_init__(self) -> None:
         given = {key: getattr(self, key) for key in ("x", "y", "x_test", "y_test")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import as_table, of_value
 from meanfield.network.architecture import Architecture, architecture, perceptron
 from meanfield.network.keys import Key
 from meanfield.network.perceptron import Network
@@ -75,6 +76,15 @@ class Problem:
 
     def _take_classes(self, outputs: tuple[int, ...] | None = None) -> None:
         object.__setattr__(self, "data", in_classes(self.data, self.loss_function, outputs))
+
+    def __repr__(self) -> str:
+        return f"Problem({', '.join(f'{name}={text}' for name, text in self._told().items())})"
+
+    def _repr_html_(self) -> str:
+        return as_table("Problem", self._told())
+
+    def _told(self) -> dict[str, str]:
+        return {f.name: of_value(getattr(self, f.name)) for f in fields(self)}
 
     def _fit_the_data(self, network: Architecture) -> None:
         """A perceptron with settings by layer is made for the data's inputs and outputs"""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.problem.optimisers import Entrywise, named
 from meanfield.problem.schedules import Schedule, Shape, rise, schedule
 
@@ -62,6 +63,10 @@ class Training:
     """tau of Langevin descent: each step adds noise of variance 2 eta tau to every N(0, 1) parameter, eta being its rate"""
     noise_seed: int = 0
     """Of that noise, with the seed of the start"""
+
+    _always_told = ("learning_rate", "steps")
+    __repr__ = brief
+    _repr_html_ = html
 
     def __post_init__(self) -> None:
         checks.normalise(self, steps=0, batch_size=1, record_every=1, warmup=0)

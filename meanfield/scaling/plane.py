@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.scaling.scaling import Scaling, settled
 
 Logits = Literal["vanishing", "finite", "infinite"]
@@ -58,6 +59,9 @@ class Classification:
     limit: str
     solver: str
     obstacle: str
+
+    __repr__ = brief
+    _repr_html_ = html
 
     @property
     def properties(self) -> tuple[bool, bool, bool, bool]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 
 Frozen = Literal["none", "matched", "added"]
 TOLERANCE = 1e-9  # of exponents, and the only one: lines of the plane are met in spite of rounding
@@ -54,6 +55,9 @@ class Scaling:
     """Of the scaling, in messages and reports"""
     frozen: Frozen = "none"
     """A part of the output that stays as it was at step 0 (equation 62): none, matched (zero at N*) or added (never zero)"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     def __post_init__(self) -> None:
         for key in ("q_sigma", "q_a", "q_w"):

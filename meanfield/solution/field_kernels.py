@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking import checks
+from meanfield.checking.short import brief
 from meanfield.network.keys import Key
 from meanfield.network.layered import branch2
 from meanfield.problem.problem import Problem
@@ -31,6 +32,8 @@ class FieldKernels:
     steps: Sequence[int]
     fields: Mapping[str, Tensor]
     device: str = "cpu"
+
+    __repr__ = brief
 
     @cached_property
     def kernels(self) -> dict[str, TwoTimeKernel]:

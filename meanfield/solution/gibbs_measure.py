@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
 
@@ -35,6 +36,9 @@ class GibbsMeasure:
     """Which part of the points carries the average; small means that it rests on few"""
     residual: float
     """What is left of the equation, relative to the outputs"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     @property
     def loss(self) -> float:

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from meanfield.checking.short import brief
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
 from meanfield.problem.two_layers import two_layers
@@ -30,6 +31,8 @@ class MeasureKernels:
     limit: MeasureLimit
     device: str = "cpu"
     total: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+
+    __repr__ = brief
 
     @cached_property
     def kernels(self) -> dict[str, TwoTimeKernel]:

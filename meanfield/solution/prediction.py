@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import html
 from meanfield.problem.dataset import for_tests
 from meanfield.problem.problem import Problem
 
@@ -32,6 +33,8 @@ class LazyPrediction:
     independent of each other"""
     stats: Mapping[str, Any] = field(default_factory=dict)
     """Eigenvalues, condition number, the jitter that was used"""
+
+    _repr_html_ = html
 
     @property
     def std(self) -> Tensor:

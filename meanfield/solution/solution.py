@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import as_table, of_value
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.keys import ByKey, Key
 from meanfield.problem.dataset import for_tests
@@ -122,6 +123,17 @@ class Solution:
     def __repr__(self) -> str:
         end = f", loss {float(self.loss[0]):.4g} -> {float(self.loss[-1]):.4g}" if len(self.f) else ""
         return f"Solution({self.solver.get('name')}, steps={self.steps}{end}, {self.status.name.lower()})"
+
+    def _repr_html_(self) -> str:
+        told = {"solver": of_value(self.solver), "status": self.status.value, "steps": str(self.steps)}
+        for name, what in (
+            ("loss", self.loss),
+            ("test loss", None if self.problem.data.y_test is None else self.test_loss),
+        ):
+            if what is not None and len(what):
+                told[name] = f"{float(what[0]):.4g} -> {float(what[-1]):.4g}"
+        told |= {"snapshots": of_value(self.snapshots), "kernels": ", ".join(map(str, self.kernels)) or "none"}
+        return as_table("Solution", {"problem": repr(self.problem), **told})
 
     def __eq__(self, other: object) -> bool:
         """Same problem, settings and numbers; `stats` (seconds and the like) may differ."""

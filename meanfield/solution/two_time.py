@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, of_value
 from meanfield.measures import reductions
 from meanfield.network.layered import branch2
 from meanfield.problem.problem import Problem
@@ -34,6 +35,10 @@ class TwoTimeKernel:
         self.steps = tuple(steps)
         self._source = factor
         self._blocks: dict[tuple[int, int], Tensor] = {}
+
+    def __repr__(self) -> str:
+        size = f", Q = {self._source.shape[2]}" if isinstance(self._source, Tensor) else ""
+        return f"{type(self).__name__}(steps={of_value(self.steps)}{size})"
 
     @cached_property
     def factor(self) -> Tensor:
@@ -134,6 +139,8 @@ class TwoTimeResponse:
     left: Tensor
     right: Tensor
     instant: bool
+
+    __repr__ = brief
 
     def correlation(self, t: int = -1, s: int = 0) -> Tensor:
         """(Q, Q') the response at t integrated against the kernel of the fields up to t, at s"""

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.problem.problem import Problem
 from meanfield.problem.stream import must_come_again
 from meanfield.solution.solution import Solution
@@ -43,6 +44,9 @@ class Certificate:
     """The last step that was tested"""
     total: int
     """Steps of the solution"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
     @property
     def limit(self) -> float:

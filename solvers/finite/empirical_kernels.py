@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import brief, html
 from meanfield.kernels.kernel_range import sampled_in_range
 from meanfield.network.architecture import Architecture, architecture
 from meanfield.network.convolutional import ConvNetwork, images
@@ -48,6 +49,9 @@ class MonteCarloKernels:
     """Of the networks"""
     seeds: tuple[int, ...]
     """One network each"""
+
+    __repr__ = brief
+    _repr_html_ = html
 
 
 @checked
