@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import meanfield as mf
-from meanfield.checking.short import of_value
+from meanfield.checking.short import in_full, of_value
 from solvers import (
     CausalDMFT,
     MonteCarloKernels,
@@ -151,7 +151,7 @@ def test_notebooks_show_tables_without_taking_names_for_tags(results):
     ("value", "expected"),
     [
         (0.1, "0.1"),
-        (1 / 3, "0.333333"),
+        (1 / 3, "0.3333333333333333"),
         ((1, 2), "(1, 2)"),
         ((1,), "(1,)"),
         (tuple(range(9)), "(0, 1, 2, .. 9 in all)"),
@@ -165,3 +165,12 @@ def test_notebooks_show_tables_without_taking_names_for_tags(results):
 )
 def test_values_are_told_in_a_line(value, expected):
     assert of_value(value) == expected
+
+
+def test_what_files_compare_is_told_in_full():
+    """Not in short, where two may look alike"""
+    one, other = mf.mean_field(1 / 3), mf.mean_field(1 / 3 + 1e-9)
+    assert in_full(one) != in_full(other)
+    assert f"sigma={one.sigma!r}, eta_a" in in_full(one)
+    assert "frozen='none'" in in_full(one)
+    assert "frozen" not in repr(one)

@@ -22,6 +22,12 @@ def brief(self: Any) -> str:
     return f"{type(self).__name__}({told})"
 
 
+def in_full(thing: Any) -> str:
+    """A dataclass of settings with all of them, as text that tells it from any other: for what a file compares"""
+    told = ", ".join(f"{f.name}={getattr(thing, f.name)!r}" for f in fields(thing) if f.repr)
+    return f"{type(thing).__qualname__}({told})"
+
+
 def parts(thing: Any) -> dict[str, str]:
     """What `brief` tells, by name"""
     asked = [f for f in fields(thing) if f.init]
@@ -41,7 +47,7 @@ def of_value(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return _of_array(value)
     if isinstance(value, float):
-        return repr(value) if len(repr(value)) <= 12 else f"{value:.6g}"
+        return repr(value)
     if isinstance(value, Mapping):
         return _joined(
             [f"{key}: {of_value(one)}" if len(value) <= _FEW else str(key) for key, one in value.items()], "{}"

@@ -6,11 +6,13 @@ import hashlib
 import inspect
 import re
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from meanfield.checking.short import in_full
 from meanfield.network.making import Build
 
 
@@ -64,4 +66,7 @@ def _shown(value: Any, seen: set[int]) -> str:
         if inspect.isfunction(value) or inspect.isclass(value) or isinstance(value, partial)
         else None
     )
-    return text if text is not None else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    if text is None:
+        text = in_full(value) if is_dataclass(value) and not isinstance(value, type) else repr(value)
+        text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return text

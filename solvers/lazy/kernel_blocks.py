@@ -15,6 +15,7 @@ from torch import Tensor
 
 from meanfield.checking import array_input, checks
 from meanfield.checking.arguments import checked
+from meanfield.checking.short import in_full
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.network.architecture import architecture
 from meanfield.network.layered import Layered
@@ -191,7 +192,7 @@ class _Asked:
         kept = {"edge": self.edge, "dtype": str(self.dtype).removeprefix("torch.")}
         first = ", ".join(f"{float(kernel.sum()):.8e}" for kernel in self.first)  # activations are known by name alone
         return (
-            {"network": repr(self.network) if plain else code, "scaling": repr(self.scaling)}
+            {"network": in_full(self.network) if plain else code, "scaling": in_full(self.scaling)}
             | data
             | kept
             | {"first": first}
