@@ -134,7 +134,7 @@ def draw(path: Path) -> None:
             axes.add_patch(FancyArrowPatch(*ends, zorder=0, **style))
     for package, colour in PACKAGES.items():
         axes.plot([], [], "s", ms=12, color=colour, mec="#444444", label=package)
-    axes.legend(loc="upper left", frameon=False, fontsize=11)
+    axes.legend(loc="lower left", frameon=False, fontsize=11)
     axes.autoscale_view()
     axes.set_axis_off()
     figure.savefig(path, dpi=110, bbox_inches="tight")

@@ -57,6 +57,7 @@ from meanfield.solution.two_time import TwoTimeKernel
 
 if TYPE_CHECKING:
     from meanfield import plot
+    from meanfield.page.writing import write_page
 
 __all__ = [
     "Activation",
@@ -138,11 +139,14 @@ __all__ = [
     "stationary",
     "stream",
     "sym_default",
+    "write_page",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`mf.plot` is imported when it is first used: matplotlib takes a second to load."""
+    """`mf.plot` and `mf.write_page` are imported when they are first used: matplotlib takes a second to load."""
     if name == "plot":
         return import_module("meanfield.plot")
+    if name == "write_page":
+        return import_module("meanfield.page.writing").write_page
     raise AttributeError(f"module 'meanfield' has no attribute {name!r}")

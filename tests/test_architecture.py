@@ -17,6 +17,7 @@ HOMES = {
     "matplotlib": {
         f"meanfield/plot/{name}.py"
         for name in (
+            "embedded",
             "frame",
             "style",
             "families",
@@ -171,6 +172,7 @@ ROOMS = {  # and the rooms of the same package that each may import
     "meanfield/comparison": ("checking", "network", "scaling", "problem", "measures", "kernels", "solution"),
     "meanfield/files": ("checking", "network", "scaling", "problem", "measures", "kernels", "solution", "comparison"),
     "meanfield/plot": ("checking", "network", "scaling", "problem", "kernels", "solution", "comparison"),
+    "meanfield/page": ("checking", "network", "solution", "comparison", "files", "plot"),
     "solvers/running": (),
     "solvers/dmft": ("running",),
     "solvers/two_layer": ("running",),

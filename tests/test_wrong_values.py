@@ -358,6 +358,7 @@ def calls(folder: Path) -> dict[str, Call]:
         ),
         "register_loss": Call(mf.register_loss, {"new": mf.loss("squared")}),
         "register_activation": Call(mf.register_activation, {"new": tanh}),
+        "write_page": Call(mf.write_page, {"results": flow, "path": folder / "page.html", "title": "Runs"}),
         "save": Call(mf.save, {"result": flow, "path": folder / "again.nc"}),
         "single_index_teacher": Call(
             mf.single_index_teacher,

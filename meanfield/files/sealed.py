@@ -20,7 +20,12 @@ class DamagedFile(ValueError):
 
 
 def write(path: Path, content: memoryview) -> None:
-    """`content` and its digest, in place of any older file. OSError, which names path and bytes, leaves the older file as it was.
+    """`content` and its digest, in place of any older file, as `replaced`"""
+    replaced(path, content, _MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
+
+
+def replaced(path: Path, *contents: memoryview | bytes) -> None:
+    """A file of these bytes, in place of any older one. OSError, which names path and bytes, leaves the older file as it was.
 
     What a killed process left of an earlier attempt at `path` is removed; what a living one is writing is not.
     """
@@ -29,15 +34,14 @@ def write(path: Path, content: memoryview) -> None:
         file = _temporary(path)
         try:
             with file:
-                file.write(content)
-                file.write(_MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
+                file.writelines(contents)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(file.name, path)
         finally:
             Path(file.name).unlink(missing_ok=True)
     except OSError as error:
-        needed = f"{error.strerror or error}; {len(content) + _LENGTH} bytes were to be written"
+        needed = f"{error.strerror or error}; {sum(map(len, contents))} bytes were to be written"
         raise OSError(error.errno, needed, str(path)) from error
 
 

@@ -63,7 +63,7 @@ def save(result: Result, path: str | Path) -> Path:
     settings = json.dumps(kind.pack(result, arrays))
     title = str(result).splitlines()[0]
     attributes = {"kind": kind.name, "format_version": FORMAT, "title": title, "settings": settings}
-    sealed.write(path, _image(arrays, attributes | _provenance(result)))
+    sealed.write(path, _image(arrays, attributes | provenance(result)))
     return path
 
 
@@ -171,7 +171,13 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _provenance(result: Result) -> dict[str, Any]:
+def described(result: Result) -> dict[str, Any]:
+    """Settings of a result, and whatever else of it is no array, as they stand in a file"""
+    return next(k for k in KINDS if isinstance(result, k.type)).pack(result, Arrays())
+
+
+def provenance(result: Result) -> dict[str, Any]:
+    """When, by what and by which command a result is written: attributes of its file"""
     packages = ("torch", "numpy", "scipy", "xarray", "h5netcdf", "h5py")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
     told = {

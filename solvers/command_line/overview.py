@@ -17,7 +17,7 @@ TASKS = {
     "Measure how far they are from the limit": ("compare", "fluctuations", "width"),
     "Kernels and lazy networks in closed form": ("nngp", "spectrum", "predict"),
     "Answer a question with many runs": ("powers", "proxy", "coordinates", "rates"),
-    "Look at what is kept, and go on": ("show", "plot", "certify", "resume"),
+    "Look at what is kept, and go on": ("show", "plot", "report", "certify", "resume"),
 }
 
 _MORE = """\

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from meanfield.comparison.coordinates import CoordinatesReport
 from meanfield.comparison.deviation import deviation
-from meanfield.comparison.ensembles import EnsembleLoss
-from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
-from meanfield.comparison.free_energy import FreeEnergy
-from meanfield.comparison.observables import has_preactivations
-from meanfield.comparison.report import DeviationReport
-from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
-from meanfield.comparison.transfer_report import TransferReport
+from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.files import storage
-from meanfield.kernels.spectrum import KernelSpectrum
-from meanfield.solution.prediction import LazyPrediction
-from meanfield.solution.solution import Solution, preactivation_keys
+from meanfield.solution.solution import Solution
 from solvers.command_line.builders import Reads, loaded
 from solvers.command_line.fluctuations import of_kind
 from solvers.dmft.certificate import planned, residual
@@ -59,6 +51,34 @@ class Plot(Reads):
     """Runs, as files or folders of a sweep, or one report"""
     out: Path | None = None
     """Folder of the pictures; that of the first file if left out"""
+    steps: tuple[int, ...] | None = None
+    """Recorded steps of kernels, particles and preactivations, -1 is the last; the first and the last if left out"""
+    samples: tuple[int, ...] | None = None
+    """Rows of the samples whose outputs are drawn; some of each class if left out"""
+    layer: str | None = None
+    """The one layer whose kernels and preactivations are drawn, its number or name; all if left out"""
+    labels: tuple[str, ...] | None = None
+    """Names of the problems, one for each; what differs between them if left out"""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """png (pixels), pdf or svg (lines)"""
+    dpi: int = 150
+    """Pixels an inch"""
+    paper: bool = False
+    """Sizes for a column of a paper: its width, smaller type, thinner lines"""
+
+
+@dataclass(frozen=True)
+class Report(Reads):
+    """Make one page of HTML of kept runs and reports: settings, status, pictures, kernels over time, how they were made."""
+
+    files: tuple[Path, ...] = field(metadata={"positional": True})
+    """Runs and reports, as files or folders"""
+    out: Path = Path("report.html")
+    """File to write (.html); it needs no network and no other file"""
+    title: str = "meanfield report"
+    """The page's heading"""
+    overwrite: bool = False
+    """Replace an older file"""
 
 
 @dataclass(frozen=True)
@@ -117,67 +137,31 @@ def _compare(asked: Compare) -> int:
 
 def _plot(asked: Plot) -> int:
     results, plot = _loaded(asked.files, asked.network), _plots()
+    from meanfield.plot import everything
+
     first, only = asked.files[0], next(iter(results.values()))
     folder = asked.out or (first if first.is_dir() else first.parent)
     folder.mkdir(parents=True, exist_ok=True)
-    reports: dict[type, dict[str, Callable[[], Any]]] = {
-        DeviationReport: _of_report(only, plot),
-        PredictedVariance: _each(only, plot.predicted_variance),
-        PredictedBias: _each(only, plot.predicted_bias),
-        EnsembleLoss: {"ensembles": lambda: plot.ensemble_loss(only)},
-        FreeEnergy: {"free_energy": lambda: plot.free_energy(only)},
-        WidthFor: {"width": lambda: plot.width_for(only)},
-        LazyPrediction: {"prediction": lambda: plot.prediction(only, samples=range(min(3, only.problem.data.samples)))},
-        PowersReport: {"powers": lambda: plot.powers(only)},
-        CoordinatesReport: {"coordinates": lambda: plot.coordinates(only)},
-        TransferReport: {"learning_rates": lambda: plot.learning_rates(only)},
-        ProxyReport: {"proxy": lambda: plot.proxy_comparison(only)},
-        KernelSpectrum: {"spectrum": lambda: plot.eigenvalues(only)},
-    }
-    pictures = reports.get(type(only)) if len(results) == 1 else None
-    pictures = pictures or _pictures(plot, _runs(results))
+    options = {name: getattr(asked, name) for name in ("steps", "samples", "layer", "labels")}
+    pictures = everything.of_report(only, options) if len(results) == 1 else {}
+    pictures = pictures or everything.of_runs(_runs(results), options)
     for name, draw in pictures.items():
-        path = folder / f"{first.stem}_{name}.png"
-        plot.save(draw(), path)
+        path = folder / f"{first.stem}_{name}.{asked.format}"
+        with plot.paper() if asked.paper else nullcontext():
+            plot.save(draw(), path, asked.dpi)
         print(path)
     return DONE
 
 
-def _of_report(report: Any, plot: Any) -> dict[str, Callable[[], Any]]:
-    pictures = {"deviation": lambda: plot.deviation(report), "variance": lambda: plot.variance(report)}
-    foretold = any(p.predicted == p.predicted for p in getattr(report, "predictions", ()))  # not nan
-    return pictures | ({"predictions": lambda: plot.predictions(report)} if foretold else {})
+def _report(asked: Report) -> int:
+    free(asked.out, asked.overwrite)
+    _plots()
+    from meanfield.page.writing import written
 
-
-def _each(found: Any, draw: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
-    """A picture of each observable of a prediction"""
-    return {name: lambda name=name: draw(found, name) for name in getattr(found, "names", ())}
-
-
-def _pictures(plot: Any, runs: Sequence[Solution]) -> dict[str, Callable[[], Any]]:
-    """What these runs can show. Kernels and particles are those of the limit, if there is one."""
-    one = next((run for run in runs if run.width is None), runs[0])
-    steps = tuple(dict.fromkeys((*one.snapshots[:1], *one.snapshots[-1:])))
-    samples = range(min(3, one.problem.data.samples))
-    pictures: dict[str, Callable[[], Any]] = {
-        "loss": lambda: plot.loss(runs),
-        "outputs": lambda: plot.outputs(runs, samples=samples),
-    }
-    if one.problem.data.y_test is not None:
-        pictures["test_loss"] = lambda: plot.loss(runs, test=True)
-    for name in (*one.kernels, *(["tangent_kernel"] if one.tangent_kernels is not None else [])):
-        pictures[name] = lambda name=name: plot.kernels(one, name, steps)
-    for name in (name for name, tensor in one.recorded.items() if tensor.ndim > 1):
-        pictures[name] = lambda name=name: plot.recorded(one, name, steps)
-    if both := [name for name, kernel in one.kernels.items() if len(kernel.steps) == len(one.f) > 2]:
-        pictures["two_times"] = lambda: plot.two_times(one, (*both, *one.responses))
-    if one.particles:
-        pictures["particles"] = lambda: plot.particles(one, steps)
-    for key in preactivation_keys(one):
-        kept = all(has_preactivations(run, key.layer) for run in runs)
-        if steps and kept and all(set(steps) <= set(run.snapshots) for run in runs):
-            pictures[key] = lambda layer=key.layer: plot.preactivations(runs, steps=steps, layer=layer)
-    return pictures
+    results = _loaded(asked.files, asked.network)
+    found = [(result, storage.opened(path)[1] | {"file": str(path)}) for path, result in results.items()]
+    print(f"written to {written(found, asked.out, asked.title)}")
+    return DONE
 
 
 def _plots() -> Any:
@@ -188,12 +172,17 @@ def _plots() -> Any:
 
 
 def _loaded(paths: Sequence[Path], network: str | None) -> dict[Path, Any]:
-    found = [inner for path in paths for inner in (sorted(path.glob("*.nc")) if path.is_dir() else [path])]
+    found = [inner for path in paths for inner in (_inside(path) if path.is_dir() else [path])]
     if not found:
         raise ValueError(
             f"no .nc files in {', '.join(map(str, paths)) or 'nothing'}: give files or folders that hold some"
         )
     return {path: loaded(path, network) for path in found}
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The files of a folder, and of the folders that --vary makes in it"""
+    return sorted((*folder.glob("*.nc"), *folder.glob("*=*/*.nc")))
 
 
 def _runs(results: Mapping[Path, Any]) -> list[Solution]:
@@ -203,4 +192,4 @@ def _runs(results: Mapping[Path, Any]) -> list[Solution]:
     return list(results.values())
 
 
-COMMANDS: dict[type, Callable[[Any], int]] = {Compare: _compare, Certify: _certify, Plot: _plot}
+COMMANDS: dict[type, Callable[[Any], int]] = {Compare: _compare, Certify: _certify, Plot: _plot, Report: _report}
