@@ -221,7 +221,7 @@ def test_folders_are_no_data_files(capsys, tmp_path):
 
 
 def test_every_command_that_solves_runs_on_the_threads_it_is_given(capsys, tmp_path, monkeypatch):
-    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot", "Show")]
+    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot", "Report", "Show")]
     assert all("threads" in {f.name for f in fields(kind)} for kind in solving)
     before = torch.get_num_threads()
     for other in (before + 1, before + 2):
@@ -447,7 +447,7 @@ def test_sweep_compare_plot(capsys, tmp_path, monkeypatch):
 
     drawn = []
 
-    def draw(axes, path):  # writing eight pictures takes seconds
+    def draw(axes, path, dpi):  # writing eight pictures takes seconds
         drawn.append(path.name)
         plt.close(np.ravel(axes)[0].figure)
 
@@ -684,7 +684,9 @@ def test_a_dry_run_tells_its_cost_and_keeps_nothing(capsys, monkeypatch, tmp_pat
 
 
 def test_every_command_that_solves_has_a_dry_run():
-    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot", "Show", "Nngp", "Spectrum")]
+    solving = [
+        kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot", "Report", "Show", "Nngp", "Spectrum")
+    ]
     assert all("dry_run" in {f.name for f in fields(kind)} for kind in solving)
 
 

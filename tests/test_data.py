@@ -94,7 +94,7 @@ def test_named_classes_are_signs_or_one_hot_rows():
             ("a", "b", "c"),
             "y does not fit its 3 classes: received 3 in row 1; give whole numbers from 0 to 2",
         ),
-        ([0, 0.5, 1], ("a", "b"), "received 0.5 in row 1"),
+        ([0, 0.5, 1], ("a", "b", "c"), "received 0.5 in row 1"),
         ([0, -1, 1], ("a", "b"), "received -1 in row 1"),
         (np.ones((3, 2)), ("a", "b", "c"), r"classes holds 3 names, but y has samples of shape \(2,\)"),
         ([0, 1, 0], ("a",), "classes holds one name, 'a': at least two"),

@@ -46,6 +46,8 @@ def encoded(name: str, y: Tensor, classes: Sequence[str]) -> Tensor:
             f"classes holds {count} names, but {name} has samples of shape {tuple(y.shape[1:])}: give a name for each column, or one "
             "column of whole numbers that count classes"
         )
+    if count == FEWEST and not torch.equal(labels, labels.round()):
+        return y  # targets between and about the classes, as those that a start's outputs shift
     signs = count == FEWEST and bool(((labels == 1) | (labels == -1)).all())
     index = (labels + 1) / 2 if signs else labels
     wrong = ((index != index.round()) | (index < 0) | (index >= count)).nonzero()
