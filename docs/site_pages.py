@@ -18,6 +18,7 @@ from docutils import nodes
 HERE = Path(__file__).parent
 NUMBER = r"\d+[a-z]?"
 CITED = re.compile(rf"\b([Ee]quations?)(\s+){NUMBER}(?:(?:,\s+|\s+and\s+|\s+to\s+){NUMBER})*")
+ABOVE = {"CHANGELOG": "changes", "README": "start"}  # pages of the site in their place
 LONG = 12  # rows of a table that is folded
 COLON = "\ue000"  # stands for one where napoleon must not see it
 TITLES = {
@@ -30,6 +31,7 @@ TITLES = {
     "meanfield.comparison": "Comparisons and reports",
     "meanfield.files": "Files",
     "meanfield.plot": "Pictures",
+    "meanfield.page": "Pages",
     "solvers.two_layer": "Solvers: two layers",
     "solvers.dmft": "Solvers: deep networks",
     "solvers.finite": "Solvers: networks of finite width",
@@ -85,11 +87,9 @@ def page(title: str, names: list[tuple[str, Any]]) -> str:
 
 def _write_reference(app: Any) -> None:
     folder, rooms = Path(app.srcdir) / "reference", public()
-    if missing := set(rooms) - set(TITLES):
-        raise ValueError(f"public names in rooms without a title: {', '.join(sorted(missing))}; name them in TITLES")
     folder.mkdir(exist_ok=True)
-    for name in TITLES:
-        _write(folder / f"{name}.rst", page(TITLES[name], rooms[name]))
+    for name, held in rooms.items():  # a room that is new here has its own name for a title
+        _write(folder / f"{name}.rst", page(TITLES.get(name, name), held))
 
 
 def _write(path: Path, text: str) -> None:
@@ -112,7 +112,13 @@ def _typeset(app: Any, name: str, source: list[str]) -> None:
         source[0] = typeset.page(source[0])
         source[0] = re.sub(rf"^\*\*\(({NUMBER})\)\*\*", r"(eq-\1)=\n**(\1)**", source[0], flags=re.MULTILINE)
     elif (Path(app.srcdir) / f"{name}.md").exists():
-        source[0] = typeset.prose(source[0])
+        source[0] = re.sub(r"\[([^\]]*)\]\(\.\./(\w+)\.md\)", _beside_the_readme, typeset.prose(source[0]))
+
+
+def _beside_the_readme(link: re.Match[str]) -> str:
+    """Pages outside this folder are not of the site: those that it includes are meant, of others the name stands"""
+    page = ABOVE.get(link[2])
+    return f"[{link[1]}]({page}.md)" if page else link[1]
 
 
 def _fold_tables(app: Any, tree: nodes.document, name: str) -> None:
