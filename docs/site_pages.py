@@ -67,6 +67,11 @@ def public() -> dict[str, list[tuple[str, Any]]]:
     return rooms
 
 
+def ordered(rooms: dict[str, Any]) -> list[str]:
+    """As in TITLES; what is new here comes last"""
+    return [*(name for name in TITLES if name in rooms), *(name for name in rooms if name not in TITLES)]
+
+
 def room(found: Any) -> str:
     """meanfield.kernels of a function of meanfield.kernels.spectrum"""
     return ".".join(found.__module__.split(".")[:2])
@@ -111,6 +116,8 @@ def _typeset(app: Any, name: str, source: list[str]) -> None:
     if name == "equations":
         source[0] = typeset.page(source[0])
         source[0] = re.sub(rf"^\*\*\(({NUMBER})\)\*\*", r"(eq-\1)=\n**(\1)**", source[0], flags=re.MULTILINE)
+    elif name == "reference":
+        source[0] = source[0].replace("reference/*", "\n".join(f"reference/{held}" for held in ordered(public())))
     elif (Path(app.srcdir) / f"{name}.md").exists():
         source[0] = re.sub(r"\[([^\]]*)\]\(\.\./(\w+)\.md\)", _beside_the_readme, typeset.prose(source[0]))
 
