@@ -45,6 +45,8 @@ TINY = shlex.split("--data single-index --data.n-train 5 --data.n-test 3 --data.
 DATA = mf.single_index_teacher(n_train=5, n_test=3, inputs=3)
 PROBLEM = mf.Problem(DATA, training=mf.Training(steps=4))
 
+NOT_SOLVING = {"Compare", "Plot", "Report", "Show", "Examples", "Demo"}  # commands
+
 
 def _run(capsys, *arguments, code=0):
     """(stdout, stderr) of a command that must end with `code`"""
@@ -221,7 +223,7 @@ def test_folders_are_no_data_files(capsys, tmp_path):
 
 
 def test_every_command_that_solves_runs_on_the_threads_it_is_given(capsys, tmp_path, monkeypatch):
-    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot", "Report", "Show")]
+    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in NOT_SOLVING]
     assert all("threads" in {f.name for f in fields(kind)} for kind in solving)
     before = torch.get_num_threads()
     for other in (before + 1, before + 2):
@@ -684,9 +686,7 @@ def test_a_dry_run_tells_its_cost_and_keeps_nothing(capsys, monkeypatch, tmp_pat
 
 
 def test_every_command_that_solves_has_a_dry_run():
-    solving = [
-        kind for kind in cli.COMMANDS if kind.__name__ not in ("Compare", "Plot", "Report", "Show", "Nngp", "Spectrum")
-    ]
+    solving = [kind for kind in cli.COMMANDS if kind.__name__ not in NOT_SOLVING | {"Nngp", "Spectrum"}]
     assert all("dry_run" in {f.name for f in fields(kind)} for kind in solving)
 
 

@@ -248,3 +248,17 @@ def test_own_pieces_are_imported_before_flags_are_read(shell, tmp_path):
     assert load("a.nc").problem.perceptron.activation.name == "bump_of_a_shell"
     (tmp_path / "broken.py").write_text("1 / 0\n")
     assert "--import broken: ZeroDivisionError" in shell("--import", "broken", *FLOW, "--out", "b.nc", code=2)[1]
+
+
+def test_examples_are_listed_and_run(shell, tmp_path):
+    out, _ = shell("examples")
+    assert "own_network" in out
+    assert len(out.splitlines()) > 20
+    assert "unknown example: received 'nothing'" in shell("examples", "nothing", code=2)[1]
+    shell("examples", "scaling_plane", "--quick")
+    assert list((tmp_path / "out" / "scaling_plane").glob("*.png"))
+
+
+def test_shells_complete_commands(shell):
+    assert "fluctuations" in shell("completion", "bash")[0]
+    assert "completion needs a shell" in shell("completion", "fish", code=2)[1]

@@ -160,7 +160,10 @@ def _flag(name: str, kind: Any, default: Any, text: str, first: bool = False, /,
         many = get_origin(parts[0]) is tuple
         word = (get_args(parts[0])[0] if many else parts[0]).__name__.upper()
         word = "{True,False}" if word == "BOOL" else f"{word} [{word} ...]" if many else word
-        shown = {"metavar": word, "help_behavior_hint": "(required)" if first else ""} | shown
+        shown = {
+            "metavar": word,
+            "help_behavior_hint": "(required)" if first and default is tyro.MISSING_NONPROP else "",
+        } | shown
     marks = [tyro.conf.arg(**shown), *([tyro.conf.Positional] if first else [])]
     marks += [tyro.conf.FlagCreatePairsOff] if default is False else []
     annotated: Any = reduce(lambda inner, mark: Annotated[inner, mark], marks, kind)

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import reduce
 from importlib import metadata
 from operator import or_
@@ -22,6 +22,7 @@ import tyro
 from meanfield.checking.own_numerics import on_threads
 from meanfield.files import storage
 from solvers.command_line import asking, overview, words
+from solvers.command_line import examples as example_commands
 from solvers.command_line import fluctuations as fluctuation_commands
 from solvers.command_line import kernels as kernel_commands
 from solvers.command_line import limits as limit_commands
@@ -40,6 +41,7 @@ _ROOMS = (
     fluctuation_commands,
     result_commands,
     showing_commands,
+    example_commands,
 )
 COMMANDS: dict[type, Callable[[Any], int]] = reduce(or_, (room.COMMANDS for room in _ROOMS))
 BROKEN_PIPE = 141  # as of a program that a pipe has stopped
@@ -79,6 +81,8 @@ def _run(given: list[str], kind: list[type]) -> int:
     if not given:
         print(overview.text(COMMANDS))
         return 0
+    if given[0] == "completion":
+        return _completion(given[1:])
     if given == ["--version"]:
         print(
             f"meanfield {metadata.version('meanfield')} (torch {torch.__version__}, Python {platform.python_version()})"
@@ -110,6 +114,15 @@ def _parsed(arguments: Sequence[str]) -> Any:
     named = [Annotated[c, tyro.conf.subcommand(c.__name__.lower(), description=told[c])] for c in COMMANDS]
     with REGISTRY:
         return tyro.cli(reduce(or_, named), prog="meanfield", description=overview.ABOUT, args=arguments)  # type: ignore[arg-type]
+
+
+def _completion(shells: list[str]) -> int:
+    """Print what a shell needs to complete commands and flags"""
+    if len(shells) != 1 or shells[0] not in ("bash", "zsh", "tcsh"):
+        raise ValueError(f"completion needs a shell, bash, zsh or tcsh: received {' '.join(shells) or 'none'}")
+    with suppress(SystemExit):
+        _parsed(["--tyro-print-completion", shells[0]])
+    return 0
 
 
 def _failed(code: int, message: str, kind: Sequence[type], given: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ TASKS = {
     "Measure how far they are from the limit": ("compare", "fluctuations", "width"),
     "Kernels and lazy networks in closed form": ("nngp", "spectrum", "predict"),
     "Answer a question with many runs": ("powers", "proxy", "coordinates", "rates"),
+    "See what it does": ("demo", "examples"),
     "Look at what is kept, and go on": ("show", "plot", "report", "certify", "resume"),
 }
 
@@ -27,6 +28,7 @@ More
   meanfield COMMAND .. --vary gamma0 0.1 1 --out DIR  once for each value, a file each
   meanfield COMMAND .. --config run.toml              flags from a file; meanfield show FILE --toml writes one
   meanfield rerun FILE --out OTHER                    the command that made a file, again, with other flags if you like
+  meanfield completion bash                           what a shell needs to complete commands and flags (bash, zsh, tcsh)
   meanfield --version"""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.special import stdtrit
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution

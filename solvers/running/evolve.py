@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from meanfield.checking.warning import warn
 from meanfield.problem.dataset import Dataset
