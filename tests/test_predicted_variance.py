@@ -305,3 +305,14 @@ def test_narrow_networks_serve_where_no_derivative_does():
         seen = 256 * torch.stack([s.f[-1] for s in nets]).double().var(0)
         assert float((seen / found.train).log().abs().max()) < 4.5 * (4 / 400) ** 0.5
         assert float((found.error()[-1] / found.train).mean()) == pytest.approx((2 / 380) ** 0.5, rel=0.5)
+
+
+def test_the_bias_of_saturated_networks_whose_features_depend_on_each_other_is_found():
+    """Samples along one line under a steep tanh: their features are the signs of one number"""
+    x = torch.linspace(1, 2, 6)[:, None] * torch.tensor([[1e8, 0.0, 0.0]])
+    data = mf.Dataset(
+        x * torch.tensor([1, 1, -1, 1, -1, 1])[:, None] + torch.eye(3)[[0, 1, 2, 0, 1, 2]], torch.ones(6, 1)
+    )
+    saturated = mf.Problem(data, mf.Network(2), training=mf.Training(0.1, 2))
+    found = predicted_bias(saturated, width=8, draws=3, observed=("f",))
+    assert torch.isfinite(found.values["f"]).all()

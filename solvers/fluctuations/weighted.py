@@ -61,8 +61,8 @@ class WeightedDense:
     def _through(self, own: Side, other: Side, v: Tensor, learned: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         turn = own.turns.next(lambda: _chosen(own, v, self.tolerance))
         if turn is not None:
-            new = _extension(own, v, turn)
-            draws = other.neurons.fresh(len(turn))[: len(new)]  # as many draws as in the pass that chose the turn
+            new, kept = _extension(own, v, turn)
+            draws = other.neurons.fresh(len(turn))[kept]  # as many draws as in the pass that chose the turn
             draws = draws - ((draws * other.m) @ other.e.T) @ other.e
             own.e, other.images = torch.cat([own.e, new]), torch.cat([other.images, draws])
         weighted = (v * own.m).T
@@ -79,12 +79,26 @@ def _free(side: Side, rows: Tensor) -> Tensor:
     return rows - ((rows * side.m) @ side.e.T) @ side.e
 
 
-def _extension(side: Side, v: Tensor, turn: Tensor) -> Tensor:
-    """Orthonormal rows (k, S) out of the basis that combinations of the fields v give; no more than there are neurons"""
+def _extension(side: Side, v: Tensor, turn: Tensor) -> tuple[Tensor, list[int]]:
+    """Orthonormal rows (k, S) out of the basis that combinations of the fields v give, and which combinations these are.
+
+    No more than there are neurons; neurons fewer than those that chose the turn, or saturated ones, may leave some that depend on others.
+    """
     turn = turn[: len(side.m) - len(side.e)]
     new = _free(side, turn @ _free(side, v))  # once more, for rounding
-    root = torch.linalg.cholesky((new * side.m) @ new.T)
-    return torch.linalg.solve_triangular(root, new, upper=False)
+    kept, root = _independent((new * side.m) @ new.T)
+    return torch.linalg.solve_triangular(root, new[kept], upper=False), kept
+
+
+def _independent(gram: Tensor) -> tuple[list[int], Tensor]:
+    """Rows that do not depend on those before them, and the Cholesky factor of their Gram matrix"""
+    kept = list(range(len(gram)))
+    while True:
+        root, failed = torch.linalg.cholesky_ex(gram[kept][:, kept])
+        small = (root.diagonal() < 1e-7 * gram.diagonal()[kept].sqrt()).nonzero().flatten().tolist()
+        if not int(failed) and not small:
+            return kept, root
+        kept.pop(int(failed) - 1 if int(failed) else small[0])
 
 
 def _chosen(side: Side, v: Tensor, tolerance: float) -> Tensor | None:
