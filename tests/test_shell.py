@@ -149,6 +149,22 @@ def test_files_know_their_command_which_can_be_run_again_or_written_down(shell, 
     assert "was made in Python" in shell("rerun", "python.nc", "--out", "e.nc", code=2)[1]
 
 
+def test_true_in_a_config_reaches_flags_of_data(shell):
+    Path("t.csv").write_text("a,b,kind\n" + "".join(f"{k},{k * k},{'xy'[k % 2]}\n" for k in range(8)))
+    data = '[data]\nname = "file"\npath = "t.csv"\ntargets = "kind"\nn-test = 4\nstratify = true\n'
+    Path("t.toml").write_text(f'command = "flow"\nout = "t.nc"\n{data}[training]\nsteps = 2\n[solver]\nparticles = 8\n')
+    shell("--config", "t.toml")
+    assert load("t.nc").problem.data.y_test.sum() == 0  # two of each class
+
+
+def test_a_layer_that_is_not_there_and_a_folder_of_many_runs_are_refused(shell):
+    shell(*FLOW, "--out", "runs", "--vary", "gamma0", 1, 2)
+    assert (
+        "layer 7 does not exist or was not recorded: recorded are 1" in shell("plot", "runs", "--layer", 7, code=2)[1]
+    )
+    assert "runs is a folder of 2 runs" in shell("certify", "runs", code=2)[1]
+
+
 def test_show_tells_what_a_file_holds(shell):
     shell(*FLOW, "--out", "a.nc")
     out, _ = shell("show", "a.nc")

@@ -15,6 +15,7 @@ from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.comparison.transfer_report import TransferReport
 from meanfield.kernels.spectrum import KernelSpectrum
 from meanfield.network.keys import parts
+from meanfield.plot.families import named
 from meanfield.plot.fluctuations import ensemble_loss, predicted_bias, predicted_variance, predictions, width_for
 from meanfield.plot.lazy import eigenvalues, prediction
 from meanfield.plot.matrices import kernels, two_times
@@ -78,6 +79,7 @@ def of_runs(runs: Sequence[Solution], options: Mapping[str, Any]) -> Pictures:
         runs[0]
     ]
     one, layer = ones[0], options.get("layer")
+    _must_have_layer(ones, layer)
     steps = tuple(options.get("steps") or dict.fromkeys((*one.snapshots[:1], *one.snapshots[-1:])))
     samples = options.get("samples") or None
     pictures: Pictures = {
@@ -92,7 +94,8 @@ def of_runs(runs: Sequence[Solution], options: Mapping[str, Any]) -> Pictures:
     for name in (name for name, tensor in one.recorded.items() if tensor.ndim > 1):
         pictures[name] = lambda name=name: recorded(one, name, steps)
     if both := [name for name, kernel in one.kernels.items() if len(kernel.steps) == len(one.f) > 2]:
-        pictures["two_times"] = lambda: two_times(one, (*both, *one.responses))
+        whose = named(ones, options.get("labels") or None)[0] if len(ones) > 1 else None
+        pictures["two_times"] = lambda: two_times(one, (*both, *one.responses), label=whose)
     if one.particles:
         pictures["particles"] = lambda: particles(one, steps)
     for key in preactivation_keys(one):
@@ -105,6 +108,15 @@ def of_runs(runs: Sequence[Solution], options: Mapping[str, Any]) -> Pictures:
         ):
             pictures[key] = lambda layer=key.layer: preactivations(runs, steps=steps, layer=layer, **label)
     return pictures
+
+
+def _must_have_layer(runs: Sequence[Solution], layer: int | str | None) -> None:
+    layers = {str(parts(name)[1]) for run in runs for name in kernel_names(run)}
+    layers |= {str(key.layer) for run in runs for key in preactivation_keys(run)}
+    layers -= {"None"}
+    if layer is not None and str(layer) not in layers:
+        known = ", ".join(sorted(layers)) or "none"
+        raise ValueError(f"layer {layer} does not exist or was not recorded: recorded are {known}")
 
 
 def kernel_names(run: Solution, layer: int | str | None = None) -> tuple[str, ...]:

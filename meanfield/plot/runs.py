@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -89,7 +90,7 @@ def outputs(
                 panel.axhline(float(target[column]), color=GREY, linestyle=":", linewidth=1, label="target")
         if difference or both:
             differences(below, every, of)
-        panel.set_title(plot_data.told(problem.data, mu, column, test), fontsize="medium")
+        panel.set_title(textwrap.fill(plot_data.told(problem.data, mu, column, test), 32), fontsize="medium")
         below.set_xlabel(TIME)
     less = "$f$ less the limit's,\n± 1 standard error"
     axes[0].set_ylabel(less if difference else _told(r"output $f_\mu(t)$", every, ax))

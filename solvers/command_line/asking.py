@@ -128,6 +128,8 @@ def _flags(table: dict[str, Any], prefix: str) -> Iterable[str]:
             own = value.pop("name", None)  # [data] name = "digits" is --data digits
             yield from () if own is None else (f"{prefix}{name}", str(own))
             yield from _flags(value, f"{prefix}{name}.")
+        elif isinstance(value, bool) and prefix == "--data.":  # flags that take True or False
+            yield from (f"{prefix}{name}", str(value))
         elif isinstance(value, bool):
             yield f"{prefix}{name}" if value else f"{prefix}no-{name}"
         else:

@@ -103,7 +103,10 @@ class Certify(Reads):
 
 
 def _certify(asked: Certify) -> int:
-    (solution,) = _runs(_loaded((asked.file,), asked.network))
+    runs = _runs(_loaded((asked.file,), asked.network))
+    if len(runs) > 1:
+        raise ValueError(f"{asked.file} is a folder of {len(runs)} runs: give the .nc file of one")
+    (solution,) = runs
     plan = planned(solution, asked.samples, steps=asked.steps)
     print(plan, flush=True)
     if asked.dry_run:
