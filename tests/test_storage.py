@@ -337,6 +337,8 @@ def test_broken_and_foreign_files(tiny_problem, tmp_path):
         (tmp_path, "is a folder: give the .nc file itself"),
         (file("empty.nc", b""), "empty.nc is truncated or no netCDF-4 file"),
         (file("text.nc", b"f = 3\n"), "text.nc is truncated or no netCDF-4 file"),
+        (file("table.csv", b"a,b\n1,2\n"), "or read data by mf.from_file"),
+        (file("kernels.npz", b"PK"), "or read arrays and kernels by numpy.load"),
         (file("picture.nc", b"\x89PNG\r\n\x1a\n" + bytes(100)), "no netCDF-4 file"),
         (file("half.nc", whole[: len(whole) // 2]), "half.nc is truncated"),
         (file("almost.nc", whole[:-1]), "almost.nc is truncated"),

@@ -45,6 +45,14 @@ def replaced(path: Path, *contents: memoryview | bytes) -> None:
         raise OSError(error.errno, needed, str(path)) from error
 
 
+_READERS = {  # what else a user may have at hand
+    ".npz": ", or read arrays and kernels by numpy.load",
+    ".csv": ", or read data by mf.from_file",
+    ".tsv": ", or read data by mf.from_file",
+    ".parquet": ", or read data by mf.from_file",
+}
+
+
 def verify(path: Path) -> None:
     """DamagedFile unless `path` ends with the digest of all that stands before it"""
     with path.open("rb") as file:
@@ -54,7 +62,7 @@ def verify(path: Path) -> None:
         if not end.startswith(_MARK):
             raise DamagedFile(
                 f"{path} is truncated or no netCDF-4 file of meanfield: it ends without a digest, cut or written to by another program; "
-                "save the result again"
+                "save the result again" + _READERS.get(path.suffix, "")
             )
         file.seek(0)
         found = hashlib.sha256()
