@@ -43,11 +43,11 @@ def test_units_are_those_of_weights_divided_by_the_root_of_the_multiple():
         # theta = start z: a step of theta at rate 1 is one of z at rate 1 / start^2
         assert math.isclose(found[name].rate, 1 / start**2, rel_tol=1e-14)
         assert math.isclose(found[name].step, 1 / start, rel_tol=1e-14)  # and one of torch.optim, entry by entry
-    assert found["out.bias"] == Unit(0.5, 4.0, NORMAL, 2.0, 0.0, 1.0)
+    assert found["out.bias"] == Unit(0.5, 4.0, NORMAL, 2.0, 0.0, 1.0, 1.0)
     assert found["norm.weight"].multiplier == 1.5  # named by a pattern
     assert found["norm.weight"].drawn
     for name in ("norm.bias", "narrow.bias", "slope"):
-        assert found[name] == Unit(1.0, 1.0, None, 1.0, 0.0, 1.0)
+        assert found[name] == Unit(1.0, 1.0, None, 1.0, 0.0, 1.0, 1.0)
     naive = units(own, mf.naive_standard(n), s * n)
     assert naive == units(own, mf.improved_standard(s * n), s * n)
 

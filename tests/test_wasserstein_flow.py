@@ -268,7 +268,7 @@ def test_no_velocity_is_computed_that_nobody_asks_for(monkeypatch, optimiser, en
 def test_infinite_logits_ask_for_no_velocity_in_vain(monkeypatch):
     """f0 is given at step 0, whose velocity is alone; steps 1 to 4 are one pass each."""
     calls, data = counted(monkeypatch), mf.digits((3, 8), 12, 4)
-    data = replace(data, x=data.x.repeat(1, 2), x_test=data.x_test.repeat(1, 2))  # D = 128
+    data = replace(data, x=data.x.repeat(1, 2), x_test=data.x_test.repeat(1, 2), transformation=None)  # D = 128
     asked = mf.Problem(data, mf.Network(1, "tanh"), sym_default(4), mf.Training(1.0, 5), "logistic")
     InfiniteLogitsLimit(64, initial="iid", engine="chunked")(asked)
     assert calls == {"step": 4, "outputs": 1, "velocity": 1}

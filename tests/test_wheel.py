@@ -65,7 +65,7 @@ def test_every_file_of_both_packages_is_in_the_wheel(wheel):
     expected = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     with zipfile.ZipFile(wheel) as held:
         found = {name for name in held.namelist() if ".dist-info/" not in name}
-    assert found == expected | {f"{name}/py.typed" for name in PACKAGES} | set(LATER)
+    assert found == expected | {"meanfield/page/page.html"} | {f"{name}/py.typed" for name in PACKAGES} | set(LATER)
 
 
 def test_the_command_draws_a_picture(installed, tmp_path):

@@ -23,7 +23,7 @@ class Network:
     Example:
         >>> import meanfield as mf
         >>> mf.Network(depth=3, activation="relu", bias_std=0.5)
-        Network(depth=3, activation=Activation(name='relu'), weight_std=1.0, bias_std=0.5, residual=None)
+        Network(depth=3, activation=Activation(name='relu'), bias_std=0.5)
     """
 
     depth: int = 1

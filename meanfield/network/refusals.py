@@ -38,7 +38,9 @@ def refuse_modules(small: nn.Module, large: nn.Module) -> None:
     for name, module in small.named_modules():
         for refuse in _CHECKS:
             if why := refuse(module, others.get(name, module)):
-                raise ValueError(f"{type(module).__name__} {name or 'itself'!r} has no width limit here: {why} (docs/choosing.md: what serves instead)")
+                raise ValueError(
+                    f"{type(module).__name__} {name or 'itself'!r} has no width limit here: {why} (docs/choosing.md: what serves instead)"
+                )
 
 
 def _whole(module: Any, other: Any) -> str:

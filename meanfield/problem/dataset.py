@@ -111,7 +111,8 @@ class Dataset:
             raise ValueError(f"transformation must be a Transformation or None: received {checks.shown(done)}")
         if done.shift.shape != self.x.shape[1:]:
             raise ValueError(
-                f"transformation is of samples of the shape {tuple(done.shift.shape)}: received x with samples {tuple(self.x.shape[1:])}"
+                f"transformation is of samples of the shape {tuple(done.shift.shape)}: received x with samples {tuple(self.x.shape[1:])}; "
+                "give transformation=None with other inputs"
             )
 
     @property

@@ -136,12 +136,12 @@ def _failed(code: int, message: str, kind: Sequence[type], given: Sequence[str])
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    def shown(message: Warning | str, *where: Any, **more: Any) -> None:
-        print(f"meanfield: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = shown
+    usual: Any = warnings.formatwarning
+    warnings.formatwarning = lambda message, *where, **more: f"meanfield: warning: {' '.join(str(message).split())}\n"
+    try:
         yield
+    finally:
+        warnings.formatwarning = usual
 
 
 if __name__ == "__main__":
