@@ -56,7 +56,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
             ax.errorbar(widths, curves[name], errors[name], fmt="o-", color=colour, capsize=3, label=told)
             ax.axhline(limits[name], color=colour, linestyle="--", linewidth=1, label=f"{told}, limit")
         ax.axvline(reference, color="0.6", linewidth=1, linestyle=":")
-        ax.annotate("the same networks", (reference, 0.98), (4, 0), xycoords=("data", "axes fraction"),
+        ax.annotate("the same networks", (reference, 0.9), (4, 0), xycoords=("data", "axes fraction"),
                     textcoords="offset points", color="0.4", fontsize="small", va="top")  # fmt: skip
         ax.set(xscale="log", xlabel="width $N$", ylabel="final test loss")
         ax.set_title(f"mean of {seeds} networks ± 1 standard error", fontsize="medium")
