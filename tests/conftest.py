@@ -18,6 +18,18 @@ import torch
 import meanfield as mf
 
 
+@pytest.fixture
+def leaves_no_picture_behind():
+    """Pictures change no setting of matplotlib, and are closed after each test"""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    before = dict(matplotlib.rcParams)
+    yield
+    assert dict(matplotlib.rcParams) == before
+    plt.close("all")
+
+
 def pytest_collection_modifyitems(items):
     lacks = {
         "keops": None if any(map(shutil.which, ("c++", "g++", "clang++"))) else "no C++ compiler",

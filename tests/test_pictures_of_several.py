@@ -14,6 +14,7 @@ from meanfield.comparison.statistics import Exponent
 from solvers import CausalDMFT, FiniteWidth, WassersteinFlow, measured_exponents, width_sweep
 
 matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("leaves_no_picture_behind")
 plt = pytest.importorskip("matplotlib.pyplot")
 plot = mf.plot
 
@@ -39,14 +40,6 @@ def nets(problem):
 @pytest.fixture(scope="module")
 def powers(problem):
     return measured_exponents(problem, (8, 16, 32), 4)
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing_behind():
-    before = dict(matplotlib.rcParams)
-    yield
-    assert dict(matplotlib.rcParams) == before
-    plt.close("all")
 
 
 def labels(ax):

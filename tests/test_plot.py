@@ -23,6 +23,7 @@ from solvers import (
 from tests.running import environment
 
 matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("leaves_no_picture_behind")
 plt = pytest.importorskip("matplotlib.pyplot")
 plot = mf.plot
 
@@ -56,14 +57,6 @@ def classes():
     data = mf.digits((0, 1, 2), n_train=9, n_test=6)
     problem = mf.Problem(data, mf.Network(bias_std=0.5), training=mf.Training(0.2, 4), loss="cross_entropy")
     return WassersteinFlow(2**7)(problem), FiniteWidth(8)(problem)
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing_behind():
-    before = dict(matplotlib.rcParams)
-    yield
-    assert dict(matplotlib.rcParams) == before
-    plt.close("all")
 
 
 def lines(ax):

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from meanfield.checking.arguments import checked
-from meanfield.files import sealed, storage
+from meanfield.files import in_words, sealed, storage
 from meanfield.files.reports import Result
 from meanfield.network.keys import parts
 from meanfield.plot import everything
@@ -23,7 +23,6 @@ from meanfield.solution.solution import Solution
 
 LARGEST = 5_000_000  # bytes of a page
 _FRAMES = 9  # steps of a slider
-_PARTS = ("network", "scaling", "training", "loss", "solver")
 _KINDS = {
     "Phi": "kernel of the features that enter layer",
     "G": "kernel of the gradients that leave layer",
@@ -127,41 +126,23 @@ def _of_runs(runs: Sequence[Solution]) -> Iterable[Section]:
 
 def _asked(runs: Sequence[Solution]) -> Section:
     """Settings, and of those in which runs differ each value"""
-    parts: dict[str, dict[str, list[str]]] = {}
+    values: dict[tuple[str, str], dict[str, None]] = {}  # of (part, setting), in the order of their coming
     for run in runs:
-        settings = storage.described(run)
-        asked = dict(settings.get("problem", {})) | {"solver": settings.get("solver", {})}
-        for part in (part for part in _PARTS if part in asked):
-            own = asked[part] if isinstance(asked[part], Mapping) else {"": asked[part]}
-            title = f"solver {own.get('name')}" if part == "solver" else part
-            for key, value in own.items():
-                if _says_something(value) and not (part == "solver" and key == "name"):
-                    values = parts.setdefault(title, {}).setdefault(key, [])
-                    values += [] if (text := _line(value)) in values else [text]
-    rows = [
-        (title, "; ".join(f"{key} {_some(values)}".strip() for key, values in of.items()))
-        for title, of in parts.items()
-    ]
+        for part, asked in in_words.by_part(storage.described(run)).items():
+            own = dict(asked) if isinstance(asked, Mapping) else {"": asked}
+            title = f"solver {own.pop('name')}" if part == "solver" else part
+            for key in filter(lambda key: in_words.says_something(own[key]), own):
+                values.setdefault((title, key), {})[in_words.line(own[key])] = None
+    told: dict[str, list[str]] = {}
+    for (title, key), found in values.items():
+        told.setdefault(title, []).append(f"{key} {_some(list(found))}".strip())
+    rows = [(title, "; ".join(settings)) for title, settings in told.items()]
     data = list(dict.fromkeys(repr(run.problem.data) for run in runs))
     return Section("What was asked", rows=(("data", _some(data)), *rows))
 
 
 def _some(values: Sequence[str]) -> str:
     return ", ".join(values[:8]) + (f", .. ({len(values)} in all)" if len(values) > 8 else "")
-
-
-def _says_something(value: Any) -> bool:
-    return value is not None and value != {} and value != [] and value != ()
-
-
-def _line(value: Any) -> str:
-    if isinstance(value, Mapping):
-        shown = ((k, v) for k, v in value.items() if _says_something(v))
-        return ", ".join(f"{k} ({_line(v)})" if isinstance(v, Mapping) else f"{k} {_line(v)}" for k, v in shown)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = json.dumps(value) if isinstance(value, list | tuple) else str(value)
-    return text if len(text) <= 160 else f"{text[:157]}.."
 
 
 def _came(runs: Sequence[Solution]) -> Section:

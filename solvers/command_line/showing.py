@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.files import storage
+from meanfield.files import in_words, storage
 from meanfield.solution.solution import Solution
 from solvers.command_line import asking
 from solvers.command_line.builders import Reads, loaded
@@ -55,7 +55,7 @@ def _in_words(path: Path, arrays: Mapping[str, np.ndarray], told: Mapping[str, A
     command = told.get("command")
     lines.append(f"  command  {asking.shown(shlex.split(command)) if command else 'none: it was made in Python'}")
     settings = json.loads(told.get("settings", "{}"))
-    lines += [f"  {name:8} {_brief(value)}" for name, value in _of_run(settings).items()]
+    lines += [f"  {part:8} {in_words.line(value, 80)}" for part, value in in_words.by_part(settings).items()]
     held = [
         f"{name} {tuple(a.shape)}" if a.ndim else f"{name} = {_number(a)}"
         for name, a in arrays.items()
@@ -78,23 +78,6 @@ def _itself(path: Path, told: Mapping[str, Any], network: str | None) -> str:
     left = result.problem.training.steps - result.steps
     go_on = [f"go on with: meanfield resume {path}"] if left and result.state else []
     return "\n".join([str(result), *more, *go_on])
-
-
-def _of_run(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by part: data, network, scaling, training, loss, solver, of a run; all that are no long lists of another result"""
-    found = dict(settings.get("problem", {})) | {k: v for k, v in settings.items() if k != "problem"}
-    return {name: value for name, value in found.items() if name in ("name", *_PARTS) and value not in (None, {}, [])}
-
-
-_PARTS = ("network", "scaling", "training", "loss", "solver")
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Mapping):
-        parts = ((k, _brief(v), isinstance(v, Mapping)) for k, v in value.items() if v not in (None, {}, [], ()))
-        return " ".join(f"{k}=({text})" if nested else f"{k}={text}" for k, text, nested in parts)
-    text = json.dumps(value) if isinstance(value, list) else f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}.."
 
 
 def _as_json(path: Path, arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> dict[str, Any]:
