@@ -111,7 +111,16 @@ class Coordinate:
 @checked
 @dataclass(frozen=True, eq=False)
 class CoordinatesReport:
-    """What enters and leaves each weight of a network against its width, before and after steps of training (equation 91)."""
+    """What enters and leaves each weight of a network against its width, before and after steps of training (equation 91).
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import coordinate_check
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> report = coordinate_check(problem, widths=(32, 64, 128), seeds=3, samples=None)
+        >>> report.widths, len(report.coordinates)
+        ((32, 64, 128), 14)
+    """
 
     network: str
     """Its name"""

@@ -32,6 +32,14 @@ def marginal_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> flo
 
     In units of b's standard deviation, to rounding. ValueError for shapes that do not belong together, numbers that are not finite,
     negative weights, and a b that does not vary.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> h = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+        >>> equal = torch.tensor([0.5, 0.5], dtype=torch.float64)
+        >>> mf.marginal_distance((h + 0.25, equal), (h, equal))  # a shift, in standard deviations
+        0.25
     """
     from scipy.stats import wasserstein_distance
 
@@ -61,6 +69,14 @@ def measure_distance(p: ParticleMeasure, q: ParticleMeasure, regularisation: flo
     detail finer than the root of the regularisation: clouds nearer than that come out too near. ValueError for clouds of different
     dimensions and for parameters that are not finite; MemoryError, before any work, where 60 bytes for each pair of the exact problem are
     not free; a warning if Sinkhorn's iteration does not converge.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> def at(a):
+        ...     return mf.ParticleMeasure(torch.tensor([[a]]), torch.zeros(1, 2), torch.ones(1))
+        >>> round(mf.measure_distance(at(0.0), at(3.0)), 6)
+        3.0
     """
     (x, m), (y, n) = _points("the first cloud", p), _points("the second cloud", q)
     if x.shape[1] != y.shape[1]:

@@ -92,7 +92,16 @@ class _Observed:
 @checked
 @dataclass(frozen=True, eq=False)
 class PredictedVariance(_Observed):
-    """N times the covariance of what was observed in networks of width N, for N -> infinity (equation 101)."""
+    """N times the covariance of what was observed in networks of width N, for N -> infinity (equation 101).
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_variance
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), training=mf.Training(0.2, 3))
+        >>> found = predicted_variance(problem, particles=64)
+        >>> found.parts, found.variance("f").shape
+        (('layer 1',), torch.Size([1, 3, 1]))
+    """
 
     parts: tuple[str, ...]
     """The populations of neurons that the fluctuations come from: "layer 1", .., or "all" where they are not told apart"""
@@ -169,7 +178,16 @@ class PredictedVariance(_Observed):
 @checked
 @dataclass(frozen=True, eq=False)
 class PredictedBias(_Observed):
-    """N (E o_N - o) of what was observed in networks of width N, for N -> infinity (equation 102)."""
+    """N (E o_N - o) of what was observed in networks of width N, for N -> infinity (equation 102).
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_bias
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), training=mf.Training(0.2, 3))
+        >>> found = predicted_bias(problem, width=16, draws=20)
+        >>> found.bias("f").shape, found.error("f").shape
+        (torch.Size([1, 3, 1]), torch.Size([1, 3, 1]))
+    """
 
     estimates: Tensor = field(repr=False)
     """(draws, Q), each an independent estimate without bias but for what falls as 1/N at the width it was found at"""
@@ -210,7 +228,17 @@ def _standard_error(estimates: Tensor) -> Tensor:
 @checked
 @dataclass(frozen=True, eq=False)
 class WidthFor:
-    """The width at which networks are as near to the limit as was asked, to leading order in 1/N (equation 103)."""
+    """The width at which networks are as near to the limit as was asked, to leading order in 1/N (equation 103).
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_bias, predicted_variance, width_for
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), training=mf.Training(0.2, 3))
+        >>> variance, bias = predicted_variance(problem, particles=64), predicted_bias(problem, width=16, draws=20)
+        >>> found = width_for(problem, error=0.1, variance=variance, bias=bias)
+        >>> found.asked, found.width > 1
+        (0.1, True)
+    """
 
     width: int
     """Neurons in each hidden layer"""

@@ -36,7 +36,15 @@ def observables(solution: Solution) -> dict[str, Callable[[Solution], Tensor]]:
 
 @checked
 def observe(solution: Solution, name: str) -> Tensor:
-    """The observable called `name`; ValueError listing the known names, or saying what was not recorded."""
+    """The observable called `name`; ValueError listing the known names, or saying what was not recorded.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> run = WassersteinFlow(particles=64)(mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(0.2, 5)))
+        >>> mf.observe(run, "loss").shape, mf.observe(run, "Phi1").shape
+        (torch.Size([6]), torch.Size([16]))
+    """
     return checks.lookup("observable", name, observables(solution))(solution)
 
 
@@ -78,7 +86,15 @@ def has_preactivations(solution: Solution, layer: int | str) -> bool:
 
 @checked
 def alignment(kernel: Tensor, y: Tensor) -> Tensor:
-    """Tr(K y y^T) / (|K| |y y^T|) in [0, 1] of a kernel (P, P) with targets y (P, .., C): how much of it points at the task."""
+    """Tr(K y y^T) / (|K| |y y^T|) in [0, 1] of a kernel (P, P) with targets y (P, .., C): how much of it points at the task.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> y = torch.tensor([[1.0], [-1.0]])
+        >>> mf.alignment(y @ y.T, y).item(), mf.alignment(torch.ones(2, 2), y).item()
+        (1.0, 0.0)
+    """
     kernel, y = checks.matrix("kernel", kernel), checks.samples("y", y, targets=True).flatten(1)
     if not kernel.shape[0] == kernel.shape[1] == len(y):
         raise ValueError(

@@ -28,6 +28,15 @@ def population_loss(solution: Solution, teacher: Teacher | None = None) -> Tenso
     In closed form for erf, relu, linear, sin and gelu, by quadrature (1e-9) for other activations. teacher: that of the stream if left
     out; of data by `mf.multi_index_teacher` a Teacher with the same arguments. Time grows with the square of the neurons: 2^12 take
     about a second a snapshot. ValueError for other losses, deep networks, biases, and teachers with another link.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> data = mf.stream(mf.Teacher(inputs=3, link="erf"), batch=8)
+        >>> problem = mf.Problem(data, mf.Network(1, "erf"), training=mf.Training(0.2, 20))
+        >>> loss = mf.population_loss(WassersteinFlow(particles=64)(problem))  # at the snapshots, the first and the last step
+        >>> bool(loss[1] < loss[0])
+        True
     """
     problem = solution.problem
     teacher = _teacher(problem, teacher)

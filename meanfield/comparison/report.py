@@ -59,7 +59,19 @@ class Deviation:
 @checked
 @dataclass(frozen=True, eq=False)
 class DeviationReport:
-    """Deviations of networks of several widths from a limit, by observable."""
+    """Deviations of networks of several widths from a limit, by observable.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> nets = [net for width in (16, 64) for net in FiniteWidth(width).ensemble(problem, seeds=4)]
+        >>> report = mf.deviation(nets, WassersteinFlow(particles=256)(problem))
+        >>> sorted(report.observables)
+        ['G1', 'Phi1', 'f', 'f_test', 'h1', 'loss', 'tangent_kernel', 'test_loss']
+        >>> report["f"].deviation.shape  # one for each width
+        (2,)
+    """
 
     widths: tuple[int, ...]
     """Of the networks"""

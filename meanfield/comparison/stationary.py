@@ -26,7 +26,17 @@ _RUNS = 8  # whose scatter tells an error better than correlations in time
 @checked
 @dataclass(frozen=True, eq=False)
 class StationaryAverages:
-    """Means over time, and over runs, from `start` on."""
+    """Means over time, and over runs, from `start` on.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> training = mf.Training(0.2, 200, temperature=0.5, weight_decay=0.5)
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), training=training)
+        >>> found = mf.stationary(WassersteinFlow(particles=64)(problem), after=100)
+        >>> found.means["f"].shape, found.errors["f"].shape
+        (torch.Size([4, 1]), torch.Size([4, 1]))
+    """
 
     problem: Problem = field(repr=False)
     """What was asked"""
@@ -76,6 +86,15 @@ def stationary(solutions: Solution | Sequence[Solution], after: int | None = Non
     twice the one after which the mean of the outputs would have the least error, as far as their scatter tells (MSER). Errors follow from
     the scatter of eight runs or more, else from correlations in time. RuntimeWarning where half of the run is not enough for that, or
     fewer than ten independent records are left. ValueError for runs of different problems or records, or without noise.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> training = mf.Training(0.2, 200, temperature=0.5, weight_decay=0.5)
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), training=training)
+        >>> found = mf.stationary([WassersteinFlow(particles=64, seed=seed)(problem) for seed in range(2)])
+        >>> found.runs, 0 < found.start < 200
+        (2, True)
     """
     runs = [solutions] if isinstance(solutions, Solution) else list(solutions)
     _check(runs)

@@ -41,6 +41,14 @@ class TransferReport:
     """Losses of networks of several widths, and of their limit, at several learning rates after the same number of steps (equation 92).
 
     A loss is infinite where the run blew up, nan where it ended early for another reason.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import learning_rate_transfer
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), mf.Network(2), mf.ntk(), mf.Training(0.2, 5))
+        >>> report = learning_rate_transfer(problem, rates=(0.1, 0.4, 1.6), widths=(16, 64), seeds=3)
+        >>> report.final.shape  # widths, rates, seeds
+        (2, 3, 3)
     """
 
     rates: np.ndarray

@@ -73,6 +73,17 @@ def load(path: str | Path, network: Architecture | Callable[[int], nn.Module] | 
 
     network: the builder of a module, which is code that files do not hold; not needed where its own module was imported before.
     Its digest is checked before HDF5 sees the file, which on damaged ones may hang.
+
+    Example:
+        >>> import tempfile
+        >>> import meanfield as mf
+        >>> from solvers import lazy_prediction
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(2), mf.ntk(), mf.Training(0.2, 5))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = mf.save(lazy_prediction(problem), folder + "/lazy.nc")
+        ...     found = mf.load(path)
+        >>> found == lazy_prediction(problem)
+        True
     """
     path = Path(path)
     arrays, attributes = opened(path)

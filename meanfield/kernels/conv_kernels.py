@@ -29,6 +29,13 @@ def conv_nngp_and_ntk(
 
     ValueError for another layout of images, sizes that differ or do not fit the filters, and scalings without a tangent kernel;
     MemoryError before allocation.
+
+    Example:
+        >>> import meanfield as mf
+        >>> images = mf.digits(n_train=3, n_test=0).x.reshape(3, 1, 8, 8)
+        >>> nngp, ntk = mf.conv_nngp_and_ntk(mf.ConvNetwork(depth=1, activation="relu"), mf.ntk(), images)
+        >>> bool((ntk.diagonal() > nngp.diagonal()).all())  # the tangent kernel has a part for each layer
+        True
     """
     first, dtype = images("x", x)
     second = first if x2 is None else images("x2", x2)[0]

@@ -95,6 +95,14 @@ class GaussianProcessRegressor(_Estimator):
     """Regression of y (P,) or (P, C), or at positions (P, .., C), by a GaussianProcess, whose mean before data is 0.
 
     After `fit`: `process_` and `posterior_`.
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.single_index_teacher(n_train=20, n_test=5, inputs=3)
+        >>> model = mf.GaussianProcessRegressor(mf.Network(1, "erf"), noise=0.01).fit(data.x, data.y)
+        >>> mean, std = model.predict(data.x_test, return_std=True)
+        >>> mean.shape, std.shape
+        ((5, 1), (5, 1))
     """
 
     _estimator_type = "regressor"
@@ -146,6 +154,13 @@ class GaussianProcessClassifier(_Estimator):
     """Classes y (P,), or at positions (P, ..), numbers or texts, by regression on one-hot targets less 1/C: that of the largest mean.
 
     After `fit`: `classes_`, `process_` and `posterior_`.
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.digits((0, 1, 2), n_train=30, n_test=10)
+        >>> model = mf.GaussianProcessClassifier(mf.Network(2, "relu")).fit(data.x, data.y.argmax(1))
+        >>> model.classes_, model.predict(data.x_test).shape
+        (array([0, 1, 2]), (10,))
     """
 
     _estimator_type = "classifier"

@@ -126,7 +126,17 @@ class GaussianProcess:
 @checked
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """A GaussianProcess, given targets at training points; made by `GaussianProcess.posterior`. Outputs are independent of each other."""
+    """A GaussianProcess, given targets at training points; made by `GaussianProcess.posterior`. Outputs are independent of each other.
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.single_index_teacher(n_train=20, n_test=5, inputs=3)
+        >>> posterior = mf.GaussianProcess(mf.Network(1, "erf"), noise=0.01).posterior(data.x, data.y)
+        >>> posterior.mean(data.x_test).shape, posterior.std(data.x_test).shape
+        (torch.Size([5, 1]), torch.Size([5, 1]))
+        >>> bool(posterior.std(data.x).max() < 0.1)  # where it was told the targets, to the noise's deviation
+        True
+    """
 
     process: GaussianProcess
     """Before the data"""

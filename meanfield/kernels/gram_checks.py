@@ -18,6 +18,14 @@ def check_gram(kernel: Tensor, name: str = "kernel", jitter: float = 0.0) -> Ten
     """`kernel` + jitter * mean diagonal * identity (P, P), if it can be inverted safely in its precision; jitter is stated, never silent.
 
     ValueError with the smallest eigenvalue and the remedy if that is below P eps times the largest; with the rows if points coincide.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> kernel = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+        >>> mf.check_gram(kernel, jitter=0.5)
+        tensor([[3., 1.],
+                [1., 3.]], dtype=torch.float64)
     """
     jitter = checks.positive("jitter", jitter, zero=True)
     own = _symmetric(name, kernel.detach())  # what is returned carries its derivatives

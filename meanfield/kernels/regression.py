@@ -64,6 +64,14 @@ def kernel_posterior(
     variance, 0 interpolates. Variances have an absolute error of the rounding of the prior's.
 
     ValueError for shapes that do not fit and for a kernel + noise that is singular to rounding, with its smallest eigenvalue.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> kernel = torch.eye(2, dtype=torch.float64)
+        >>> mean, variance = mf.kernel_posterior(kernel, [[1.0], [3.0]], noise=1.0, across=kernel, test=kernel.diagonal())
+        >>> [round(m, 6) for m in mean.flatten().tolist()], [round(v, 6) for v in variance.tolist()]
+        ([0.5, 1.5], [0.5, 0.5])
     """
     y = checks.matrix("y", y, vector_is_column=True)
     found = Regression(kernel, y, checks.positive("noise", noise, zero=True))
@@ -91,6 +99,14 @@ def log_marginal_likelihood(kernel: Tensor, y: Any, noise: float | Tensor) -> Te
     """log p(y) of y (P, C) ~ N(0, kernel + noise), independent columns; derivatives in kernel (P, P) and noise pass through (equation 94).
 
     `noise` is a variance. ValueError for a kernel + noise that is singular to rounding, with its smallest eigenvalue.
+
+    Example:
+        >>> import math
+        >>> import torch
+        >>> import meanfield as mf
+        >>> found = mf.log_marginal_likelihood(torch.eye(2, dtype=torch.float64), [[0.0], [0.0]], noise=0.0)
+        >>> round(found.item() + math.log(2 * math.pi), 12) + 0.0
+        0.0
     """
     value = noise.detach() if isinstance(noise, Tensor) else noise
     checks.positive("noise", value, zero=True)

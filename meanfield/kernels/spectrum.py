@@ -23,6 +23,16 @@ class KernelSpectrum:
     """A kernel in its eigen-directions v_i and the targets' share in each; made by `spectrum`. n = P, or P C for a kernel between outputs.
 
     Everything is O(1) in the width; K in units where df/dt = K Delta / P.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> kernel, y = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64), torch.tensor([[1.0], [-1.0]])
+        >>> found = mf.spectrum(kernel, y)
+        >>> [round(value, 6) for value in found.eigenvalues.tolist()]
+        [3.0, 1.0]
+        >>> [round(share, 6) for share in found.alignment.tolist()]  # all of y is in the second direction
+        [0.0, 1.0]
     """
 
     eigenvalues: Tensor

@@ -23,6 +23,14 @@ class ParticleMeasure:
     """sum_r m_r delta_(a_r, w_r), equation 6.
 
     Device and dtype are those of a; ValueError for shapes, devices or dtypes that differ, NaN, negative weights, or a sum other than 1.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> a, w = torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> cloud = mf.ParticleMeasure(a, w, m=torch.tensor([0.5, 0.5]))
+        >>> cloud.a.shape, cloud.w.shape  # (N, C) and (N, D)
+        (torch.Size([2, 1]), torch.Size([2, 2]))
     """
 
     a: Tensor

@@ -25,6 +25,13 @@ class Activation:
 
     ValueError, when it is made, if phi' is not the derivative that autograd finds, for outputs of another shape or dtype, for NaN, and for
     jumps of phi' that are not declared; the KeOps formulas are not tried.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> quadratic = mf.Activation("quadratic", phi=lambda h: h + h**2 / 4, dphi=lambda h: 1 + h / 2)
+        >>> mf.Network(depth=1, activation=quadratic).activation.phi(torch.tensor([0.0, 2.0]))
+        tensor([0., 3.])
     """
 
     name: str
@@ -54,13 +61,28 @@ class Activation:
 
 
 def activation(which: str | Activation) -> Activation:
-    """The activation called `which`; ValueError listing the known names."""
+    """The activation called `which`; ValueError listing the known names.
+
+    Example:
+        >>> import meanfield as mf
+        >>> relu = mf.activation("relu")
+        >>> relu.name, relu.kinks  # where phi' jumps, and by how much
+        ('relu', ((0.0, 1.0),))
+    """
     return which if isinstance(which, Activation) else checks.lookup("activation", which, _KNOWN)
 
 
 @checked
 def register(new: Activation) -> Activation:
-    """Make a user's activation known by its name; ValueError if the name is taken by another one."""
+    """Make a user's activation known by its name; ValueError if the name is taken by another one.
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> known = mf.register_activation(mf.Activation("arcus tangens", torch.arctan, lambda h: 1 / (1 + h**2)))
+        >>> mf.Network(depth=2, activation="arcus tangens").activation.name
+        'arcus tangens'
+    """
     if _KNOWN.setdefault(new.name, new) is not new:
         raise ValueError(f"the activation name {new.name!r} is taken: choose another")
     return new

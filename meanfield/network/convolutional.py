@@ -20,7 +20,15 @@ Readout = Literal["vectorised", "global_average"]
 @checked
 @dataclass(frozen=True)
 class ConvNetwork:
-    """Convolutions with square filters and stride 1, then a readout (equation 46)."""
+    """Convolutions with square filters and stride 1, then a readout (equation 46).
+
+    Example:
+        >>> import meanfield as mf
+        >>> network = mf.ConvNetwork(depth=2, activation="relu", readout="global_average")
+        >>> nngp, ntk = mf.conv_nngp_and_ntk(network, mf.ntk(), mf.digits(n_train=3, n_test=0).x.reshape(3, 1, 8, 8))
+        >>> ntk.shape
+        torch.Size([3, 3])
+    """
 
     instead: ClassVar[str] = (
         ", which has kernels at the start alone (mf.nngp_and_ntk): to train it or find its limit, write it as a torch module of nn.Conv2d"

@@ -67,6 +67,15 @@ def write_page(results: Result | Sequence[Result], path: str | Path, title: str 
 
     Runs are shown together, each report has a section of its own; kernels have a slider over their recorded steps. Everything that comes
     from results is escaped. Returns the path. ValueError for another ending, a missing folder, and pages beyond 5 MB.
+
+    Example:
+        >>> import tempfile
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> run = WassersteinFlow(particles=64)(mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mf.write_page(run, folder + "/run.html").name
+        'run.html'
     """
     several = list(results) if isinstance(results, Sequence) else [results]
     return written([(one, storage.provenance(one)) for one in several], path, title)

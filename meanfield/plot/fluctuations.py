@@ -38,6 +38,16 @@ def predictions(report: DeviationReport, ax: Any = None, label: str | None = Non
     """Variance and bias of each observable that was predicted: against width beside the predicted line, and measured over predicted.
 
     Two panels for each; a band is the prediction's standard error, bars are 95 % intervals. ValueError for a report without predictions.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow, predicted_variance
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> nets = [net for width in (16, 64) for net in FiniteWidth(width).ensemble(problem, seeds=4)]
+        >>> variance = predicted_variance(problem, particles=64)
+        >>> report = mf.deviation(nets, WassersteinFlow(particles=256)(problem), predicted=variance)
+        >>> mf.plot.predictions(report).shape
+        (4,)
     """
     if not report.predictions:
         raise ValueError(
@@ -115,6 +125,12 @@ def predicted_variance(
     number where it was predicted at one step.
 
     The bars are the standard error of the whole.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_variance
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> axes = mf.plot.predicted_variance(predicted_variance(problem, particles=64))
     """
     _some(found, name)
     each = found.by_part(name)  # (parts, R, ..)
@@ -149,7 +165,14 @@ def predicted_variance(
 
 @checked
 def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None, label: str | None = None) -> Axes:
-    """N times the bias of the numbers of an observable, with standard errors: over training time, or where it was predicted at one step."""
+    """N times the bias of the numbers of an observable, with standard errors: over training time, or where it was predicted at one step.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_bias
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> axes = mf.plot.predicted_bias(predicted_bias(problem, width=16, draws=20))
+    """
     _some(found, name)
     bias, error = found.bias(name), found.error(name)
     asked = ~bias[0].isnan()
@@ -176,7 +199,18 @@ def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None
 
 @checked
 def width_for(found: WidthFor, ax: Axes | None = None, label: str | None = None) -> Axes:
-    """Distance from the limit against width, of which variance and bias make up a part each, and the width that was found."""
+    """Distance from the limit against width, of which variance and bias make up a part each, and the width that was found.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_bias, predicted_variance, width_for
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> known = {
+        ...     "variance": predicted_variance(problem, particles=64),
+        ...     "bias": predicted_bias(problem, width=16, draws=20),
+        ... }
+        >>> axes = mf.plot.width_for(width_for(problem, error=0.1, **known))
+    """
     panel: Axes = panels(ax)[0]
     n = np.geomspace(max(1.0, found.width / 30), 10.0 * found.width, 200)
     variance, bias = found.n_variance / (found.ensemble * n), max(found.n_bias2, 0.0) / n**2
@@ -197,7 +231,13 @@ def width_for(found: WidthFor, ax: Axes | None = None, label: str | None = None)
 
 @checked
 def ensemble_loss(found: EnsembleLoss, ax: Axes | None = None, label: str | None = None) -> Axes:
-    """Loss of single networks and of means of several against width: measured beside predicted, with what no averaging removes."""
+    """Loss of single networks and of means of several against width: measured beside predicted, with what no averaging removes.
+
+    Example:
+        >>> import meanfield as mf
+        >>> found = mf.EnsembleLoss(limit=0.1, n_variance=2.0, n_variance_se=0.1, n_bias=1.0, n_bias_se=0.2, n2_bias2=0.0)
+        >>> axes = mf.plot.ensemble_loss(found)
+    """
     panel: Axes = panels(ax)[0]
     widths = found.widths or (64, 128, 256, 512, 1024)
     n, sizes = np.geomspace(0.85 * widths[0], 1.18 * widths[-1], 100), found.ensembles or (1, 4, 16)

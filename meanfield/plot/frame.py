@@ -114,7 +114,14 @@ def output_of(solution: Solution, mu: int, column: int, test: bool) -> Tensor:
 
 @checked
 def save(axes: Any, path: str | Path, dpi: int = 150) -> None:
-    """Write the figure that holds `axes` and close it; the end of the path says as what: .png, .pdf, .svg, .."""
+    """Write the figure that holds `axes` and close it; the end of the path says as what: .png, .pdf, .svg, ..
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> mf.plot.save(mf.plot.loss(WassersteinFlow(particles=64)(problem)), "loss.svg")  # by its ending: .png, .pdf, .svg
+    """
     drawn = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
     if not len(drawn) or not isinstance(drawn[0], Axes):
         raise ValueError(f"axes must be what a picture returned: received {checks.shown(axes)}")

@@ -30,6 +30,12 @@ def learning_curves(
     """Squared error in single eigen-directions of the kernel, and their sum, against training time (equation 54).
 
     directions: which, from the largest eigenvalue. learning_rate: of descent; None is gradient flow.
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.digits(n_train=8, n_test=0)
+        >>> found = mf.spectrum(mf.nngp_and_ntk(mf.Network(2, "relu"), mf.ntk(), data.x)[1], data.y)
+        >>> axes = mf.plot.learning_curves(found, times=range(0, 100, 10), directions=(0, 1, 2))
     """
     panel: Axes = panels(ax)[0]
     curves = spectrum.learning_curve(times, learning_rate).numpy() / spectrum.samples
@@ -56,7 +62,14 @@ def learning_curves(
 
 @checked
 def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None, label: str | None = None) -> Axes:
-    """Eigenvalues of the kernel, and the share of the targets in the first i directions on the right-hand axis (equation 56)."""
+    """Eigenvalues of the kernel, and the share of the targets in the first i directions on the right-hand axis (equation 56).
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.digits(n_train=8, n_test=0)
+        >>> found = mf.spectrum(mf.nngp_and_ntk(mf.Network(2, "relu"), mf.ntk(), data.x)[1], data.y)
+        >>> axes = mf.plot.eigenvalues(found)
+    """
     panel: Axes = panels(ax)[0]
     index = np.arange(1, len(spectrum.eigenvalues) + 1)
     values = spectrum.eigenvalues.clamp(min=0).numpy()
@@ -86,6 +99,13 @@ def prediction(
     """f_mu(t) of single samples, one panel each: mean and band of one standard deviation as predicted, single networks as thin lines.
 
     samples: None takes one of each class, up to three in all. output: which of a sample, counted through its positions if it has some.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, lazy_prediction
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=2), mf.ntk(), mf.Training(0.2, 5))
+        >>> mf.plot.prediction(lazy_prediction(problem), FiniteWidth(64).ensemble(problem, seeds=3), samples=(0, 1)).shape
+        (2,)
     """
     chosen = plot_data.several(nets)
     every = families(chosen, ()) if chosen else []

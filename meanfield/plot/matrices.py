@@ -34,6 +34,14 @@ def kernels(
     Samples are sorted by class, with lines between classes and their names. With several outputs: the mean over pairs of equal outputs.
     Kernels of modules that see positions are over samples and their positions, as they come. scale: whose colours are the same: "step",
     all solutions at a step, since kernels grow, "all", or "panel", none. label: instead of the names of the problems in the titles.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import CausalDMFT, FiniteWidth
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> nets = [CausalDMFT(samples=64)(problem), FiniteWidth(32)(problem)]
+        >>> mf.plot.kernels(nets, "Phi2").shape  # a row for each solution, a column for each step
+        (4,)
     """
     chosen = plot_data.several(solutions)
     name = name or (first_key(chosen[0], "Phi") if chosen else "Phi1")
@@ -98,6 +106,13 @@ def two_times(
     """Kernels Phi^l(t, s), G^l(t, s) and responses A^l(t, s), B^l(t, s) over pairs of training times, mean over samples, a panel each.
 
     names: the first layer's Phi and G if left out. label: at the colour bars, instead of what the mean is over.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import CausalDMFT
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> mf.plot.two_times(CausalDMFT(samples=64)(problem), names=("Phi1", "G1")).shape
+        (2,)
     """
     names = [first_key(solution, kind) for kind in ("Phi", "G")] if names is None else names
     maps = [plot_data.two_times(solution, name) for name in names]

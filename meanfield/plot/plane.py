@@ -23,6 +23,10 @@ def scaling_plane(
     """The plane (q_sigma, q) of scalings with q_a = q_w = q: regions of well-defined limits, the four properties' lines, named points.
 
     points: scalings to mark, by label; None takes the named ones. Those with q_a != q_w stand at the mean of the two, with a hollow mark.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axes = mf.plot.scaling_plane({"mine": mf.Scaling(-0.75, 0.5, 0.5), "NTK": mf.ntk()})
     """
     panel: Axes = panels(ax, size=(7.2, 5.2))[0]
     left, right = -1.5, 0.25
@@ -72,6 +76,12 @@ def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None, label
     """Measured powers of the width with their intervals against the predicted ones (crosses), a panel per scaling.
 
     Intervals that reach far beyond all powers are cut at the edge. label: instead of the names of the scalings, one for each report.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import measured_exponents
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> axes = mf.plot.powers(measured_exponents(problem, widths=(32, 64, 128), seeds=3))
     """
     several = [reports] if isinstance(reports, PowersReport) else list(reports)
     axes = panels(ax, 1, len(several), size=(2.2, 3.0), extra=3.0, sharex=True, sharey=True)
@@ -117,6 +127,13 @@ def proxy_comparison(report: ProxyReport, ax: Any = None, label: str | None = No
     """KL of each limit to networks of the reference width with 95 % bands, and the distance of the Gaussian fits, against time.
 
     Limits without randomness have an infinite KL and appear on the right only. The grey line is the floor before its correction.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import proxy_comparison
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> mf.plot.proxy_comparison(proxy_comparison(problem, reference_width=16, limits=("ntk",), seeds=8)).shape
+        (2,)
     """
     axes = panels(ax, 1, 2, size=(4.0, 3.6), extra=2.4)
     colours = ["#D55E00", "#000000", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]

@@ -30,6 +30,14 @@ def deviation(
     names: None takes f, loss, the Phi of the last layer and tangent_kernel as far as the report has them. |bias| is drawn only where it
     was detected, predictions where they are of all numbers that are compared (of f and losses at every recorded step); `predictions` shows
     the others. label: of the deviations, e.g. to tell two reports on the same axes apart.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> nets = [net for width in (16, 64) for net in FiniteWidth(width).ensemble(problem, seeds=4)]
+        >>> mf.plot.deviation(mf.deviation(nets, WassersteinFlow(particles=256)(problem)), names=("f", "loss")).shape
+        (2,)
     """
     if names is None:
         phi = next((n for n in reversed([*report.observables]) if parts(n)[0] == "Phi"), "")
@@ -67,7 +75,15 @@ def _shared_legend(axes: np.ndarray) -> None:
 
 @checked
 def variance(report: DeviationReport, ax: Axes | None = None, label: str | None = None) -> Axes:
-    """N Var f(T) against width, beside the value predicted before training."""
+    """N Var f(T) against width, beside the value predicted before training.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> nets = [net for width in (16, 64) for net in FiniteWidth(width).ensemble(problem, seeds=4)]
+        >>> axes = mf.plot.variance(mf.deviation(nets, WassersteinFlow(particles=256)(problem)))
+    """
     panel: Axes = panels(ax)[0]
     style = {"fmt": "o", "color": BLUE, "capsize": 2}
     panel.errorbar(report.widths, report.n_var, report.n_var_se, label="networks, ± 1 standard error", **style)
@@ -91,6 +107,14 @@ def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None, label
 
     Full lines leave a layer's weight, dashed ones enter it, the black one is the network's outputs. What does not go with the width as it
     should is marked by crosses. step: of training, one of the report's; -1 is the last.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import coordinate_check
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> report = coordinate_check(problem, widths=(32, 64, 128), seeds=3, samples=None)
+        >>> mf.plot.coordinates(report).shape
+        (4,)
     """
     at = report.steps[-1] if step == -1 else step
     if at not in report.steps:

@@ -33,6 +33,13 @@ def loss(
 
     Solutions of several problems are named and coloured by what differs between them; label: names instead, one for each problem. On a
     new figure, and on two axes, a second panel has the differences from the limit with bands of one standard error. Returns the first.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> limit, nets = WassersteinFlow(particles=64)(problem), FiniteWidth(32).ensemble(problem, seeds=2)
+        >>> mf.plot.save(mf.plot.loss(nets, limit), "loss.png")
     """
     every = families(plot_data.several(nets), plot_data.several(limit), label, drawn_before(ax))
     both = compared(every) and (ax is None or np.size(ax) == 2)
@@ -70,6 +77,14 @@ def outputs(
 
     samples: None takes one of each class, up to three in all. output: which of several; None takes the one with the largest target.
     difference: f less that of the limit alone. A new figure, and twice as many axes, have these differences in a second row.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> limit, nets = WassersteinFlow(particles=64)(problem), FiniteWidth(32).ensemble(problem, seeds=2)
+        >>> mf.plot.outputs(nets, limit, samples=(0, 1)).shape  # outputs, and below the differences from the limit
+        (4,)
     """
     every = families(plot_data.several(nets), plot_data.several(limit), label, drawn_before(ax))
     must_share_samples(every)
@@ -139,6 +154,14 @@ def preactivations(
 
     layer: the first if left out; of modules a name in `record`, whose rows (samples, then positions) are counted as samples. bins: between
     the ends of all; None takes twice the cube root of the neurons of each, up to 60. label: as in `loss`.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> limit, nets = WassersteinFlow(particles=64)(problem), FiniteWidth(32).ensemble(problem, seeds=2)
+        >>> mf.plot.preactivations(nets, limit, steps=(0, -1)).shape
+        (2,)
     """
     if bins is not None:
         bins = checks.integer("bins", bins, 1)
@@ -174,6 +197,13 @@ def particles(
 
     The plane: both weights for two inputs, (w, a) for one, else the two directions v_1, v_2 in which the particles moved most.
     At most 3000 particles are drawn.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> mf.plot.particles(WassersteinFlow(particles=64)(problem), steps=(0, -1)).shape
+        (2,)
     """
     clouds, picture = plot_data.clouds(solution, output), None
     axes = panels(ax, 1, len(steps), size=(4.0, 3.6), sharex=True, sharey=True)
@@ -191,7 +221,15 @@ def particles(
 def animate_particles(
     solution: Solution, ax: Axes | None = None, output: int = 0, milliseconds: float = 100, label: str | None = None
 ) -> FuncAnimation:
-    """`particles` through all recorded snapshots. Keep the result, and `.save("cloud.gif", writer="pillow")` it."""
+    """`particles` through all recorded snapshots. Keep the result, and `.save("cloud.gif", writer="pillow")` it.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5))
+        >>> film = mf.plot.animate_particles(WassersteinFlow(particles=64)(problem))
+        >>> film.save("cloud.gif", writer="pillow")
+    """
     milliseconds = checks.positive("milliseconds", milliseconds)
     clouds = plot_data.clouds(solution, output)
     panel: Axes = panels(ax, size=(5.0, 4.2))[0]

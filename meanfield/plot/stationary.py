@@ -21,7 +21,16 @@ from meanfield.solution.solution import Solution
 def free_energy(
     found: FreeEnergy, end: GibbsMeasure | None = None, ax: Axes | None = None, label: str | None = None
 ) -> Axes:
-    """Free energy and its two parts against time, with 95 % of the estimate's error; dashed, the least there is, of `end`."""
+    """Free energy and its two parts against time, with 95 % of the estimate's error; dashed, the least there is, of `end`.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow, gibbs_fixed_point
+        >>> training = mf.Training(0.2, 40, temperature=0.5, weight_decay=0.5)
+        >>> problem = mf.Problem(mf.single_index_teacher(8, 0, inputs=2), training=training)
+        >>> run = WassersteinFlow(particles=256, snapshots=(0, 20, -1))(problem)
+        >>> axes = mf.plot.free_energy(mf.free_energy(run), gibbs_fixed_point(problem))
+    """
     panel: Axes = panels(ax)[0]
     times, entropic = found.times.numpy(), found.temperature * found.divergence.numpy()
     error = 1.96 * found.temperature * found.errors.numpy()
@@ -51,6 +60,15 @@ def stationary(
     """f_mu(t) of each run, a panel for each sample: grey until the start is forgotten; the mean over time with 95 % of its error.
 
     samples: None takes one of each class, up to three in all. output: which of several; None takes the one with the largest target.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> training = mf.Training(0.2, 200, temperature=0.5, weight_decay=0.5)
+        >>> problem = mf.Problem(mf.single_index_teacher(8, 0, inputs=2), training=training)
+        >>> run = WassersteinFlow(particles=64)(problem)
+        >>> mf.plot.stationary(mf.stationary(run, after=100), run, samples=(0, 1)).shape
+        (2,)
     """
     every = [runs] if isinstance(runs, Solution) else list(runs)
     if not every:

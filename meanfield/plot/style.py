@@ -23,6 +23,11 @@ def paper(width: float = 3.4, font_size: float = 8.0) -> Iterator[None]:
     width: inches of new figures; 3.4 is a column of most journals, 7.0 the page, which rows of panels need. font_size: points of all
     letters but the small ones of legends and names. Lines are thin; letters stay letters in .pdf and .svg files, which are vectors but for
     heat maps over time. rcParams are as before afterwards.
+
+    Example:
+        >>> import meanfield as mf
+        >>> with mf.plot.paper(width=3.4):
+        ...     mf.plot.save(mf.plot.scaling_plane(), "plane.svg")
     """
     width, font_size = checks.positive("width", width), checks.positive("font_size", font_size)
     look: dict[Any, Any] = {

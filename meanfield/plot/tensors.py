@@ -33,6 +33,20 @@ def recorded(
     numbers (P,) none, which draws them against the samples. difference: less that of the first limit, which is not drawn itself. label:
     of each problem, in titles and legend.
     ValueError for what was not recorded, and where neither a matrix nor a vector is left.
+
+    Example:
+        >>> from torch import nn
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth
+        >>> def correlations(net, x):  # (P, P), of the features of all samples
+        ...     h = net[:2](x)
+        ...     return h @ h.T / h.shape[1]
+        >>> def build(n):
+        ...     return nn.Sequential(nn.Linear(64, n), nn.Tanh(), nn.Linear(n, 1))
+        >>> network = mf.Architecture(build, record={"correlations": correlations})
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), network, mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> mf.plot.recorded(FiniteWidth(32)(problem), "correlations").shape
+        (2,)
     """
     chosen, where = plot_data.several(solutions), None if at is None else tuple(at)
     limit = next((s for s in chosen if s.width is None), None)

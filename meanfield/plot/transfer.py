@@ -22,6 +22,13 @@ def learning_rates(
 
     Dots mark the best rates. Where runs diverged there is a cross at the top edge, and no line. best: the least loss of all recorded
     steps instead of the last one.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import learning_rate_transfer
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), mf.Network(2), mf.ntk(), mf.Training(0.2, 5))
+        >>> report = learning_rate_transfer(problem, rates=(0.1, 0.4, 1.6), widths=(16, 64), seeds=3)
+        >>> axes = mf.plot.learning_rates(report)
     """
     panel: Axes = panels(ax)[0]
     runs, curves = report.best if best else report.final, report.losses(best)

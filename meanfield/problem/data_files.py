@@ -42,6 +42,17 @@ def from_file(
         stratify: Whether each class gets its share of test and training samples
         scale: Of inputs, from training samples alone: centre or standardise columns, and then unit_norm, rows of norm sqrt(D)
         one_hot: True: targets are classes, as one-hot rows; False: two classes, as -1 and +1; left out, words are classes and numbers not
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import meanfield as mf
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "flowers.csv"
+        ...     _ = path.write_text("length,width,kind\\n1.0,0.5,rose\\n2.0,0.1,tulip\\n3.0,0.2,rose\\n")
+        ...     data = mf.from_file(path, targets="kind")
+        >>> data.x.shape, data.classes
+        (torch.Size([3, 2]), ('rose', 'tulip'))
     """
     path = Path(path)
     if path.is_dir():

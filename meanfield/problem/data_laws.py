@@ -24,6 +24,12 @@ class Teacher:
     """Gaussian inputs x ~ N(0, I_D), y = link(x . u_1) + ... + link(x . u_k) with orthonormal u, for `mf.stream` (equation 118).
 
     The directions are those of `mf.multi_index_teacher` with the same seed.
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.stream(mf.Teacher(inputs=5, directions=2, link="relu"), batch=4, watched=8)
+        >>> data.x.shape, data.y.shape
+        (torch.Size([8, 5]), torch.Size([8, 1]))
     """
 
     inputs: int = 10
@@ -77,6 +83,12 @@ class Teacher:
 class Mixture:
     """Equally likely Gaussian clusters of unit variance with random means, for `mf.stream`: those of `mf.gaussian_mixture` with the same
     seed. Two classes have opposite means and y = +-1; more give one-hot rows.
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.stream(mf.Mixture(inputs=5, classes=2, separation=3.0), batch=4, watched=8)
+        >>> data.x.shape, data.y.unique().tolist()
+        (torch.Size([8, 5]), [-1.0, 1.0])
     """
 
     inputs: int = 10

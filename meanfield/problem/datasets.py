@@ -79,6 +79,11 @@ def gaussian_mixture(
         classes: How many clusters
         separation: Norm of the clusters' means
         seed: Of the draw
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.gaussian_mixture(n_train=6, n_test=4, inputs=3, classes=3).y.shape
+        torch.Size([6, 3])
     """
     classes, separation = checks.integer("classes", classes, 2), checks.positive("separation", separation, zero=True)
     n_train, n_test, inputs = _sizes(n_train, n_test, inputs, classes, "classes")
@@ -110,6 +115,12 @@ def multi_index_teacher(
         link: The teacher's nonlinearity
         noise: Standard deviation of noise on the training targets
         seed: Of the draw
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.multi_index_teacher(n_train=6, n_test=4, inputs=3, directions=2, link="relu", noise=0.1)
+        >>> data.x.shape, data.y.shape
+        (torch.Size([6, 3]), torch.Size([6, 1]))
     """
     directions, noise = checks.integer("directions", directions, 1), checks.positive("noise", noise, zero=True)
     n_train, n_test, inputs = _sizes(n_train, n_test, inputs, directions, "directions")
@@ -132,7 +143,13 @@ def single_index_teacher(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """y = link(x . u) with x ~ N(0, I_D) and one random unit direction u: `multi_index_teacher` explains the arguments."""
+    """y = link(x . u) with x ~ N(0, I_D) and one random unit direction u: `multi_index_teacher` explains the arguments.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.single_index_teacher(n_train=6, n_test=4, inputs=3).x_test.shape
+        torch.Size([4, 3])
+    """
     return multi_index_teacher(n_train, n_test, inputs, 1, link, noise, seed)
 
 

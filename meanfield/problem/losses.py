@@ -20,7 +20,17 @@ from meanfield.checking.own_functions import check_loss
 @checked
 @dataclass(frozen=True)
 class Loss:
-    """A loss of one sample; one of your own is tried against autograd when a Problem is made with it (`fits`)."""
+    """A loss of one sample; one of your own is tried against autograd when a Problem is made with it (`fits`).
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> def any_target(y):
+        ...     pass
+        >>> quartic = mf.Loss("quartic", lambda f, y: ((f - y) ** 4).sum(-1) / 4, lambda f, y: -((f - y) ** 3), any_target)
+        >>> mf.Problem(mf.digits(n_train=4, n_test=0), loss=quartic).loss.name  # tried against autograd here
+        'quartic'
+    """
 
     name: str
     """By which it is found, and what files keep"""
@@ -93,7 +103,13 @@ def counted(loss: Loss, y: Tensor) -> int:
 
 
 def loss(which: str | Loss) -> Loss:
-    """The loss called `which`; ValueError listing the known names."""
+    """The loss called `which`; ValueError listing the known names.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.loss("logistic").name
+        'logistic'
+    """
     if isinstance(which, Loss):
         return which
     return checks.lookup("loss", which, _BY_NAME if isinstance(which, str) and which in _BY_NAME else _KNOWN)
@@ -101,7 +117,17 @@ def loss(which: str | Loss) -> Loss:
 
 @checked
 def register(new: Loss) -> Loss:
-    """Make a user's loss known by its name, to problems, files and the shell; ValueError if the name is taken by another one."""
+    """Make a user's loss known by its name, to problems, files and the shell; ValueError if the name is taken by another one.
+
+    Example:
+        >>> import meanfield as mf
+        >>> def any_target(y):
+        ...     pass
+        >>> loss = mf.Loss("fourth power", lambda f, y: ((f - y) ** 4).sum(-1) / 4, lambda f, y: -((f - y) ** 3), any_target)
+        >>> known = mf.register_loss(loss)
+        >>> mf.Problem(mf.digits(n_train=4, n_test=0), loss="fourth power").loss.name
+        'fourth power'
+    """
     if new.name in _BY_NAME or _KNOWN.setdefault(new.name, new) is not new:
         raise ValueError(f"the loss name {new.name!r} is taken: choose another")
     return new

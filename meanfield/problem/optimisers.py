@@ -47,7 +47,14 @@ def _above_zero(epsilon: float, like: Tensor) -> float:
 @checked
 @dataclass(frozen=True)
 class Adam(Entrywise):
-    """Steps along averaged gradients over the root of averaged squares; with Training(weight_decay=..) this is AdamW."""
+    """Steps along averaged gradients over the root of averaged squares; with Training(weight_decay=..) this is AdamW.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.Training(0.01, 50, optimiser="adam").optimiser == mf.Adam()
+        True
+        >>> slower = mf.Training(0.01, 50, optimiser=mf.Adam(beta1=0.95), weight_decay=0.1)
+    """
 
     name = "adam"
     memories = 2
@@ -70,7 +77,13 @@ class Adam(Entrywise):
 @checked
 @dataclass(frozen=True)
 class RMSprop(Entrywise):
-    """Steps along the gradient over the root of averaged squares, whose start is not corrected."""
+    """Steps along the gradient over the root of averaged squares, whose start is not corrected.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.Training(0.01, 50, optimiser="rmsprop").optimiser == mf.RMSprop(beta2=0.99)
+        True
+    """
 
     name = "rmsprop"
     memories = 1
@@ -90,7 +103,12 @@ class RMSprop(Entrywise):
 @checked
 @dataclass(frozen=True)
 class SignDescent(Entrywise):
-    """Steps of the learning rate along the signs of averaged gradients (signum)."""
+    """Steps of the learning rate along the signs of averaged gradients (signum).
+
+    Example:
+        >>> import meanfield as mf
+        >>> signum = mf.Training(0.01, 50, optimiser=mf.SignDescent(beta1=0.9))
+    """
 
     name = "sign_descent"
     memories = 1
@@ -106,7 +124,14 @@ class SignDescent(Entrywise):
 @checked
 @dataclass(frozen=True)
 class Muon(Entrywise):
-    """Matrices between hidden layers move along the orthogonalised average of gradients (equation 114), all else as by `others`."""
+    """Matrices between hidden layers move along the orthogonalised average of gradients (equation 114), all else as by `others`.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mixed = mf.Muon(others=mf.Adam(beta2=0.95), ratio=0.2)  # inputs and readouts by Adam, at a fifth of the rate
+        >>> mf.Training(0.05, 50, optimiser=mixed).optimiser.others.beta2
+        0.95
+    """
 
     name = "muon"
     memories = 2

@@ -49,6 +49,13 @@ def from_arrays(
         scale: Of inputs, from training samples alone: "centre" or "standardise" columns, and then "unit_norm", rows of norm sqrt(D)
         one_hot: True: targets are classes, as one-hot rows; False: two classes, as -1 and +1; left out, words are classes and numbers not
         name: Of the data
+
+    Example:
+        >>> import meanfield as mf
+        >>> x = [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]
+        >>> data = mf.from_arrays(x, ["cat", "dog", "dog", "cat"], n_test=1, scale=("centre", "unit_norm"))
+        >>> data.classes, data.y.tolist(), data.x_test.shape
+        (('cat', 'dog'), [[-1.0], [1.0], [1.0]], torch.Size([1, 2]))
     """
     targets, classes = labelled({"y": y} | ({} if y_test is None else {"y_test": y_test}), one_hot)
     for a, one, b, other in (("x", x, "y", y), ("x_test", x_test, "y_test", y_test)):
@@ -78,6 +85,13 @@ def from_frame(
     Args:
         frame: Its columns have names
         targets: Target columns: their names, or how many at the right
+
+    Example:
+        >>> import meanfield as mf
+        >>> frame = {"length": [1.0, 2.0, 3.0], "width": [0.5, 0.1, 0.2], "price": [10.0, 12.0, 15.0]}
+        >>> data = mf.from_frame(frame, targets="price", n_test=1)
+        >>> data.x.shape, data.y.tolist()
+        (torch.Size([2, 2]), [[10.0], [12.0]])
     """
     columns = _columns(frame)
     if counts_rows(first := next(iter(columns)), np.asarray(columns[first])):

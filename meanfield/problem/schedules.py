@@ -20,7 +20,14 @@ Shape = Literal["constant", "linear", "cosine", "inverse_sqrt", "step"]
 @checked
 @dataclass(frozen=True)
 class Schedule:
-    """A course of the learning rate: `Training(schedule=mf.Schedule("cosine", final=0.1), warmup=10)` (equation 110)."""
+    """A course of the learning rate: `Training(schedule=mf.Schedule("cosine", final=0.1), warmup=10)` (equation 110).
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.Training(0.1, 100, schedule="cosine").schedule == mf.Schedule("cosine")
+        True
+        >>> halves = mf.Training(0.1, 100, schedule=mf.Schedule("step", every=20, factor=0.5), warmup=5)
+    """
 
     shape: Shape = "constant"
     """linear and cosine fall to `final` at the end of the run, inverse_sqrt as 1/sqrt(step) after the warm-up, step by `factor` after each

@@ -24,6 +24,14 @@ class Stream(Dataset):
     """A law of samples of which each step sees fresh ones; x and y are samples of it that are watched and never trained on.
 
     `stream` makes one. Memory does not grow with the steps: samples are drawn when their step comes.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth
+        >>> fresh = mf.stream(mf.Teacher(inputs=5), batch=4, watched=8)
+        >>> run = FiniteWidth(32)(mf.Problem(fresh, training=mf.Training(0.1, 10)))
+        >>> run.f.shape  # of the samples that are watched, which no step trains on
+        torch.Size([11, 8, 1])
     """
 
     law: Law | None = None
@@ -98,6 +106,15 @@ def stream(law: Law, batch: int = 1, watched: int = 256, seed: int = 0, name: st
         watched: Samples on which outputs, losses and kernels are recorded
         seed: Of all samples
         name: In reports; the law's own if left out
+
+    Example:
+        >>> import torch
+        >>> import meanfield as mf
+        >>> def law(count, generator):
+        ...     x = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+        ...     return x, x[:, :1].sign()
+        >>> mf.stream(law, batch=4, watched=8).y.shape
+        torch.Size([8, 1])
     """
     batch, watched = checks.integer("batch", batch, 1), checks.integer("watched", watched, 1)
     seed = checks.seed("seed", seed)

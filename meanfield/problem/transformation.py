@@ -29,6 +29,12 @@ class Transformation:
 
     Shift and scale come from training samples alone. ValueError for new points of another shape, and for a row of zeros, which has no
     direction.
+
+    Example:
+        >>> import meanfield as mf
+        >>> data = mf.from_arrays([[1.0, 10.0], [3.0, 30.0]], [1.0, -1.0], scale="standardise")
+        >>> data.transformation.shift, data.transformation([[2.0, 20.0]])  # for new inputs
+        (tensor([ 2., 20.], dtype=torch.float64), tensor([[0., 0.]], dtype=torch.float64))
     """
 
     shift: Tensor

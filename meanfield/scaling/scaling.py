@@ -35,6 +35,12 @@ class Scaling:
     """A point of the scaling plane with its values at the reference width N*.
 
     Exponents within 1e-9 of a fraction with a denominator of at most 100 are that fraction: -1 + 1e-12 is -1.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mine = mf.Scaling(q_sigma=-0.75, q_a=0.5, q_w=0.5, name="between")
+        >>> mf.classify(mine).solver
+        'TangentKernelLimit'
     """
 
     q_sigma: float
@@ -162,13 +168,25 @@ def ic_mean_field(gamma0: float = 1.0, reference_width: int = 1, frozen: Frozen 
         gamma0: Richness: lazy towards 0, rich at 1
         reference_width: Width N* at which the scalings agree
         frozen: The part that stays: matched (agrees at N*) or added
+
+    Example:
+        >>> import meanfield as mf
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), scaling=mf.ic_mean_field(1.0, reference_width=64))
+        >>> problem.scaling.frozen
+        'matched'
     """
     moving = Scaling(-1.0, 1.0, 1.0, name="ic_mean_field", frozen=frozen)
     return moving.matching(mean_field(gamma0), _width(reference_width))
 
 
 def ntk() -> Scaling:
-    """Neural tangent kernel scaling: sigma = 1/sqrt(N), learning rates independent of N; f0 is random, the kernel frozen."""
+    """Neural tangent kernel scaling: sigma = 1/sqrt(N), learning rates independent of N; f0 is random, the kernel frozen.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.ntk().q_sigma, mf.ntk().q_a, mf.ntk().q_w  # powers of the width
+        (-0.5, 0.0, 0.0)
+    """
     return Scaling(-0.5, 0.0, 0.0, 1.0, 1.0, 1.0, 1, "ntk")
 
 
@@ -180,6 +198,13 @@ def default(reference_width: int = 1) -> Scaling:
 
     Args:
         reference_width: Width N* at which the scalings agree
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.default().q_sigma, mf.default().q_a, mf.default().q_w
+        (-0.5, 1.0, 0.0)
+        >>> mf.classify(mf.default()).solver
+        'InfiniteLogitsLimit'
     """
     return Scaling(-0.5, 1.0, 0.0, name="default").matching(ntk(), _width(reference_width))
 
@@ -190,6 +215,11 @@ def sym_default(reference_width: int = 1) -> Scaling:
 
     Args:
         reference_width: Width N* at which the scalings agree
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.sym_default().q_a == mf.sym_default().q_w
+        True
     """
     return Scaling(-0.5, 0.5, 0.5, name="sym_default").matching(ntk(), _width(reference_width))
 

@@ -13,7 +13,13 @@ from meanfield.network.layered import Layered
 @checked
 @dataclass(frozen=True)
 class Standard:
-    """The standard parameterization W_ij ~ N(0, weight_std^2 / N_l), b_i ~ N(0, bias_std^2), one learning rate for all (equation 44)."""
+    """The standard parameterization W_ij ~ N(0, weight_std^2 / N_l), b_i ~ N(0, bias_std^2), one learning rate for all (equation 44).
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.improved_standard(512), mf.naive_standard((256, 512)).improved
+        (Standard(widths=(512,), improved=True), False)
+    """
 
     widths: tuple[int, ...]
     """Of the hidden layers, N_1 .. N_L; a single one stands for all of them, and for build(n) of a module, whose layers follow from n"""
@@ -65,6 +71,13 @@ def improved_standard(widths: int | Iterable[int]) -> Standard:
     """The improved standard parameterization: per-layer widths stay in the kernel, which is finite (equation 44).
 
     Of a module build(n) give n: its layers have the widths, and its filters the sizes, of build(n).
+
+    Example:
+        >>> import meanfield as mf
+        >>> x = mf.digits(n_train=3, n_test=0).x
+        >>> nngp, ntk = mf.nngp_and_ntk(mf.Network(2, "relu"), mf.improved_standard((256, 512)), x)
+        >>> ntk.shape
+        torch.Size([3, 3])
     """
     return Standard(_tuple(widths), improved=True)
 
@@ -74,6 +87,13 @@ def naive_standard(widths: int | Iterable[int] | None = None) -> Standard:
     """The standard parameterization at these finite widths: its kernel to leading order, which diverges like N (equation 45).
 
     ValueError without widths: there is no limit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> x = mf.digits(n_train=3, n_test=0).x
+        >>> kernels = [mf.nngp_and_ntk(mf.Network(2, "relu"), mf.naive_standard(width), x)[1] for width in (256, 512)]
+        >>> round((kernels[1][0, 0] / kernels[0][0, 0]).item(), 6)  # it grows with the width
+        1.888889
     """
     if widths is None:
         raise ValueError(

@@ -16,7 +16,16 @@ from meanfield.problem.problem import Problem
 @checked
 @dataclass(frozen=True, eq=False)
 class GibbsMeasure:
-    """What noise and decay leave of two layers after a long time (equation 115). Of P + P_test points, training samples first."""
+    """What noise and decay leave of two layers after a long time (equation 115). Of P + P_test points, training samples first.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import gibbs_fixed_point
+        >>> training = mf.Training(temperature=0.5, weight_decay=0.5)
+        >>> end = gibbs_fixed_point(mf.Problem(mf.single_index_teacher(8, 4, inputs=2), training=training))
+        >>> end.f.shape, end.f_test.shape, end.kernel.shape
+        (torch.Size([8, 1]), torch.Size([4, 1]), torch.Size([12, 12]))
+    """
 
     problem: Problem = field(repr=False)
     """What was asked"""

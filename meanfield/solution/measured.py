@@ -33,6 +33,14 @@ def measured(
         f_test: (R, P_test, C) outputs on the test samples, if the problem has some
         loss: (R,) training losses as the other program found them: a check of its loss, no more
         name: Who trained it, for reports
+
+    Example:
+        >>> import numpy as np
+        >>> import meanfield as mf
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(0.2, 5))
+        >>> net = mf.measured(problem, f=np.zeros((6, 4, 1)), width=64, name="my program")  # outputs after 0, 1, .., 5 steps
+        >>> net.loss[0].item()
+        0.5
     """
     width, seed = checks.integer("width", width, 1), checks.seed("seed", seed)
     data = problem.data

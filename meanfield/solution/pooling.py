@@ -23,6 +23,14 @@ def pooled(solutions: Sequence[Solution], solver: Mapping[str, Any] | None = Non
     An error of n runs is itself known to 1/sqrt(2 (n - 1)); it does not contain what all runs share (the bias of a sampled solver, of
     order 1/samples). Neurons are joined; responses, particles and state stay with the single runs. solver: settings to name the result
     by. ValueError for fewer than two solutions, other problems, equal seeds or runs of unequal length.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(0.2, 5))
+        >>> both = mf.pooled([WassersteinFlow(particles=64, seed=seed)(problem) for seed in (0, 1)])
+        >>> both.standard_errors["f"].shape
+        torch.Size([6, 4, 1])
     """
     solutions = list(solutions)
     _check(solutions)

@@ -18,7 +18,16 @@ from meanfield.problem.problem import Problem
 @checked
 @dataclass(frozen=True, eq=False)
 class LazyPrediction:
-    """What `solvers.lazy_prediction` finds; every network's outputs are a draw of N(mean, covariance), equal for all widths."""
+    """What `solvers.lazy_prediction` finds; every network's outputs are a draw of N(mean, covariance), equal for all widths.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import lazy_prediction
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(2), mf.ntk(), mf.Training(0.2, 5))
+        >>> prediction = lazy_prediction(problem)
+        >>> prediction.mean.shape, prediction.mean_test.shape  # records, samples, outputs
+        (torch.Size([6, 4, 1]), torch.Size([6, 2, 1]))
+    """
 
     problem: Problem
     """What was asked"""

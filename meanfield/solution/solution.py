@@ -31,7 +31,15 @@ _BY_KEY = {  # what an entry is, and how to have one
 
 
 class Status(Enum):
-    """How a run ended; the value says what to do."""
+    """How a run ended; the value says what to do.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> run = WassersteinFlow(particles=64)(mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(0.2, 5)))
+        >>> run.status is mf.Status.FINISHED, run.status.value
+        (True, 'finished: every step was taken')
+    """
 
     FINISHED = "finished: every step was taken"
     CONVERGED = "converged: the stopping rule was met"
@@ -69,7 +77,17 @@ class Given:
 @checked
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A solved problem, complete when created. R recorded steps, N neurons."""
+    """A solved problem, complete when created. R recorded steps, N neurons.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow
+        >>> solution = WassersteinFlow(particles=64)(mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 5)))
+        >>> solution.f.shape, solution.f_test.shape, solution.loss.shape  # records, samples, outputs
+        (torch.Size([6, 4, 1]), torch.Size([6, 2, 1]), torch.Size([6]))
+        >>> solution.kernels["Phi1"].at(-1, -1).shape, solution.tangent_kernel(0).shape
+        (torch.Size([4, 4]), torch.Size([4, 4]))
+    """
 
     problem: Problem
     """What was asked"""

@@ -29,6 +29,14 @@ class TwoTimeKernel:
 
     Q = P for feature kernels Phi^l; Q = P C, sample-major, for gradient kernels G^l. Given the neurons' averages at any steps in
     place of a factor, what is looked at is made then, and kept: `at` one (Q, Q) average, `factor` all of them.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import CausalDMFT
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> kernel = CausalDMFT(samples=128)(problem).kernels["Phi2"]
+        >>> kernel.at(0, -1).shape  # between the first and the last recorded step
+        torch.Size([4, 4])
     """
 
     def __init__(self, steps: Sequence[int], factor: Tensor | Callable[..., NeuronAverages]) -> None:

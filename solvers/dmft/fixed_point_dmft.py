@@ -37,6 +37,14 @@ class FixedPointDMFT:
 
     For cross-checks and comparisons: CausalDMFT solves the same equations without iterating, and more problems. Linear networks
     close in matrices, without sampling. Memory O(depth T P samples + (T P)^2).
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FixedPointDMFT
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 3))
+        >>> solution = FixedPointDMFT(samples=128)(problem)
+        >>> solution.status.name, sorted(solution.kernels)
+        ('CONVERGED', ['G1', 'G2', 'Phi1', 'Phi2'])
     """
 
     samples: int = 4096

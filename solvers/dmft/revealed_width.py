@@ -24,6 +24,13 @@ class RevealedWidth:
 
     A matrix of n x n Gaussians is drawn only where training multiplies by it: time n K P a step and memory n K, K being the directions
     that features and gradients span, instead of n^2 P and n^2. Mean-field scalings. ValueError for problems that it cannot train.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import RevealedWidth
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 3))
+        >>> RevealedWidth(width=4096)(problem).f.shape  # without a matrix of 4096 x 4096
+        torch.Size([4, 4, 1])
     """
 
     width: int = 2**14

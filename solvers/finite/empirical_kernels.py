@@ -35,6 +35,13 @@ class MonteCarloKernels:
     """Means over seeds of both kernels; their bias at finite width, O(1/N), comes on top of the errors.
 
     A single network's kernel deviates by O(N^-1/2). Of outputs at positions all are (P, positions, P, positions).
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import monte_carlo_kernels
+        >>> found = monte_carlo_kernels(mf.Network(2, "tanh"), mf.ntk(), mf.digits(n_train=3, n_test=0).x, width=64, seeds=4)
+        >>> found.ntk.shape, found.ntk_error.shape, found.seeds
+        (torch.Size([3, 3]), torch.Size([3, 3]), (0, 1, 2, 3))
     """
 
     nngp: Tensor
@@ -68,6 +75,15 @@ def monte_carlo_kernels(
     nngp is the covariance of f_0 over the readouts' weights and drawn biases, given all others; of a module that is not linear in these
     the mean of f_0 f_0^T. `width` is the number of neurons or channels, n of a module; for the standard parameterizations the multiple s of
     their widths. float64. ValueError as in `nngp_and_ntk`, and below two seeds; MemoryError before allocation.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import monte_carlo_kernels
+        >>> network, x = mf.Network(2, "relu"), mf.digits(n_train=3, n_test=0).x
+        >>> found = monte_carlo_kernels(network, mf.ntk(), x, width=256, seeds=8)
+        >>> exact = mf.nngp_and_ntk(network, mf.ntk(), x)[1]
+        >>> bool(((found.ntk - exact).abs() < 0.1 * exact.max()).all())
+        True
     """
     chosen = checks.seeds(seeds)
     if len(chosen) < 2:
@@ -93,7 +109,15 @@ def monte_carlo_kernels(
 def empirical_tangent_kernel(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int = 0, x2: Any = None
 ) -> Tensor:
-    """(P, P2) sum over parameters of learning rate times df(x) df(x2) of one network at its start; see `monte_carlo_kernels`."""
+    """(P, P2) sum over parameters of learning rate times df(x) df(x2) of one network at its start; see `monte_carlo_kernels`.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import empirical_tangent_kernel
+        >>> x = mf.digits(n_train=3, n_test=0).x
+        >>> empirical_tangent_kernel(mf.Network(2, "tanh"), mf.ntk(), x, width=64, seed=1).shape
+        torch.Size([3, 3])
+    """
     _, kernel, f = _kernels(network, scaling, x, width, seed, x2)
     sampled_in_range("the ntk of drawn networks", kernel, f if x2 is None else None)
     return kernel

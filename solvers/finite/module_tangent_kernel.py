@@ -50,6 +50,14 @@ def module_tangent_kernel(
 
     ValueError for dropout and batch norm in training mode, for samples that meet in the module, for one that keeps state, draws numbers
     or has nothing to train; MemoryError before allocation.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from solvers import module_tangent_kernel
+        >>> module_tangent_kernel(nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [1.0, 2.0]]))  # x . x2
+        tensor([[1., 1.],
+                [1., 5.]])
     """
     _must_stand(module)
     scales = _scales(module, rates or {})

@@ -46,6 +46,13 @@ def predicted_bias(
     is seen in another width. Perceptrons, by gradient descent, with kinks too. observed, steps, points, tolerance: as of
     `predicted_variance`. Where the fields span more directions than a half has neurons, less of the linear part cancels: the error grows,
     and a larger width mends it.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_bias
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), mf.Network(depth=2), mf.mean_field(1.0), mf.Training(0.2, 3))
+        >>> predicted_bias(problem, width=16, draws=20, observed=("loss",)).bias("loss").shape
+        torch.Size([1])
     """
     width, draws = checks.integer("width", width, 4), checks.integer("draws", draws, 2)
     seed = checks.seed("seed", seed)

@@ -30,6 +30,17 @@ def width_for(
     At the last step, over all samples; of the mean over `ensemble` networks: averaging divides the variance alone. From N Var / (N E) +
     (N bias / N)^2 = error^2 |o|^2, whose two sides are to leading order in 1/N. variance, bias: as `predicted_variance` and
     `predicted_bias` found them, with this observable; found here if left out, the bias only where `predicted_bias` follows the training.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import predicted_bias, predicted_variance, width_for
+        >>> problem = mf.Problem(mf.digits(n_train=3, n_test=0), training=mf.Training(0.2, 3))
+        >>> known = {
+        ...     "variance": predicted_variance(problem, particles=64),
+        ...     "bias": predicted_bias(problem, width=16, draws=20),
+        ... }
+        >>> width_for(problem, error=0.01, **known).width > width_for(problem, error=0.1, **known).width
+        True
     """
     for what, given in (("variance", variance), ("bias", bias)):
         if given is not None and given.problem != problem:

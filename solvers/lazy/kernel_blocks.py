@@ -39,6 +39,14 @@ class KernelBlocks:
 
     Of outputs at positions they are (P, positions, P2, positions), in files of a folder (P positions, P2 positions).
     Their numbers depend on the edge of the blocks to rounding alone, and not on executor or folder, if workers have as many threads.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import KernelBlocks
+        >>> x = mf.digits(n_train=6, n_test=0).x
+        >>> nngp, ntk = KernelBlocks(edge=4)(mf.Network(2, "relu"), mf.ntk(), x)
+        >>> ntk.shape
+        torch.Size([6, 6])
     """
 
     edge: int | None = None

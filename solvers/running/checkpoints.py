@@ -34,6 +34,16 @@ def checkpointed(solver: Solver, problem: Problem, path: str | Path, every: int 
     written (a full disk, say) is a warning, and the run goes on. Under `over_ranks` the first process writes and all read, so `path`
     must lie where all see it; where a process is lost, the others' RankLost says which file and step to go on from. ValueError for a
     file of another run.
+
+    Example:
+        >>> import tempfile
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow, checkpointed
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(0.2, 10))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = checkpointed(WassersteinFlow(particles=64), problem, folder + "/run.nc", every=5)
+        >>> bool((run.f == WassersteinFlow(particles=64)(problem).f).all())
+        True
     """
     path = storage.writable(path)
     every = checks.integer("every", every, 1)

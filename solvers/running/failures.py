@@ -33,7 +33,19 @@ class _Carrier(BaseException):
 
 
 class SolverError(_Carrier, RuntimeError):
-    """A run that could not finish; `solutions` hold what was computed until then."""
+    """A run that could not finish; `solutions` hold what was computed until then.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import SolverError, WassersteinFlow
+        >>> too_fast = mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(learning_rate=200.0, steps=50))
+        >>> try:
+        ...     run = WassersteinFlow(particles=64)(too_fast)
+        ... except SolverError as error:
+        ...     run = error.solution  # what was computed until then
+        >>> run.status is mf.Status.FINISHED
+        False
+    """
 
 
 class NonFiniteError(SolverError):
@@ -41,7 +53,19 @@ class NonFiniteError(SolverError):
 
 
 class DivergedError(SolverError):
-    """The loss grew beyond recovery; `solution` ends at the step that showed it."""
+    """The loss grew beyond recovery; `solution` ends at the step that showed it.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import DivergedError, WassersteinFlow
+        >>> too_fast = mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(learning_rate=200.0, steps=50))
+        >>> try:
+        ...     run = WassersteinFlow(particles=64)(too_fast)
+        ... except DivergedError as error:
+        ...     run = error.solution  # what was computed until then
+        >>> run.status.name, run.f.shape[0] < 51
+        ('DIVERGED', True)
+    """
 
 
 class Interrupted(_Carrier, KeyboardInterrupt):

@@ -211,6 +211,15 @@ def over_ranks(backend: str | None = None, timeout: float = 600.0) -> Iterator[R
     A process group that exists is used; else one is made from torchrun's environment: NCCL where torch finds a GPU (rank r on GPU
     LOCAL_RANK), gloo elsewhere, or the given backend. Without torchrun this process is alone. timeout: seconds after which a rank that
     does not answer ends the run with RankLost. Solutions are complete on the first rank; the others hold f and kernels only.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import WassersteinFlow, over_ranks
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), training=mf.Training(0.2, 5))
+        >>> with over_ranks():  # alone here; by `torchrun --nproc-per-node 4 program.py` one of four
+        ...     run = WassersteinFlow(particles=64)(problem)
+        >>> run.f.shape
+        torch.Size([6, 4, 1])
     """
     made = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if made:

@@ -52,6 +52,15 @@ def learning_rate_transfer(
         solver: Settings of the networks (its width and seed are replaced)
         test: Take the loss of the test samples
         progress: Show a bar; in a terminal only if left out
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import CausalDMFT, learning_rate_transfer
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=0), mf.Network(2), mf.mean_field(1.0), mf.Training(0.2, 5))
+        >>> limit = CausalDMFT(samples=64, groups=2)
+        >>> report = learning_rate_transfer(problem, (0.1, 0.4, 1.6), widths=(16, 64), seeds=3, limit=limit)
+        >>> report.final.shape, report.limit.shape
+        ((2, 3, 3), (2, 3))
     """
     asked, sized, chosen, limit = _asked(problem, rates, widths, seeds, limit, solver, test)
     infinite: list[np.ndarray] = []

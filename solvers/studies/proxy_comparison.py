@@ -29,7 +29,16 @@ from solvers.two_layer.wasserstein_flow import WassersteinFlow
 @checked
 @dataclass(frozen=True)
 class Proxy:
-    """A limit that may stand for a network."""
+    """A limit that may stand for a network.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, Proxy, proxy_comparison
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 3))
+        >>> wide = {"ntk, N = 256": Proxy("ntk", FiniteWidth(256))}
+        >>> proxy_comparison(problem, reference_width=16, limits=wide, seeds=4).names
+        ('ntk, N = 256',)
+    """
 
     scaling: str | Scaling
     """Its name, or a Scaling"""
@@ -83,6 +92,14 @@ def proxy_comparison(
     limit_seeds: runs of each limit, as many if left out. Measured on the test samples, if there are any. A limit without randomness
     has an infinite KL; its `distance` is finite. Intervals come from leaving one network or one run of the limit out at a time, and need
     at least three runs of it; with fewer than about eight of either they span orders of magnitude.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import proxy_comparison
+        >>> problem = mf.Problem(mf.digits(n_train=4, n_test=2), training=mf.Training(0.2, 3))
+        >>> report = proxy_comparison(problem, reference_width=16, limits=("mean_field", "ntk"), seeds=8)
+        >>> report.kl[0, -1], bool(report.kl[1, -1] < 100)  # a limit without randomness against networks that have some
+        (np.float64(inf), True)
     """
     chosen = checks.seeds(seeds)
     of_limit = chosen if limit_seeds is None else checks.seeds(limit_seeds, "limit_seeds")

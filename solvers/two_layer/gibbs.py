@@ -35,6 +35,15 @@ def gibbs_fixed_point(problem: Problem, points: int = 2**14, seed: int = 0, tole
     inputs), by `points` scrambled Sobol points beyond, reweighted. The outputs solve a convex problem, by Newton's method, to `tolerance`,
     relative. ValueError for other networks, scalings and trainings; RuntimeWarning where the weights leave less than a hundredth of the
     points, because the temperature is low: there a long `WassersteinFlow` finds the measure. SolverError if the equation is not solved.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import gibbs_fixed_point
+        >>> data = mf.single_index_teacher(8, 0, inputs=2)
+        >>> trainings = [mf.Training(temperature=t, weight_decay=t) for t in (0.1, 1.0)]
+        >>> ends = [gibbs_fixed_point(mf.Problem(data, training=training)) for training in trainings]
+        >>> bool(ends[0].f.norm() > ends[1].f.norm())  # the less noise, the more of the data is fitted
+        True
     """
     points, seed = checks.integer("points", points, 2), checks.seed("seed", seed)
     checks.positive("tolerance", tolerance)

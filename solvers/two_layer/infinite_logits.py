@@ -48,6 +48,15 @@ class InfiniteLogitsLimit:
     are in units of (N/N*)^stats["readout_exponent"], tangent kernels of (N/N*)^e. `rescaled(network)` brings a network to these units.
     Where readouts forget their start they begin at zero.
     ValueError for problems without such a limit: other scalings, the squared loss, gradient flow (Delta jumps), depth above 1.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import InfiniteLogitsLimit
+        >>> data, training = mf.digits(n_train=4, n_test=0), mf.Training(0.2, 5)
+        >>> problem = mf.Problem(data, scaling=mf.default(), training=training, loss="logistic")
+        >>> limit = InfiniteLogitsLimit(particles=64)(problem)
+        >>> limit.stats["output_exponent"]  # outputs grow like this power of the width
+        1.0
     """
 
     particles: int = 2**14
@@ -236,6 +245,15 @@ def rescaled(solution: Solution) -> Solution:
 
     f is divided by (N/N*)^e (at step 0 by its own power), and so are kernels, particles and fields as InfiniteLogitsLimit has them.
     The solution cannot be resumed. ValueError for a limit, and for scalings in which outputs stay finite.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from solvers import FiniteWidth, InfiniteLogitsLimit, rescaled
+        >>> data, training = mf.digits(n_train=4, n_test=0), mf.Training(0.2, 5)
+        >>> problem = mf.Problem(data, scaling=mf.default(), training=training, loss="logistic")
+        >>> nets = [rescaled(net) for net in FiniteWidth(256).ensemble(problem, seeds=2)]
+        >>> mf.deviation(nets, InfiniteLogitsLimit(particles=64)(problem), names=("f",)).widths
+        (256,)
     """
     scaling, width = solution.problem.in_plane, solution.width
     e, a = exponents(scaling), readout_exponent(scaling)
