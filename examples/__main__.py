@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from examples import names
+from . import names
 
 
 def main(which: tyro.conf.Positional[tuple[str, ...]] = (), out: Path | None = None, quick: bool = False) -> None:
@@ -17,7 +17,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = (), out: Path | None = N
     if unknown:
         raise SystemExit(f"unknown example: {', '.join(sorted(unknown))}; known: {', '.join(names())}")
     for name in which or names():
-        module, start = importlib.import_module(f"examples.{name}"), time.perf_counter()
+        module, start = importlib.import_module(f"{__package__}.{name}"), time.perf_counter()
         print(f"\n=== {name}: {(module.__doc__ or '').splitlines()[0]}")
         module.main(out / name if out else None, quick)
         print(f"({time.perf_counter() - start:.1f} s)")

@@ -16,9 +16,10 @@ import tyro
 from torch import Tensor, nn
 
 import meanfield as mf
-from examples import distances, folder, keep, power
-from examples.language_model import CONTEXT, LETTERS, windows
 from solvers import CausalDMFT, FiniteWidth, width_sweep
+
+from . import distances, folder, keep, power
+from .language_model import CONTEXT, LETTERS, windows
 
 STRIDE, WINDOW = 6, 2  # between windows of the verse; the one that is drawn
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth
 from solvers.studies.proxy_comparison import Proxy, five_limits, proxy_comparison
+
+from . import folder, keep
 
 
 def main(out: str | Path | None = None, quick: bool = False, gamma0: float = 1.0) -> dict[str, float]:

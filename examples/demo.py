@@ -14,8 +14,9 @@ import torch
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth, WassersteinFlow, predicted_variance, width_sweep
+
+from . import folder, keep
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

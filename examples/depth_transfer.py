@@ -18,8 +18,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import CausalDMFT, FiniteWidth
+
+from . import folder, keep
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

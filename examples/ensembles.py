@@ -11,8 +11,9 @@ from pathlib import Path
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import CausalDMFT, FiniteWidth, predicted_bias, predicted_variance
+
+from . import folder, keep
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

@@ -14,7 +14,8 @@ import numpy as np
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
+
+from . import folder, keep
 
 NOISE = 0.02
 

@@ -19,8 +19,9 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import CausalDMFT, FiniteWidth, lazy_prediction
+
+from . import folder, keep
 
 
 class Net(nn.Module):

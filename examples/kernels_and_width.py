@@ -14,9 +14,10 @@ import torch
 import tyro
 
 import meanfield as mf
-from examples import folder, keep, slope
-from examples.convolutional import Net
 from solvers import CausalDMFT, FiniteWidth
+
+from . import folder, keep, slope
+from .convolutional import Net
 
 LAYERS = {"Phi[mix]": "position, then sample by class", "Phi[out]": "sample by class"}
 

@@ -2,22 +2,25 @@
 
 Embeddings of letters and positions, attention with logits q.k/n, an MLP of four times the width, layer norms, cross-entropy at every
 position. Expected: losses of networks scatter about that of the limit, outputs and kernels come nearer like N^-1/2, and wide networks
-give the next letter the limit's probabilities.
+give the next letter the limit's probabilities; the logit of a single letter and the distribution of the MLP's preactivations do so too.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
 import meanfield as mf
-from examples import approach, folder, keep, power
 from solvers import CausalDMFT, FiniteWidth
+
+from . import approach, folder, keep, power
 
 TEXT = "tyger tyger burning bright in the forests of the night"  # William Blake, 1794
 LETTERS = sorted(set(TEXT))
@@ -55,7 +58,8 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     """Solve the limit and train networks; quick: fewer and narrower ones."""
     widths, seeds = ((32, 64, 128), 6) if quick else ((64, 256, 1024), 8)
     training = mf.Training(learning_rate=0.1, steps=5 if quick else 24)
-    problem = mf.Problem(windows(24 if quick else 12), Net, mf.mean_field(1.0), training, "cross_entropy")
+    network = mf.Architecture(Net, record={"up": "up"})  # preactivations of the MLP, neuron by neuron
+    problem = mf.Problem(windows(24 if quick else 12), network, mf.mean_field(1.0), training, "cross_entropy")
     limit = CausalDMFT(2**9 if quick else 2**11, groups=2 if quick else 4)(problem)
     nets = [net for width in widths for net in FiniteWidth(width, dtype="float32").ensemble(problem, seeds)]
     report = mf.deviation(nets, limit, ("f", "Phi[mix]", "Phi[down]", "Phi[out]"))
@@ -67,7 +71,18 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
         print(f"{label:<10}{_guesses(group)}")
     if out is not None:
         keep(approach(nets, limit, report), folder(out) / "language_model.png")
+        keep(_one_letter(nets, limit), folder(out) / "one_letter.png")
     return {"power": power(report)}
+
+
+def _one_letter(nets: list[mf.Solution], limit: mf.Solution, position: int = 3) -> Any:
+    """The logit of the letter that follows, and the MLP's preactivations where it is read, before and after training"""
+    _, axes = plt.subplots(1, 3, figsize=(12.6, 3.9), layout="constrained")
+    following = LETTERS.index(TEXT[position + 1])
+    mf.plot.outputs(nets, limit, (0,), axes[:1], output=position * len(LETTERS) + following)
+    axes[0].set_title(f"logit of {LETTERS[following]!r} after {TEXT[: position + 1]!r}", fontsize="medium")
+    mf.plot.preactivations(nets, limit, sample=position, layer="up", ax=axes[1:])
+    return axes[0]
 
 
 def _guesses(group: list[mf.Solution], window: int = 0) -> str:

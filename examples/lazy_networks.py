@@ -12,8 +12,9 @@ import torch
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth, lazy_prediction
+
+from . import folder, keep
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

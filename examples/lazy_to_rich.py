@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 import tyro
 
 import meanfield as mf
-from examples import folder, keep, slope
 from solvers import WassersteinFlow
+
+from . import folder, keep, slope
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

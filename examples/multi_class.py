@@ -10,8 +10,9 @@ from pathlib import Path
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth, WassersteinFlow, width_sweep
+
+from . import folder, keep
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

@@ -17,8 +17,9 @@ import tyro
 from scipy.integrate import solve_ivp
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth, WassersteinFlow
+
+from . import folder, keep
 
 COLOURS = ("#9ecae1", "#4292c6", "#08519c")
 TEACHER = mf.Teacher(8, link="erf", seed=1)

@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import CausalDMFT, FiniteWidth
+
+from . import folder, keep
 
 COLOURS = ("#9ecae1", "#4292c6", "#08519c")
 

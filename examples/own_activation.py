@@ -12,8 +12,9 @@ import torch
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth, WassersteinFlow, width_sweep
+
+from . import folder, keep
 
 ARCTAN = mf.register_activation(
     mf.Activation("arctan", phi=torch.atan, dphi=lambda h: 1 / (1 + h * h)),

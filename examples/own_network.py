@@ -13,8 +13,9 @@ import tyro
 from torch import Tensor, nn
 
 import meanfield as mf
-from examples import approach, folder, keep, power
 from solvers import CausalDMFT, FiniteWidth
+
+from . import approach, folder, keep, power
 
 
 class Net(nn.Module):

@@ -14,8 +14,9 @@ import torch
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import WassersteinFlow
+
+from . import folder, keep
 
 _BINS = 72
 

@@ -13,8 +13,9 @@ import numpy as np
 import tyro
 
 import meanfield as mf
-from examples import folder, keep, slope
 from solvers import WassersteinFlow
+
+from . import folder, keep, slope
 
 _KINDS = {"iid": "independent draws", "sobol": "Sobol points", "gauss_hermite": "Gauss-Hermite quadrature"}
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from meanfield.scaling.plane import classify
 from meanfield.scaling.scaling import NAMED
 from solvers import FiniteWidth
 from solvers.studies.measured_exponents import measured_exponents
+
+from . import folder, keep
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

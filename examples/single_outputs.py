@@ -14,8 +14,9 @@ import torch
 import tyro
 
 import meanfield as mf
-from examples import folder, keep, slope
 from solvers import FiniteWidth, WassersteinFlow, width_sweep
+
+from . import folder, keep, slope
 
 
 def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]:

@@ -20,8 +20,9 @@ import tyro
 from torch import Tensor, nn
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth, TangentKernelLimit
+
+from . import folder, keep
 
 N = 16  # neurons in each hidden layer of the reference network
 KINDS = {"NTK": mf.ntk(), "improved standard": mf.improved_standard(N), "naive standard": mf.naive_standard(N)}

@@ -14,8 +14,9 @@ import numpy as np
 import tyro
 
 import meanfield as mf
-from examples import folder, keep
 from solvers import FiniteWidth, TangentKernelLimit, WassersteinFlow
+
+from . import folder, keep
 
 _COLOURS = {"ntk": "#0072B2", "mean_field": "#D55E00"}
 

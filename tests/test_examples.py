@@ -24,6 +24,9 @@ FILES = {
     "lazy_networks": {"prediction.png", "test_prediction.png", "learning_curves.png", "eigenvalues.png"},
     "width_in_two_scalings": {"width_in_two_scalings.png"},
     "depth_transfer": {"depth_transfer.png"},
+    "deep_linear": {"deep_linear.png"},
+    "random_labels": {"random_labels.png"},
+    "tuned_widths": {"tuned_widths.png"},
     "deep_kernels": {"layer1.png", "layer2.png", "layer3.png", "lazy.png"},
     "multi_class": {"test_loss.png", "correct_logits.png", "kernels.png"},
     "own_activation": {"loss.png", "deviation.png"},
@@ -33,7 +36,7 @@ FILES = {
     "optimisers": {"optimisers.png"},
     "residual": {"residual.png"},
     "recurrent": {"recurrent.png"},
-    "language_model": {"language_model.png"},
+    "language_model": {"language_model.png", "one_letter.png"},
     "attention_maps": {"attention_maps.png"},
     "kernels_and_width": {"kernels_and_width.png"},
     "kernels_and_features": {"kernels_and_features.png"},
@@ -66,6 +69,12 @@ FINDINGS = {
     "deep_kernels": lambda r: (
         r["limit, movement 3"] > 0.1 > 0.01 > r["lazy limit, movement 3"] and r["N = 128, movement 3"] > 0.1
     ),
+    "deep_linear": lambda r: min(r["feature-learning limit"], r["network"]) > 0.5 > 0.3 > r["lazy limit"],
+    "random_labels": lambda r: (
+        r["loss at time 100, true over random"] < 0.5 and r["correlation of complexity and test error"] > 0.8
+    ),
+    # chosen on 100 images, measured on 100 others
+    "tuned_widths": lambda r: 0.9 < r["equal widths over NTK"] < 1.1 and r["tuned widths over NTK"] < 1.02,
     "multi_class": lambda r: r["limit"] > 0.85 and abs(r["N = 128"] - r["limit"]) < 0.08,
     "own_activation": lambda r: -0.75 < r["power"] < -0.3,
     # six seeds over four times the width: a standard error of 0.2

@@ -1,4 +1,4 @@
-"""The wheel: every file of both packages, and an environment with nothing else of ours, in which the command and the demo run."""
+"""The wheel: every file of both packages and the examples, and an environment with nothing else of ours, in which the command runs them."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def pip(folder, *arguments):
 def wheel(tmp_path_factory):
     """Built without the network, from a copy: setuptools leaves its folders beside the sources"""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in (*PACKAGES, "examples", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -63,6 +63,7 @@ def installed(wheel, tmp_path_factory):
 
 def test_every_file_of_both_packages_is_in_the_wheel(wheel):
     expected = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    expected |= {f"meanfield_examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
     with zipfile.ZipFile(wheel) as held:
         found = {name for name in held.namelist() if ".dist-info/" not in name}
     assert found == expected | {"meanfield/page/page.html"} | {f"{name}/py.typed" for name in PACKAGES} | set(LATER)
@@ -78,16 +79,23 @@ def test_the_command_draws_a_picture(installed, tmp_path):
 
 
 DEMO = """
-import runpy, sys
-runpy.run_module("examples.demo", run_name="__main__", alter_sys=True)
-print(*{module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] in ("meanfield", "solvers")}, sep="\\n")
+import sys
+from solvers.command_line.main import main
+code = main()
+ours = ("meanfield", "solvers", "meanfield_examples")
+print(*{module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] in ours}, sep="\\n")
+sys.exit(code)
 """
 
 
 def test_the_demo_runs_with_the_wheel_alone(installed, tmp_path):
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    said = run(tmp_path, installed / "bin" / "python", "-c", DEMO, "--quick", "--out", "out").splitlines()
+    said = run(tmp_path, installed / "bin" / "python", "-c", DEMO, "demo", "--quick", "--out", "out").splitlines()
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES["demo"]
     files = [Path(line) for line in said if line.endswith(".py")]
     assert len(files) > 60
     assert [path for path in files if not path.is_relative_to(installed)] == []
+
+
+def test_examples_are_listed(installed, tmp_path):
+    listed = run(tmp_path, installed / "bin" / "meanfield", "examples").splitlines()
+    assert {line.split()[0] for line in listed} == set(FILES)

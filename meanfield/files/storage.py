@@ -164,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with h5py.File(path) as file:
             arrays = {name: _array(d) for name, d in file.items() if isinstance(d, h5py.Dataset)}
-            return arrays, {k: v.item() if np.size(v) == 1 and np.ndim(v) else v for k, v in file.attrs.items()}
+            return arrays, {name: _value(v) for name, v in file.attrs.items()}
     except Exception as error:  # OSError, KeyError, RuntimeError, ..: it depends on the place of the damage
         raise DamagedFile(f"{path} is truncated or no netCDF-4 file: {type(error).__name__}: {error}") from error
 
@@ -173,6 +173,11 @@ def _array(stored: Any) -> np.ndarray:
     if stored.dtype.kind == "O":
         return np.array(stored.asstr()[()], dtype=str)
     return np.asarray(stored[()], dtype=stored.attrs.get("dtype"))  # xarray's note on bool, kept as int8
+
+
+def _value(stored: Any) -> Any:
+    """Of an attribute: numbers are arrays of one entry or, by h5netcdf below 1.4, numpy's scalars"""
+    return stored.item() if isinstance(stored, np.ndarray | np.generic) and stored.size == 1 else stored
 
 
 def _tuples(value: Any) -> Any:

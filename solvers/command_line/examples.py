@@ -1,4 +1,4 @@
-"""Commands that run what the repository shows: examples, and the first of them as a demo."""
+"""Commands that run the examples of the gallery, and the first of them as a demo."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import Any
 
 from solvers.running.keeping import DONE
 
-FOLDER = Path(__file__).parents[2] / "examples"
+BESIDE = Path(__file__).parents[2]
+FOLDER = next(
+    folder for folder in (BESIDE / "meanfield_examples", BESIDE / "examples") if folder.is_dir()
+)  # of a wheel, of a checkout
 
 
 @dataclass(frozen=True)
 class Examples:
-    """List the examples of the repository, or run those that are named; each draws pictures and prints what it found."""
+    """List the examples of the gallery, or run those that are named; each draws pictures and prints what it found."""
 
     which: tuple[str, ...] = field(default=(), metadata={"positional": True})
     """Names of examples; none lists them"""
@@ -51,18 +54,13 @@ def _examples(asked: Examples) -> int:
 
 
 def _demo(asked: Demo) -> int:
-    _known()
     _run("demo", asked.out, asked.quick)
     return DONE
 
 
 def _known() -> dict[str, str]:
-    """{name: what it shows} of those beside this package; ValueError if there are none"""
+    """{name: what it shows}"""
     files = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
-    if not files:
-        raise ValueError(
-            f"no examples in {FOLDER}: they come with the repository, not with an installed package; docs show them"
-        )
     docs = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
     return {name: text.splitlines()[0] if text else "" for name, text in docs.items()}
 
@@ -71,7 +69,7 @@ def _run(name: str, out: Path, quick: bool) -> None:
     if str(FOLDER.parent) not in sys.path:
         sys.path.insert(0, str(FOLDER.parent))
     start = time.perf_counter()
-    importlib.import_module(f"examples.{name}").main(out, quick)
+    importlib.import_module(f"{FOLDER.name}.{name}").main(out, quick)
     print(f"({time.perf_counter() - start:.1f} s, in {out})")
 
 
