@@ -19,7 +19,7 @@ from meanfield.comparison.population import population_loss
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.comparison.stationary import StationaryAverages, stationary
 from meanfield.comparison.transfer_report import TransferReport
-from meanfield.files.storage import load, save
+from meanfield.files.storage import load, save, version
 from meanfield.kernels.conv_kernels import conv_nngp_and_ntk
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.estimators import GaussianProcessClassifier, GaussianProcessRegressor
@@ -144,9 +144,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`mf.plot` and `mf.write_page` are imported when they are first used: matplotlib takes a second to load."""
+    """`mf.plot` and `mf.write_page` are imported when they are first used: matplotlib takes a second to load. So is the version read."""
     if name == "plot":
         return import_module("meanfield.plot")
     if name == "write_page":
         return import_module("meanfield.page.writing").write_page
+    if name == "__version__":
+        return version("meanfield")
     raise AttributeError(f"module 'meanfield' has no attribute {name!r}")

@@ -139,9 +139,9 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
     [
         (
             "--network.activation tan",
-            f"--network.activation: unknown activation: received 'tan'; known: {', '.join(activations.names())}",
+            "--network.activation: unknown activation: received 'tan'; known: {activations}",
         ),
-        ("--loss hinge", f"unknown loss: received 'hinge'; known: {', '.join(losses.names())}"),
+        ("--loss hinge", "unknown loss: received 'hinge'; known: {losses}"),
         (
             "--scaling mup",
             "unknown scaling: received 'mup'; known: ",
@@ -172,6 +172,7 @@ def test_net_of_any_depth_and_scaling(capsys, tmp_path):
 )
 def test_bad_values_are_refused_in_the_library_s_words(capsys, tmp_path, arguments, message):
     out, err = _run(capsys, "flow", "--out", tmp_path / "run.nc", *TINY, *arguments.split(), code=2)
+    message = message.format(activations=", ".join(activations.names()), losses=", ".join(losses.names()))
     assert err.startswith("meanfield: ")
     assert message in err
     assert "Traceback" not in err

@@ -196,6 +196,53 @@ def test_papers_get_their_width_small_letters_and_vectors(limits, tmp_path):
         pass
 
 
+@pytest.fixture(scope="module")
+def deep(problem):
+    return CausalDMFT(64)(dataclasses.replace(problem, network=mf.Network(2)))
+
+
+IN_PRINT = {
+    "two times": lambda flow, nets, powers, deep: plot.two_times(deep, ("Phi1", "Phi2", "G1", "G2")),
+    "outputs": lambda flow, nets, powers, deep: plot.outputs(nets[:9], flow),
+    "preactivations": lambda flow, nets, powers, deep: plot.preactivations(nets[:9], flow),
+    "particles": lambda flow, nets, powers, deep: plot.particles(flow),
+    "kernels": lambda flow, nets, powers, deep: plot.kernels([flow, nets[0]]),
+    "powers": lambda flow, nets, powers, deep: plot.powers([powers, powers, powers]),
+    "deviation": lambda flow, nets, powers, deep: plot.deviation(mf.deviation(nets[:9], flow)),
+}
+
+
+@pytest.mark.parametrize("name", IN_PRINT)
+def test_in_a_column_of_a_paper_no_letters_lie_on_each_other(limits, nets, powers, deep, name, tmp_path):
+    with plot.paper():
+        axes = np.atleast_1d(IN_PRINT[name](limits[1], nets, powers, deep))
+        plot.save(axes, tmp_path / "picture.png", 100)
+    figure = axes[0].get_figure(root=True)
+    figure.draw_without_rendering()
+    texts = [text for legend in figure.legends for text in legend.get_texts()]
+    for ax in figure.axes:
+        texts += [ax.title, ax.xaxis.label, ax.yaxis.label]
+        for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
+            shown = [
+                tick.label1
+                for tick in axis.get_major_ticks()
+                if low <= tick.get_loc() <= high and tick.label1.get_visible()
+            ]
+            texts += [text for text in shown if text.get_text()]
+    texts = [text for text in texts if text.get_text()]
+    assert len(texts) > 10
+    _apart(texts)
+    whole = figure.bbox.padded(1.5)
+    assert all(whole.containsx(end) for text in texts for end in text.get_window_extent().intervalx)
+
+
+def test_losses_that_hardly_change_fill_their_axis(limits, nets):
+    small = WassersteinFlow(2**5)(dataclasses.replace(limits[0].problem, training=mf.Training(1e-3, 6)))
+    for ax in (plot.loss(small), plot.loss(nets[:9], limits[1])):
+        (low, high), box = np.log(ax.get_ylim()), np.log(ax.dataLim.intervaly)
+        assert min(high, box[1]) - max(low, box[0]) > 0.7 * (high - low)
+
+
 def test_intervals_beyond_all_powers_do_not_squeeze_them(powers):
     law = dataclasses.replace(powers["f0"], measured=Exponent(-0.5, -40.0, 39.0))
     (ax,) = plot.powers(dataclasses.replace(powers, quantities={**powers.quantities, "f0": law}))

@@ -1,12 +1,18 @@
 """The shell beyond the flags of one command: what is printed by task, many values, files of flags, own pieces, words of errors."""
 
+import io
 import json
+import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import warnings
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -15,7 +21,7 @@ import meanfield as mf
 from meanfield.files import storage
 from meanfield.files.storage import load, opened
 from solvers import WassersteinFlow
-from solvers.command_line import asking, overview, words
+from solvers.command_line import asking, config_files, overview, taking, words
 from solvers.command_line import main as cli
 from solvers.command_line.main import main
 from tests.running import environment
@@ -47,7 +53,7 @@ def test_meanfield_alone_tells_every_command_by_task(shell):
     out, _ = shell()
     assert all(f"\n  {name} " in out for name in named)
     assert max(map(len, out.splitlines())) <= 150
-    assert shell("--version")[0].startswith("meanfield 0.")
+    assert shell("--version")[0].startswith(f"meanfield {mf.__version__} ")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +161,220 @@ def test_true_in_a_config_reaches_flags_of_data(shell):
     Path("t.toml").write_text(f'command = "flow"\nout = "t.nc"\n{data}[training]\nsteps = 2\n[solver]\nparticles = 8\n')
     shell("--config", "t.toml")
     assert load("t.nc").problem.data.y_test.sum() == 0  # two of each class
+
+
+def _sample(takes):
+    """Words that a flag takes, none of which TOML reads as something else than it is"""
+    words = {bool: ["True"], int: ["-1", "12"], float: ["1e-3", "2"], str: ['a "b"\\c', "7", "True"]}[takes.kinds[-1]]
+    return words if takes.many else words[:1]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_is_written_to_toml_and_read_back_equal(command, tmp_path):
+    """With all its flags at once, as words: what they mean is left to the parser"""
+    name, commands = command.__name__.lower(), {c.__name__.lower(): c for c in cli.COMMANDS}
+    known = taking.flags_of(command)
+    flags = {flag: ["False"] if takes.usual is True else _sample(takes) for flag, takes in known.items()}
+    asked = taking.Taken(name, ["a b.nc", "7.nc"] if taking.files_of(command) else [], flags)
+    assert taking.taken(asked.words(known), commands) == asked
+    (tmp_path / "a.toml").write_text(config_files.to_toml(asked, commands), encoding="utf-8")
+    again = config_files.from_toml(tmp_path / "a.toml", commands)
+    same = {flag: _plain(values, known[flag]) for flag, values in asked.flags.items()}
+    assert {flag: _plain(values, known[flag]) for flag, values in again.flags.items()} == same
+    assert (again.command, again.files) == (asked.command, asked.files)
+    table = tomllib.loads((tmp_path / "a.toml").read_text(encoding="utf-8"))
+    assert table.get("overwrite", True) is True
+
+
+def _plain(values, takes):
+    """0.001 and 1e-3 are the same number"""
+    return [float(v) for v in values] if takes.kinds[-1] is float else values
+
+
+def test_flags_taken_apart_are_those_of_the_parser():
+    """Each flag that is offered is one that `taking` knows, and the other way round"""
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as told:
+            cli.main([command.__name__.lower(), "--help"])
+        offered = set(re.findall(r"(?<![\w-])--((?!no-|help)[\w.-]+)", re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue())))
+        known = taking.flags_of(command)
+        assert {flag for flag in known if flag not in offered} == set(), command
+        assert all(takes.pair for flag, takes in known.items() if f"--{flag} | --no-" in told.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('out = "a.nc"', 'no command: write e.g. command = "flow" at its top'),
+        ('command = "flo"', "unknown command: received 'flo'; did you mean flow? known: flow, dmft"),
+        ("command = 3", "unknown command: received 3 known: flow"),
+        ('command = "flow"\nouts = "a.nc"', "outs is no setting of flow: did you mean out?"),
+        (
+            'command = "flow"\n[solver]\nparticels = 8',
+            "solver.particels is no setting of flow: did you mean particles?",
+        ),
+        ('command = "flow"\nsteps = 8', "steps is no setting of flow: steps stands in [training]; the top has"),
+        ('command = "flow"\n[model]\ndepth = 8', "model is no setting of flow"),
+        ('command = "flow"\ntraining = 8', "training is a table, [training]: received 8"),
+        (
+            'command = "flow"\n[solver]\nparticles = 64.5',
+            "solver.particles must be a whole number: received 64.5; write e.g. particles = 8",
+        ),
+        ('command = "flow"\n[solver]\nparticles = "many"', "solver.particles must be a whole number: received 'many'"),
+        (
+            'command = "flow"\n[solver]\nparticles = [8, 16]',
+            "solver.particles must be a whole number: received [8, 16]",
+        ),
+        ('command = "flow"\n[solver]\nbalanced = "no"', "solver.balanced must be true or false: received 'no'"),
+        ('command = "flow"\n[network]\nactivation = true', 'must be a text in quotes, "...": received true'),
+        ('command = "flow"\n[data]\nclasses = [0, "one"]', "data.classes must be a list of whole numbers"),
+        ('command = "flow"\ngamma0 = "x"', "gamma0 must be a number: received 'x'; write e.g. gamma0 = 0.5"),
+        ('command = "flow"\nfiles = ["a.nc"]', "flow takes no files"),
+        ("command = flow", "no TOML"),
+    ],
+)
+def test_what_a_config_says_wrong_is_named(shell, tmp_path, content, message):
+    Path("a.toml").write_text(content)
+    _, err = shell("--config", "a.toml", code=2)
+    assert err.startswith("meanfield: --config a.toml")
+    assert message in err
+    assert err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.toml"]
+
+
+def test_whole_floats_and_switches_that_are_off_are_taken_from_a_config(shell):
+    tiny = 'out = "a.nc"\ngamma0 = 2\noverwrite = false\n[data]\nname = "single-index"\nn_train = 5.0\nn-test = 3\ninputs = 3\n'
+    Path("a.toml").write_text(f"{tiny}[training]\nsteps = 4.0\n[solver]\nparticles = 16.0\nbalanced = true\n")
+    shell("flow", "--config", "a.toml")
+    assert load("a.nc") == WassersteinFlow(16)(replace(PROBLEM, scaling=mf.mean_field(2)))
+    assert "is no setting of lazy" in shell("lazy", "--config", "a.toml", "--out", "b.nc", code=2)[1]
+
+
+def test_files_after_flags_stay_files(shell):
+    """Those of a command that named them last are kept by rerun and in TOML"""
+    commands = {c.__name__.lower(): c for c in cli.COMMANDS}
+    words = ["compare", "--limits", "a.nc", "b.nc", "--predict", "--out=c.nc", "nets", "more"]
+    found = taking.taken(words, commands)
+    assert found.files == ["nets", "more"]
+    assert found.flags == {"limits": ["a.nc", "b.nc"], "predict": ["True"], "out": ["c.nc"]}
+    other = asking._joined(["--out", "d.nc", "--no-predict", "--vary", "names", "f", "loss"], found, commands)
+    assert other == [
+        "compare",
+        "nets",
+        "more",
+        "--limits",
+        "a.nc",
+        "b.nc",
+        "--out",
+        "d.nc",
+        "--vary",
+        "names",
+        "f",
+        "loss",
+    ]
+
+
+def test_folders_are_shown_run_again_and_gone_on_with(shell, tmp_path):
+    shell("sweep", *TINY, "--widths", 4, "--seeds", 2, "--out", "nets")
+    assert shell("show", "nets")[0].count("  command  meanfield sweep") == 2
+    assert 'command = "sweep"' in shell("show", "nets", "--toml")[0]
+    shell("rerun", "nets", "--out", "again", "--seeds", 1)
+    assert [load(p) for p in (tmp_path / "again").iterdir()] == [load("nets/width000004_seed0000.nc")]
+    assert "nets holds no run that is not finished" in shell("resume", "nets", code=2)[1]
+    run = WassersteinFlow(8)(PROBLEM)
+    mf.save(replace(run, problem=PROBLEM.with_steps(6)), "nets/a.partial.nc")
+    shell("resume", "nets")
+    assert load("nets/a.nc") == WassersteinFlow(8)(PROBLEM.with_steps(6))
+    for name in "bc":
+        mf.save(replace(run, problem=PROBLEM.with_steps(7)), f"nets/{name}.partial.nc")
+    told = shell("resume", "nets", code=2)[1]
+    assert "nets holds 2 runs that are not finished" in told
+    assert "nets/b.partial.nc, nets/c.partial.nc" in told
+    assert "results of 3 commands" in shell("rerun", "nets", "--out", "more", code=2)[1]
+    (tmp_path / "empty").mkdir()
+    assert "a folder without results" in shell("rerun", "empty", "--out", "more", code=2)[1]
+
+
+REFUSED = {
+    "vary": [*FLOW, "--vary", "gamma0", 1, -2, "--out", "a/b"],
+    "vary, by the solver": [*FLOW, "--network.depth", 2, "--vary", "gamma0", 1, 2, "--out", "a/b"],
+    "vary, dry": None,
+    "sweep": ["sweep", *TINY, "--solver.snapshots", 9, "--out", "a/b"],
+    "plot": ["plot", "run.nc", "--samples", 99, "--out", "a/b"],
+    "plot of a layer": ["plot", "run.nc", "--layer", 9, "--out", "a/b"],
+    "resume": ["resume", "run.nc", "--steps", 2, "--checkpoint", 1, "--out", "other.nc"],
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_leaves_nothing(shell, tmp_path, case):
+    mf.save(WassersteinFlow(8)(PROBLEM), "run.nc")
+    mf.save(WassersteinFlow(4)(PROBLEM), "other.nc")
+    dry = case == "vary, dry"
+    shell(*(REFUSED[case] or [*FLOW, "--vary", "gamma0", 1, 2, "--out", "a/b", "--dry-run"]), code=0 if dry else 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.nc", "run.nc"]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Names of pictures, which are not written"""
+    names = []
+    monkeypatch.setattr(mf.plot, "save", lambda axes, path, dpi: names.append(path.name))
+    yield names
+    plt.close("all")
+
+
+def test_plot_takes_runs_and_reports_together_and_flags_that_serve(shell, drawn):
+    flow, noisy = (
+        WassersteinFlow(8)(PROBLEM),
+        replace(PROBLEM, training=mf.Training(0.1, 60, temperature=1.0, weight_decay=1.0)),
+    )
+    mf.save(flow, "limit.nc")
+    mf.save(mf.spectrum(mf.nngp_and_ntk(mf.Network(), mf.ntk(), PROBLEM.data.x)[1], PROBLEM.data.y), "s.nc")
+    shell("plot", "limit.nc", "s.nc", "--samples", 0)
+    assert {"limit_loss.png", "s_spectrum.png"} <= {*drawn}
+    for flag in ("steps", "samples", "layer"):
+        told = shell("plot", "s.nc", f"--{flag}", 0, code=2)[1]
+        assert f"--{flag} does not belong to pictures of a KernelSpectrum: leave it out; they take --labels" in told
+    assert (
+        "--labels takes one value for a report: received a b" in shell("plot", "s.nc", "--labels", "a", "b", code=2)[1]
+    )
+    bare = WassersteinFlow(8, snapshots=())(PROBLEM)
+    mf.save(bare, "bare.nc")
+    assert "--steps does not belong to pictures of runs" in shell("plot", "bare.nc", "--steps", 0, code=2)[1]
+    run = WassersteinFlow(8)(noisy)
+    mf.save(run, "noisy.nc")
+    mf.save(mf.stationary([run]), "means.nc")
+    assert "no picture without the runs it is of" in shell("plot", "means.nc", code=2)[1]
+    drawn.clear()
+    shell("plot", "means.nc", "noisy.nc")
+    assert "means_stationary.png" in drawn
+
+
+def test_kernels_at_the_start_are_shown_drawn_and_made_again(shell, drawn):
+    shell("nngp", *TINY, "--out", "k.npz")
+    told = shell("show", "k.npz")[0]
+    assert "kernels at the start between 8 samples, 5 of them for training" in told
+    assert "command  meanfield nngp" in told
+    assert json.loads(shell("show", "k.npz", "--json")[0])["arrays"]["ntk"]["shape"] == [8, 8]
+    shell("plot", "k.npz")
+    assert drawn == ["k_kernels.png"]
+    assert "--layer does not belong to pictures of a StartKernels" in shell("plot", "k.npz", "--layer", 1, code=2)[1]
+    shell("rerun", "k.npz", "--out", "again.npz")
+    with np.load("k.npz") as one, np.load("again.npz") as other:
+        np.testing.assert_array_equal(one["ntk"], other["ntk"])
+    np.savez("data.npz", x=np.eye(2), y=np.ones(2))
+    assert "data.npz has no nngp, ntk" in shell("show", "data.npz", code=2)[1]
+    np.savez("pickled.npz", nngp=np.array([{}]))
+    assert "no intact .npz archive of plain arrays" in shell("show", "pickled.npz", code=2)[1]
+
+
+def test_networks_that_are_none_name_the_flag(shell):
+    for named in ("os:path", "os:sep", "os:getcwd"):
+        assert (
+            f"meanfield: --network{f' {named}' if named != 'os:getcwd' else ''} "
+            in shell("dmft", *TINY, "--network", named, "--out", "a.nc", code=2)[1]
+        )
 
 
 def test_a_layer_that_is_not_there_and_a_folder_of_many_runs_are_refused(shell):

@@ -767,6 +767,14 @@ def test_every_argument_of_every_public_call_is_taken_or_refused_by_name(known, 
     assert not faults, "\n".join(faults)
 
 
+def test_unknown_arguments_are_refused_with_the_name_of_the_call(known):
+    for name, call in known.items():
+        with pytest.raises(TypeError, match="no_such_argument") as refused:
+            call.made(**call.right, no_such_argument=1)
+        made = call.made.__name__.removeprefix("<lambda>").removesuffix("__init__")
+        assert made in str(refused.value) or name.split(".")[-1] in str(refused.value), name
+
+
 def test_the_table_knows_all_that_is_public(known):
     """Every name of both packages, every argument of each call, and every public method of every public class."""
     names = ({*mf.__all__, *solvers.__all__} | {f"plot.{name}" for name in mf.plot.__all__}) - WITHOUT

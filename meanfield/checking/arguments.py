@@ -63,13 +63,22 @@ def checked(made: T) -> T:
 
     @wraps(made)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound, hints = signature.bind(*args, **kwargs), _hints(made)
+        try:
+            bound, hints = signature.bind(*args, **kwargs), _hints(made)
+        except TypeError as error:  # Python's own names the argument alone
+            takes = ", ".join(name for name in signature.parameters if name != "self")
+            raise TypeError(f"{_called(made)}: {error}; it takes {takes or 'nothing'}") from None
         with own_numerics():
             for name in single & bound.arguments.keys() & hints.keys():
                 bound.arguments[name] = fitted(name, bound.arguments[name], hints[name])
             return made(*bound.args, **bound.kwargs)
 
     return cast(T, call)
+
+
+def _called(made: Callable[..., Any]) -> str:
+    """As a caller writes it: a class for its __init__"""
+    return f"{made.__qualname__.removesuffix('.__init__').removesuffix('.__call__')}()"
 
 
 @cache

@@ -87,13 +87,13 @@ def load(path: str | Path, network: Architecture | Callable[[int], nn.Module] | 
     """
     path = Path(path)
     arrays, attributes = opened(path)
-    name, version = attributes.get("kind"), attributes.get("format_version")
+    name, written = attributes.get("kind"), attributes.get("format_version")
     kind = next((k for k in KINDS if k.name == name), None)
     if kind is None:
         raise ValueError(f"{path} holds a {name!r}; known: {', '.join(repr(k.name) for k in KINDS)}")
-    if not isinstance(version, int) or version > FORMAT:
+    if not isinstance(written, int) or written > FORMAT:
         raise ValueError(
-            f"{path} has the format version {version}; meanfield {_version('meanfield')} reads versions up to {FORMAT}: update it"
+            f"{path} has the format version {written}; meanfield {version('meanfield')} reads versions up to {FORMAT}: update it"
         )
     try:
         settings = _tuples(json.loads(attributes["settings"]))
@@ -192,13 +192,13 @@ def described(result: Result) -> dict[str, Any]:
     return next(k for k in KINDS if isinstance(result, k.type)).pack(result, Arrays())
 
 
-def provenance(result: Result) -> dict[str, Any]:
+def provenance(result: object) -> dict[str, Any]:
     """When, by what and by which command a result is written: attributes of its file"""
     packages = ("torch", "numpy", "scipy", "xarray", "h5netcdf", "h5py")
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
     told = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "meanfield_version": _version("meanfield"),
+        "meanfield_version": version("meanfield"),
         "versions": json.dumps(versions),
         "git_commit": _commit(),
         "command": COMMAND.get(None),
@@ -209,7 +209,8 @@ def provenance(result: Result) -> dict[str, Any]:
 
 
 @cache
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Of an installed package, as files and `--version` tell it"""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -22,9 +22,9 @@ from meanfield.plot.frame import (
     ORANGE,
     SMALL,
     TIME,
-    beside,
     colours,
     headed,
+    legend,
     panels,
     plain_log,
     width_axis,
@@ -158,7 +158,7 @@ def predicted_variance(
             xlabel=TIME, xlim=(at[0], at[-1]), ylabel=rf"$N\,\mathrm{{Var}}$ of {name}, mean over {stacked.shape[2]}"
         )
     panel.set_ylim(0, 1.15 * float((heights.sum(0)).max()))
-    panel.legend(title="from neurons of", **beside(ax))
+    legend([panel], ax, title="from neurons of")
     headed([panel], ax, label)
     return panel
 
@@ -191,7 +191,7 @@ def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None
             panel.plot(at, row, color=shade, linewidth=1.2, label=f"number {number}" if few else "_")
             panel.fill_between(at, row - spread, row + spread, color=shade, alpha=0.2, linewidth=0)
         panel.set(xlabel=TIME, xlim=(at[0], at[-1]))
-        panel.legend(title="± 1 standard error", **beside(ax)) if few else None
+        legend([panel], ax, title="± 1 standard error") if few else None
     panel.set_ylabel(rf"$N$ bias of {name}")
     headed([panel], ax, label)
     return panel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from torch import Tensor
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.plot import data as plot_data
-from meanfield.plot.style import sized
-from meanfield.problem.dataset import for_tests
+from meanfield.plot.style import in_a_row, in_print, sized
+from meanfield.problem.dataset import Dataset, for_tests
 from meanfield.solution.solution import Solution
 
 LIMIT: dict[str, Any] = {"color": "black", "linewidth": 1.5, "zorder": 5}
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.45"  # colour-blind readers tell them apart (Okabe and Ito)
 TIME = r"training time $\eta k$"
 SMALL: dict[str, Any] = {"fontsize": "small", "title_fontsize": "small"}
+_PASSES = 3
 _BOTH = matplotlib.colormaps["RdBu_r"]
 _REDS = LinearSegmentedColormap.from_list("reds of RdBu_r", _BOTH(np.linspace(0.5, 1, 128)))
 
@@ -52,9 +54,12 @@ def panels(
         if len(given) != count:
             raise ValueError(f"this picture needs {count} axes: received {len(given)}; without ax a new figure is made")
         return given
-    shape = sized((size[0] * columns + extra, size[1] * rows))
+    shape = sized((size[0] * columns + extra, size[1] * rows), rows)
     asked: dict[str, Any] = {"layout": "constrained", "squeeze": False} | shared
-    _, made = plt.subplots(rows, columns, figsize=shape, **asked)
+    figure, made = plt.subplots(rows, columns, figsize=shape, **asked)
+    engine: Any = figure.get_layout_engine()
+    if columns > 1 and engine is not None:
+        engine.set(w_pad=0.07)  # inches: the last number of an axis and the first of the next stand apart
     for unused in made.ravel()[count:]:
         unused.remove()
     return made.ravel()[:count]
@@ -68,9 +73,30 @@ def headed(axes: Any, ax: Any, label: str | None) -> None:
         axes[0].set_title(": ".join(filter(None, (label, axes[0].get_title()))), fontsize="medium")
 
 
-def beside(ax: Any) -> dict[str, Any]:
-    """A legend to the right of the panels of a new figure; in a given one, wherever there is room."""
-    return SMALL | ({"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if ax is None else {})
+def legend(
+    axes: Any, ax: Any, handles: Sequence[Any] = (), names: Sequence[str] = (), title: str | None = None
+) -> None:
+    """What lines are: to the right of the panels of a new figure, below them in a paper; in given axes wherever there is room.
+
+    handles, names: those of the last panel if left out
+    """
+    if not handles:
+        handles, names = axes[-1].get_legend_handles_labels()
+    if ax is None and in_print():
+        across = 2 if max((len(name) for name in names), default=0) < 28 else 1
+        axes[0].get_figure(root=True).legend(
+            handles, names, title=title, loc="outside lower center", ncols=across, **SMALL
+        )
+        return
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if ax is None else {}
+    axes[-1].legend(handles, names, title=title, **SMALL, **place)
+
+
+def few_ticks(panel: Axes) -> None:
+    """Along the lower axis, as many as have room, five at most"""
+    figure: Any = panel.get_figure(root=True)
+    wide = panel.get_position().width * figure.get_size_inches()[0]
+    panel.xaxis.set_major_locator(MaxNLocator(max(2, min(5, int(wide / 0.5)))))
 
 
 def colours(count: int) -> list[Any]:
@@ -104,12 +130,55 @@ def width_axis(ax: Axes, widths: Sequence[int], label: bool = True) -> None:
     ax.set_xlabel("width $N$" if label else "")
 
 
+def shown(data: Dataset, test: bool = False) -> list[int]:
+    """Samples where none are chosen: one of each class, at most three, or as many as have room beside each other"""
+    found = plot_data.shown_samples(data, test)
+    return found[: in_a_row(len(found))]
+
+
 def output_of(solution: Solution, mu: int, column: int, test: bool) -> Tensor:
     """(R,) one of the outputs of a sample, counted through its positions if it has some"""
     f = (for_tests(solution.f_test) if test else solution.f).flatten(2)
     if not 0 <= column < f.shape[2]:
         raise ValueError(f"output={column} does not exist: the outputs are 0..{f.shape[2] - 1}")
     return plot_data.row(f.transpose(0, 1), mu)[:, column]
+
+
+def _broken(figure: Any) -> bool:
+    """Break titles and names of axes that are longer than their axis into lines, so that they do not run into others; whether some were"""
+    found = False
+    for panel in figure.axes:
+        box = panel.get_window_extent()
+        for text, room, along in (
+            (panel.title, box.width, "width"),
+            (panel.xaxis.label, box.width, "width"),
+            (panel.yaxis.label, box.height, "height"),
+        ):
+            told = text.get_text()
+            length = getattr(text.get_window_extent(), along) if told else 0.0
+            lines = [line for part in told.split("\n") for line in wrapped(part, room / max(length, 1.0), told)]
+            if length > 1.1 * room > 0 and (again := "\n".join(lines)) != told:
+                text.set_text(again)
+                found = True
+    return found
+
+
+def wrapped(line: str, share: float, longest: str) -> list[str]:
+    """A line in parts of at most this share of the longest one's letters, broken between words but not inside of formulas"""
+    most = share * max(map(_letters, longest.split("\n")))
+    words = re.findall(r"(?:\$[^$]*\$|[^\s$])+", line)
+    lines: list[str] = []
+    for word in words:
+        if lines and _letters(f"{lines[-1]} {word}") <= most:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines or [line]
+
+
+def _letters(text: str) -> float:
+    """About as many as it is wide: formulas are shorter than what they are written as"""
+    return len(re.sub(r"\$([^$]*)\$", lambda m: re.sub(r"\\[a-zA-Z]+|[{}^_ ]", "x", m[1])[::2], text))
 
 
 @checked
@@ -134,5 +203,9 @@ def save(axes: Any, path: str | Path, dpi: int = 150) -> None:
         f"a picture of {width:g} x {height:g} inches at dpi={dpi}", 16.0 * width * height * dpi**2, "lower dpi"
     )
     figure.draw_without_rendering()  # the layout takes two passes to settle: with one, labels at the edge are cut
+    for _ in range(_PASSES):  # each makes axes a little smaller
+        if not _broken(figure):
+            break
+        figure.draw_without_rendering()
     figure.savefig(path, dpi=dpi)
     plt.close(figure)

@@ -13,7 +13,21 @@ from meanfield.kernels.spectrum import KernelSpectrum
 from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
 from meanfield.plot.families import families
-from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, TIME, beside, colours, headed, output_of, panels
+from meanfield.plot.frame import (
+    BLUE,
+    GREY,
+    LIMIT,
+    ORANGE,
+    TIME,
+    colours,
+    few_ticks,
+    headed,
+    legend,
+    output_of,
+    panels,
+    plain_log,
+    shown,
+)
 from meanfield.problem.dataset import for_tests
 from meanfield.solution.prediction import LazyPrediction
 
@@ -55,7 +69,7 @@ def learning_curves(
     panel.set(
         xlabel=TIME, ylabel=r"squared error, $E\,(v_i\cdot(f-y))^2/P$", yscale="log", ylim=(1e-5 * highest, 2 * highest)
     )
-    panel.legend(**beside(ax))
+    legend([panel], ax)
     headed([panel], ax, label)
     return panel
 
@@ -77,6 +91,7 @@ def eigenvalues(spectrum: KernelSpectrum, ax: Axes | None = None, label: str | N
         index, np.where(spectrum.singular.numpy(), np.nan, values), "o", color=BLUE, markersize=3, label="eigenvalues"
     )
     panel.set(xlabel="direction $i$", xscale="log", yscale="log")
+    plain_log(panel, "x", "y")
     panel.set_ylabel(r"eigenvalue $\lambda_i$", color=BLUE)
     right = panel.twinx()
     right.plot(index, spectrum.cumulative_alignment.numpy(), color=ORANGE, linewidth=1.5)
@@ -112,7 +127,7 @@ def prediction(
     mean, std = map(for_tests, (found.mean_test, found.std_test) if test else (found.mean, found.std))
     finite = found.times.isfinite()
     times, targets = found.times[finite].numpy(), found.problem.data.y_test if test else found.problem.data.y
-    samples = plot_data.shown_samples(found.problem.data, test) if samples is None else samples
+    samples = shown(found.problem.data, test) if samples is None else samples
     axes = panels(ax, 1, len(samples), size=(3.0, 3.3), extra=1.6, sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
         for family in every:
@@ -135,8 +150,9 @@ def prediction(
                 label="target",
             )
         panel.set_xlabel(TIME)
+        few_ticks(panel)
         panel.set_title(plot_data.told(found.problem.data, mu, output, test), fontsize="medium")
     axes[0].set_ylabel(r"output $f_\mu(t)$")
-    axes[-1].legend(**beside(ax))
+    legend(axes, ax)
     headed(axes, ax, label)
     return axes

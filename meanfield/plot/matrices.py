@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
@@ -15,6 +17,7 @@ from meanfield.plot import data as plot_data
 from meanfield.plot.data import Solutions
 from meanfield.plot.families import Labels, named
 from meanfield.plot.frame import heat, panels
+from meanfield.plot.style import in_a_row
 from meanfield.problem.dataset import Dataset
 from meanfield.solution.solution import Solution, first_key
 
@@ -70,6 +73,19 @@ def kernels(
     return axes
 
 
+def between_samples(data: Dataset, matrices: Mapping[str, Tensor]) -> np.ndarray:
+    """Matrices over all samples, or over their outputs and positions, as heat maps between those of training, a panel each"""
+    axes = panels(None, 1, len(matrices), size=(3.3, 2.7))
+    for panel, (name, matrix) in zip(axes, matrices.items(), strict=True):
+        whole = matrix.double().reshape(math.isqrt(matrix.numel()), -1).numpy()
+        each = len(whole) // data.points  # outputs or positions of a sample
+        shown = whole[: each * data.samples, : each * data.samples]
+        _over_samples(panel, shown, data if each == 1 else None, heat(shown.min(), shown.max(), shown.min() < 0))
+        panel.figure.colorbar(panel.images[0], ax=panel, shrink=0.9)
+        panel.set_title(f"{name}, training samples", fontsize="medium")
+    return axes
+
+
 _SCALES = {"step": lambda i, j: j, "all": lambda i, j: 0, "panel": lambda i, j: (i, j)}  # alike where these are
 
 
@@ -116,8 +132,9 @@ def two_times(
     """
     names = [first_key(solution, kind) for kind in ("Phi", "G")] if names is None else names
     maps = [plot_data.two_times(solution, name) for name in names]
-    axes = panels(ax, 1, len(names), size=(3.7, 3.0))
-    for panel, name, (steps, matrix) in zip(axes, names, maps, strict=True):
+    columns = in_a_row(len(names))
+    axes = panels(ax, -(-len(names) // columns), columns, len(names), size=(3.7, 3.0))
+    for i, (panel, name, (steps, matrix)) in enumerate(zip(axes, names, maps, strict=True)):
         kind, layer = parts(name)
         signed = bool(matrix.min() < 0) or kind in ("A", "B")
         look = heat(float(matrix.min()), float(matrix.max()), signed)
@@ -130,7 +147,8 @@ def two_times(
         panel.invert_yaxis()
         panel.set(xlabel=f"{unit} $s$", ylabel=f"{unit} $t$", title=plot_data.symbol(kind, layer, "(t, s)"))
         bar = panel.figure.colorbar(picture, ax=panel, shrink=0.85)
-        bar.set_label(label or "mean over samples", fontsize="small")
+        if columns == len(names) or (i + 1) % columns == 0:  # in several rows at the right edge alone
+            bar.set_label(label or "mean over samples", fontsize="small")
     return axes
 
 

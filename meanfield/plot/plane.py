@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from meanfield.checking.arguments import checked
 from meanfield.comparison.scaling_reports import PowersReport, ProxyReport
 from meanfield.plot.families import Labels, given
-from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, TIME, beside, headed, panels
+from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, TIME, headed, legend, panels
+from meanfield.plot.style import in_a_row
 from meanfield.scaling.plane import regions
 from meanfield.scaling.scaling import NAMED, Scaling, settled
 
@@ -84,7 +85,9 @@ def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None, label
         >>> axes = mf.plot.powers(measured_exponents(problem, widths=(32, 64, 128), seeds=3))
     """
     several = [reports] if isinstance(reports, PowersReport) else list(reports)
-    axes = panels(ax, 1, len(several), size=(2.2, 3.0), extra=3.0, sharex=True, sharey=True)
+    columns = in_a_row(len(several), 1.4)
+    grid = -(-len(several) // columns), columns, len(several)
+    axes = panels(ax, *grid, size=(2.2, 3.0), extra=3.0, sharex=True, sharey=True)
     titles = (
         [report.scaling.name.replace("_", "-") for report in several] if label is None else given(label, len(several))
     )
@@ -108,7 +111,7 @@ def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None, label
         panel.set_yticks(range(len(names)), [_POWER_LABELS.get(name, name) for name in names])
         panel.grid(axis="x", linewidth=0.4)
         panel.set(title=title, xlabel="power of $N$", xlim=(min(points) - 0.7, max(points) + 0.7))
-    axes[-1].legend(**beside(ax))
+    legend(axes, ax)
     return axes
 
 
@@ -135,7 +138,8 @@ def proxy_comparison(report: ProxyReport, ax: Any = None, label: str | None = No
         >>> mf.plot.proxy_comparison(proxy_comparison(problem, reference_width=16, limits=("ntk",), seeds=8)).shape
         (2,)
     """
-    axes = panels(ax, 1, 2, size=(4.0, 3.6), extra=2.4)
+    columns = in_a_row(2, 2.4)
+    axes = panels(ax, 2 // columns, columns, size=(4.0, 3.6), extra=2.4)
     colours = ["#D55E00", "#000000", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
     styles = ["-", "--", "-.", ":"]
     finite = np.isfinite(report.kl)
@@ -155,6 +159,6 @@ def proxy_comparison(report: ProxyReport, ax: Any = None, label: str | None = No
         yscale="log", xlabel=TIME, ylabel=r"$E_x\,\mathrm{KL}$(limit $\|$ network), 95 % bands", ylim=(least, None)
     )
     axes[1].set(xlabel=TIME, ylabel="2-Wasserstein distance, relative", ylim=(0, None))
-    axes[1].legend(title=f"N* = {report.reference_width}, {report.seeds} seeds", **beside(ax))
+    legend(axes, ax, title=f"N* = {report.reference_width}, {report.seeds} seeds")
     headed(axes, ax, label)
     return axes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from meanfield.network.keys import parts
 from meanfield.plot import data as plot_data
 from meanfield.plot.curves import MARK, drawn_before
 from meanfield.plot.families import PALETTE
-from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, beside, colours, headed, panels, plain_log, width_axis
+from meanfield.plot.frame import BLUE, GREY, ORANGE, SMALL, colours, headed, legend, panels, plain_log, width_axis
+from meanfield.plot.style import in_a_row, in_print
 
 
 @checked
@@ -56,7 +58,11 @@ def deviation(
         width_axis(panel, report.widths, label=i + columns >= len(axes))
         panel.set_ylabel("relative to the limit" if i % columns == 0 else "")
         fits = [line for line in panel.get_lines() if "propto" in str(line.get_label())]
-        panel.legend(handles=fits, loc="best", **SMALL) if fits and ax is None else None
+        if fits and ax is None and in_print():  # no room inside
+            told = re.sub(r", 95 %: (.*)", r" (\1)", str(fits[0].get_label()))
+            panel.set_title(f"{panel.get_title()}\n{told}", fontsize="medium")
+        elif fits and ax is None:
+            panel.legend(handles=fits, loc="best", **SMALL)
     if ax is None:
         _shared_legend(axes)
     else:
@@ -70,7 +76,10 @@ def _shared_legend(axes: np.ndarray) -> None:
         label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     kept = {label: handle for label, handle in handles.items() if "propto" not in label}
-    axes[0].figure.legend(kept.values(), kept.keys(), loc="outside right center", **SMALL)
+    place: dict[str, Any] = (
+        {"loc": "outside lower center", "ncols": 2} if in_print() else {"loc": "outside right center"}
+    )
+    axes[0].figure.legend(kept.values(), kept.keys(), **place, **SMALL)
 
 
 @checked
@@ -121,7 +130,8 @@ def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None, label
         raise ValueError(f"step must be one of the report's, {', '.join(map(str, report.steps))}: received {step}")
     titles: dict[Kind, str] = {"field": "fields", "change": "changes of fields", "gradient": "gradients",
                                "gradient change": "changes of gradients"}  # fmt: skip
-    axes = panels(ax, 1, 4, size=(2.9, 3.4))
+    columns = in_a_row(4)
+    axes = panels(ax, -(-4 // columns), columns, 4, size=(2.9, 3.4))
     layers = list(dict.fromkeys(c.layer for c in report.coordinates if c.layer))
     colour = dict(zip(layers, colours(len(layers)), strict=True)) | {"": "black"}
     for panel, (kind, title) in zip(axes, titles.items(), strict=True):
@@ -135,12 +145,13 @@ def coordinates(report: CoordinatesReport, step: int = -1, ax: Any = None, label
         panel.set_ylim(middle / span, middle * span)
         plain_log(panel)
         width_axis(panel, report.widths)
-    axes[0].set_ylabel("root mean square")
+    for panel in axes[::columns]:
+        panel.set_ylabel("root mean square")
     shown: list[tuple[str, Any, Any, str]] = [(layer or "outputs", colour[layer], "-", "") for layer in (*layers, "")]
     shown += [("leaves", GREY, "-", ""), ("enters", GREY, "--", "")]
     shown += [("not as it should", ORANGE, "", "x")] if report.wrong else []
     handles = [Line2D([], [], color=c, linestyle=line, marker=mark) for _, c, line, mark in shown]
-    axes[-1].legend(handles, [label for label, *_ in shown], **beside(ax))
+    legend(axes, ax, handles, [label for label, *_ in shown])
     headed(axes, ax, label)
     return axes
 

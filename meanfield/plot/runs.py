@@ -19,7 +19,7 @@ from meanfield.plot import data as plot_data
 from meanfield.plot.curves import compared, curves, differences, drawn_before, end_labels, spread_of
 from meanfield.plot.data import Solutions
 from meanfield.plot.families import Family, Labels, families, must_share_samples
-from meanfield.plot.frame import GREY, SMALL, TIME, beside, headed, output_of, panels, plain_log
+from meanfield.plot.frame import GREY, SMALL, TIME, few_ticks, headed, legend, output_of, panels, plain_log, shown
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.stream import Stream
 from meanfield.solution.solution import Solution, preactivation_keys
@@ -48,8 +48,10 @@ def loss(
     lines = curves(panel, every, lambda s: s.test_loss if test else s.loss)
     panel.set_yscale("log")
     lowest, highest = min(c[c > 0].min(initial=np.inf) for c in lines), max(np.max(c[np.isfinite(c)]) for c in lines)
-    if 0 < lowest < highest:  # a band that reaches down to zero must not set the scale
-        panel.set_ylim(0.6 * lowest, 1.6 * highest)
+    low, high = max(panel.dataLim.y0, 0.6 * lowest), min(panel.dataLim.y1, 1.6 * highest)
+    if 0 < low <= high:  # a band that reaches down to zero must not set the scale
+        room = max(1.0005, (high / low) ** 0.06)
+        panel.set_ylim(low / room, high * room)
     plain_log(panel)
     data = every[0].problem.data
     samples = data.points - data.samples if test else data.samples
@@ -58,7 +60,7 @@ def loss(
     if both:
         differences(axes[1], every, lambda s: s.test_loss if test else s.loss)
         axes[1].set_ylabel("less the limit's,\n± 1 standard error")
-    _names(axes[:1], every, ax, SMALL)
+    _names(axes[:1], every, ax)
     return panel
 
 
@@ -75,8 +77,9 @@ def outputs(
 ) -> np.ndarray:
     """f_mu(t) of single samples, one panel each: lines, names and colours as in `loss`.
 
-    samples: None takes one of each class, up to three in all. output: which of several; None takes the one with the largest target.
-    difference: f less that of the limit alone. A new figure, and twice as many axes, have these differences in a second row.
+    samples: None takes one of each class, up to three in all, or two in a column of a paper. output: which of several; None takes the one
+    with the largest target. difference: f less that of the limit alone. A new figure, and twice as many axes, have these differences in a
+    second row.
 
     Example:
         >>> import meanfield as mf
@@ -91,7 +94,7 @@ def outputs(
     if difference and not any(family.limits for family in every):
         raise ValueError("a difference needs a limit: give limit=...")
     problem = every[0].problem
-    samples = plot_data.shown_samples(problem.data, test) if samples is None else samples
+    samples = shown(problem.data, test) if samples is None else samples
     both = compared(every) and not difference and len(samples) > 0 and (ax is None or np.size(ax) == 2 * len(samples))
     axes = panels(ax, 2 if both else 1, len(samples), sharey="row", extra=0.9, **_two_rows(both, 3.0, 3.3))
     for mu, panel, below in zip(samples, axes, axes[-len(samples) :], strict=False):
@@ -111,7 +114,7 @@ def outputs(
     axes[0].set_ylabel(less if difference else _told(r"output $f_\mu(t)$", every, ax))
     if both:
         axes[len(samples)].set_ylabel(less)
-    _names(axes[: len(samples)], every, ax, beside(ax))
+    _names(axes[: len(samples)], every, ax)
     return axes
 
 
@@ -122,14 +125,15 @@ def _two_rows(both: bool, width: float, height: float) -> dict[str, Any]:
     return {"size": (width, 0.75 * height), "sharex": "col", "gridspec_kw": {"height_ratios": (3, 2)}}
 
 
-def _names(axes: Sequence[Axes], every: Sequence[Family], ax: Any, where: dict[str, Any]) -> None:
+def _names(axes: Sequence[Axes], every: Sequence[Family], ax: Any) -> None:
     """At the ends of lines in a new figure, in a legend in a given one"""
     if ax is not None:
-        axes[-1].legend(title=spread_of(every), **where)
+        axes[-1].legend(title=spread_of(every), **SMALL)
         return
     last = max(float(s.times[-1]) for family in every for group in family.members() for s in group)
     for panel in axes:
         panel.set_xlim(0, last or None)
+        few_ticks(panel)
     end_labels(axes[-1])
 
 
@@ -185,7 +189,7 @@ def preactivations(
             xlabel=f"preactivation {plot_data.symbol('h', layer)} of sample {sample}", title=plot_data.when(first, step)
         )
     axes[0].set_ylabel("density of neurons")
-    axes[-1].legend(title="seeds pooled" if any(family.nets for family in every) else None, **beside(ax))
+    legend(axes, ax, title="seeds pooled" if any(family.nets for family in every) else None)
     return axes
 
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from meanfield.checking.arguments import checked
 from meanfield.comparison.free_energy import FreeEnergy
 from meanfield.comparison.stationary import StationaryAverages
-from meanfield.plot.data import row, shown_samples, told
-from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, headed, output_of, panels
+from meanfield.plot.data import row, told
+from meanfield.plot.frame import BLUE, GREY, LIMIT, ORANGE, SMALL, TIME, headed, output_of, panels, shown
 from meanfield.solution.gibbs_measure import GibbsMeasure
 from meanfield.solution.solution import Solution
 
@@ -75,7 +75,7 @@ def stationary(
         raise ValueError("runs must hold one or more: received none")
     if any(run.problem != found.problem for run in every):
         raise ValueError("runs must be those of the averages: received one of another problem")
-    samples = shown_samples(found.problem.data) if samples is None else samples
+    samples = shown(found.problem.data) if samples is None else samples
     axes = panels(ax, 1, len(samples), size=(3.3, 3.0), sharey=True)
     for panel, mu in zip(axes, samples, strict=True):
         target = row(found.problem.data.y, mu).flatten()

@@ -52,8 +52,19 @@ def paper(width: float = 3.4, font_size: float = 8.0) -> Iterator[None]:
         _WIDTH.reset(before)
 
 
-def sized(shape: tuple[float, float]) -> tuple[float, float]:
-    """Of a new figure: as asked, or as wide as the paper, of the same form but no flatter than letters need"""
+def sized(shape: tuple[float, float], rows: int = 1) -> tuple[float, float]:
+    """Of a new figure: as asked, or as wide as the paper, of the same form but each row no flatter than letters need"""
     if (width := _WIDTH.get()) is None:
         return shape
-    return width, max(width * shape[1] / shape[0], min(shape[1], 1.6))
+    return width, max(width * shape[1] / shape[0], min(shape[1], 1.9 * rows))
+
+
+def in_print() -> bool:
+    """Whether pictures are those of a paper now"""
+    return _WIDTH.get() is not None
+
+
+def in_a_row(count: int, narrowest: float = 1.6) -> int:
+    """How many of `count` panels stand side by side: all, or as many as the paper has inches for"""
+    width = _WIDTH.get()
+    return max(1, count if width is None else min(count, int(width / narrowest)))

@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from meanfield.checking import checks
 from meanfield.files import storage
 from meanfield.network.architecture import Architecture
 from meanfield.network.making import Build
 from meanfield.network.perceptron import Network
 from meanfield.network.recalled import CodeMissing
+from solvers.command_line import start_kernels
 
 NAMED = "MODULE:NAME"
 TOLD = (
@@ -30,8 +35,30 @@ class Reads:
     """For runs of a torch module, whose code files do not hold: what their --network was, as mynets:Net"""
 
 
+def inside(folder: Path) -> list[Path]:
+    """The results of a folder, and of the folders that --vary makes in it"""
+    return sorted((*folder.glob("*.nc"), *folder.glob("*=*/*.nc")))
+
+
+def every(paths: Sequence[Path]) -> list[Path]:
+    """Files, and those of folders; ValueError if there are none"""
+    found = [one for path in paths for one in (inside(path) if path.is_dir() else [path])]
+    if not found:
+        raise ValueError(
+            f"no .nc files in {', '.join(map(str, paths)) or 'nothing'}: give files or folders that hold some"
+        )
+    return found
+
+
+def opened(path: Path) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
+    """The arrays and attributes of a file"""
+    return start_kernels.opened(path) if path.suffix == ".npz" else storage.opened(path)
+
+
 def loaded(path: Path, network: str | None) -> Any:
     """What is kept in a file; ValueError, with the flag to give, for a run of a module whose code was not imported"""
+    if path.suffix == ".npz":
+        return start_kernels.load(path)
     try:
         return storage.load(path, None if network is None else builder(network))
     except ValueError as error:
@@ -72,4 +99,6 @@ def builder(which: str) -> Build | Architecture:
         if not hasattr(found, part):
             raise ValueError(f"--network {which}: {module!r} has no {name!r}")
         found = getattr(found, part)
-    return found
+    if isinstance(found, Architecture) or callable(found):
+        return cast(Any, found)
+    raise ValueError(f"--network {which} is {checks.shown(found)}: give {TOLD[TOLD.index('a class') :]}")

@@ -42,7 +42,12 @@ DATA: dict[str, Callable[..., Dataset]] = {
     "multi-index": datasets.multi_index_teacher,
 }
 # Arguments of which a shell cannot give all kinds
-_SIMPLER = {"path": Path, "targets": tuple[str, ...], "classes": tuple[int, ...], "scale": tuple[str, ...]}
+SIMPLER = {"path": Path, "targets": tuple[str, ...], "classes": tuple[int, ...], "scale": tuple[str, ...]}
+
+
+def hidden(kind: type) -> set[str]:
+    """Fields of a dataclass that are no flags"""
+    return _HIDDEN | _IN_COMMANDS.get(kind, set())
 
 
 class BadValue(Exception):
@@ -83,14 +88,14 @@ def _of_fields(kind: Any, usual: Mapping[str, Any]) -> StructConstructorSpec:
         shown = {"name": "network", "prefix_name": False, "metavar": builders.NAMED}
         flags.append(_flag("which", str | None, None, builders.TOLD, **shown))
     for f in fields(kind):
-        own = next((named for named in (Network, Scaling) if named in _parts(hints[f.name])), hints[f.name])
+        own = next((named for named in (Network, Scaling) if named in parts(hints[f.name])), hints[f.name])
         default = usual.get(f.name, tyro.MISSING_NONPROP if f.default is MISSING else f.default)
         if isinstance(own, type) and is_dataclass(own):
             titled = "" if own in (Problem, Dataset, Network, Scaling) else texts[f.name]
             asked = _asked(own, f.metadata.get("usual", usual.get(f.name, {})))
             nested: Any = Annotated[asked, tyro.conf.arg(name="" if own is Problem else None, help=titled)]
             flags.append(StructFieldSpec(f.name, nested, tyro.MISSING_NONPROP))
-        elif f.name not in _HIDDEN | _IN_COMMANDS.get(kind, set()):
+        elif f.name not in hidden(kind):
             shown = {"metavar": f.metadata["metavar"]} if "metavar" in f.metadata else {}
             flags.append(_flag(f.name, own, default, texts[f.name], f.metadata.get("positional", False), **shown))
     return StructConstructorSpec(_refusing(builders.network if kind is Network else kind), tuple(flags))
@@ -108,7 +113,7 @@ def _one_of(what: str, makers: Mapping[str, Callable[..., Any]], first: str, pre
             told = {name: of[key] for name, of in texts.items() if key in of}
             text = _by_value(told) if len(set(told.values())) > 1 else next(iter(told.values()))
             shown = {"prefix_name": bool(prefix), "help_behavior_hint": f"({default})"}
-            flags.append(_flag(key, _SIMPLER.get(key, kind) | None, None, text, **shown))
+            flags.append(_flag(key, SIMPLER.get(key, kind) | None, None, text, **shown))
 
     return StructConstructorSpec(_refusing(partial(_called, what, makers, prefix)), tuple(flags))
 
@@ -133,7 +138,7 @@ def _called(what: str, makers: Mapping[str, Callable[..., Any]], prefix: str, wh
         if key not in takes:
             others = ", ".join(name for name, other in makers.items() if key in inspect.signature(other).parameters)
             raise ValueError(f"{flag} does not belong to --{what} {which}: leave it out, or take --{what} {others}")
-        kinds = _parts(hints[key])
+        kinds = parts(hints[key])
         if isinstance(value, tuple) and int in kinds:  # a number, unless it may be several names
             if len(value) == 1 and str(value[0]).isdecimal():
                 values[key] = int(value[0])
@@ -147,18 +152,18 @@ def _called(what: str, makers: Mapping[str, Callable[..., Any]], prefix: str, wh
 
 def _flag(name: str, kind: Any, default: Any, text: str, first: bool = False, /, **shown: Any) -> StructFieldSpec:
     """One flag. What the library looks up by name stays text here: the library lists what it knows."""
-    parts = _parts(kind)
-    literals = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+    each = parts(kind)
+    literals = next((get_args(part) for part in each if get_origin(part) is Literal), ())
     known = {Activation: activations.names, Loss: losses.names}
-    names = next((known[part]() for part in parts if part in known), literals)
+    names = next((known[part]() for part in each if part in known), literals)
     names = tuple(checks.DTYPES) if name == "dtype" else names
     if names:
         kind, shown = (str | None if default is None else str), {"metavar": _either(names)} | shown
     elif get_origin(kind) is Sequence:
         kind = tuple[get_args(kind)[0], ...]
     elif default is None or first:  # as tyro shows them, but without {None}| and brackets
-        many = get_origin(parts[0]) is tuple
-        word = (get_args(parts[0])[0] if many else parts[0]).__name__.upper()
+        many = get_origin(each[0]) is tuple
+        word = (get_args(each[0])[0] if many else each[0]).__name__.upper()
         word = "{True,False}" if word == "BOOL" else f"{word} [{word} ...]" if many else word
         shown = {
             "metavar": word,
@@ -180,7 +185,7 @@ def _refusing(build: Callable[..., Any]) -> Callable[..., Any]:
     return built
 
 
-def _parts(kind: Any) -> tuple[Any, ...]:
+def parts(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from meanfield.files import storage
 from meanfield.kernels.dense_kernels import nngp_and_ntk
 from meanfield.kernels.spectrum import spectrum
 from meanfield.problem.problem import Problem
+from solvers.command_line import start_kernels
 from solvers.command_line.limits import Command, usually
 from solvers.running.keeping import DONE, free, kept
 
@@ -24,7 +21,8 @@ from solvers.running.keeping import DONE, free, kept
 class Nngp(Command):
     """Covariance of the outputs (nngp) and tangent kernel (ntk) of infinitely wide networks at their random start, as arrays.
 
-    The file is one of numpy's: nngp and ntk between x, then x_test (those of x alone first), and x, y, x_test, y_test themselves.
+    The file is one of numpy's: nngp and ntk between x, then x_test (those of x alone first), and x, y, x_test, y_test themselves;
+    show and plot read it, too.
     """
 
     out: Path
@@ -58,14 +56,9 @@ def _nngp(asked: Nngp) -> int:
         )
     data = problem.data
     nngp, ntk = nngp_and_ntk(problem.network, problem.scaling, data.all_x)
-    given = {name: getattr(data, name) for name in ("x", "y", "x_test", "y_test")}
-    arrays = {name: value.numpy() for name, value in given.items() if value is not None}
-    with tempfile.NamedTemporaryFile(dir=out.parent, suffix=".npz", delete=False) as whole:
-        np.savez(whole, nngp=nngp.numpy(), ntk=ntk.numpy(), **arrays)
-    os.replace(whole.name, out)
-    for name, kernel in (("nngp", nngp), ("ntk", ntk)):
-        diagonal = kernel.reshape(math.isqrt(kernel.numel()), -1).diagonal()
-        print(f"{name}: {tuple(kernel.shape)}, diagonal {diagonal.min():.4g} to {diagonal.max():.4g}")
+    kernels = start_kernels.StartKernels(nngp, ntk, data)
+    start_kernels.save(kernels, out)
+    print(kernels)
     print(f"kept in {out}")
     return DONE
 

@@ -10,9 +10,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import reduce
-from importlib import metadata
 from operator import or_
 from typing import Annotated, Any, get_type_hints
 
@@ -32,6 +31,7 @@ from solvers.command_line import showing as showing_commands
 from solvers.command_line import studies as study_commands
 from solvers.command_line.flags import REGISTRY, BadValue
 from solvers.running.failures import SolverError
+from solvers.running.keeping import made
 
 _ROOMS = (
     limit_commands,
@@ -85,27 +85,30 @@ def _run(given: list[str], kind: list[type]) -> int:
         return _completion(given[1:])
     if given == ["--version"]:
         print(
-            f"meanfield {metadata.version('meanfield')} (torch {torch.__version__}, Python {platform.python_version()})"
+            f"meanfield {storage.version('meanfield')} (torch {torch.__version__}, Python {platform.python_version()})"
         )
         return 0
-    every = asking.varied(asking.configured(asking.imported(given)))
+    every = asking.varied(asking.configured(asking.imported(given), {c.__name__.lower(): c for c in COMMANDS}))
     parsed = [_parsed(one.words) for one in every]  # all, before the first of them works
     kind.append(type(parsed[0]))
-    status = 0
-    for one, asked in zip(every, parsed, strict=True):
-        if one.named:
-            print(f"\n{one.named}", flush=True)
-        noted = storage.COMMAND.set(shlex.join(one.words))
-        try:
-            with on_threads(getattr(asked, "threads", None)):
-                status = max(status, COMMANDS[type(asked)](asked) or 0)
-        except SolverError as error:
-            if len(every) == 1:
-                raise
-            status = max(status, _failed(1, str(error), kind, given))  # the others may do better
-        finally:
-            storage.COMMAND.reset(noted)
-    return status
+    with nullcontext() if every[0].folder is None else made(every[0].folder):
+        return max(_done(one, asked, len(every) == 1, kind, given) for one, asked in zip(every, parsed, strict=True))
+
+
+def _done(one: asking.Asked, asked: Any, alone: bool, kind: list[type], given: list[str]) -> int:
+    """One of the commands; returns its status"""
+    if one.named:
+        print(f"\n{one.named}", flush=True)
+    noted = storage.COMMAND.set(shlex.join(one.words))
+    try:
+        with on_threads(getattr(asked, "threads", None)):
+            return COMMANDS[type(asked)](asked) or 0
+    except SolverError as error:
+        if alone:
+            raise
+        return _failed(1, str(error), kind, given)  # the others may do better
+    finally:
+        storage.COMMAND.reset(noted)
 
 
 def _parsed(arguments: Sequence[str]) -> Any:

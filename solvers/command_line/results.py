@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,13 @@ from meanfield.comparison.deviation import deviation
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.files import storage
 from meanfield.solution.solution import Solution
-from solvers.command_line.builders import Reads, loaded
+from solvers.command_line.builders import Reads, every, loaded
 from solvers.command_line.fluctuations import of_kind
+from solvers.command_line.start_kernels import StartKernels
 from solvers.dmft.certificate import planned, residual
 from solvers.fluctuations.predicted_variance import predicted_variance
 from solvers.running.failures import SolverError
-from solvers.running.keeping import DONE, ELSEWHERE, free, keep
+from solvers.running.keeping import DONE, ELSEWHERE, free, keep, made
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class Compare(Reads):
 
 @dataclass(frozen=True)
 class Plot(Reads):
-    """Draw kept runs or a kept report as .png pictures; a limit and its networks are drawn together."""
+    """Draw kept runs, reports and kernels; limits and networks are drawn together, each report for itself."""
 
     files: tuple[Path, ...] = field(metadata={"positional": True})
-    """Runs, as files or folders of a sweep, or one report"""
+    """Runs, reports (.nc) and kernels (.npz), as files or folders of .nc files"""
     out: Path | None = None
     """Folder of the pictures; that of the first file if left out"""
     steps: tuple[int, ...] | None = None
@@ -140,20 +142,45 @@ def _compare(asked: Compare) -> int:
 
 def _plot(asked: Plot) -> int:
     results, plot = _loaded(asked.files, asked.network), _plots()
-    from meanfield.plot import everything
-
-    first, only = asked.files[0], next(iter(results.values()))
-    folder = asked.out or (first if first.is_dir() else first.parent)
-    folder.mkdir(parents=True, exist_ok=True)
+    first = asked.files[0]
     options = {name: getattr(asked, name) for name in ("steps", "samples", "layer", "labels")}
-    pictures = everything.of_report(only, options) if len(results) == 1 else {}
-    pictures = pictures or everything.of_runs(_runs(results), options)
-    for name, draw in pictures.items():
-        path = folder / f"{first.stem}_{name}.{asked.format}"
-        with plot.paper() if asked.paper else nullcontext():
-            plot.save(draw(), path, asked.dpi)
-        print(path)
+    with plot.paper() if asked.paper else nullcontext():
+        axes = {
+            name: draw() for name, draw in _pictures(results, first.stem, options).items()
+        }  # all, before one is kept
+        with made(asked.out or (first if first.is_dir() else first.parent)) as folder:
+            for name, drawn in axes.items():
+                path = folder / f"{name}.{asked.format}"
+                plot.save(drawn, path, asked.dpi)
+                print(path)
     return DONE
+
+
+def _pictures(results: Mapping[Path, Any], first: str, options: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Those of all runs together and of each report, by the names of their files; ValueError for an option that none of them takes"""
+    from meanfield.plot import everything, matrices
+
+    runs = [result for result in results.values() if isinstance(result, Solution)]
+    found = {f"{first}_{name}": draw for name, draw in (everything.of_runs(runs, options) if runs else {}).items()}
+    kinds = ["runs"] if runs else []
+    for path, result in results.items():
+        if isinstance(result, Solution):
+            continue
+        if isinstance(result, StartKernels):
+            between = {"nngp": result.nngp, "ntk": result.ntk}
+            own: dict[str, Any] = {"kernels": partial(matrices.between_samples, result.data, between)}
+        else:
+            own = everything.of_report(result, options, runs)
+        kind = f"a {type(result).__name__}"
+        if not own:
+            raise ValueError(
+                f"{path} holds {kind}, of which there is no picture without the runs it is of: give them, too"
+            )
+        kinds.append(kind)
+        stem = path.stem if f"{path.stem}_{next(iter(own))}" not in found else f"{path.parent.name}_{path.stem}"
+        found |= {f"{stem}_{name}": draw for name, draw in own.items()}
+    everything.must_serve(options, found, " and ".join(dict.fromkeys(kinds)))
+    return found
 
 
 def _report(asked: Report) -> int:
@@ -175,17 +202,7 @@ def _plots() -> Any:
 
 
 def _loaded(paths: Sequence[Path], network: str | None) -> dict[Path, Any]:
-    found = [inner for path in paths for inner in (_inside(path) if path.is_dir() else [path])]
-    if not found:
-        raise ValueError(
-            f"no .nc files in {', '.join(map(str, paths)) or 'nothing'}: give files or folders that hold some"
-        )
-    return {path: loaded(path, network) for path in found}
-
-
-def _inside(folder: Path) -> list[Path]:
-    """The files of a folder, and of the folders that --vary makes in it"""
-    return sorted((*folder.glob("*.nc"), *folder.glob("*=*/*.nc")))
+    return {path: loaded(path, network) for path in every(paths)}
 
 
 def _runs(results: Mapping[Path, Any]) -> list[Solution]:

@@ -20,7 +20,7 @@ import torch
 from meanfield.checking import checks
 from meanfield.files import storage
 from meanfield.solution.solution import Given, Solution
-from solvers.command_line.builders import Reads, loaded
+from solvers.command_line.builders import Reads, every, loaded
 from solvers.command_line.limits import Command, Run, run
 from solvers.dmft.causal_dmft import CausalDMFT
 from solvers.dmft.fixed_point_dmft import FixedPointDMFT
@@ -83,7 +83,7 @@ class Resume(Reads):
     """Go on with a kept run: to its end if it was interrupted, or for more steps."""
 
     file: Path = field(metadata={"positional": True})
-    """The run (.nc)"""
+    """The run (.nc), or a folder in which one alone is not finished"""
     out: Path | None = None
     """File to write; NAME.nc for NAME.partial.nc if left out"""
     steps: int | None = None
@@ -107,6 +107,8 @@ def _net(asked: Net) -> int:
 
 
 def _resume(asked: Resume) -> int:
+    if asked.file.is_dir():
+        asked = replace(asked, file=_unfinished(asked.file, asked.network))
     finished = asked.file.with_name(re.sub(r"\.(partial(-\d+)?|checkpoint)\.nc$", ".nc", asked.file.name))
     if not asked.file.exists() and finished.exists():
         print(f"{loaded(finished, asked.network)}\n{asked.file} is gone: its run is kept in {finished}")
@@ -136,20 +138,39 @@ def _resume(asked: Resume) -> int:
             f"where should the longer run be kept? give --out FILE (with --overwrite it may be {asked.file})"
         )
     out = asked.out or finished
-    if asked.checkpoint is not None:
-        _begun(earlier, solver, out)
-    return solve(problem, solver, lambda: solver.resume(earlier, steps), out, asked.overwrite, asked.checkpoint)
+    begun = None if asked.checkpoint is None else _begun(earlier, solver, out)
+    try:
+        return solve(problem, solver, lambda: solver.resume(earlier, steps), out, asked.overwrite, asked.checkpoint)
+    except ValueError:  # refused
+        if begun is not None:
+            begun.unlink(missing_ok=True)
+        raise
 
 
-def _begun(earlier: Solution, solver: Solver, out: Path) -> None:
-    """Keep the run where that with checkpoints begins, unless it has been there and went on"""
+def _unfinished(folder: Path, network: str | None) -> Path:
+    """The one run of a folder that is not finished; ValueError if there is none or several"""
+    runs = {path: found for path in every((folder,)) if isinstance(found := loaded(path, network), Solution)}
+    left = [path for path, run in runs.items() if run.steps < run.problem.training.steps]
+    if len(left) == 1:
+        print(f"{left[0]} is not finished")
+        return left[0]
+    if not left:
+        raise ValueError(
+            f"{folder} holds no run that is not finished: give the file of the one to go on with, and --steps N for N more"
+        )
+    raise ValueError(
+        f"{folder} holds {len(left)} runs that are not finished: give one of them, {', '.join(map(str, left))}"
+    )
+
+
+def _begun(earlier: Solution, solver: Solver, out: Path) -> Path | None:
+    """Keep the run where that with checkpoints begins, unless it has been there and went on; where, if it is new"""
     if isinstance(solver, Grouped) and len(solver.alone(earlier.problem)) > 1:
         raise ValueError(
             "each group has checkpoints of its own: give checkpoint to the command that began the run, or leave it out"
         )
     beside = out.with_suffix(".checkpoint.nc")
-    if not beside.exists():
-        storage.save(earlier, beside)
+    return None if beside.exists() else storage.save(earlier, beside)
 
 
 def _sweep(asked: Sweep) -> int:

@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.files import in_words, storage
+from meanfield.files import in_words
 from meanfield.solution.solution import Solution
-from solvers.command_line import asking
-from solvers.command_line.builders import Reads, loaded
+from solvers.command_line import asking, fluctuations, kernels, limits, results, runs, studies
+from solvers.command_line.builders import Reads, every, loaded, opened
+from solvers.command_line.config_files import to_toml
 from solvers.running.keeping import DONE
 
+_ROOMS: tuple[Any, ...] = (limits, runs, kernels, studies, fluctuations, results)
+_MAKERS: dict[str, type] = {
+    command.__name__.lower(): command for room in _ROOMS for command in room.COMMANDS
+}  # of files
 _FEW = 64  # numbers of an array that are printed in JSON
 
 
@@ -26,7 +31,7 @@ class Show(Reads):
     """Print what a kept file holds: settings, status, arrays, how it was made and how to go on. Runs of torch modules need no --network."""
 
     files: tuple[Path, ...] = field(metadata={"positional": True})
-    """Runs or reports (.nc)"""
+    """Runs, reports (.nc) and kernels (.npz), or folders of them"""
     json: bool = False
     """Print one JSON object for each file and line, for scripts: small arrays with their numbers, others with their shapes"""
     toml: bool = False
@@ -34,11 +39,14 @@ class Show(Reads):
 
 
 def _show(asked: Show) -> int:
-    for path in asked.files:
-        arrays, attributes = storage.opened(path)
-        if asked.toml:
-            print(asking.to_toml(asking.command_of(path)), end="")
-        elif asked.json:
+    if asked.toml:
+        if len(asked.files) != 1:
+            raise ValueError(f"--toml writes one command: give one file, received {len(asked.files)}")
+        print(to_toml(asking.made_by(asked.files[0], _MAKERS), _MAKERS), end="")
+        return DONE
+    for path in every(asked.files):
+        arrays, attributes = opened(path)
+        if asked.json:
             print(json.dumps(_as_json(path, arrays, attributes)))
         else:
             print("\n".join(_in_words(path, arrays, attributes, asked.network)))

@@ -34,6 +34,8 @@ def _walked(kind: type, prefix: str) -> Iterator[tuple[str, str]]:
             yield f.name, f"{prefix}{f.name}"
             yield from ((name, start + _dashed(name)) for name in _arguments(makers.values()))
         elif is_dataclass(own):
+            if own is Network:
+                yield f.name, f"{prefix}{f.name}"
             yield from _walked(own, prefix if own is Problem else f"{prefix}{_dashed(f.name)}.")  # type: ignore[arg-type]
         else:
             yield f.name, prefix + _dashed(f.name)

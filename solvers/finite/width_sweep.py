@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from meanfield.solution.solution import Solution, Status
 from solvers.finite.finite_width import FiniteWidth
 from solvers.running.clock import progress_bar
 from solvers.running.failures import Interrupted, SolverError
-from solvers.running.keeping import keep
+from solvers.running.keeping import keep, made
 from solvers.running.resuming import differing
 from solvers.running.workers import end_with_parent
 
@@ -71,6 +72,21 @@ def width_sweep(
     solver = replace(solver or FiniteWidth(), progress=False, raise_on_failure=False)
     widths = checks.integers("widths", widths, 1)
     chosen = checks.seeds(seeds)
+    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"the result folder {folder} is a file: give a folder")
+    with nullcontext() if folder is None else made(Path(folder)):
+        return _swept(problem, widths, chosen, solver, executor, folder, progress)
+
+
+def _swept(
+    problem: Problem,
+    widths: Sequence[int],
+    chosen: Sequence[int],
+    solver: FiniteWidth,
+    executor: Executor | None,
+    folder: str | Path | None,
+    progress: bool | None,
+) -> list[Solution]:
     store = _Store(Path(folder), problem, solver) if folder is not None else None
     done = store.load(widths, chosen) if store else {}
     tasks = _tasks(problem, solver, widths, chosen, done, many=executor is not None)
@@ -188,9 +204,6 @@ class _Store:
 
     def __init__(self, folder: Path, problem: Problem, solver: FiniteWidth) -> None:
         self.folder, self.problem, self.solver = folder, problem, solver
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"the result folder {folder} is a file: give a folder")
-        folder.mkdir(parents=True, exist_ok=True)
         whole = ((path, found) for path in sorted(folder.glob("*.nc")) if (found := self._read(path)) is not None)
         for path, found in islice(whole, 1):
             self._check(path, found)

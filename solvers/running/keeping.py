@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,19 @@ def kept(result: Any, out: Path, more: str = "") -> int:
     if warning := getattr(result, "stats", {}).get("warning"):
         print(f"warning: {warning}")
     return DONE if path == out else ELSEWHERE
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Path]:
+    """A folder, with those above it, for what is done inside; those that are new are removed again if nothing came into them"""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        for path in new:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
 
 
 def free(path: Path, overwrite: bool) -> None:
