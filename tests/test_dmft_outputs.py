@@ -96,6 +96,11 @@ def test_a_comparison_takes_the_limits_error_from_its_groups():
     for name in names:
         assert one[name].reference_error == pytest.approx(four[name].reference_error, rel=1e-3)
         assert float(one[name].floor[0]) == pytest.approx(float(four[name].floor[0]), rel=1e-3)
+    halves = [mf.pooled(pair) for pair in (singles[:2], singles[2:])]  # of distances of neurons
+    for key, layer in (("h1", 1), ("h2", 2)):
+        expected = mf.marginal_distance(*(half.preactivations(layer=layer) for half in reversed(halves)))
+        assert mf.deviation(nets, limit, names=(key,))[key].reference_error == pytest.approx(expected, rel=1e-3)
+    assert math.isnan(mf.deviation(nets, singles[0], names=("h1",))["h1"].reference_error)
 
 
 def test_error_bars_cover_the_distance_from_a_larger_run():

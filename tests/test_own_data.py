@@ -238,6 +238,53 @@ def test_scalings_are_those_of_scikit_learn_and_of_training_samples_alone():
         data.transform(x[:, :3])
 
 
+def test_targets_are_scaled_by_training_samples_and_outputs_told_in_their_units(tmp_path):
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(12, 2)), rng.normal([100.0, 3.0], [20.0, 0.1], (12, 2))
+    scaler = StandardScaler().fit(y[:8])
+    data = mf.from_arrays(x, y, n_test=4, scale_targets="standardise")
+    for found, given in ((data.y, y[:8]), (data.y_test, y[8:]), (data.transformation.targets(y[8:]), y[8:])):
+        np.testing.assert_allclose(found, scaler.transform(given), rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(data.x, x[:8])
+    run = FiniteWidth(4)(mf.Problem(data, training=mf.Training(0.1, 1)))
+    told = data.transformation.outputs(run.f)  # (R, P, C)
+    np.testing.assert_allclose(told[-1], scaler.inverse_transform(run.f[-1]), rtol=1e-12)
+    assert load(save(run, tmp_path / "run.nc")).problem.data == data
+    both = mf.from_frame({"a": x[:, 0], "y": y[:, 0]}, scale="centre", scale_targets="centre", n_test=4)
+    np.testing.assert_allclose(both.transformation.outputs(both.y_test)[:, 0], y[8:, 0], rtol=1e-12)
+    assert float(both.transformation.target_scale) == 1.0
+    plain = mf.from_arrays(x, y, scale="centre")
+    assert torch.equal(plain.transformation.outputs(plain.y), plain.y)
+    for wrong, message in (
+        ({"scale_targets": "unit_norm"}, "unknown scale_targets: received 'unit_norm'; known: centre, standardise"),
+        ({"y": ["p", "q"] * 6, "scale_targets": "centre"}, "targets that are numbers: received classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mf.from_arrays(**{"x": x, "y": y} | wrong)
+    with pytest.raises(ValueError, match=r"f must end with the shape of targets, \(2,\): received \(8, 1\)"):
+        data.transformation.outputs(run.f[0][:, :1])
+
+
+SIZES = ["small", "large", "middle", "small"]
+
+
+@pytest.mark.parametrize("kind", ["series", "categorical", "pandas", "pyarrow", "parquet"])
+def test_ordered_categories_keep_their_order(tmp_path, kind):
+    order = pd.CategoricalDtype(["tiny", "small", "middle", "large"], ordered=True)
+    frame = pd.DataFrame({"a": np.arange(4.0), "size": pd.Series(SIZES, dtype=order)})
+    frame.to_parquet(tmp_path / "mine.parquet")
+    data = {
+        "series": lambda: mf.from_arrays(X, frame["size"]),
+        "categorical": lambda: mf.from_arrays(X, pd.Categorical(SIZES, dtype=order)),
+        "pandas": lambda: mf.from_frame(frame),
+        "pyarrow": lambda: mf.from_frame(pyarrow.Table.from_pandas(frame)),
+        "parquet": lambda: mf.from_file(tmp_path / "mine.parquet"),
+    }[kind]()
+    assert data.classes == ("small", "middle", "large")  # of those that occur
+    assert data.y.argmax(1).tolist() == [0, 2, 1, 0]
+    assert mf.from_arrays(X, frame["size"].astype(str)).classes == ("large", "middle", "small")
+
+
 def test_images_of_bytes_are_scaled_and_digits_are_of_unit_norm():
     images = np.random.default_rng(0).integers(1, 255, (6, 1, 4, 4), np.uint8)
     data = mf.from_arrays(images, [0, 1, 2] * 2, scale="unit_norm", one_hot=True)

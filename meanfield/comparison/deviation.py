@@ -286,9 +286,21 @@ def _distance(
         none,
         none,
         np.array(floors),
-        _pair(name, limits[1], limit, len(limits[1].preactivations()[1]), 0)[0] if len(limits) > 1 else math.nan,
+        _between(name, limits),
         {} if slope is None else {"distance": slope},
     )
+
+
+def _between(name: str, limits: Sequence[Solution]) -> float:
+    """Distance of two limits, or of the two halves of the groups of one; nan where there are none"""
+    if len(limits) > 1:
+        return _pair(name, limits[1], limits[0], len(limits[1].preactivations()[1]), 0)[0]
+    groups = limits[0].solver.get("groups") or 1
+    if name == "measure" or groups < 2:
+        return math.nan
+    h, m = limits[0].preactivations(layer=Key.of(name).layer)  # group by group
+    half = len(h) // groups * (groups // 2)
+    return marginal_distance((h[half : 2 * half], m[half : 2 * half]), (h[:half], m[:half]))
 
 
 def _pair(name: str, net: Solution, limit: Solution, width: int, seed: int) -> tuple[float, float]:

@@ -43,7 +43,8 @@ class Deviation:
     floor: np.ndarray
     """The distance that the mean has with no bias at all, from finitely many seeds and from the limit's own error"""
     reference_error: float
-    """The limit's own standard error, nan for a single limit"""
+    """The limit's own standard error, from several limits or the groups of one, nan without them; of distances, that of two limits, or of
+    the two halves of a limit's groups, which have fewer neurons than the whole and so are further apart"""
     exponents: Mapping[str, Exponent]
     """Powers of the width, by the quantity"""
 
@@ -121,7 +122,11 @@ class DeviationReport:
                 cells = f"{d.name:<15}{width:>7}{self.seeds[i]:>7}{d.deviation[i]:>11.4g}"
                 lines.append(cells + f"{_root(d.variance[i]):>10}{self._bias(d, i):>12}{d.floor[i]:>10.2g}")
             slopes = "; ".join(f"{key} ~ N^{value}" for key, value in d.exponents.items())
-            error = "not estimated: give two limits" if math.isnan(d.reference_error) else f"{d.reference_error:.2g}"
+            error = (
+                "not estimated: give two limits, or one with groups"
+                if math.isnan(d.reference_error)
+                else f"{d.reference_error:.2g}"
+            )
             lines.append(f"    {slopes or 'no exponent: fewer than 3 widths'}; error of the limit {error}")
         predicted = (
             "" if math.isnan(self.predicted_n_var) else f"; predicted before training: {self.predicted_n_var:.4g}"

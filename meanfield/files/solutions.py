@@ -119,6 +119,8 @@ def pack_problem(problem: Problem, arrays: Arrays) -> dict[str, Any]:
     if (done := data.transformation) is not None:
         for name, meaning in _DONE.items():
             arrays.put(f"x_{name}", getattr(done, name), meaning=meaning)
+            if (value := getattr(done, f"target_{name}")) is not None:
+                arrays.put(f"y_{name}", value, meaning=f"the same of targets: {meaning}")
     stream = (
         {"batch": data.batch, "seed": data.seed, "law": streams.told(data.law)} if isinstance(data, Stream) else None
     )
@@ -140,6 +142,7 @@ def unpack_problem(stored: Stored, asked: Mapping[str, Any]) -> Problem:
     about: dict[str, Any] = {"name": asked["data"], "classes": asked.get("classes", ())}
     if asked.get("unit_norm") is not None:
         done = {name: tensor(stored, f"x_{name}") for name in _DONE}
+        done |= {f"target_{name}": tensor(stored, f"y_{name}") for name in _DONE if f"y_{name}" in stored}
         about["transformation"] = Transformation(**done, unit_norm=asked["unit_norm"])
     made = Dataset(**arrays, **about)
     if stream:

@@ -50,7 +50,7 @@ def loss(
     lowest, highest = min(c[c > 0].min(initial=np.inf) for c in lines), max(np.max(c[np.isfinite(c)]) for c in lines)
     low, high = max(panel.dataLim.y0, 0.6 * lowest), min(panel.dataLim.y1, 1.6 * highest)
     if 0 < low <= high:  # a band that reaches down to zero must not set the scale
-        room = max(1.0005, (high / low) ** 0.06)
+        room = max(1.0001, (high / low) ** 0.06)
         panel.set_ylim(low / room, high * room)
     plain_log(panel)
     data = every[0].problem.data

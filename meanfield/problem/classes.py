@@ -60,8 +60,24 @@ def encoded(name: str, y: Tensor, classes: Sequence[str]) -> Tensor:
     return as_signs(index.long()) if count == FEWEST else rows(index.long(), count)
 
 
-def labelled(given: dict[str, Any], one_hot: bool | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+def ordered(column: Any) -> tuple[str, ...]:
+    """The categories of a column whose kind gives them an order, in it: of pandas, polars (Enum) and pyarrow; none of others"""
+    kind = getattr(column, "dtype", None)
+    if getattr(kind, "ordered", False) or type(kind).__name__ == "Enum":
+        return tuple(str(category).strip() for category in getattr(kind, "categories", ()))
+    if getattr(getattr(column, "type", None), "ordered", False):
+        chunks = getattr(column, "unify_dictionaries", lambda: column)()
+        first = next(iter(getattr(chunks, "chunks", [chunks])), None)
+        return () if first is None else tuple(str(category).strip() for category in first.dictionary.to_pylist())
+    return ()
+
+
+def labelled(
+    given: dict[str, Any], one_hot: bool | None, order: Sequence[str] = ()
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """{"y": .., "y_test": ..} as targets, and the names of their classes, sorted; as they are, without names, if they are numbers.
+
+    order: of the names, where they have another one.
 
     Words and truth values are classes; numbers if `one_hot` is given, True for one-hot rows, False for -1 and +1.
     """
@@ -74,6 +90,9 @@ def labelled(given: dict[str, Any], one_hot: bool | None) -> tuple[dict[str, Any
     every = np.concatenate(list(labels.values()))
     kinds, index = np.unique(every, return_inverse=True)
     names = tuple(map(str, kinds))
+    if {*names} <= {*order}:
+        places = np.argsort([order.index(name) for name in names])
+        names, index = tuple(names[k] for k in places), np.argsort(places)[index]
     if len(names) < FEWEST:
         raise ValueError(f"y holds one class only, {names[0]!r}: at least two are needed")
     if len(names) == len(every) > FEWEST:

@@ -13,7 +13,7 @@ from meanfield.checking.arguments import checked
 from meanfield.problem.csv_files import read_csv
 from meanfield.problem.dataset import Dataset
 from meanfield.problem.own_data import from_arrays, from_frame
-from meanfield.problem.transformation import Way
+from meanfield.problem.transformation import TargetWay, Way
 
 
 @checked
@@ -26,6 +26,7 @@ def from_file(
     stratify: bool = False,
     scale: Way | Sequence[Way] | None = None,
     one_hot: bool | None = None,
+    scale_targets: TargetWay | None = None,
 ) -> Dataset:
     """A dataset from .npz (arrays x, y, optionally x_test, y_test, of any shape), .csv, .tsv (a header that names the columns) or .parquet.
 
@@ -42,6 +43,7 @@ def from_file(
         stratify: Whether each class gets its share of test and training samples
         scale: Of inputs, from training samples alone: centre or standardise columns, and then unit_norm, rows of norm sqrt(D)
         one_hot: True: targets are classes, as one-hot rows; False: two classes, as -1 and +1; left out, words are classes and numbers not
+        scale_targets: Of targets that are numbers, from training samples alone: centre or standardise columns
 
     Example:
         >>> import tempfile
@@ -63,7 +65,7 @@ def from_file(
     if kind not in READERS:
         raise ValueError(f"cannot read {path.name}: the ending is {path.suffix!r}; known: {_known()}")
     try:
-        asked = (n_test, n_train, shuffle, stratify, scale, one_hot, path.stem)
+        asked = (n_test, n_train, shuffle, stratify, scale, one_hot, path.stem, scale_targets)
         if kind == ".parquet":
             return from_frame(_read_parquet(path), targets, *asked)
         arrays = {"x_test": None, "y_test": None} | READERS[kind](path, targets)

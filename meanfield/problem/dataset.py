@@ -114,6 +114,11 @@ class Dataset:
                 f"transformation is of samples of the shape {tuple(done.shift.shape)}: received x with samples {tuple(self.x.shape[1:])}; "
                 "give transformation=None with other inputs"
             )
+        if done.target_shift is not None and done.target_shift.shape != self.y.shape[1:]:
+            raise ValueError(
+                f"transformation is of targets of the shape {tuple(done.target_shift.shape)}: received y with targets "
+                f"{tuple(self.y.shape[1:])}; give transformation=None with other targets"
+            )
 
     @property
     def samples(self) -> int:

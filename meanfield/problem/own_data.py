@@ -12,10 +12,10 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.checking.array_input import table, unnamed, words
 from meanfield.checking.warning import warn
-from meanfield.problem.classes import labelled
+from meanfield.problem.classes import labelled, ordered
 from meanfield.problem.dataset import Dataset, same_labels
 from meanfield.problem.dividing import divided
-from meanfield.problem.transformation import Way, transformation
+from meanfield.problem.transformation import TargetWay, Way, of_targets, transformation
 
 
 @checked
@@ -31,10 +31,12 @@ def from_arrays(
     scale: Way | Sequence[Way] | None = None,
     one_hot: bool | None = None,
     name: str = "data",
+    scale_targets: TargetWay | None = None,
 ) -> Dataset:
     """A dataset from arrays, x (P, ..) of any shape, divided and scaled as asked for; the scaling is kept as `.transformation`.
 
-    Labels in words and truth values become classes with names, sorted: two of them -1 and +1, more one-hot rows. ValueError for arrays
+    Labels in words and truth values become classes with names, sorted, or in the order that ordered categories have: two of them -1 and
+    +1, more one-hot rows. ValueError for arrays
     that fit no dataset, with the place, and for more samples than there are.
 
     Args:
@@ -49,6 +51,7 @@ def from_arrays(
         scale: Of inputs, from training samples alone: "centre" or "standardise" columns, and then "unit_norm", rows of norm sqrt(D)
         one_hot: True: targets are classes, as one-hot rows; False: two classes, as -1 and +1; left out, words are classes and numbers not
         name: Of the data
+        scale_targets: Of targets that are numbers, from training samples alone: "centre" or "standardise" columns
 
     Example:
         >>> import meanfield as mf
@@ -57,12 +60,33 @@ def from_arrays(
         >>> data.classes, data.y.tolist(), data.x_test.shape
         (('cat', 'dog'), [[-1.0], [1.0], [1.0]], torch.Size([1, 2]))
     """
-    targets, classes = labelled({"y": y} | ({} if y_test is None else {"y_test": y_test}), one_hot)
+    return _made(
+        x, y, x_test, y_test, n_test, n_train, shuffle, stratify, scale, one_hot, name, scale_targets, ordered(y)
+    )
+
+
+def _made(
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    n_test: int,
+    n_train: int | None,
+    shuffle: int | None,
+    stratify: bool,
+    scale: Way | Sequence[Way] | None,
+    one_hot: bool | None,
+    name: str,
+    scale_targets: TargetWay | None,
+    order: Sequence[str],
+) -> Dataset:
+    """order: of categories that have one, none otherwise"""
+    targets, classes = labelled({"y": y} | ({} if y_test is None else {"y_test": y_test}), one_hot, order)
     for a, one, b, other in (("x", x, "y", y), ("x_test", x_test, "y_test", y_test)):
         same_labels(a, one, b, other, "rows", 0)
     whole = Dataset(x, x_test=x_test, name=name, classes=classes, **targets)
     data = divided(whole, n_test, n_train, shuffle, stratify)
-    return data if scale is None else _scaled(data, scale)
+    return data if scale is None and scale_targets is None else _scaled(data, scale or (), scale_targets)
 
 
 @checked
@@ -76,6 +100,7 @@ def from_frame(
     scale: Way | Sequence[Way] | None = None,
     one_hot: bool | None = None,
     name: str = "data",
+    scale_targets: TargetWay | None = None,
 ) -> Dataset:
     """A dataset from a data frame (pandas, polars, pyarrow) or a dict of columns; all columns but the targets are inputs.
 
@@ -93,14 +118,16 @@ def from_frame(
         >>> data.x.shape, data.y.tolist()
         (torch.Size([2, 2]), [[10.0], [12.0]])
     """
-    columns = _columns(frame)
+    given = _columns(frame)
+    columns = {label: _plain(column) for label, column in given.items()}
     if counts_rows(first := next(iter(columns)), np.asarray(columns[first])):
         del columns[first]
     chosen = target_columns(targets, list(columns))
     x = table("x", {label: column for label, column in columns.items() if label not in chosen})
     y = words("y", columns[chosen[0]], repr(chosen[0])) if len(chosen) == 1 else None
     y = table("y", {label: columns[label] for label in chosen}) if y is None else y
-    return from_arrays(x, y, None, None, n_test, n_train, shuffle, stratify, scale, one_hot, name)
+    order = ordered(given[chosen[0]]) if len(chosen) == 1 else ()
+    return _made(x, y, None, None, n_test, n_train, shuffle, stratify, scale, one_hot, name, scale_targets, order)
 
 
 def target_columns(targets: Any, header: Sequence[str]) -> list[str]:
@@ -162,7 +189,7 @@ def _columns(frame: Any) -> dict[str, Any]:
             raise ValueError(f"frame has no name for its column {position} ({name!r}): drop it, or rename it")
     if len(names) < 2:
         raise ValueError(f"frame must have inputs and targets: received the columns {names}")
-    return {name: _plain(frame[label]) for name, label in zip(names, labels, strict=True)}
+    return {name: frame[label] for name, label in zip(names, labels, strict=True)}
 
 
 def _plain(column: Any) -> Any:
@@ -170,7 +197,13 @@ def _plain(column: Any) -> Any:
     return column.to_pylist() if hasattr(column, "to_pylist") else column
 
 
-def _scaled(data: Dataset, scale: Way | Sequence[Way]) -> Dataset:
+def _scaled(data: Dataset, scale: Way | Sequence[Way], scale_targets: TargetWay | None) -> Dataset:
     done = transformation(data.x, scale)
-    moved = {"x": done(data.x)} | ({} if data.x_test is None else {"x_test": done(data.x_test)})
+    moved = {} if not scale else {"x": done(data.x)} | ({} if data.x_test is None else {"x_test": done(data.x_test)})
+    if scale_targets is not None:
+        if data.classes:
+            raise ValueError("scale_targets is of targets that are numbers: received classes; leave it out")
+        shift, by = of_targets(data.y, scale_targets)
+        done = replace(done, target_shift=shift, target_scale=by)
+        moved |= {"y": done.targets(data.y)} | ({} if data.y_test is None else {"y_test": done.targets(data.y_test)})
     return replace(data, transformation=done, **moved)
