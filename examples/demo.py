@@ -31,7 +31,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     )
     limits = [WassersteinFlow(particles, seed=seed, dtype="float32")(problem) for seed in (0, 1)]
     _done("limit solved twice", start)
-    predicted = predicted_variance(problem, particles=particles // 8, points=range(problem.data.samples))
+    predicted = predicted_variance(problem, particles=128 if quick else 512, points=range(problem.data.samples))
     _done("variance predicted", start)
     nets = width_sweep(problem, widths, seeds, FiniteWidth(dtype="float32"))
     _done(f"{len(nets)} networks trained", start)
