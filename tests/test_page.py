@@ -10,7 +10,8 @@ import pytest
 
 import meanfield as mf
 from meanfield.page import writing
-from solvers import CausalDMFT, FiniteWidth
+from meanfield.page.sure import how_sure
+from solvers import CausalDMFT, FiniteWidth, FixedPointDMFT
 from solvers.command_line.main import main
 
 matplotlib.use("Agg")
@@ -37,6 +38,7 @@ def test_a_page_holds_what_was_asked_and_what_came(found):
     for title in (
         "What was asked",
         "What came",
+        "How sure it is",
         "Kernels over time",
         "Layer by layer",
         "DeviationReport",
@@ -49,6 +51,49 @@ def test_a_page_holds_what_was_asked_and_what_came(found):
     assert "width 8, 16, 32" in html
     times = {float(t) for t in re.findall(r'data-when="time ([^"]+)"', html)}
     assert times == {float(f"{t:.3g}") for t in PROBLEM.training.times_of([0, 2, 4])}
+
+
+def test_a_limit_says_how_sure_it_is():
+    """By hand: the scatter of groups, and of seeds, relative to the outputs; the last change of an iteration"""
+    grouped = CausalDMFT(64, groups=2)(PROBLEM)
+    single = [CausalDMFT(64, seed=seed)(PROBLEM) for seed in (0, 1)]
+    iterated = FixedPointDMFT(160)(PROBLEM)
+    limits = [grouped, *single, iterated]
+    of_groups, of_seeds, alone = (how_sure(run, limits) for run in (grouped, single[0], iterated))
+    assert (
+        of_groups[2]
+        == f"± {grouped.standard_errors['f'][-1].norm() / grouped.f[-1].norm():.1%} of their size, from 2 groups"
+    )
+    one, other = (run.f[-1] for run in single)
+    apart = (one - other).norm() / 2**0.5 / ((one + other) / 2).norm()
+    assert of_seeds[2].startswith(f"± {apart:.1%} of their size, from 2 seeds")
+    assert "meanfield certify" in of_seeds[3]
+    assert f"changed the kernels by {iterated.stats['changes'][-1]:.1e}" in alone[3]
+    assert alone[2].startswith("not known")
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    monkeypatch.setattr(writing.everything, "of_runs", lambda runs, options: {})
+    monkeypatch.setattr(writing, "_over_time", lambda runs: ())
+
+
+def test_a_run_without_test_samples_has_a_page(tmp_path, without_pictures):
+    data = mf.single_index_teacher(n_train=4, n_test=0, inputs=2)
+    run = FiniteWidth(8)(mf.Problem(data, training=mf.Training(steps=2)))
+    html = mf.write_page(run, tmp_path / "page.html").read_text()
+    assert "What came" in html
+    assert "How sure it is" not in html  # of limits
+
+
+def test_the_shell_tests_deep_limits_for_the_page(tmp_path, monkeypatch, without_pictures):
+    monkeypatch.chdir(tmp_path)
+    mf.save(CausalDMFT(160)(PROBLEM), "deep.nc")
+    mf.save(CausalDMFT(160, two_time=False)(PROBLEM), "short.nc")
+    assert main(["report", "deep.nc", "short.nc", "--certify"]) == 0
+    html = (tmp_path / "report.html").read_text()
+    assert "certificate of steps 0 to 4 of 4" in html
+    assert "none: the certificate needs the kernels at all steps" in html
 
 
 def test_a_page_needs_nothing_else_and_runs_nothing_of_a_result(found):

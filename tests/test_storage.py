@@ -168,7 +168,9 @@ def test_plain_xarray_shows_labelled_results(tmp_path):
     assert attributes["title"] == str(solution)
     assert attributes["created"].endswith("+00:00")
     held = json.loads(attributes["versions"])["torch"]
-    assert held.partition("+")[0] == torch.__version__.partition("+")[0]  # some wheels name their CUDA in one of the two alone
+    assert (
+        held.partition("+")[0] == torch.__version__.partition("+")[0]
+    )  # some wheels name their CUDA in one of the two alone
     settings = json.loads(attributes["settings"])
     assert settings["problem"]["network"]["bias_std"] == 0.3
     assert settings["problem"]["training"]["optimiser"] == "gradient_flow"

@@ -15,6 +15,7 @@ from meanfield.checking.arguments import checked
 from meanfield.files import in_words, sealed, storage
 from meanfield.files.reports import Result
 from meanfield.network.keys import parts
+from meanfield.page.sure import SURE, how_sure
 from meanfield.plot import everything
 from meanfield.plot.data import when
 from meanfield.plot.embedded import Figure, frame
@@ -81,8 +82,13 @@ def write_page(results: Result | Sequence[Result], path: str | Path, title: str 
     return written([(one, storage.provenance(one)) for one in several], path, title)
 
 
-def written(found: Sequence[tuple[Any, Mapping[str, Any]]], path: str | Path, title: str) -> Path:
-    """The page of results, each with the attributes of its file"""
+def written(
+    found: Sequence[tuple[Any, Mapping[str, Any]]],
+    path: str | Path,
+    title: str,
+    tested: Mapping[str, str] | None = None,
+) -> Path:
+    """The page of results, each with the attributes of its file; tested: certificates in words, by file"""
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(
@@ -92,7 +98,7 @@ def written(found: Sequence[tuple[Any, Mapping[str, Any]]], path: str | Path, ti
         raise ValueError(f"the folder of {str(path)!r} does not exist: create {path.parent} first")
     if not found:
         raise ValueError("results is empty: give one at least")
-    html = page(found, title).encode()
+    html = page(found, title, tested or {}).encode()
     if len(html) > LARGEST:
         raise ValueError(
             f"the page would take {len(html) / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}: give fewer results"
@@ -101,10 +107,15 @@ def written(found: Sequence[tuple[Any, Mapping[str, Any]]], path: str | Path, ti
     return path
 
 
-def page(found: Sequence[tuple[Any, Mapping[str, Any]]], title: str) -> str:
+def page(found: Sequence[tuple[Any, Mapping[str, Any]]], title: str, tested: Mapping[str, str]) -> str:
     """The HTML"""
     runs = [result for result, _ in found if isinstance(result, Solution)]
     sections = [*(_of_runs(runs) if runs else ())]
+    if tested:
+        text = "\n\n".join(f"{file}\n{words}" for file, words in tested.items())
+        sections.insert(
+            3, Section("Certificates", "What one application of the self-consistent map changes.", text=text)
+        )
     for result in (result for result, _ in found if not isinstance(result, Solution)):
         sections += _of_report(result)
     sections.append(_made(found))
@@ -119,6 +130,8 @@ def page(found: Sequence[tuple[Any, Mapping[str, Any]]], title: str) -> str:
 def _of_runs(runs: Sequence[Solution]) -> Iterable[Section]:
     yield _asked(runs)
     yield _came(runs)
+    if limits := [run for run in runs if run.width is None]:
+        yield Section("How sure it is", head=SURE, rows=tuple(how_sure(run, limits) for run in limits[:60]))
     pictures = everything.of_runs(runs, {})
     curves = [name for name in ("loss", "test_loss", "outputs") if name in pictures]
     yield Section("Losses and outputs", figures=tuple(_figure(pictures[name], name) for name in curves))
@@ -159,7 +172,7 @@ def _came(runs: Sequence[Solution]) -> Section:
     rows = []
     for run in runs[:60]:
         who = run.solver.get("name", "?") if run.width is None else f"network, N = {run.width}"
-        test = f"{run.test_loss[-1]:.4g}" if run.test_loss is not None and len(run.test_loss) else "-"
+        test = f"{run.test_loss[-1]:.4g}" if run.problem.data.y_test is not None and len(run.test_loss) else "-"
         notes = [str(run.stats[name]) for name in ("reason", "warning") if run.stats.get(name)]
         notes += [f"ranks {max(run.stats['ranks'])}"] if run.stats.get("ranks") else []
         loss = f"{run.loss[0]:.4g} → {run.loss[-1]:.4g}"
@@ -177,9 +190,7 @@ def _came(runs: Sequence[Solution]) -> Section:
             )
         )
     about = "" if len(runs) <= 60 else f"The first 60 of {len(runs)} runs; the pictures show all."
-    if any(run.width is None and run.kernels for run in runs):
-        about += " Whether a DMFT solution is self-consistent: meanfield certify FILE, or residual(solution)."
-    return Section("What came", about.strip(), head, tuple(rows))
+    return Section("What came", about, head, tuple(rows))
 
 
 def _over_time(runs: Sequence[Solution]) -> Iterable[Figure]:

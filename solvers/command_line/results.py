@@ -81,6 +81,8 @@ class Report(Reads):
     """The page's heading"""
     overwrite: bool = False
     """Replace an older file"""
+    certify: bool = False
+    """Test deep limits for self-consistency first, as certify does; takes about as long as each run did"""
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,21 @@ def _report(asked: Report) -> int:
 
     results = _loaded(asked.files, asked.network)
     found = [(result, storage.opened(path)[1] | {"file": str(path)}) for path, result in results.items()]
-    print(f"written to {written(found, asked.out, asked.title)}")
+    deep = ("CausalDMFT", "FixedPointDMFT")
+    limits = {
+        path: run for path, run in results.items() if isinstance(run, Solution) and run.solver.get("name") in deep
+    }
+    tested = {str(path): _certificate(run) for path, run in limits.items()} if asked.certify else {}
+    print(f"written to {written(found, asked.out, asked.title, tested)}")
     return DONE
+
+
+def _certificate(run: Solution) -> str:
+    """In words; why there is none, where the run has none"""
+    try:
+        return str(residual(run))
+    except ValueError as error:
+        return f"none: {error}"
 
 
 def _plots() -> Any:
