@@ -413,7 +413,7 @@ def test_fluctuations_are_predicted_kept_and_compared(capsys, tmp_path):
 def test_fluctuations_estimate_narrow_networks_and_refuse_a_bias_before_the_variance(capsys, tmp_path):
     flow = ["fluctuations", "--out", tmp_path / "found.nc", *TINY, "--training.optimiser", "gradient_flow"]
     assert "about" in _run(capsys, *flow, "--networks", 40, "--width", 4, "--dry-run")[0]
-    assert "predicted_bias follows perceptrons by gradient_descent" in _run(capsys, *flow, "--bias", code=2)[1]
+    assert "draws must be at least 2: received 1" in _run(capsys, *flow, "--bias", "--draws", 1, code=2)[1]
     assert not list(tmp_path.iterdir())
 
 

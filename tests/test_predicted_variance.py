@@ -178,6 +178,19 @@ def test_one_step_of_a_linear_network_in_closed_form():
     assert float(bias.error()) < 0.1
 
 
+def test_the_bias_of_a_module_comes_from_networks_beside_others_of_half_their_width():
+    """The same step as a module, of which E f_1 - f = -2 y eta^2 / N at every width; the error is (2 N Var N / draws)^(1/2)"""
+    eta, y, draws = 0.6, 1.5, 3000
+    linear = lambda n: torch.nn.Sequential(*(torch.nn.Linear(*s, bias=False) for s in ((1, n), (n, 1))))  # noqa: E731
+    asked = mf.Problem(mf.Dataset(torch.ones(1, 1), torch.tensor([[y]])), linear, training=mf.Training(eta, 1))
+    found = predicted_bias(asked, width=4, draws=draws)
+    spread = (1 + (eta * y) ** 2 - 2 * eta) ** 2 + 4 * (eta * y) ** 2  # N Var in the limit
+    assert float(found.train) == pytest.approx(-2 * y * eta**2, abs=4 * float(found.error()))
+    assert (2 * 4 * spread / draws) ** 0.5 == pytest.approx(float(found.error()), rel=0.3)  # of four neurons
+    with pytest.raises(ValueError, match="method='halves' follows perceptrons by gradient_descent: received a module"):
+        predicted_bias(asked, method="halves")
+
+
 def test_one_sample_of_a_two_layer_linear_network_at_all_times():
     """u = <a w> and k = <a^2 + w^2> go their way alone, whatever the width, from N Cov(u, k) = diag(1, 4): so does their spread"""
     eta, y, times = 0.1, 1.5, (1, 5, 10)

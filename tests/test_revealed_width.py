@@ -80,7 +80,3 @@ def test_what_it_does_not_train_is_refused():
     flow = replace(asked, training=mf.Training(0.1, 3, "gradient_flow"))
     with pytest.raises(ValueError, match="trains by gradient_descent: received 'gradient_flow', which FiniteWidth"):
         RevealedWidth(8)(flow)
-    with pytest.raises(ValueError, match="trains perceptrons: received the module"):
-        RevealedWidth(8)(
-            replace(asked, network=lambda n: torch.nn.Sequential(torch.nn.Linear(64, n), torch.nn.Linear(n, 1)))
-        )

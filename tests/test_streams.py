@@ -289,7 +289,7 @@ PLAIN = replace(PROBLEM, network=mf.Network(2, "tanh"), training=mf.Training(0.1
         lambda: gibbs_fixed_point(replace(PROBLEM, training=mf.Training(temperature=0.3, weight_decay=0.3))),
         lambda: WassersteinFlow(64, readout_ridge=0.3)(replace(PROBLEM, training=mf.Training(0.1, 3))),
         lambda: mf.free_energy(WassersteinFlow(64)(PROBLEM)),
-        lambda: predicted_bias(PLAIN, 4, 2),
+        lambda: predicted_bias(PLAIN, 4, 2, method="halves"),
         lambda: predicted_variance(PLAIN, method="derivative"),
     ],
     ids=[

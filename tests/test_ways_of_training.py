@@ -652,10 +652,12 @@ def test_studies_take_noise_and_predictions_refuse_what_they_do_not_follow():
     report = coordinate_check(noisy, widths=(16, 24, 32), seeds=3, samples=64)
     assert len(report.coordinates) > 0
     with pytest.raises(ValueError, match=r"received clip=0\.1"):
-        predicted_bias(_problem(mf.Network(2), clip=0.1), width=8, draws=2)
+        predicted_bias(_problem(mf.Network(2), clip=0.1), width=8, draws=2, method="halves")
     adam = _problem(mf.Network(1), optimiser="adam", steps=2)
     variance = predicted_variance(adam, progress=False, width=16, networks=40)
-    assert "the bias is not known" in str(width_for(adam, 0.1, variance=variance))
+    bias = predicted_bias(adam, progress=False, width=16, draws=40)
+    assert bias.settings["method"] == "networks"
+    assert math.isfinite(width_for(adam, 0.1, variance=variance, bias=bias).error)
 
 
 @pytest.mark.parametrize(

@@ -547,6 +547,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "observed": ["f"],
                 "steps": [0],
                 "tolerance": 1e-3,
+                "method": "networks",
             },
         ),
         "gibbs_fixed_point": Call(

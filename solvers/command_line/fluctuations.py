@@ -12,7 +12,7 @@ from meanfield.files import storage
 from solvers.command_line.builders import loaded
 from solvers.command_line.limits import Command
 from solvers.fluctuations.plan import Method, planned
-from solvers.fluctuations.predicted_bias import bias_cost, follows, predicted_bias
+from solvers.fluctuations.predicted_bias import bias_cost, bias_plan, predicted_bias
 from solvers.fluctuations.predicted_variance import predicted_variance, variance_cost
 from solvers.fluctuations.width_for import width_for
 from solvers.running.keeping import DONE, free, kept, told
@@ -41,8 +41,8 @@ class Fluctuations(Command):
     """Of the narrow networks (networks)"""
     networks: int = 400
     """How many narrow networks (networks)"""
-    draws: int = 200
-    """Networks beside their halves (bias)"""
+    draws: int | None = None
+    """Networks beside two of half the width (bias); 200 beside their own halves, 2000 of what has none, if left out"""
     tolerance: float = 1e-3
     """The part of the fields (relative, root mean square) that may be dropped as already known (equation 28b)"""
     seed: int = 0
@@ -90,8 +90,8 @@ def _fluctuations(asked: Fluctuations) -> int:
     beside = asked.out.with_suffix(".bias.nc")
     for path in (asked.out, beside) if asked.bias else (asked.out,):
         free(storage.writable(path), asked.overwrite)
-    if asked.bias and not follows(asked.problem):
-        bias_cost(asked.problem, draws=asked.draws, **shared)  # says why it cannot be, before the variance is found
+    if asked.bias:
+        bias_plan(asked.problem, draws=asked.draws, **shared)  # says why it cannot be, before the variance is found
     status = kept(predicted_variance(asked.problem, **shared | own), asked.out)
     if asked.bias:
         bias = predicted_bias(asked.problem, draws=asked.draws, seed=asked.seed, **shared)
@@ -104,7 +104,7 @@ def _width(asked: Width) -> int:
     if asked.dry_run:
         observed = (asked.name,)
         costs = [] if variance else [variance_cost(planned(asked.problem, observed=observed))]
-        costs += [] if bias or not follows(asked.problem) else [bias_cost(asked.problem, observed=observed)]
+        costs += [] if bias else [bias_cost(asked.problem, observed=observed)]
         return told(together(costs)) if costs else DONE
     free(storage.writable(asked.out), asked.overwrite)
     found = width_for(asked.problem, asked.error, asked.ensemble, asked.name, variance, bias)

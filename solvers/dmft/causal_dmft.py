@@ -16,7 +16,13 @@ from meanfield.problem.problem import Problem
 from meanfield.solution.pooling import pooled
 from meanfield.solution.solution import Solution, Status
 from solvers.dmft.module_limit import must_be_whole
-from solvers.dmft.module_sweep import ModuleSweep, bytes_of_module, largest_axis, must_have_neurons
+from solvers.dmft.module_sweep import (
+    ModuleSweep,
+    bytes_of_module,
+    largest_axis,
+    must_have_gaussian_matrices,
+    must_have_neurons,
+)
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import LimitNetwork
 from solvers.dmft.room import least_rank, must_have_room, rank_to_expect
@@ -178,9 +184,7 @@ class CausalDMFT:
 
     def _must_suit_modules(self, problem: Problem) -> None:
         if self.draws == "finite":
-            raise ValueError(
-                "draws='finite' is the law of perceptrons: received a module; FiniteWidth(width, batch=..) trains modules of any width"
-            )
+            must_have_gaussian_matrices(problem)
         if self.responses:
             raise ValueError(
                 "responses A and B are recorded of perceptrons only: received a module; leave responses out"
@@ -194,7 +198,8 @@ class CausalDMFT:
         must_be_whole(current().count)
         for parameter in problem.architecture.description:
             parameter.shape(self.samples, "samples")
-        must_have_neurons(problem, self.samples)
+        if self.draws != "finite":
+            must_have_neurons(problem, self.samples)
         must_be_apart(problem.architecture, problem.data.x)
 
     def _exact(self, problem: Problem) -> bool:

@@ -1,4 +1,7 @@
-"""A module in the limit before training: what is drawn where a first pass meets it, readouts whose outputs vanish (equations 85, 86)."""
+"""A module in the limit before training: what is drawn where a first pass meets it, readouts whose outputs vanish (equations 85, 86).
+
+Where the population is that of a network of finite width (equation 100), all draws are plain ones, and the outputs are random.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,8 @@ class Start:
 
     def undrawn(self) -> dict[str, Tensor]:
         """Parameters as their author starts them; biases that shrink with the width are 0 in the limit"""
-        fans = {p.layer: p.fan_in(self.width) for p in self.network.description.having("hidden", "readout")}
+        shrinking = () if self.population.finite else self.network.description.having("hidden", "readout")
+        fans = {p.layer: p.fan_in(self.width) for p in shrinking}
         found = {}
         for p in self.own:
             if p.name in self.drawn:
@@ -98,7 +102,8 @@ class Start:
     def _draw(self, p: Parameter, seen: Tensor | None) -> Tensor:
         shape = p.shape(self.width)
         wide = [axis.wide for axis in p.axes]
-        if p.role == "output bias":  # in units of which the outputs are of order n^(1/2)
+        finite = self.population.finite
+        if p.role == "output bias" and not finite:  # in units of which the outputs are of order n^(1/2)
             return self.like.new_zeros(shape)
         if not any(wide):  # a number or two, of no neuron
             g = torch.Generator().manual_seed(seeded(self.population.seed, len(self.theta)))
@@ -109,7 +114,9 @@ class Start:
         rows = self.source(shape[at]).fresh(math.prod(shape) // shape[at])
         if not self.population.exact or law.zero:  # of linear networks the variance alone counts (equation 121)
             rows = law.of(rows)
-        if p.role == "input" and (law.gaussian or self.population.exact):  # others are not the same in all directions
+        if (
+            p.role == "input" and not finite and (law.gaussian or self.population.exact)
+        ):  # others are not the same in all directions
             rows = _of_inputs(rows, seen, p.kind == "embedding")
         theta = rows.reshape(*shape[:at], *shape[at + 1 :], shape[at]).movedim(-1, at).contiguous()
         return self.skeleton.without_padding(p, theta)
@@ -222,7 +229,7 @@ class Unmet(Tensor):
                 return value
             p, start = value.parameter, value.start
             weight = start.weight(p, seen if p.role == "input" else None)
-            if p.role != "readout" or seen is None or start.population.exact:
+            if p.role != "readout" or seen is None or start.population.exact or start.population.finite:
                 return weight
             start.keep_apart(p, seen.reshape(-1, weight.shape[1]))
             return torch.zeros_like(weight)

@@ -206,6 +206,18 @@ def must_have_neurons(problem: Problem, samples: int) -> None:
             )
 
 
+def must_have_gaussian_matrices(problem: Problem) -> None:
+    """ValueError for matrices between wide axes of another law, which is seen at finite width"""
+    architecture = problem.architecture
+    for p in architecture.description.having("hidden"):
+        law = architecture.law_of(p)
+        if law is None or not law.gaussian:
+            raise ValueError(
+                f"draws='finite' reveals Gaussian matrices: received {law.name if law else 'its own start'!r} for the layer {p.key!r}; "
+                "FiniteWidth trains networks of any law"
+            )
+
+
 def bytes_of_module(problem: Problem, samples: int, rank: int, snapshots: int, itemsize: int) -> float:
     """An estimate of the peak memory: what a forward makes is kept for the backward pass; of each matrix bases of `rank` directions, images
     and buffers

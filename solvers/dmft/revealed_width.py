@@ -20,10 +20,11 @@ from solvers.running.solver import Estimate, settings
 @checked
 @dataclass(frozen=True)
 class RevealedWidth:
-    """Trains perceptrons of one width, `RevealedWidth(10**5)(problem)`, as FiniteWidth does in law, not with its draws (equation 100).
+    """Trains networks of one width, `RevealedWidth(10**5)(problem)`, as FiniteWidth does in law, not with its draws (equation 100).
 
     A matrix of n x n Gaussians is drawn only where training multiplies by it: time n K P a step and memory n K, K being the directions
-    that features and gradients span, instead of n^2 P and n^2. Mean-field scalings. ValueError for problems that it cannot train.
+    that features and gradients span, instead of n^2 P and n^2. Perceptrons and modules whose matrices are Gaussian, mean-field scalings.
+    ValueError for problems that it cannot train.
 
     Example:
         >>> import meanfield as mf
@@ -34,7 +35,7 @@ class RevealedWidth:
     """
 
     width: int = 2**14
-    """Neurons in each hidden layer"""
+    """Neurons in each hidden layer; n of a module"""
     seed: int = 0
     """Of all random draws"""
     tolerance: float = 1e-3
@@ -69,15 +70,10 @@ class RevealedWidth:
 
     def check(self, problem: Problem) -> None:
         """ValueError or MemoryError, before any work, for a problem that it cannot train."""
-        if problem.layered is None:
-            raise ValueError(
-                f"RevealedWidth trains perceptrons: received the module {problem.architecture.name!r}, which FiniteWidth trains"
-            )
         if problem.training.optimiser == "gradient_flow":
             raise ValueError(
                 f"RevealedWidth trains by gradient_descent: received {problem.training.optimiser!r}, which FiniteWidth takes too"
             )
-        problem.perceptron_for("RevealedWidth")
         self._sweep().check(problem)
 
     def estimate(self, problem: Problem, seconds: float = SECONDS) -> Estimate:

@@ -16,6 +16,7 @@ from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import tangent_of
 from solvers.dmft.perceptron import LimitPass
 from solvers.dmft.revealed_width import RevealedWidth
+from solvers.finite.finite_width import FiniteWidth
 from solvers.fluctuations.weighted import WeightedNetwork
 from solvers.running.trajectory import snapshot_steps
 
@@ -141,6 +142,15 @@ def must_fit(problem: Problem, name: str, neurons: int, tolerance: float) -> Non
     )
     checks.memory(f"{name}={neurons}", 8 * fields, f"take fewer {name}" if name != "width" else "take a smaller width")
     RevealedWidth(neurons, tolerance=tolerance, snapshots=()).check(problem)
+
+
+def networks_of(
+    observables: Observables, at: tuple[int, ...], width: int, progress: bool | None = False
+) -> FiniteWidth:
+    """Trains networks of which this can be observed at the steps `at`"""
+    kernels = set(observables.names) - {*OUTPUTS, *SCALARS}
+    snapshots = at if kernels else ()
+    return FiniteWidth(width, dtype="float32", snapshots=snapshots, keep_neurons=False, progress=progress)
 
 
 def default_names(problem: Problem, given: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
-"""predicted_bias: N (E f_N - f) from networks beside their own halves (equation 102)."""
+"""predicted_bias: N (E f_N - f) from networks beside their own halves, or beside others of half their width (equation 102)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from meanfield.comparison.fluctuations import PredictedBias
 from meanfield.problem.problem import Problem
 from meanfield.problem.stream import beside
 from solvers.dmft.neurons import Neurons, Population
-from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
+from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit, networks_of
 from solvers.fluctuations.unrolled import Unrolled
 from solvers.fluctuations.weighted import Turns, WeightedNetwork
 from solvers.running.clock import progress_bar
@@ -24,12 +25,16 @@ from solvers.running.rehearsal import SECONDS, by_law
 from solvers.running.sharding import Shard
 from solvers.running.solver import Estimate
 
+Way = Literal["halves", "networks"]
+_USUAL: dict[Way, tuple[int, int]] = {"halves": (128, 200), "networks": (64, 2000)}  # width and draws
+_AT_ONCE = 256  # networks that are trained before what is observed of them is taken
+
 
 @checked
 def predicted_bias(
     problem: Problem,
-    width: int = 128,
-    draws: int = 200,
+    width: int | None = None,
+    draws: int | None = None,
     seed: int = 0,
     points: Sequence[int] | None = None,
     progress: bool | None = None,
@@ -37,15 +42,21 @@ def predicted_bias(
     observed: Sequence[str] | None = None,
     steps: Sequence[int] = (-1,),
     tolerance: float = 1e-3,
+    method: Way | None = None,
 ) -> PredictedBias:
-    """lim N (E o_N - o), f if nothing else is named, with its standard error: no limit is needed, nor more than a few hundred draws.
+    """lim N (E o_N - o), f if nothing else is named, with its standard error: no limit is needed.
 
-    A network of `width` neurons, whose matrices are revealed as they are used (equation 100), is trained beside two of half the width
-    that have its neurons, each one half of every layer's. In o_N - (o_A + o_B) / 2 all that is linear in the neurons cancels, and what
-    is left has the mean -bias/N - 3 c/N^2. draws: of such threes; the error falls with their square root. The remainder of 3 c / width
-    is seen in another width. Perceptrons, by gradient descent, with kinks too. observed, steps, points, tolerance: as of
-    `predicted_variance`. Where the fields span more directions than a half has neurons, less of the linear part cancels: the error grows,
-    and a larger width mends it.
+    method="halves": a network of `width` neurons, whose matrices are revealed as they are used (equation 100), is trained beside two of
+    half the width that have its neurons, each one half of every layer's. In o_N - (o_A + o_B) / 2 all that is linear in the neurons
+    cancels, and what is left has the mean -bias/N - 3 c/N^2: a few hundred draws are enough. Perceptrons, by gradient descent, with kinks
+    too. Where the fields span more directions than a half has neurons, less of the linear part cancels: the error grows, and a larger
+    width mends it.
+
+    method="networks": of any problem that FiniteWidth trains, a network of `width` beside two independent ones of half the width; the
+    error is (2 N Var N / draws)^(1/2), which narrow networks in large numbers make small. Left out, it is the first where that can be.
+
+    width: 128 if left out, of networks 64. draws: of such threes, 200 if left out, of networks 2000; the error falls with their square
+    root. The remainder of 3 c / width is seen in another width. observed, steps, points, tolerance: as of `predicted_variance`.
 
     Example:
         >>> import meanfield as mf
@@ -54,46 +65,93 @@ def predicted_bias(
         >>> predicted_bias(problem, width=16, draws=20, observed=("loss",)).bias("loss").shape
         torch.Size([1])
     """
-    width, draws = checks.integer("width", width, 4), checks.integer("draws", draws, 2)
     seed = checks.seed("seed", seed)
-    observables, at = _asked(problem, width, draws, observed, steps, points, tolerance)
-    whole, apart = [], []
-    for draw in progress_bar("predicted bias", progress, iterable=range(draws)):
-        found, halves, _ = _three(problem, observables, at, width, seed * draws + draw, tolerance)
-        whole.append(found)
-        apart.append(width * (sum(halves) / 2 - found))
-    values, index = observables.placed(torch.stack(whole).mean(0), len(at))
-    settings = {"width": width, "draws": draws, "seed": seed, "tolerance": tolerance}
-    return PredictedBias(problem, at, values, index, settings, torch.stack(apart))
+    asked = bias_plan(problem, width, draws, observed, steps, points, tolerance, method)
+    bar = progress_bar("predicted bias", progress, total=asked.draws)
+    with bar:
+        whole, apart = (_from_networks if asked.way == "networks" else _from_halves)(asked, seed, bar.update)
+    values, index = asked.observables.placed(whole, len(asked.at))
+    settings = {"method": asked.way, "width": asked.width, "draws": asked.draws, "seed": seed, "tolerance": tolerance}
+    return PredictedBias(problem, asked.at, values, index, settings, apart)
 
 
-def _asked(
+@dataclass(frozen=True)
+class BiasPlan:
+    """What is asked of `predicted_bias`, once all of it is checked"""
+
+    problem: Problem
+    observables: Observables
+    at: tuple[int, ...]
+    way: Way
+    width: int
+    draws: int
+    tolerance: float
+
+
+def bias_plan(
     problem: Problem,
-    width: int,
-    draws: int,
-    observed: Sequence[str] | None,
-    steps: Sequence[int],
-    points: Sequence[int] | None,
-    tolerance: float,
-) -> tuple[Observables, tuple[int, ...]]:
-    """What is observed and when; ValueError or MemoryError for what cannot be"""
+    width: int | None = None,
+    draws: int | None = None,
+    observed: Sequence[str] | None = None,
+    steps: Sequence[int] = (-1,),
+    points: Sequence[int] | None = None,
+    tolerance: float = 1e-3,
+    method: Way | None = None,
+) -> BiasPlan:
+    """What is observed, when and how; ValueError or MemoryError for what cannot be"""
+    way: Way = method or ("halves" if follows(problem) else "networks")
+    checks.lookup("method", way, dict.fromkeys(get_args(Way)))
+    width, draws = (
+        checks.integer(name, usual if given is None else given, least)
+        for name, given, usual, least in zip(("width", "draws"), (width, draws), _USUAL[way], (4, 2), strict=True)
+    )
     if width % 2:
         raise ValueError(f"width must be even, for its halves: received {width}")
-    if not follows(problem):
+    if way == "halves" and not follows(problem):
         raise ValueError(
-            f"predicted_bias follows perceptrons by gradient_descent: received {_beside(problem) or 'a module'}; compare FiniteWidth of "
-            "several widths"
+            f"method='halves' follows perceptrons by gradient_descent: received {_beside(problem) or 'a module'}; method='networks' takes "
+            "any"
         )
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
     numbers = observables.count(len(at))
     checks.memory(f"draws={draws} of {numbers} numbers", 24.0 * draws * numbers, "take fewer draws or points")
-    must_fit(problem, "width", width, tolerance)
-    return observables, at
+    if way == "halves":
+        must_fit(problem, "width", width, tolerance)
+    return BiasPlan(problem, observables, at, way, width, draws, tolerance)
+
+
+def _from_halves(asked: BiasPlan, seed: int, told: Callable[[int], object]) -> tuple[Tensor, Tensor]:
+    """(Q,) what is observed, (draws, Q) of each three, of which the mean is the bias"""
+    whole, apart = [], []
+    for draw in range(asked.draws):
+        own = seed * asked.draws + draw
+        found, halves, _ = _three(asked.problem, asked.observables, asked.at, asked.width, own, asked.tolerance)
+        whole.append(found)
+        apart.append(asked.width * (sum(halves) / 2 - found))
+        told(1)
+    return torch.stack(whole).mean(0), torch.stack(apart)
+
+
+def _from_networks(asked: BiasPlan, seed: int, told: Callable[[int], object]) -> tuple[Tensor, Tensor]:
+    """The same of independent networks"""
+
+    def seen(width: int, seeds: range) -> Tensor:
+        nets = networks_of(asked.observables, asked.at, width).ensemble(asked.problem, seeds)
+        return torch.stack([asked.observables.of_solution(net, asked.at) for net in nets])
+
+    whole, apart = [], []
+    for start in range(seed * asked.draws, (seed + 1) * asked.draws, _AT_ONCE):
+        stop = min(start + _AT_ONCE, (seed + 1) * asked.draws)
+        found, halves = seen(asked.width, range(start, stop)), seen(asked.width // 2, range(2 * start, 2 * stop))
+        whole.append(found)
+        apart.append(asked.width * (halves.unflatten(0, (-1, 2)).mean(1) - found))
+        told(stop - start)
+    return torch.cat(whole).mean(0), torch.cat(apart)
 
 
 def follows(problem: Problem) -> bool:
-    """Whether `predicted_bias` can take it"""
+    """Whether networks can be trained beside their own halves"""
     return problem.trial is None and not _beside(problem)
 
 
@@ -105,16 +163,24 @@ def _beside(problem: Problem) -> str:
 
 def bias_cost(
     problem: Problem,
-    width: int = 128,
-    draws: int = 200,
+    width: int | None = None,
+    draws: int | None = None,
     observed: Sequence[str] | None = None,
     steps: Sequence[int] = (-1,),
     points: Sequence[int] | None = None,
     tolerance: float = 1e-3,
     seconds: float = SECONDS,
+    method: Way | None = None,
 ) -> Estimate:
-    """What `predicted_bias` with these arguments takes, by the time of one draw after fewer steps"""
-    observables, at = _asked(problem, width, draws, observed, steps, points, tolerance)
+    """What `predicted_bias` with these arguments takes, by the time of one draw after fewer steps, of networks by their beginnings"""
+    asked = bias_plan(problem, width, draws, observed, steps, points, tolerance, method)
+    observables, at, width, draws = asked.observables, asked.at, asked.width, asked.draws
+    if asked.way == "networks":
+        one, two = (
+            networks_of(observables, at, n).estimate(problem, count, seconds / 2)
+            for n, count in ((width, draws), (width // 2, 2 * draws))
+        )
+        return replace(one, seconds=one.seconds + two.seconds, bytes=max(one.bytes, two.bytes))
     most, sizes = max(at), {}
 
     def run(steps: int) -> None:

@@ -13,8 +13,7 @@ from meanfield.checking.warning import warn
 from meanfield.comparison.fluctuations import PredictedVariance
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
-from solvers.finite.finite_width import FiniteWidth
-from solvers.fluctuations.observed import Observables
+from solvers.fluctuations.observed import Observables, networks_of
 from solvers.fluctuations.plan import OF_NETWORKS, Method, Plan, planned
 from solvers.fluctuations.starts import Start
 from solvers.fluctuations.unrolled import Unrolled
@@ -107,7 +106,9 @@ def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
     """What `predicted_variance` takes: of derivatives by those of some numbers after fewer steps, of networks by their beginnings"""
     total, held = plan.observables.count(len(plan.at)), {}
     if plan.way == "networks":
-        whole = _networks(plan, False).estimate(plan.problem, plan.networks, seconds=seconds)
+        whole = networks_of(plan.observables, plan.at, plan.width).estimate(
+            plan.problem, plan.networks, seconds=seconds
+        )
         return replace(whole, bytes=whole.bytes + 16.0 * OF_NETWORKS * total**2)
     most, each = max(plan.at), plan.observables.count(1)
 
@@ -169,16 +170,10 @@ def _from_derivatives(
     return torch.cat(found), torch.stack(covariances), unrolled.stride
 
 
-def _networks(plan: Plan, progress: bool | None) -> FiniteWidth:
-    kernels = [name for name in plan.observables.names if name not in ("f", "f_test", "loss", "test_loss")]
-    snapshots = plan.at if kernels else ()
-    return FiniteWidth(plan.width, dtype="float32", snapshots=snapshots, keep_neurons=False, progress=progress)
-
-
 def _from_networks(plan: Plan, progress: bool | None) -> PredictedVariance:
     """From narrow networks, of which each group gives an estimate without bias but for O(1/width)"""
     seeds = [plan.seed * plan.networks + k for k in range(plan.networks)]
-    trained = _networks(plan, progress).ensemble(plan.problem, seeds)
+    trained = networks_of(plan.observables, plan.at, plan.width, progress).ensemble(plan.problem, seeds)
     numbers = torch.stack([plan.observables.of_solution(net, plan.at) for net in trained])
     size = plan.networks // OF_NETWORKS
     groups = numbers[: size * OF_NETWORKS].reshape(OF_NETWORKS, size, -1)

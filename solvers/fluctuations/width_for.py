@@ -11,7 +11,7 @@ from meanfield.checking import checks
 from meanfield.checking.arguments import checked
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance, WidthFor
 from meanfield.problem.problem import Problem
-from solvers.fluctuations.predicted_bias import follows, predicted_bias
+from solvers.fluctuations.predicted_bias import predicted_bias
 from solvers.fluctuations.predicted_variance import predicted_variance
 
 
@@ -29,7 +29,7 @@ def width_for(
 
     At the last step, over all samples; of the mean over `ensemble` networks: averaging divides the variance alone. From N Var / (N E) +
     (N bias / N)^2 = error^2 |o|^2, whose two sides are to leading order in 1/N. variance, bias: as `predicted_variance` and
-    `predicted_bias` found them, with this observable; found here if left out, the bias only where `predicted_bias` follows the training.
+    `predicted_bias` found them, with this observable; found here if left out.
 
     Example:
         >>> import meanfield as mf
@@ -47,14 +47,12 @@ def width_for(
             raise ValueError(f"{what} was found for another problem: {given.problem!r}, not {problem!r}; leave it out")
     error, ensemble = checks.positive("error", error), checks.integer("ensemble", ensemble, 1)
     spread = variance or predicted_variance(problem, observed=(name,), progress=progress)
-    shift = bias or (predicted_bias(problem, observed=(name,), progress=progress) if follows(problem) else None)
+    shift = bias or predicted_bias(problem, observed=(name,), progress=progress)
     own, own_error, size = _means(spread.variance(name)[-1], spread.error(name)[-1], spread.values[name][-1])
-    b2, b2_error = 0.0, math.nan
-    if shift is not None:
-        found, its = shift.bias(name)[-1], shift.error(name)[-1]
-        seen = torch.isfinite(found)
-        b2 = float((found.square() - its.square())[seen].mean())  # the square of noise is no bias
-        b2_error = float((2 * found * its).square()[seen].sum().sqrt() / seen.sum())
+    found, its = shift.bias(name)[-1], shift.error(name)[-1]
+    seen = torch.isfinite(found)
+    b2 = float((found.square() - its.square())[seen].mean())  # the square of noise is no bias
+    b2_error = float((2 * found * its).square()[seen].sum().sqrt() / seen.sum())
 
     def width(v: float, b: float) -> float:
         """The root N of error^2 size N^2 = (v / ensemble) N + b^2"""

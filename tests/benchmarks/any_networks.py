@@ -44,7 +44,11 @@ def letters(steps: int = 20) -> mf.Problem:
 
 
 _SIZES = {
-    "convolutions": (images, (1024, 2048, 4096), {32: 256, 64: 128, 128: 48, 256: 8}),
+    "convolutions": (
+        images,
+        (1024, 2048, 4096),
+        {16: 8192, 32: 8192, 64: 2048, 128: 48, 256: 8},
+    ),  # to see so small a bias
     "transformer": (letters, (2048, 4096, 8192), {32: 256, 64: 128, 128: 48, 256: 8}),
 }
 
