@@ -258,8 +258,7 @@ class WidthFor:
     def __str__(self) -> str:
         whose = "one network" if self.ensemble == 1 else f"a mean of {self.ensemble} networks"
         error = f" +- {self.error:.0f}" if math.isfinite(self.error) else ""
-        unknown = "" if self.n_bias2 else "; by the variance alone, the bias is not known"
-        return f"width {self.width}{error} for {self.asked:.2%} of the limit by {whose}{unknown}"
+        return f"width {self.width}{error} for {self.asked:.2%} of the limit by {whose}"
 
     def __eq__(self, other: object) -> bool:
         return repr(self) == repr(other) if isinstance(other, WidthFor) else NotImplemented

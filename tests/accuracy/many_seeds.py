@@ -40,7 +40,9 @@ def exponents_over_many_seeds() -> None:
             nets = [
                 net
                 for some in range(0, SEEDS, 16)
-                for net in FiniteWidth(width, dtype="float32", snapshots=last).ensemble(problem, seeds[some : some + 16])
+                for net in FiniteWidth(width, dtype="float32", snapshots=last).ensemble(
+                    problem, seeds[some : some + 16]
+                )
             ]
             for name in names:
                 f = torch.stack([observe(net, name).double() for net in nets])
