@@ -37,8 +37,8 @@ class Fluctuations(Command):
     """Neurons that stand for a layer, in each group (derivative)"""
     groups: int = 4
     """Independent estimates, from whose scatter errors come (derivative)"""
-    width: int = 256
-    """Of the narrow networks (networks)"""
+    width: int | None = None
+    """Of the narrow networks (networks); 256 if left out, 4096 of two layers"""
     networks: int = 400
     """How many narrow networks (networks)"""
     draws: int | None = None

@@ -20,6 +20,7 @@ from solvers.two_layer.wasserstein_flow import Initial
 Method = Literal["derivative", "networks"]
 METHODS: tuple[Method, ...] = ("derivative", "networks")
 OF_NETWORKS = 20  # groups into which narrow networks are divided
+NARROW, OF_TWO_LAYERS = 256, 4096  # their width if it is left out: two layers cost in proportion to it
 _OWN: dict[Method, tuple[str, ...]] = {  # arguments of one way alone
     "derivative": ("particles", "groups", "initial", "kink_width"),
     "networks": ("width", "networks"),
@@ -65,12 +66,14 @@ def planned(
     groups: int = 4,
     tolerance: float = 1e-3,
     method: Method | None = None,
-    width: int = 256,
+    width: int | None = None,
     networks: int = 400,
 ) -> Plan:
     """What `predicted_variance` will do; ValueError or MemoryError for what it cannot"""
     particles, groups = checks.integer("particles", particles, 2), checks.integer("groups", groups, 1)
-    width, networks = checks.integer("width", width, 2), checks.integer("networks", networks, 2 * OF_NETWORKS)
+    usual = OF_TWO_LAYERS if problem.trial is None and problem.perceptron.depth == 1 else NARROW
+    narrow = checks.integer("width", usual if width is None else width, 2)
+    networks = checks.integer("networks", networks, 2 * OF_NETWORKS)
     seed = checks.seed("seed", seed)
     if method is not None:
         checks.lookup("method", method, dict.fromkeys(get_args(Method)))
@@ -108,7 +111,7 @@ def planned(
     )
     fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
     groups = 1 if fixed else groups
-    return Plan(problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, width, networks)
+    return Plan(problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, narrow, networks)
 
 
 def _must_serve(way: Method, why: str, given: Mapping[str, Any]) -> None:

@@ -42,15 +42,16 @@ def predicted_variance(
     groups: int = 4,
     tolerance: float = 1e-3,
     method: Method | None = None,
-    width: int = 256,
+    width: int | None = None,
     networks: int = 400,
 ) -> PredictedVariance:
     """lim N Cov of what networks of width N show, f if nothing else is named, with standard errors.
 
     method="derivative" trains no network: a network is the limit's sweep with plain draws, so that its outputs are a smooth function of
     the weights of its neurons, whose derivatives come from a backward pass through the sweep (equation 101), and it tells from which
-    layer's neurons fluctuations come. Perceptrons, by gradient descent. method="networks" trains narrow ones, so many of this width,
-    whose covariances are within O(1/width). Left out, it is the first but for modules, gradient flow and activations with kinks.
+    layer's neurons fluctuations come. Perceptrons, by gradient descent. method="networks" trains narrow ones, so many of this width
+    (256 if left out, 4096 of two-layer perceptrons), whose covariances are within O(1/width). method left out: the first but for modules,
+    gradient flow and activations with kinks.
 
     observed: names as of `mf.observe` ("f", "f_test", "loss", "test_loss", "Phi1", "G1", "tangent_kernel", ..; of modules no kernels), at
     the steps given, -1 being the last. points: rows of [x; x_test]: outputs and kernels at these only (None: all; each number costs a

@@ -100,5 +100,6 @@ def largest_z(count: int, probability: float = 1e-3) -> float:
 def kept(name: str, row: dict[str, Any]) -> None:
     """Append a finished row to NAME.jsonl in $ACCURACY_OUT (default: the temporary folder), so that a stop loses nothing."""
     folder = Path(os.environ.get("ACCURACY_OUT", tempfile.gettempdir()))
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
