@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
@@ -49,11 +48,7 @@ def main(out: str | Path | None = None, quick: bool = False) -> dict[str, float]
     if out is not None:
         path = folder(out)
         for name, test in (("training", False), ("test", True)):
-            _, axes = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained", sharex=True, sharey="row")
-            mf.plot.outputs(nets, limit, samples, axes[0], test=test)
-            mf.plot.outputs(nets, limit, samples, axes[1], test=test, difference=True)
-            axes[1, -1].get_legend().remove()  # the same as above it
-            keep(axes, path / f"{name}_outputs.png")
+            keep(mf.plot.outputs(nets, limit, samples, test=test), path / f"{name}_outputs.png")
     return {"power": power}
 
 

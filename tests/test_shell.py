@@ -20,6 +20,7 @@ import torch
 import meanfield as mf
 from meanfield.files import storage
 from meanfield.files.storage import load, opened
+from meanfield.network import activations
 from solvers import WassersteinFlow
 from solvers.command_line import asking, config_files, overview, taking, words
 from solvers.command_line import main as cli
@@ -369,7 +370,10 @@ def test_kernels_at_the_start_are_shown_drawn_and_made_again(shell, drawn):
     assert "no intact .npz archive of plain arrays" in shell("show", "pickled.npz", code=2)[1]
 
 
-def test_networks_that_are_none_name_the_flag(shell):
+def test_networks_that_are_none_name_the_flag(shell, tmp_path):
+    (tmp_path / "broken_nets.py").write_text("1 / 0\n")
+    told = shell("dmft", *TINY, "--network", "broken_nets:Net", "--out", "a.nc", code=2)[1]
+    assert "--network broken_nets:Net: 'broken_nets' fails: ZeroDivisionError" in told
     for named in ("os:path", "os:sep", "os:getcwd"):
         assert (
             f"meanfield: --network{f' {named}' if named != 'os:getcwd' else ''} "
@@ -475,13 +479,20 @@ def test_pipes_that_break_and_ascii_terminals(tmp_path):
     assert wrong.stderr == b""
 
 
-def test_own_pieces_are_imported_before_flags_are_read(shell, tmp_path):
+def test_own_pieces_are_imported_before_flags_are_read(shell, tmp_path, monkeypatch):
     (tmp_path / "mypieces.py").write_text(
         "import torch, meanfield as mf\n"
         "mf.register_activation(mf.Activation('bump_of_a_shell', lambda h: torch.exp(-h * h), lambda h: -2 * h * torch.exp(-h * h)))\n"
     )
     shell(*FLOW, "--out", "a.nc", "--import", "mypieces", "--network.activation", "bump_of_a_shell")
     assert load("a.nc").problem.perceptron.activation.name == "bump_of_a_shell"
+    with monkeypatch.context() as patch:
+        patch.setattr(activations, "_KNOWN", {k: v for k, v in activations._KNOWN.items() if "bump" not in k})
+        for command in (["plot", "a.nc"], ["rerun", "a.nc", "--out", "b.nc"], ["resume", "a.nc", "--steps", 1]):
+            told = shell(*command, code=2)[1]
+            assert "unknown activation: received 'bump_of_a_shell'; known: " in told
+            assert "give --import MODULE, which registers it" in told
+        assert "give --import MODULE" in shell("show", "a.nc")[0] or "register_activation" in shell("show", "a.nc")[0]
     (tmp_path / "broken.py").write_text("1 / 0\n")
     assert "--import broken: ZeroDivisionError" in shell("--import", "broken", *FLOW, "--out", "b.nc", code=2)[1]
 

@@ -110,7 +110,8 @@ def powers(reports: PowersReport | Sequence[PowersReport], ax: Any = None, label
         )
         panel.set_yticks(range(len(names)), [_POWER_LABELS.get(name, name) for name in names])
         panel.grid(axis="x", linewidth=0.4)
-        panel.set(title=title, xlabel="power of $N$", xlim=(min(points) - 0.7, max(points) + 0.7))
+        panel.set_title(title, fontsize="medium")
+        panel.set(xlabel="power of $N$", xlim=(min(points) - 0.7, max(points) + 0.7))
     legend(axes, ax)
     return axes
 

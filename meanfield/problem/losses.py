@@ -17,6 +17,10 @@ from meanfield.checking.arguments import checked
 from meanfield.checking.own_functions import check_loss
 
 
+def any_targets(y: Tensor) -> None:
+    """Of a loss that all numbers fit"""
+
+
 @checked
 @dataclass(frozen=True)
 class Loss:
@@ -38,8 +42,8 @@ class Loss:
     """value(f, y) -> (..., P), of outputs and targets (..., P, C); of any axes between P and C each position has its own"""
     delta: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
     """delta(f, y) -> (..., P, C), -d value / d f"""
-    check: Callable[[Tensor], None] = field(repr=False, compare=False)
-    """check(y) raises ValueError for targets that do not fit"""
+    check: Callable[[Tensor], None] = field(default=any_targets, repr=False, compare=False)
+    """check(y) raises ValueError for targets that do not fit; all fit if left out"""
     counted: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
     """counted(y) -> (P, ..) which targets enter the mean, for a loss whose value and Delta vanish at others; None: all"""
 

@@ -95,6 +95,8 @@ def builder(which: str) -> Build | Architecture:
         found: Any = importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"--network {which}: the module {module!r} cannot be imported ({error})") from error
+    except Exception as error:  # it is code of the user's, which may fail in any way
+        raise ValueError(f"--network {which}: {module!r} fails: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise ValueError(f"--network {which}: {module!r} has no {name!r}")

@@ -145,11 +145,11 @@ def _compare(asked: Compare) -> int:
 def _plot(asked: Plot) -> int:
     results, plot = _loaded(asked.files, asked.network), _plots()
     first = asked.files[0]
+    of_runs = next((path for path, result in results.items() if isinstance(result, Solution)), first)
+    whose = next((path.stem for path in asked.files if of_runs == path or of_runs.is_relative_to(path)), first.stem)
     options = {name: getattr(asked, name) for name in ("steps", "samples", "layer", "labels")}
     with plot.paper() if asked.paper else nullcontext():
-        axes = {
-            name: draw() for name, draw in _pictures(results, first.stem, options).items()
-        }  # all, before one is kept
+        axes = {name: draw() for name, draw in _pictures(results, whose, options).items()}  # all, before one is kept
         with made(asked.out or (first if first.is_dir() else first.parent)) as folder:
             for name, drawn in axes.items():
                 path = folder / f"{name}.{asked.format}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.files import in_words
+from meanfield.network.recalled import CodeMissing
 from meanfield.solution.solution import Solution
 from solvers.command_line import asking, fluctuations, kernels, limits, results, runs, studies
 from solvers.command_line.builders import Reads, every, loaded, opened
@@ -76,10 +77,12 @@ def _itself(path: Path, told: Mapping[str, Any], network: str | None) -> str:
     """The result in its own words; its title where that needs code which is not at hand"""
     try:
         result = loaded(path, network)
-    except ValueError:
+    except ValueError as error:
         if network is not None:
             raise
-        return f"{told.get('title', '')}\n(give --network for more: its network is code, which files do not hold)"
+        code = isinstance(error.__cause__, CodeMissing)
+        why = "give --network for more: its network is code, which files do not hold" if code else f"no more: {error}"
+        return f"{told.get('title', '')}\n({why})"
     if not isinstance(result, Solution):
         return str(result)
     more = [str(result.stats[name]) for name in ("reason", "warning") if result.stats.get(name)]

@@ -47,6 +47,9 @@ def _arguments(makers: Iterable[Any]) -> set[str]:
 
 def in_shell(message: str, flags: Mapping[str, str], commands: Mapping[str, str]) -> str:
     """The message with flags for names of settings and `meanfield NAME` for names of solvers, where they are meant as such"""
+    message = re.sub(r"; make yours known with meanfield\.register_\w+ before loading", "", message)
+    unknown = r"(unknown (?:activation|loss): received [^;]*; known: [\w, ]*\w)"
+    message = re.sub(unknown, r"\1; for one of your own give --import MODULE, which registers it", message)
     parts = re.split(r"(\w[\w.]*\([^()]*\))", message)  # every other one is a call or a value as Python writes it
     return "".join(part if i % 2 else _translated(part, flags, commands) for i, part in enumerate(parts))
 
