@@ -22,7 +22,7 @@ from meanfield.files import storage
 from meanfield.files.storage import load, opened
 from meanfield.network import activations
 from solvers import WassersteinFlow
-from solvers.command_line import asking, config_files, overview, taking, words
+from solvers.command_line import asking, config_files, overview, start_kernels, taking, words
 from solvers.command_line import main as cli
 from solvers.command_line.main import main
 from tests.running import environment
@@ -352,7 +352,7 @@ def test_plot_takes_runs_and_reports_together_and_flags_that_serve(shell, drawn)
     assert "means_stationary.png" in drawn
 
 
-def test_kernels_at_the_start_are_shown_drawn_and_made_again(shell, drawn):
+def test_kernels_at_the_start_are_shown_drawn_and_made_again(shell, drawn, tmp_path):
     shell("nngp", *TINY, "--out", "k.npz")
     told = shell("show", "k.npz")[0]
     assert "kernels at the start between 8 samples, 5 of them for training" in told
@@ -364,6 +364,8 @@ def test_kernels_at_the_start_are_shown_drawn_and_made_again(shell, drawn):
     shell("rerun", "k.npz", "--out", "again.npz")
     with np.load("k.npz") as one, np.load("again.npz") as other:
         np.testing.assert_array_equal(one["ntk"], other["ntk"])
+    shell("nngp", "--data.classes", 3, 8, "--data.n-train", 4, "--data.n-test", 2, "--out", "digits.npz")
+    assert start_kernels.load(tmp_path / "digits.npz").data.classes == mf.digits((3, 8)).classes
     np.savez("data.npz", x=np.eye(2), y=np.ones(2))
     assert "data.npz has no nngp, ntk" in shell("show", "data.npz", code=2)[1]
     np.savez("pickled.npz", nngp=np.array([{}]))

@@ -54,7 +54,7 @@ def learning_rates(
     if len(finite):
         first = curves[:, 0][np.isfinite(curves[:, 0])]
         panel.set_ylim(finite.min() / 1.6, SHOWN * (first.max() if len(first) else finite.min()))
-    plain_log(panel)
+    plain_log(panel, "x", "y")
     panel.plot([], [], "o", color="grey", markersize=7, markeredgecolor="white", label="best rate")
     if report.diverged().any() or not np.isfinite(curves).all():
         panel.plot([], [], "x", color="grey", markersize=5, label="blew up")

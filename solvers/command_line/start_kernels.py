@@ -42,7 +42,9 @@ def save(kernels: StartKernels, out: Path) -> None:
     """Whole or not at all"""
     data = {name: getattr(kernels.data, name) for name in ("x", "y", "x_test", "y_test")}
     arrays: dict[str, Any] = {name: value.numpy() for name, value in data.items() if value is not None}
-    about = json.dumps({"kind": "StartKernels", "title": str(kernels).splitlines()[0]} | storage.provenance(kernels))
+    told = {"kind": "StartKernels", "title": str(kernels).splitlines()[0]}
+    told |= {"data": kernels.data.name, "classes": kernels.data.classes}
+    about = json.dumps(told | storage.provenance(kernels))
     with tempfile.NamedTemporaryFile(dir=out.parent, suffix=".npz", delete=False) as whole:
         np.savez(whole, nngp=kernels.nngp.numpy(), ntk=kernels.ntk.numpy(), **arrays | {_ABOUT: np.array(about)})  # type: ignore[arg-type]
     os.replace(whole.name, out)
@@ -69,8 +71,13 @@ def opened(path: Path) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
 
 def load(path: Path) -> StartKernels:
     """What `nngp` kept"""
-    arrays, _ = opened(path)
+    arrays, told = opened(path)
     given: dict[str, Any] = {
         name: from_numpy(arrays[name]) for name in ("x", "y", "x_test", "y_test") if name in arrays
     }
-    return StartKernels(from_numpy(arrays["nngp"]), from_numpy(arrays["ntk"]), Dataset(**given, name=path.stem))
+    return StartKernels(from_numpy(arrays["nngp"]), from_numpy(arrays["ntk"]), _data(given, told))
+
+
+def _data(given: dict[str, Any], told: Mapping[str, Any]) -> Dataset:
+    """The samples, with the names of their classes"""
+    return Dataset(**given, name=str(told.get("data", "data")), classes=tuple(told.get("classes", ())))
