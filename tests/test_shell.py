@@ -255,6 +255,9 @@ def test_files_after_flags_stay_files(shell):
     """Those of a command that named them last are kept by rerun and in TOML"""
     commands = {c.__name__.lower(): c for c in cli.COMMANDS}
     words = ["compare", "--limits", "a.nc", "b.nc", "--predict", "--out=c.nc", "nets", "more"]
+    assert taking.files_first(["plot", "--steps", "0", "-1", "a.nc", "--json"], commands) == [
+        *["plot", "a.nc", "--steps", "0", "-1", "--json"]
+    ]
     found = taking.taken(words, commands)
     assert found.files == ["nets", "more"]
     assert found.flags == {"limits": ["a.nc", "b.nc"], "predict": ["True"], "out": ["c.nc"]}
@@ -342,6 +345,8 @@ def test_plot_takes_runs_and_reports_together_and_flags_that_serve(shell, drawn)
     )
     bare = WassersteinFlow(8, snapshots=())(PROBLEM)
     mf.save(bare, "bare.nc")
+    assert "--labels must name each of what is told apart" in shell("plot", "limit.nc", "--labels", "a", "b", code=2)[1]
+    shell("plot", "--samples", 0, 1, "limit.nc")
     assert "--steps does not belong to pictures of runs" in shell("plot", "bare.nc", "--steps", 0, code=2)[1]
     run = WassersteinFlow(8)(noisy)
     mf.save(run, "noisy.nc")
@@ -358,6 +363,7 @@ def test_kernels_at_the_start_are_shown_drawn_and_made_again(shell, drawn, tmp_p
     assert "kernels at the start between 8 samples, 5 of them for training" in told
     assert "command  meanfield nngp" in told
     assert json.loads(shell("show", "k.npz", "--json")[0])["arrays"]["ntk"]["shape"] == [8, 8]
+    shell("report", "k.npz", "--out", "k.html")
     shell("plot", "k.npz")
     assert drawn == ["k_kernels.png"]
     assert "--layer does not belong to pictures of a StartKernels" in shell("plot", "k.npz", "--layer", 1, code=2)[1]

@@ -531,7 +531,7 @@ def _verbs(folder: Path) -> dict[str, Call]:
                 "groups": 2,
                 "tolerance": 1e-3,
                 "method": "derivative",
-                "width": 256,  # as it is if left out: derivatives have none
+                "width": None,  # as it is if left out: derivatives have none
                 "networks": 400,
             },
         ),

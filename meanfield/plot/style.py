@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 
 from meanfield.checking import checks
 from meanfield.checking.arguments import checked
@@ -50,6 +51,19 @@ def paper(width: float = 3.4, font_size: float = 8.0) -> Iterator[None]:
             yield
     finally:
         _WIDTH.reset(before)
+
+
+@contextmanager
+def many() -> Iterator[None]:
+    """For more figures at a time than matplotlib finds usual; what is open is closed where one of them fails"""
+    before = {*plt.get_fignums()}
+    try:
+        with mpl.rc_context({"figure.max_open_warning": 0}):
+            yield
+    except BaseException:
+        for number in {*plt.get_fignums()} - before:
+            plt.close(number)
+        raise
 
 
 def sized(shape: tuple[float, float], rows: int = 1) -> tuple[float, float]:

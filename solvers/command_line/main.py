@@ -20,7 +20,7 @@ import tyro
 
 from meanfield.checking.own_numerics import on_threads
 from meanfield.files import storage
-from solvers.command_line import asking, overview, words
+from solvers.command_line import asking, overview, taking, words
 from solvers.command_line import examples as example_commands
 from solvers.command_line import fluctuations as fluctuation_commands
 from solvers.command_line import kernels as kernel_commands
@@ -88,7 +88,9 @@ def _run(given: list[str], kind: list[type]) -> int:
             f"meanfield {storage.version('meanfield')} (torch {torch.__version__}, Python {platform.python_version()})"
         )
         return 0
-    every = asking.varied(asking.configured(asking.imported(given), {c.__name__.lower(): c for c in COMMANDS}))
+    commands = {c.__name__.lower(): c for c in COMMANDS}
+    every = asking.varied(asking.configured(asking.imported(given), commands))
+    every = [one._replace(words=taking.files_first(one.words, commands)) for one in every]
     parsed = [_parsed(one.words) for one in every]  # all, before the first of them works
     kind.append(type(parsed[0]))
     with nullcontext() if every[0].folder is None else made(every[0].folder):

@@ -14,7 +14,7 @@ from meanfield.comparison.deviation import deviation
 from meanfield.comparison.fluctuations import PredictedBias, PredictedVariance
 from meanfield.files import storage
 from meanfield.solution.solution import Solution
-from solvers.command_line.builders import Reads, every, loaded
+from solvers.command_line.builders import Reads, every, loaded, opened
 from solvers.command_line.fluctuations import of_kind
 from solvers.command_line.start_kernels import StartKernels
 from solvers.dmft.certificate import planned, residual
@@ -148,7 +148,9 @@ def _plot(asked: Plot) -> int:
     of_runs = next((path for path, result in results.items() if isinstance(result, Solution)), first)
     whose = next((path.stem for path in asked.files if of_runs == path or of_runs.is_relative_to(path)), first.stem)
     options = {name: getattr(asked, name) for name in ("steps", "samples", "layer", "labels")}
-    with plot.paper() if asked.paper else nullcontext():
+    from meanfield.plot import style
+
+    with style.many(), plot.paper() if asked.paper else nullcontext():
         axes = {name: draw() for name, draw in _pictures(results, whose, options).items()}  # all, before one is kept
         with made(asked.out or (first if first.is_dir() else first.parent)) as folder:
             for name, drawn in axes.items():
@@ -191,7 +193,7 @@ def _report(asked: Report) -> int:
     from meanfield.page.writing import written
 
     results = _loaded(asked.files, asked.network)
-    found = [(result, storage.opened(path)[1] | {"file": str(path)}) for path, result in results.items()]
+    found = [(result, {**opened(path)[1], "file": str(path)}) for path, result in results.items()]
     deep = ("CausalDMFT", "FixedPointDMFT")
     limits = {
         path: run for path, run in results.items() if isinstance(run, Solution) and run.solver.get("name") in deep

@@ -102,6 +102,20 @@ def _takes(hint: Any) -> Takes:
     return Takes(plain, bool(several))
 
 
+def files_first(words: Sequence[str], commands: Commands) -> Words:
+    """A command that takes files with them before its flags, so that `--steps 3 run.nc` is one step and one file"""
+    if not words or words[0] not in commands or files_of(commands[words[0]]) is None:
+        return list(words)
+    return taken(words, commands).words(flags_of(commands[words[0]]))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return bool(float(word) or True)
+    except ValueError:
+        return False
+
+
 def taken(words: Sequence[str], commands: Commands, usual: str = "") -> Taken:
     """A command of a shell; `usual` where it begins with a flag"""
     rest = list(words)
@@ -124,7 +138,10 @@ def taken(words: Sequence[str], commands: Commands, usual: str = "") -> Taken:
             takes = known.get(name, Takes((str,), many=True))
             count = 0 if equals else len(rest) if takes.many else 1
             values = [value] if equals else []
-            while rest and len(values) < count and not rest[0].startswith("--"):
+            numbers = takes.many and not {bool, str} & {*takes.kinds}
+            while (
+                rest and len(values) < count and not rest[0].startswith("--") and (not numbers or _is_number(rest[0]))
+            ):
                 values.append(rest.pop(0))
             found.flags[name] = values
     return found

@@ -56,7 +56,7 @@ def in_shell(message: str, flags: Mapping[str, str], commands: Mapping[str, str]
 
 def _translated(message: str, flags: Mapping[str, str], commands: Mapping[str, str]) -> str:
     message = re.sub(r"^unknown (\w+): ", lambda m: _unknown(m, flags), message)
-    message = re.sub(r"^(\w+)(?= must )", lambda m: flags.get(m[1], m[1]), message)
+    message = re.sub(r"^(\w+)(?= must )", lambda m: flags.get(m[1], flags.get(f"{m[1]}s", m[1])), message)
     message = re.sub(r"(?<![\w.(])(\w+)=('[^']*'|\"[^\"]*\"|[\w.+-]+)", lambda m: _given(m, flags), message)
     known = "|".join(re.escape(name) for name in flags if "_" in name)
     message = re.sub(rf"(?<![\w.('\"-])({known})(?![\w(='\"])", lambda m: flags[m[1]], message) if known else message
