@@ -158,7 +158,7 @@ PLACE = "at row 1, column 1"
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "masked": (lambda: MASKED, f"x holds 1 value.* masked: the first, 4.0, {PLACE}; fill in or remove"),
     "masked row": (lambda: list(MASKED), f"x holds 1 value.* masked: the first, 4.0, {PLACE}"),
-    "nullable": (lambda: NULL, rf"missing.*: the first, nan, {PLACE} \('b'\); remove or fill"),
+    "nullable": (lambda: NULL, rf"missing.*: the first, (nan|<NA>), {PLACE} \('b'\); remove or fill"),
     "nullable objects": (lambda: NULL.astype(object), rf"missing.*: the first, (nan|<NA>), {PLACE} \('b'\)"),
     "nan": (lambda: [[1.0, 2.0], [3.0, float("nan")]], f"the first, nan, {PLACE}; remove or fill"),
     "infinite": (lambda: np.array([[1.0, 2.0], [3.0, -np.inf]]), f"the first, -inf, {PLACE}"),
