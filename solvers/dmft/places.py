@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,31 @@ class Convolution:
 
     places: tuple[Places, ...]
     space: tuple[int, ...]
+
+
+def by_phase(rows: Tensor, where: Convolution) -> Sequence[Tensor]:
+    """What each phase sees (B p, n) of rows (B, positions, n)"""
+    used = [own.used for own in where.places]
+    return [rows.flatten(0, 1)] if used == [None] else _ByPhase.apply(rows, *used)  # type: ignore[return-value]
+
+
+class _ByPhase(torch.autograd.Function):
+    """No two phases see the same position, so that gradients are put in their places and need not be added."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, *used: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        ctx.used, ctx.shape = used, rows.shape
+        rows = rows.contiguous()  # once for all
+        return tuple(rows.index_select(1, own).flatten(0, 1) for own in used)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        batch, positions, neurons = ctx.shape
+        whole = sum(map(len, ctx.used)) == positions
+        found = slopes[0].new_empty(ctx.shape) if whole else slopes[0].new_zeros(ctx.shape)
+        for own, slope in zip(ctx.used, slopes, strict=True):
+            found.index_copy_(1, own, slope.reshape(batch, len(own), neurons))
+        return found, *[None] * len(ctx.used)
 
 
 def phases(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[list[int]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from solvers.dmft.infinite_dense import InfiniteDense
-from solvers.dmft.places import Places, convolution
+from solvers.dmft.places import Places, by_phase, convolution
 from solvers.running.failures import in_layer
 
 
@@ -186,10 +186,9 @@ def _convolution(dims: int) -> Callable[..., Tensor]:
         space, kernel = tuple(several.shape[2:]), tuple(weight.shape[2:])
         pads = padding if isinstance(padding, str) else _each(padding, dims)
         where = convolution(space, kernel, _each(stride, dims), pads, _each(dilation, dims), str(input.device))
-        rows = several.movedim(1, -1).flatten(1, -2)
+        rows = by_phase(several.movedim(1, -1).flatten(1, -2), where)
         images = [
-            replace(met, where=own)((rows if own.used is None else rows[:, own.used]).flatten(0, 1))
-            for met, own in zip(weight.phases, where.places, strict=True)
+            replace(met, where=own)(seen) for met, own, seen in zip(weight.phases, where.places, rows, strict=True)
         ]
         out = sum(images[1:], images[0]).reshape(len(several), *where.space, -1)
         out = (out if bias is None else out + bias).movedim(-1, 1)
