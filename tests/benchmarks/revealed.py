@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import meanfield as mf
 from solvers import FiniteWidth, RevealedWidth
+from tests.benchmarks.any_networks import images, letters
 from tests.benchmarks.dmft import digits
 from tests.benchmarks.timing import interleaved, ratio, spread
 
@@ -16,7 +18,24 @@ def revealed_networks(
     """Whole calls with default settings, one network: FiniteWidth against RevealedWidth, and the latter alone; tanh, L = 2, P = 8, T = 20;
     median [min, max] over rounds. K: directions of features and of gradients that were revealed
     """
-    asked, found = digits(8, 2, "tanh", 20), {}
+    return _compared(digits(8, 2, "tanh", 20), widths, alone, repetitions)
+
+
+def revealed_modules(
+    widths: Sequence[int] = (256, 1024, 2048), alone: Sequence[int] = (10_000,), repetitions: int = 3
+) -> dict[str, Any]:
+    """The same of two convolutions with stride, tanh, P = 8, T = 10, and of a transformer block of 6 sentences of 8 letters"""
+    found = {}
+    for name, asked in {"convolutions": images(steps=10), "transformer": letters(steps=10)}.items():
+        print(f"\n{name}:\n")
+        found[name] = _compared(asked, widths, alone, repetitions)
+    return found
+
+
+def _compared(
+    asked: mf.Problem, widths: Sequence[int], alone: Sequence[int], repetitions: int
+) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     print("| N | FiniteWidth: wall s | RevealedWidth: wall s | ratio | K |\n|---|---|---|---|---|")
     for width in widths:
         held, revealed = FiniteWidth(width), RevealedWidth(width)
@@ -38,4 +57,4 @@ def _ranks(solution: Any) -> str:
     return ", ".join(f"{k} and {j}" for k, j in solution.stats["ranks"])
 
 
-BENCHMARKS = {"revealed_networks": revealed_networks}
+BENCHMARKS = {"revealed_networks": revealed_networks, "revealed_modules": revealed_modules}
