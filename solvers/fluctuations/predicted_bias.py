@@ -48,12 +48,12 @@ def predicted_bias(
 
     method="halves": a network of `width` neurons, whose matrices are revealed as they are used (equation 100), is trained beside two of
     half the width that have its neurons, each one half of every layer's. In o_N - (o_A + o_B) / 2 all that is linear in the neurons
-    cancels, and what is left has the mean -bias/N - 3 c/N^2: a few hundred draws are enough. Perceptrons, by gradient descent, with kinks
-    too. Where the fields span more directions than a half has neurons, less of the linear part cancels: the error grows, and a larger
-    width mends it.
+    cancels, and what is left has the mean -bias/N - 3 c/N^2: a few hundred draws are enough. Perceptrons, by gradient descent. With kinks,
+    or where the fields span more directions than a half has neurons, less of the linear part cancels, and the error is larger.
 
     method="networks": of any problem that FiniteWidth trains, a network of `width` beside two independent ones of half the width; the
-    error is (2 N Var N / draws)^(1/2), which narrow networks in large numbers make small. Left out, it is the first where that can be.
+    error is (2 N Var N / draws)^(1/2), which narrow networks in large numbers make small. Left out, it is the first of smooth
+    perceptrons by gradient descent.
 
     width: 128 if left out, of networks 64. draws: of such threes, 200 if left out, of networks 2000; the error falls with their square
     root. The remainder of 3 c / width is seen in another width. observed, steps, points, tolerance: as of `predicted_variance`.
@@ -99,7 +99,7 @@ def bias_plan(
     method: Way | None = None,
 ) -> BiasPlan:
     """What is observed, when and how; ValueError or MemoryError for what cannot be"""
-    way: Way = method or ("halves" if follows(problem) else "networks")
+    way: Way = method or ("halves" if follows(problem) and not problem.has_kinks else "networks")
     checks.lookup("method", way, dict.fromkeys(get_args(Way)))
     width, draws = (
         checks.integer(name, usual if given is None else given, least)
