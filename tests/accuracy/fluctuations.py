@@ -38,6 +38,18 @@ CASES = {
     "relu, L = 2": (mf.Network(2, "relu"), 1.0, {}, "squared"),
     "relu, L = 3": (mf.Network(3, "relu"), 1.0, {}, "squared"),
 }
+REMAINDERS = (
+    "tanh, L = 1",
+    "tanh, L = 2",
+    "tanh, L = 3",
+    "erf, L = 2, biases",
+    "gelu, L = 2",
+    "tanh, L = 3, residual",
+    "tanh, L = 2, logistic",
+    "linear, L = 3",
+    "relu, L = 1",
+    "relu, L = 2",
+)
 KINKS = tuple(name for name in CASES if name.startswith("relu"))
 
 
@@ -165,18 +177,7 @@ def _laws(problems: dict[str, mf.Problem], seeds: int) -> None:
 def remainder_of_the_variance() -> None:
     """N Var f_T = v + r / N fitted to 1000 networks of widths 64 and 512, sum of 8 outputs, in units of the prediction"""
     print("| network | N = 64 | N = 512 | v | error | r | error |\n|---|---|---|---|---|---|---|")
-    for name in (
-        "tanh, L = 1",
-        "tanh, L = 2",
-        "tanh, L = 3",
-        "erf, L = 2, biases",
-        "gelu, L = 2",
-        "tanh, L = 3, residual",
-        "tanh, L = 2, logistic",
-        "linear, L = 3",
-        "relu, L = 1",
-        "relu, L = 2",
-    ):
+    for name in REMAINDERS:
         problem, rng = _problem(name), np.random.default_rng(0)
         found = predicted_variance(problem, progress=False)
         assert found.test is not None
