@@ -352,7 +352,7 @@ REFUSED = {
     "nothing to draw": lambda n, l: plot.loss([]),
     "nothing to draw: received an empty list of .* solutions": lambda n, l: plot.kernels([]),
     "label must name each .*: received 1 for 2": lambda n, l: plot.loss(n, _longer(l), label="mine"),
-    "solutions in one picture must share samples": lambda n, l: plot.outputs(n, _fewer(l)),
+    "solutions that are shown together must share samples": lambda n, l: plot.outputs(n, _fewer(l)),
     "share their time grid": lambda n, l: plot.loss([n[0], dataclasses.replace(n[1], f=n[1].f[:3], recorded_steps=())]),
     "needs 3 axes: received 1": lambda n, l: plot.outputs(n, l, ax=plt.figure().subplots()),
     "sample 8 does not exist": lambda n, l: plot.outputs(n, l, samples=(8,)),

@@ -112,7 +112,8 @@ def must_share_samples(every: Sequence[Family]) -> None:
             first.y.shape,
         ):
             raise ValueError(
-                f"solutions in one picture must share samples: received {first!r} and {family.problem.data!r}; draw them one by one"
+                f"solutions that are shown together must share samples: received {first!r} and {family.problem.data!r}; draw them, "
+                "or write their pages, one by one"
             )
 
 
