@@ -67,8 +67,7 @@ def predicted_bias(
     """
     seed = checks.seed("seed", seed)
     asked = bias_plan(problem, width, draws, observed, steps, points, tolerance, method)
-    bar = progress_bar("predicted bias", progress, total=asked.draws)
-    with bar:
+    with progress_bar("predicted bias", progress, total=asked.draws) as bar:
         whole, apart = (_from_networks if asked.way == "networks" else _from_halves)(asked, seed, bar.update)
     values, index = asked.observables.placed(whole, len(asked.at))
     settings = {"method": asked.way, "width": asked.width, "draws": asked.draws, "seed": seed, "tolerance": tolerance}
