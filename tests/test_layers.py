@@ -418,7 +418,10 @@ BAD = {
         lambda: TangentKernelLimit().check(problem(mf.Architecture(TWO, initial_law="laplace"), scaling=mf.ntk())),
         "monte_carlo_kernels takes any law",
     ),
-    "finite draws": (lambda: RevealedWidth(64).check(problem(mf.Architecture(TWO))), "without settings by layer"),
+    "finite draws": (
+        lambda: RevealedWidth(64).check(problem(mf.Architecture(TWO, initial_law="laplace"))),
+        "reveals Gaussian matrices: received 'laplace'",
+    ),
     "fixed point": (lambda: FixedPointDMFT(256).check(problem(mf.Architecture(TWO))), "without settings by layer"),
     "infinite logits": (
         lambda: InfiniteLogitsLimit(64).check(problem(mf.Architecture(NET))),
