@@ -420,7 +420,7 @@ BAD = {
     ),
     "finite draws": (
         lambda: RevealedWidth(64).check(problem(mf.Architecture(TWO, initial_law="laplace"))),
-        "reveals Gaussian matrices: received 'laplace'",
+        "revealed as Gaussian ones: received 'laplace'",
     ),
     "fixed point": (lambda: FixedPointDMFT(256).check(problem(mf.Architecture(TWO))), "without settings by layer"),
     "infinite logits": (

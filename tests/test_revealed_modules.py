@@ -102,7 +102,7 @@ def test_in_law_they_are_networks():
 def test_matrices_of_another_law_and_gradient_flow_are_refused():
     x, y = digits(4)
     asked = mf.Problem(mf.Dataset(x, y), mf.Architecture(Recurrent, initial_law="uniform"), mf.mean_field(1.0))
-    with pytest.raises(ValueError, match=r"reveals Gaussian matrices: received 'uniform' for the layer 'again'"):
+    with pytest.raises(ValueError, match=r"revealed as Gaussian ones: received 'uniform' for the layer 'again'"):
         RevealedWidth(16)(asked)
     flow = mf.Problem(mf.Dataset(x, y), Recurrent, mf.mean_field(1.0), mf.Training(0.1, 2, "gradient_flow"))
     with pytest.raises(ValueError, match="trains by gradient_descent: received 'gradient_flow'"):

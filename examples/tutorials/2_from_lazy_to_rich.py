@@ -41,8 +41,8 @@ for panel, title in zip(axes, ("0.03, start", "0.03, end", "3, start", "3, end")
 
 # %%
 # Images are sorted by class, and colours say how alike two of them are. Before training, both networks find all images about equally
-# alike. After training the lazy one (above) has not changed its mind, while the rich one (below) sees two blocks: the two
-# digits. Yet both fit the training data:
+# alike. After training the lazy one (above) has hardly changed its mind (each panel has colours of its own: compare the numbers
+# beside them), while the rich one (below) sees two blocks: the two digits. Yet the loss of both falls:
 
 fig, panel = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
 for g, solution in limits.items():
@@ -78,7 +78,8 @@ for g, solution in limits.items():
     print(f"gamma0 = {g:5}: outputs differ from the tangent-kernel limit by {distance:.2%}")
 
 # %%
-# It is, and again in proportion to :math:`\gamma_0^2`.
+# It is, and again in proportion to :math:`\gamma_0^2`, until at the lazy end the error of sampling 8192 particles shows (with four times as
+# many the distance at 0.03 is 0.12 %).
 #
 # Two scalings, two limits
 # ------------------------

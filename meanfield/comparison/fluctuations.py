@@ -71,6 +71,13 @@ class _Observed:
         chosen = numbers[..., index.clamp(min=0)]
         return torch.where(index < 0, math.nan, chosen)
 
+    @property
+    def _how(self) -> str:
+        """The method and its sizes; the first versions of the bias had halves alone"""
+        sizes = ("networks", "draws", "width", "groups", "particles")
+        told = ", ".join(f"{name}={self.settings[name]}" for name in sizes if name in self.settings)
+        return f"{self.settings.get('method', 'halves')} ({told})"
+
     def _table(self, title: str) -> str:
         """Means over the numbers of each observable, a row for each of the steps"""
         lines = [title, f"{'observable':<18}{'step':>7}{'numbers':>9}{'mean':>12}{'rms':>12}{'std. error':>12}"]
@@ -167,7 +174,7 @@ class PredictedVariance(_Observed):
         return self._total.diagonal(dim1=-2, dim2=-1)
 
     def __str__(self) -> str:
-        lines = [self._table(f"N times the variance of networks of width N, by {self.settings['method']}")]
+        lines = [self._table(f"N times the variance of networks of width N, by {self._how}")]
         for name in self.names if len(self.parts) > 1 else ():
             shares = self.shares(name)[:, -1]
             told = ", ".join(f"{part} {share:.1%}" for part, share in zip(self.parts, shares.tolist(), strict=True))
@@ -205,7 +212,7 @@ class PredictedBias(_Observed):
         return self.estimates
 
     def __str__(self) -> str:
-        return self._table(f"N times the bias of networks of width N, from {self.settings['draws']} draws")
+        return self._table(f"N times the bias of networks of width N, by {self._how}")
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -213,7 +213,7 @@ def must_have_gaussian_matrices(problem: Problem) -> None:
         law = architecture.law_of(p)
         if law is None or not law.gaussian:
             raise ValueError(
-                f"draws='finite' reveals Gaussian matrices: received {law.name if law else 'its own start'!r} for the layer {p.key!r}; "
+                f"matrices are revealed as Gaussian ones: received {law.name if law else 'its own start'!r} for the layer {p.key!r}; "
                 "FiniteWidth trains networks of any law"
             )
 

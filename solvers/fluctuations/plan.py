@@ -77,6 +77,7 @@ def planned(
     seed = checks.seed("seed", seed)
     if method is not None:
         checks.lookup("method", method, dict.fromkeys(get_args(Method)))
+    problem.in_plane.measure_limit()  # other scalings have no lim N Var
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
     other = beside(problem.data) or problem.training.other_than(
@@ -91,18 +92,18 @@ def planned(
     given = {"particles": particles, "groups": groups, "initial": initial, "kink_width": kink_width}
     given |= {"width": width, "networks": networks}
     _must_serve(way, "" if method or way == "derivative" else f" because of {why}", given)
+    if way == "derivative" and not smooth:
+        raise ValueError(
+            "method='derivative' follows perceptrons by gradient_descent: received "
+            + (other if problem.trial is None else "a module")
+            + "; method='networks' takes any"
+        )
     numbers, parts = observables.count(len(at)), 1 if way == "networks" else problem.perceptron.depth
     held = OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
     checks.memory(
         f"the covariances of {numbers} numbers", 16.0 * held, "ask for fewer points, steps, groups or networks"
     )
     if way == "derivative":
-        if not smooth:
-            raise ValueError(
-                "method='derivative' follows perceptrons by gradient_descent: received "
-                + (other if problem.trial is None else "a module")
-                + "; method='networks' takes any"
-            )
         must_fit(problem, "particles", particles, tolerance)
     phi = (
         softened(problem.perceptron.nonlinearity, checks.positive("kink_width", kink_width))

@@ -98,6 +98,7 @@ def bias_plan(
     method: Way | None = None,
 ) -> BiasPlan:
     """What is observed, when and how; ValueError or MemoryError for what cannot be"""
+    problem.in_plane.measure_limit()  # other scalings have no lim N (E o_N - o)
     way: Way = method or ("halves" if follows(problem) and not problem.has_kinks else "networks")
     checks.lookup("method", way, dict.fromkeys(get_args(Way)))
     width, draws = (
@@ -105,7 +106,7 @@ def bias_plan(
         for name, given, usual, least in zip(("width", "draws"), (width, draws), _USUAL[way], (4, 2), strict=True)
     )
     if width % 2:
-        raise ValueError(f"width must be even, for its halves: received {width}")
+        raise ValueError(f"width must be even, since networks of half of it are trained, too: received {width}")
     if way == "halves" and not follows(problem):
         raise ValueError(
             f"method='halves' follows perceptrons by gradient_descent: received {_beside(problem) or 'a module'}; method='networks' takes "

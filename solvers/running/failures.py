@@ -125,13 +125,19 @@ def conclude(solutions: list[Solution], raise_on_failure: bool) -> list[Solution
         failed = [s.solver["seed"] for s in solutions if s.status is bad.status]
         raise (DivergedError if late else NonFiniteError)(
             f"{bad.status.value}. It happened at step {step} of {bad.problem.training.steps} with "
-            f"learning_rate={bad.problem.training.learning_rate:g} (seed {', '.join(map(str, failed))}; "
+            f"learning_rate={bad.problem.training.learning_rate:g} ({_seeds(failed)}; "
             + (f"loss {float(bad.loss[0]):.4g} -> {end:.4g}" if late else f"last finite loss {end:.4g}")
             + ").",
             solutions,
             WHERE,
         )
     return solutions
+
+
+def _seeds(failed: Sequence[int]) -> str:
+    """The first of them by name"""
+    named = ", ".join(map(str, failed[:8]))
+    return f"seed {named}" + (f" and {len(failed) - 8} more" if len(failed) > 8 else "")
 
 
 def _culprit(solutions: Sequence[Solution]) -> Solution | None:
