@@ -144,9 +144,11 @@ def predicted_variance(
             found.parts, np.cumsum(heights, 0) - heights, heights, shades, strict=True
         ):
             panel.bar(at, height, bottom=base, color=shade, label=part)
-        panel.errorbar(at, heights.sum(0), error[0].numpy(), fmt="none", color="black", capsize=2)
+        spread = error[0].numpy()
+        panel.errorbar(at, heights.sum(0), spread, fmt="none", color="black", capsize=2)
         panel.set_xlabel(f"numbers of {name}, in their order, at step {found.steps[0]}")
         panel.set_ylabel(r"$N\,\mathrm{Var}$")
+        panel.locator_params(axis="x", integer=True)
     else:
         rate = found.problem.training.learning_rate
         at, heights = rate * np.array(found.steps), stacked.mean(2)
@@ -157,8 +159,9 @@ def predicted_variance(
         panel.set(
             xlabel=TIME, xlim=(at[0], at[-1]), ylabel=rf"$N\,\mathrm{{Var}}$ of {name}, mean over {stacked.shape[2]}"
         )
-    panel.set_ylim(0, 1.15 * float((heights.sum(0)).max()))
-    legend([panel], ax, title="from neurons of")
+    panel.set_ylim(0, 1.1 * float((heights.sum(0) + np.nan_to_num(0.0 if spread is None else spread)).max()))
+    if len(found.parts) > 1:
+        legend([panel], ax, title="from neurons of")
     headed([panel], ax, label)
     return panel
 
@@ -182,6 +185,7 @@ def predicted_bias(found: PredictedBias, name: str = "f", ax: Axes | None = None
     if len(found.steps) == 1:
         panel.bar(np.arange(values.shape[1]), values[0], yerr=errors[0], color=ORANGE, capsize=2)
         panel.set_xlabel(f"numbers of {name}, in their order, at step {found.steps[0]}")
+        panel.locator_params(axis="x", integer=True)
     else:
         at = found.problem.training.learning_rate * np.array(found.steps)
         few = values.shape[1] <= 8
