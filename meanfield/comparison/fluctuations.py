@@ -258,7 +258,7 @@ class WidthFor:
     n_variance: float
     """N Var of what is observed, mean over its numbers"""
     n_bias2: float
-    """The square of N bias, mean over its numbers, less that of its error; 0 if it is not known"""
+    """The square of N bias, mean over its numbers, less that of its error, so that noise alone may come out negative"""
     size: float
     """Root mean square of what is observed, in the limit"""
 

@@ -114,9 +114,8 @@ class Start:
         rows = self.source(shape[at]).fresh(math.prod(shape) // shape[at])
         if not self.population.exact or law.zero:  # of linear networks the variance alone counts (equation 121)
             rows = law.of(rows)
-        if (
-            p.role == "input" and not finite and (law.gaussian or self.population.exact)
-        ):  # others are not the same in all directions
+        turns = (law.gaussian and not finite) or self.population.exact  # others are not the same in all directions
+        if p.role == "input" and turns:
             rows = _of_inputs(rows, seen, p.kind == "embedding")
         theta = rows.reshape(*shape[:at], *shape[at + 1 :], shape[at]).movedim(-1, at).contiguous()
         return self.skeleton.without_padding(p, theta)
@@ -229,7 +228,7 @@ class Unmet(Tensor):
                 return value
             p, start = value.parameter, value.start
             weight = start.weight(p, seen if p.role == "input" else None)
-            if p.role != "readout" or seen is None or start.population.exact or start.population.finite:
+            if p.role != "readout" or seen is None or not start.population.sampled:
                 return weight
             start.keep_apart(p, seen.reshape(-1, weight.shape[1]))
             return torch.zeros_like(weight)

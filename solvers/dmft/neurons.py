@@ -43,6 +43,11 @@ class Population:
         """Whether averages over neurons fluctuate as in a network of `samples` neurons (equation 100)"""
         return self.draws == "finite"
 
+    @property
+    def sampled(self) -> bool:
+        """Whether neurons are samples of infinitely many, whose averages are to carry as little noise as can be"""
+        return not (self.exact or self.finite)
+
     def neurons(self, layer: int) -> Neurons:
         """Those of a layer, with a source of Gaussians of their own"""
         where = (self.like.dtype, str(self.like.device), self.shard)

@@ -119,7 +119,7 @@ class LimitNetwork:
             )
         learned = [like.new_zeros(layer.learned_shape) for layer in self.layers]
         start = Parameters(learned, w, biases, a, b, torch.ones(matrices, dtype=torch.float64))
-        if self.population.exact or self.population.finite:
+        if not self.population.sampled:
             return start.flat()
         features = self.forward(start.flat(), slice(None), False).phi[-1]
         tolerance = min(self.tolerance, 1e-3) if like.dtype == torch.float32 else 1e-8
