@@ -36,14 +36,16 @@ SIGNS = {
     "ℒ": r"\mathcal{L}",
     "𝓕": r"\mathcal{F}",
     "ℓ": r"\ell ",
+    "~": r"\sim ",
 }
 CLOSING = {"{": "}", "(": ")", "[": "]", "⌊": "⌋"}
 WIDE = 70  # characters of a row that fits a page
 MOST = 8  # rows of a formula; more are a table
 BLOCK = re.compile(r"(?:(?<=\n\n)|^)((?: {4}.*\n)+)(?=\n|$)")
+FORM = re.compile(r"(\w_\w)ᵀ? Σ \1")  # Σ a covariance, between a factor and its transpose
 INDEX = re.compile(
-    r"((?<![A-Za-z_])[A-Za-z]['̃̄̂]*|[^\W\d_a-zA-Z]['̃̄̂]*|[)⟩\]]|\b10|</su[bp]>)"
-    r"([_^])(\{[^}]*\}|\([^)]*\)|−1/2|[−-]?\d+(?:\.\d+)?|[−-]?[^\W_ᵀ]+\*?'*|\*+)"
+    r"((?<![A-Za-z_])[A-Za-z]['̃̄̂]*|[^\W\d_a-zA-Z]['̃̄̂]*|[)⟩\]|]|\b10|</su[bp]>)"
+    r"([_^])(\{[^}]*\}|\([^)]*\)|−1/2|[−-]?\d+(?:\.\d+)?|[−-]?[^\W_ᵀ⁰¹²³⁴⁵⁶⁷⁸⁹]+\*?'*|\*+)"
 )
 
 
@@ -147,10 +149,13 @@ def _next(text: str, i: int) -> tuple[str, int]:
         return f"{ACCENTS[text[i + 1]]}{{{c}}}", i + 2
     if text.startswith("..", i):
         return r"\ldots ", i + 2
-    if c == "Σ" and re.match(r"_[^X*]|\s", text[i + 1 :]):
+    if c == "Σ" and re.match(r"_[^X*]|\s", text[i + 1 :]) and not FORM.search(text, max(0, i - 5), i + 6):
         return r"\sum ", i + 1
     if c == "*":
-        return "^{*}", i + 1
+        end = i + 1
+        while end < len(text) and text[end] in RAISED:
+            end += 1
+        return f"^{{*{''.join(RAISED[d] for d in text[i + 1 : end])}}}", end
     return SIGNS.get(c, c), i + 1
 
 
@@ -188,7 +193,9 @@ def _argument(text: str, i: int) -> tuple[str, int]:
                 break
         inner = text[i:end]
         return (inner if text[i] == "⌊" else inner[1:-1]), end
-    taken = re.match(r"[−-]?√?(?:\d+(?:\.\d+)?|[^\W\d_ᵀ]+|[½∞])?\*{0,2}[A-Z]?\*?(?:,[a-z](?![\w]))?", text[i:])
+    taken = re.match(
+        r"[−-]?√?(?:\d+(?:\.\d+)?|[^\W\d_ᵀ⁰¹²³⁴⁵⁶⁷⁸⁹]+|[½∞])?\*{0,2}[A-Z]?\*?(?:,[a-z](?![\w]))?", text[i:]
+    )
     end = i + (len(taken[0]) if taken and taken[0] else 1)
     if text[i - 1] == "√":  # of one letter, with its index
         end = i + 1

@@ -22,6 +22,8 @@ PAGE = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
         ("Σ^l(x, x) ≥ tiny if β₀ = 0", r"Σ^{l}(x, x) ≥ ~\text{tiny if}~ β_{0} = 0"),
         ("K_*X N* + K_**", "K_{*X} N^{*} + K_{**}"),
         ("v_i v_iᵀ (y − f_0(X))", r"v_{i} v_{i}^{\mathsf{T}} (y − f_{0}(X))"),
+        ("v_iᵀ Σ v_i", r"v_{i}^{\mathsf{T}} Σ v_{i}"),
+        ("b ~ N(0, σ*² c_j²)", r"b \sim N(0, σ^{*2} c_{j}^{2})"),
         ("N^(−1/2) exp(h) .. [x]^½", r"N^{−1/2} \operatorname{exp}(h) \ldots [x]^{\tfrac{1}{2}}"),
     ],
 )
@@ -30,9 +32,10 @@ def test_formulas(plain, made):
 
 
 def test_prose_gets_indices_and_code_keeps_its_underscores():
-    text = "h^{l+1} of κ_a, `weight_std`, weight_std, 10^−13 and h^L_r"
+    text = "h^{l+1} of κ_a, A_k², |f|_K, `weight_std`, weight_std, 10^−13 and h^L_r"
     expected = (
-        "h<sup>l+1</sup> of κ<sub>a</sub>, `weight_std`, weight_std, 10<sup>−13</sup> and h<sup>L</sup><sub>r</sub>"
+        "h<sup>l+1</sup> of κ<sub>a</sub>, A<sub>k</sub>², |f|<sub>K</sub>, `weight_std`, weight_std, "
+        "10<sup>−13</sup> and h<sup>L</sup><sub>r</sub>"
     )
     assert typeset.prose(text) == expected
 
