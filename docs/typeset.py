@@ -44,7 +44,7 @@ MOST = 8  # rows of a formula; more are a table
 BLOCK = re.compile(r"(?:(?<=\n\n)|^)((?: {4}.*\n)+)(?=\n|$)")
 FORM = re.compile(r"(\w_\w)ᵀ? Σ \1")  # Σ a covariance, between a factor and its transpose
 INDEX = re.compile(
-    r"((?<![A-Za-z_])[A-Za-z]['̃̄̂]*|[^\W\d_a-zA-Z]['̃̄̂]*|[)⟩\]|]|\b10|\bmax(?=_\w\b)|</su[bp]>)"
+    r"((?<![A-Za-z_])[A-Za-z]['̃̄̂]*|[^\W\d_a-zA-Z]['̃̄̂]*|[)⟩\]|]|\b\d+(?=\^)|\bmax(?=_\w\b)|</su[bp]>)"
     r"([_^])(\{[^}]*\}|\([^)]*\)|−1/2|[−-]?\d+(?:\.\d+)?|[−-]?(?:[^\W_ᵀ⁰¹²³⁴⁵⁶⁷⁸⁹]+|∞)\*?'*|\*+)"
 )
 
