@@ -32,10 +32,10 @@ def test_formulas(plain, made):
 
 
 def test_prose_gets_indices_and_code_keeps_its_underscores():
-    text = "h^{l+1} of κ_a, A_k², |f|_K, σ*² N*, `weight_std`, weight_std, 10^−13 and h^L_r"
+    text = "h^{l+1} of κ_a, A_k², |f|_K, σ*² N*, `weight_std`, weight_std, 10^−13, N^-1/2 and h^L_r"
     expected = (
         "h<sup>l+1</sup> of κ<sub>a</sub>, A<sub>k</sub>², |f|<sub>K</sub>, σ\\*² N*, `weight_std`, weight_std, "
-        "10<sup>−13</sup> and h<sup>L</sup><sub>r</sub>"
+        "10<sup>−13</sup>, N<sup>-1/2</sup> and h<sup>L</sup><sub>r</sub>"
     )
     assert typeset.prose(text) == expected
 
