@@ -147,7 +147,10 @@ def test_separators_within_names_do_not_separate(tmp_path, header, row, name):
 
 
 def test_what_pandas_writes_is_read_or_refused(tmp_path):
-    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(5, 3)), columns=["a", "b", "y"])
+    eighths = (
+        np.random.default_rng(0).integers(-20, 20, (5, 3)) / 8
+    )  # pandas 2 reads longer numbers to the last bit but one
+    frame = pd.DataFrame(eighths, columns=["a", "b", "y"])
     frame.to_csv(tmp_path / "with.csv")
     frame.to_csv(tmp_path / "without.csv", index=False)
     pd.read_csv(tmp_path / "with.csv").to_csv(tmp_path / "again.csv", index=False)

@@ -215,6 +215,17 @@ def variance():
     return [found.train, found.test]
 
 
+def expansion():
+    asked, chosen = problem(2), dict(observed=("f",), progress=False)
+    variance = solvers.predicted_variance(asked, 64, groups=1, **chosen)
+    bias = solvers.predicted_bias(asked, 16, 2, **chosen)
+    found = mf.ensemble_loss(CausalDMFT(64)(asked), variance, bias)
+    terms = torch.tensor([found.n_variance, found.n_bias, found.n2_bias2], dtype=torch.float64, device="cpu")
+    assert found.n_variance > 0
+    of_norm = torch.tensor(variance.of(lambda values: values["f"].norm()), dtype=torch.float64, device="cpu")
+    return [variance.covariances, bias.estimates, terms, of_norm]
+
+
 NTK, LOGITS = mf.ntk(), mf.sym_default(4)
 CALLS = {
     "flow": resumed(WassersteinFlow(64), phi="relu"),
@@ -236,6 +247,7 @@ CALLS = {
     "prediction": lambda: prediction("gradient_descent"),
     "prediction, flow": lambda: prediction("gradient_flow"),
     "variance": variance,
+    "expansion": expansion,
     "kernels, relu": lambda: kernels("relu"),
     "kernels, gelu": lambda: kernels("gelu"),
     "kernels, tanh": lambda: kernels("tanh"),

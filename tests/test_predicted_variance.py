@@ -256,12 +256,12 @@ def test_covariances_and_parts_agree_with_each_other():
 
 def test_parts_of_layers_are_those_of_networks_that_differ_in_one_layer_alone():
     """50 networks of width 128 about each of three draws of the other layer: an error of 0.1, and as much of order 1 / N. With the parts
-    of the layers confused the ratios would be over 2.2.
+    of the layers confused the ratios would be over 2: that of the parts is 2.3, with an error of 0.1.
     """
     asked = replace(deep("biases"), network=mf.Network(2, "tanh"), scaling=mf.mean_field(0.5))
     found = predicted_variance(asked, 256, groups=2)
     parts = torch.cat([found.by_part(name)[:, -1, :, 0] for name in ("f", "f_test")], 1).sum(1)
-    assert float(parts[1] / parts[0]) > 2.2
+    assert float(parts[1] / parts[0]) > 2
     for layer, expected in enumerate(parts):
         seen = torch.stack([128 * final_outputs(asked, 128, layer, others, 50).var(0).sum() for others in range(3)])
         assert abs(float((seen.mean() / expected).log())) < 0.4

@@ -50,11 +50,16 @@ def own_numerics() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":
+        if default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         stack.callback(setattr, _thread, "inside", False)
         _thread.inside = True
         yield
+
+
+def default_device() -> torch.device:
+    """Where new tensors lie. torch.get_default_device() up to torch 2.7 does not know of `with torch.device(..)`."""
+    return torch.empty(0).device
 
 
 @contextmanager

@@ -136,9 +136,10 @@ def ensemble_loss(
     def loss(flat: Tensor) -> Tensor:
         return problem.loss_function.mean(flat.reshape(f.shape), y.to(flat))
 
-    with torch.enable_grad():
-        slope: Any = jacobian(loss, f.flatten())
-        curvature: Any = hessian(loss, f.flatten())
+    with torch.inference_mode(False), torch.enable_grad():
+        at_f = f.flatten().clone()
+        slope: Any = jacobian(loss, at_f)
+        curvature: Any = hessian(loss, at_f)
     each = 0.5 * torch.stack([(curvature * c).sum() for c in covariances])
     first, b = draws @ slope, draws.mean(0)
     noise = draws.T.cov() / len(draws)

@@ -148,8 +148,8 @@ class PredictedVariance(_Observed):
     @checked
     def of(self, function: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[float, float]:
         """(N Var, its standard error) of a differentiable number of what was observed, such as lambda o: o["Phi1"][-1].norm()"""
-        leaves = {name: value.clone().requires_grad_() for name, value in self.values.items()}
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = {name: value.clone().requires_grad_() for name, value in self.values.items()}
             number = function(leaves)
         if not isinstance(number, Tensor) or number.numel() != 1 or not number.requires_grad:
             raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from meanfield.checking.own_numerics import default_device
 from meanfield.kernels.field_maps import Axes, LinearMap
 from meanfield.kernels.field_nodes import ONE, REMEDY, Node, Rooted, Total, mapped, total
 from meanfield.kernels.field_plan import Call
@@ -118,7 +119,7 @@ def _must_keep_neurons_apart(axes: Axes, values: Callable[[dict[int, Tensor]], l
     generator = torch.Generator().manual_seed(0)
     batch = 1 if axes.sample is None else axes.samples
     columns, mixture = (
-        torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(torch.get_default_device())
+        torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(default_device())
         for shape in ((batch, axes.size, 3), (3, 3))
     )
     for found, mixed in zip(values({i: columns}), values({i: columns @ mixture}), strict=True):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from meanfield.checking.own_numerics import default_device
 from meanfield.kernels.field_maps import Axes
 from meanfield.kernels.field_nodes import ONE, Leaf, MatrixLaw, Rooted
 from meanfield.kernels.field_reading import Field, Numbered, Weight, activated
@@ -68,7 +69,7 @@ def _law(network: Architecture, scaling: Scaling | Standard, width: int) -> Modu
     numbers = [module.get_parameter(p.name) for p in network.description.having("vector", "plain")]
     if any(tensor.is_meta for tensor in (*numbers, *module.buffers())):
         module = made(network.builder, width, least=2**62)
-    device = torch.get_default_device()
+    device = default_device()
     for name, buffer in module.named_buffers():
         owner = module.get_submodule(name.rpartition(".")[0])
         there = buffer.to(device)

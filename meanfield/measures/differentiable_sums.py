@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from meanfield.measures import tiles
 from meanfield.network.activations import Activation
@@ -87,5 +86,7 @@ def dense_step(
 def _remember_little(part: Callable, *tensors: Tensor) -> Any:
     """part(*tensors), recomputed in the backward pass instead of remembered."""
     if differentiated(*tensors):
+        from torch.utils.checkpoint import checkpoint  # half a second to import, with torch below 2.8
+
         return checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
     return part(*tensors)

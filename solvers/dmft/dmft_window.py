@@ -127,11 +127,11 @@ class Window:
         at = torch.arange(self.times).clamp(max=old - 1)
         known = (torch.arange(self.times) < old)[:, None].double()
         out = {}
-        for name, q in now.items():
-            if name != "f":
-                rows, columns = len(q) // old, q.shape[1] // old
-                wide = q.reshape(old, rows, old, columns)[at][:, :, at] * (known if name in self.responses else 1)
-                out[name] = wide.reshape(self.times * rows, -1)
+        for key in (*self.problem.keys("Phi", "G"), *self.responses):  # in one order, which decides the last bits
+            q = now[key]
+            rows, columns = len(q) // old, q.shape[1] // old
+            wide = q.reshape(old, rows, old, columns)[at][:, :, at] * (known if key in self.responses else 1)
+            out[key] = wide.reshape(self.times * rows, -1)
         # training rows of the last step
         end, end_g = slice(-self.points, p - self.points or None), slice(-p * self.c, None)
         phi = [now[key][end, end] for key in self.problem.keys("Phi")]

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from meanfield.checking.seeding import seeded
@@ -33,7 +32,7 @@ from solvers.dmft.places import phases
 from solvers.dmft.stand_in import Matrix, Met, Record
 from solvers.running.apart import Passes, passes_of, rows_of
 from solvers.running.inputs import EVERYWHERE, Rows, at
-from solvers.running.integrator import State
+from solvers.running.integrator import State, grown
 from solvers.running.method import Growing
 from solvers.running.sharding import Shard
 from solvers.running.skeleton import Samples, Skeleton
@@ -313,9 +312,7 @@ class ModuleLimit(Growing):
             size = self.layers[trace.name].above.samples
             d, seen = trace.left, trace.right
             d = d * (-self.units[trace.name.partition("[")[0]].rate * trace.factor / size)
-            before = found[trace.name]
-            rows, columns = max(len(before), len(d)), max(before.shape[1], len(seen))
-            total = F.pad(before, (0, columns - before.shape[1], 0, rows - len(before)))
+            total = grown(found[trace.name], (len(d), len(seen)))
             total[: len(d), : len(seen)].addmm_(d, seen.T)
             found[trace.name] = total
         return list(found.values())

@@ -123,6 +123,7 @@ def empirical_tangent_kernel(
     return kernel
 
 
+@torch.inference_mode(False)  # in which nothing is differentiated
 def _kernels(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int, x2: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:

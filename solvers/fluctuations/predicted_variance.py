@@ -28,6 +28,8 @@ _BYTES = 2**30  # that may be kept of the way, and that the derivatives of numbe
 
 
 @checked
+@torch.inference_mode(False)  # in which nothing is differentiated
+@torch.enable_grad()
 def predicted_variance(
     problem: Problem,
     particles: int = 2**10,

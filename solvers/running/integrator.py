@@ -175,16 +175,17 @@ def weighted(weights: Sequence[float], states: Sequence[State]) -> State:
             if tensor.shape == total.shape:
                 total.add_(tensor, alpha=weight)
             else:
-                total = _grown(total, tensor.shape)
+                total = grown(total, tensor.shape)
                 total[tuple(map(slice, tensor.shape))].add_(tensor, alpha=weight)
         sums.append(total)
     return tuple(sums)
 
 
-def _grown(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """With zeros, to `shape` at least in every dimension"""
-    missing = [max(0, wanted - size) for wanted, size in zip(shape, tensor.shape, strict=True)]
-    return torch.nn.functional.pad(tensor, [n for more in reversed(missing) for n in (0, more)])
+def grown(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """With zeros, to `shape` at least in every dimension. Not by torch's `pad`, which up to torch 2.9 refuses empty tensors."""
+    grown = tensor.new_zeros([max(sizes) for sizes in zip(shape, tensor.shape, strict=True)])
+    grown[tuple(map(slice, tensor.shape))] = tensor
+    return grown
 
 
 _DORMAND_PRINCE = (

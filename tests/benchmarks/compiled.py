@@ -7,22 +7,27 @@ from typing import Any
 import torch
 
 
+def _inductor(graph: Any, inputs: Any) -> Any:
+    from torch._inductor.compile_fx import compile_fx  # some versions of torch start processes when it is imported
+
+    return compile_fx(graph, inputs)
+
+
 class Compiled:
-    """The function compiled whole; `state` says in words why it is of no use, or is empty.
+    """The function compiled whole; `state` says in words why it is of no use, or is empty. compiler: of a graph and its inputs
 
     A graph break or a recompilation beyond the limit raises in the first call, which `first` turns into words. Falling back to eager is
     silent (TORCHDYNAMO_DISABLE, a stance, suppressed errors): each call must have run the one graph, once.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], compiler: Callable[..., Any] = _inductor) -> None:
         torch._dynamo.reset()  # graphs of earlier functions count towards the limit
         self.state, self.graphs_run = "", 0
+        self._compiler = compiler
         self._function = torch.compile(function, backend=self._counted, fullgraph=True, dynamic=False)
 
     def _counted(self, graph: Any, inputs: Any) -> Callable[..., Any]:
-        from torch._inductor.compile_fx import compile_fx
-
-        run: Any = compile_fx(graph, inputs)
+        run = self._compiler(graph, inputs)
 
         def counted(*tensors: Any) -> Any:
             self.graphs_run += 1
