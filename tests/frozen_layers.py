@@ -13,7 +13,7 @@ import meanfield as mf
 from solvers.dmft.neurons import Neurons, Population
 from solvers.fluctuations.observed import Observables
 from solvers.fluctuations.unrolled import Unrolled
-from solvers.fluctuations.weighted import Turns, WeightedNetwork
+from solvers.fluctuations.weighted import WeightedNetwork
 from solvers.running.sharding import Shard
 
 
@@ -35,16 +35,15 @@ def final_outputs(problem: mf.Problem, width: int, varied: int, others: int, see
     """
     names, last = ("f", "f_test"), problem.training.steps
     like, found = torch.empty(0, dtype=torch.float64), []
-    turns: list[tuple[Turns, Turns]] | None = None
+    first: WeightedNetwork | None = None
     for seed in range(1, seeds + 1):
         population = Frozen(width, 1000 * others + seed, "finite", like, Shard(width), varied, 10**6 + others)
         equal = [torch.full((width,), 1 / width, dtype=like.dtype)] * problem.perceptron.depth
         network = WeightedNetwork(problem, population, 1e-3, equal)
-        if turns is not None:
-            network.turns = [(Turns(e.made), Turns(f.made)) for e, f in turns]
-            network.know(network.nothing)
+        if first is not None:
+            network.follow(first)
         observed = Observables(problem, names, None)
         with torch.no_grad():
             found.append(torch.cat(Unrolled(problem, network, network.initial_state, observed, (last,)).seen()))
-        turns = turns or network.turns
+        first = first or network
     return torch.stack(found)

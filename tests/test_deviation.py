@@ -210,7 +210,9 @@ def test_solutions_of_different_problems_are_refused():
 def test_movement_and_alignment(solved):
     limit = solved[1][0]
     y = limit.problem.data.y
-    assert float(mf.movement(limit, "Phi1", 0, 0)) == 0
+    assert (
+        float(mf.movement(limit, "Phi1", 0, 0)) < 1e-15
+    )  # a product of matrices has not the same last bits wherever it lies
     assert float(mf.movement(limit, "tangent_kernel")) > 0
     assert float(mf.alignment(y @ y.T, y)) == pytest.approx(1)
     assert float(mf.alignment(torch.eye(5), y)) == pytest.approx(1 / math.sqrt(5))

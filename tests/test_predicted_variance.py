@@ -120,9 +120,9 @@ def influences(asked, particles=128, budget=1e9, tilt=None):
     if tilt is None:
         return torch.cat(found), unrolled.influences(kept, 0, sum(map(len, found))), len(kept)
     start.network.back_to(kept[0].mark)
-    weights = {m: m.detach() + t for m, t in zip(dict.fromkeys(start.network.weights), tilt, strict=True)}
-    start.network.weights = [weights[m] for m in start.network.weights]
     with torch.no_grad():
+        for m, t in zip(dict.fromkeys(start.network.weights), tilt, strict=True):
+            m += t
         return torch.cat(unrolled.seen())
 
 

@@ -51,6 +51,8 @@ class ModuleLimit(Growing):
     of one side of a matrix. narrow: whether all inputs lie in the span of the data's.
     """
 
+    met: type[Met] = Met  # how a pass meets a matrix
+
     def __init__(
         self,
         network: Architecture,
@@ -95,11 +97,14 @@ class ModuleLimit(Growing):
                 f"the filter {p.name!r} has a stride, of which each phase is a matrix of its own in the limit: muon, which orthogonalises "
                 "them together, cannot take it; take adam"
             )
+        maps = [self._map(p, below, above, count) for count in offsets]
+        return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
+
+    def _map(self, p: Parameter, below: Neurons, above: Neurons, offsets: int) -> InfiniteDense:
         fine, coarse = self.tolerances
         entrywise = self.optimiser and not self.optimiser.low_rank and self.units[p.name].rate
         made = EntryDense if entrywise else InfiniteDense
-        maps = [made(below, above, fine, self.like, self.limit, coarse, count, TOGETHER) for count in offsets]
-        return {p.name + f"[{i}]" * (len(maps) > 1): layer for i, layer in enumerate(maps)}
+        return made(below, above, fine, self.like, self.limit, coarse, offsets, TOGETHER)
 
     def _basis(self, size: int) -> Basis:
         """An empty one, for fields that are only looked at"""
@@ -337,12 +342,16 @@ class ModuleLimit(Growing):
         for name, p in self.matrices.items():
             factor = self.units[name].multiplier * math.sqrt(p.below.at(self.width))
             met = tuple(
-                Met(part, q, learned.get(part, empty), scales.get(part, 1.0), factor, record, self.width)
+                self.met(part, q, learned.get(part, empty), scales.get(part, 1.0), factor, record, self.width)
                 for part, q in self.phases[name].items()
             )
             given[name] = Matrix.of(met, p.shape(self.width), self.like.dtype)
         with written_for(self.like):
-            return self.skeleton(given, x) if ask is None else ask(given)
+            return self._asked(given, x) if ask is None else ask(given)
+
+    def _asked(self, given: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The outputs of the module with these parameters"""
+        return self.skeleton(given, x)
 
 
 def must_be_whole(processes: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from meanfield.comparison.observables import observed_at
 from meanfield.problem.problem import Problem
 from meanfield.solution.solution import Solution
 from meanfield.solution.two_time import tangent_of
+from solvers.dmft.module_kernels import LimitPass as ModulePass
 from solvers.dmft.perceptron import LimitPass
 from solvers.dmft.revealed_width import RevealedWidth
 from solvers.finite.finite_width import FiniteWidth
 from solvers.fluctuations.weighted import WeightedNetwork
+from solvers.fluctuations.weighted_module import WeightedModule
 from solvers.running.trajectory import snapshot_steps
 
 OUTPUTS, SCALARS = ("f", "f_test"), ("loss", "test_loss")
@@ -98,12 +101,12 @@ class Observables:
 
         return torch.cat([one(n, step)[self.mask(n)].reshape(-1).double() for step in at for n in self.names])
 
-    def __call__(self, network: WeightedNetwork, passed: LimitPass) -> Tensor:
+    def __call__(self, network: WeightedNetwork | WeightedModule, passed: LimitPass | ModulePass) -> Tensor:
         """(q,) the numbers asked for, of a pass over all points"""
         found = dict(self._all(network, passed))
         return torch.cat([found[name]()[self.mask(name)].reshape(-1) for name in self.names])
 
-    def _all(self, network: WeightedNetwork, passed: LimitPass) -> Mapping[str, Callable[[], Tensor]]:
+    def _all(self, network: Any, passed: Any) -> Mapping[str, Callable[[], Tensor]]:
         problem, p = self.problem, self.problem.data.samples
         weights, keys = network.weights, problem.keys
 
@@ -131,17 +134,25 @@ class Observables:
             "test_loss": lambda: loss(passed.f[p:], problem.data.y_test),
             "tangent_kernel": tangent,
         }
+        if problem.trial is not None:
+            return outputs
         outputs |= {key: lambda l=l: phi(l) for l, key in enumerate(keys("Phi"))}
         return outputs | {key: lambda l=l: g(l) for l, key in enumerate(keys("G"))}
 
 
 def must_fit(problem: Problem, name: str, neurons: int, tolerance: float) -> None:
     """ValueError or MemoryError, before any work, for a problem that has no sweep, or neurons of which too many are asked for"""
-    fields = (
-        8.0 * neurons * problem.perceptron.depth * (problem.data.points + problem.data.samples * problem.data.outputs)
-    )
+    fields = bytes_of_a_pass(problem, neurons)
     checks.memory(f"{name}={neurons}", 8 * fields, f"take fewer {name}" if name != "width" else "take a smaller width")
     RevealedWidth(neurons, tolerance=tolerance, snapshots=()).check(problem)
+
+
+def bytes_of_a_pass(problem: Problem, neurons: int) -> float:
+    """Of all fields, forward and backward"""
+    data = problem.data
+    if problem.trial is not None:
+        return 16.0 * problem.trial.numbers(neurons) * data.points
+    return 8.0 * neurons * problem.perceptron.depth * (data.points + data.samples * data.outputs)
 
 
 def networks_of(

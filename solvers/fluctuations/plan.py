@@ -14,6 +14,7 @@ from meanfield.problem.problem import Problem
 from meanfield.problem.stream import beside
 from solvers.fluctuations.kinks import softened
 from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
+from solvers.fluctuations.own_averages import own_averages
 from solvers.fluctuations.starts import Start, start_of
 from solvers.two_layer.wasserstein_flow import Initial
 
@@ -21,6 +22,7 @@ Method = Literal["derivative", "networks"]
 METHODS: tuple[Method, ...] = ("derivative", "networks")
 OF_NETWORKS = 20  # groups into which narrow networks are divided
 NARROW, OF_TWO_LAYERS = 256, 4096  # their width if it is left out: two layers cost in proportion to it
+OWN_CODE = "a module that does more with its neurons than weigh them"
 _OWN: dict[Method, tuple[str, ...]] = {  # arguments of one way alone
     "derivative": ("particles", "groups", "initial", "kink_width"),
     "networks": ("width", "networks"),
@@ -45,7 +47,6 @@ class Plan:
     networks: int
 
     def start(self, group: int) -> Start:
-        assert self.phi is not None
         return start_of(self.problem, self.particles, self.seed + group, self.initial, self.tolerance, self.phi)
 
     def at_end_of(self, steps: int) -> Plan:
@@ -83,22 +84,22 @@ def planned(
     other = beside(problem.data) or problem.training.other_than(
         "momentum", "weight_decay", "batch_size", "schedule", "warmup"
     )
-    smooth = problem.trial is None and not other
+    beyond = other or _beyond(problem)
     kinks = problem.has_kinks and bool(problem.training.steps)
-    way: Method = "derivative" if smooth and not kinks else "networks"
+    way: Method = "networks" if beyond or kinks else "derivative"
     if method is not None:
         way = checks.lookup("method", method, {name: name for name in METHODS})
-    why = other or ("a kink of the activation" if problem.trial is None else "a module")
     given = {"particles": particles, "groups": groups, "initial": initial, "kink_width": kink_width}
     given |= {"width": width, "networks": networks}
+    why = beyond or "a kink of the activation"
     _must_serve(way, "" if method or way == "derivative" else f" because of {why}", given)
-    if way == "derivative" and not smooth:
+    if way == "derivative" and beyond:
+        if beyond == OWN_CODE:
+            own_averages(problem)  # says more
         raise ValueError(
-            "method='derivative' follows perceptrons by gradient_descent: received "
-            + (other if problem.trial is None else "a module")
-            + "; method='networks' takes any"
+            f"method='derivative' follows smooth networks by gradient_descent: received {beyond}; method='networks' takes any"
         )
-    numbers, parts = observables.count(len(at)), 1 if way == "networks" else problem.perceptron.depth
+    numbers, parts = observables.count(len(at)), 1 if way == "networks" else populations(problem)
     held = OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
     checks.memory(
         f"the covariances of {numbers} numbers", 16.0 * held, "ask for fewer points, steps, groups or networks"
@@ -107,12 +108,35 @@ def planned(
         must_fit(problem, "particles", particles, tolerance)
     phi = (
         softened(problem.perceptron.nonlinearity, checks.positive("kink_width", kink_width))
-        if way == "derivative"
+        if way == "derivative" and problem.trial is None
         else None
     )
     fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
     groups = 1 if fixed else groups
     return Plan(problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, narrow, networks)
+
+
+def populations(problem: Problem) -> int:
+    """Of neurons that have weights of their own"""
+    if problem.trial is None:
+        return problem.perceptron.depth
+    return len({axis for p in problem.architecture.description for axis in p.axes if axis.wide})
+
+
+def _beyond(problem: Problem) -> str:
+    """What in a network derivatives cannot follow; empty if they can. Kinks of perceptrons are softened."""
+    if problem.trial is None:
+        return ""
+    if problem.has_kinks:
+        return "a module with kinks"
+    hidden = problem.architecture.description.having("hidden")
+    if not all((law := problem.architecture.law_of(p)) and law.gaussian for p in hidden):
+        return "a matrix that does not start as Gaussian numbers"
+    try:
+        own_averages(problem)
+    except ValueError:
+        return OWN_CODE
+    return ""
 
 
 def _must_serve(way: Method, why: str, given: Mapping[str, Any]) -> None:

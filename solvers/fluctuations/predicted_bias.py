@@ -18,7 +18,7 @@ from meanfield.problem.stream import beside
 from solvers.dmft.neurons import Neurons, Population
 from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit, networks_of
 from solvers.fluctuations.unrolled import Unrolled
-from solvers.fluctuations.weighted import Turns, WeightedNetwork
+from solvers.fluctuations.weighted import WeightedNetwork
 from solvers.running.clock import progress_bar
 from solvers.running.memory import bound
 from solvers.running.rehearsal import SECONDS, by_law
@@ -203,16 +203,15 @@ def _three(
     )  # skip connections join equal neurons of all layers
     orders = np.random.default_rng([seed, width]).permuted(np.tile(np.arange(width), (layers, 1)), axis=1)
     chosen = torch.from_numpy(orders).expand(problem.perceptron.depth, -1)
-    turns: list[tuple[Turns, Turns]] | None = None
+    first: WeightedNetwork | None = None
     found, size = [], 0
     for start, stop in ((0, width), (0, width // 2), (width // 2, width)):
         network = _network(problem, width, seed, tolerance, chosen[:, start:stop])
-        if turns is not None:
-            network.turns = [(Turns(e.made), Turns(f.made)) for e, f in turns]
-            network.know(network.nothing)
+        if first is not None:
+            network.follow(first)
         with torch.no_grad():
             found.append(torch.cat(Unrolled(problem, network, network.initial_state, observables, at).seen()))
-        turns = network.turns
+        first = first or network
         size = size or sum(t.nbytes for four in network.known for t in four) + 8 * width * problem.data.points * len(
             chosen
         )

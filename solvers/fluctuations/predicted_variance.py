@@ -13,8 +13,8 @@ from meanfield.checking.warning import warn
 from meanfield.comparison.fluctuations import PredictedVariance
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.problem.problem import Problem
-from solvers.fluctuations.observed import Observables, networks_of
-from solvers.fluctuations.plan import OF_NETWORKS, Method, Plan, planned
+from solvers.fluctuations.observed import Observables, bytes_of_a_pass, networks_of
+from solvers.fluctuations.plan import OF_NETWORKS, Method, Plan, planned, populations
 from solvers.fluctuations.starts import Start
 from solvers.fluctuations.unrolled import Unrolled
 from solvers.running.clock import progress_bar
@@ -114,6 +114,7 @@ def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
         )
         return replace(whole, bytes=whole.bytes + 16.0 * OF_NETWORKS * total**2)
     most, each = max(plan.at), plan.observables.count(1)
+    passed = bytes_of_a_pass(plan.problem, plan.particles)
 
     def run(steps: int) -> None:
         few = plan.at_end_of(steps)
@@ -121,20 +122,21 @@ def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
         unrolled = Unrolled(few.problem, start.network, start.begin, few.observables, few.at)
         kept, _ = unrolled.forward(_BYTES)
         state = kept[-1].size
-        unrolled.influences(kept, 0, min(each, _together(state)))
+        unrolled.influences(kept, 0, min(each, _together(max(state, passed))))
         held[steps] = state
 
     law, last = by_law(run, most, seconds)
     state = max(held.values()) * (most + 1) / (last + 1)
-    pieces = total / min(each, _together(state))
+    at_once = _together(max(state, passed))
+    pieces = total / min(each, at_once)
     steps = f"the first {last} of {most} steps" if last < most else "the whole training"
     how = f"{min(each, total)} of {plan.groups * total} derivatives of {steps}"
-    together = state * min(total, _together(state))
-    covariances = 8.0 * plan.groups * plan.problem.perceptron.depth * total**2
+    together = max(state, passed) * min(total, at_once)
+    covariances = 8.0 * plan.groups * populations(plan.problem) * total**2
     parts = {
         "states": min(_BYTES, most * state),
         "derivatives": 2.0 * together,
-        "passes": 6.0 * state,
+        "passes": 6.0 * max(state, passed),
         "covariances": covariances,
     }
     return Estimate(
@@ -159,17 +161,16 @@ def _from_derivatives(
     """
     unrolled, total = Unrolled(problem, start.network, start.begin, observables, at), observables.count(len(at))
     kept, found = unrolled.forward(_BYTES)
-    pieces, together = [], _together(kept[-1].size)
+    pieces, together = [], _together(max(kept[-1].size, bytes_of_a_pass(problem, start.network.population.samples)))
     for first in range(0, total, together):
         stop = min(first + together, total)
         pieces.append(unrolled.influences(kept, first, stop))
         told(stop - first)
     covariances = []
-    for m, influence in zip(
-        dict.fromkeys(start.network.weights), map(torch.cat, zip(*pieces, strict=True)), strict=True
-    ):
+    whole = map(torch.cat, zip(*pieces, strict=True))
+    for m, size, influence in zip(dict.fromkeys(start.network.weights), start.sizes, whole, strict=True):
         apart = influence - (influence @ m.detach())[:, None]
-        covariances.append((apart * m.detach()) @ apart.T)
+        covariances.append((apart * m.detach()) @ apart.T / size)
     return torch.cat(found), torch.stack(covariances), unrolled.stride
 
 

@@ -13,6 +13,7 @@ from meanfield.problem.problem import Problem
 from solvers.dmft.neurons import Population
 from solvers.dmft.perceptron import directions
 from solvers.fluctuations.weighted import WeightedNetwork
+from solvers.fluctuations.weighted_module import WeightedModule
 from solvers.running.integrator import State
 from solvers.running.sharding import Shard
 from solvers.two_layer.wasserstein_flow import Initial, WassersteinFlow
@@ -20,17 +21,29 @@ from solvers.two_layer.wasserstein_flow import Initial, WassersteinFlow
 
 @dataclass(frozen=True)
 class Start:
-    """A network whose neurons have weights that can be differentiated, how it begins, and the names of its populations of neurons"""
+    """A network whose neurons have weights that can be differentiated, how it begins, and the names of its populations of neurons
 
-    network: WeightedNetwork
+    sizes: neurons of each population over the width.
+    """
+
+    network: WeightedNetwork | WeightedModule
     begin: Callable[[], State]
     parts: tuple[str, ...]
+    sizes: tuple[float, ...] = (1.0,)
 
 
 def start_of(
-    problem: Problem, particles: int, seed: int, initial: Initial | ParticleMeasure, tolerance: float, phi: Activation
+    problem: Problem,
+    particles: int,
+    seed: int,
+    initial: Initial | ParticleMeasure,
+    tolerance: float,
+    phi: Activation | None,
 ) -> Start:
-    """phi: the activation, whose derivative may be another one's than autograd finds"""
+    """phi: the activation of a perceptron, whose derivative may be another one's than autograd finds"""
+    if problem.trial is not None:
+        return _of_module(problem, particles, seed, initial, tolerance)
+    assert phi is not None
     if problem.perceptron.depth == 1:
         return _of_particles(problem, particles, seed, initial, tolerance, phi)
     if initial != "sobol":
@@ -42,7 +55,17 @@ def start_of(
     network = WeightedNetwork(problem, population, tolerance, [own[0]] * depth if shared else own)
     network.act = phi
     parts = ("neurons of all layers",) if shared else tuple(f"layer {l}" for l in range(1, depth + 1))
-    return Start(network, network.initial_state, parts)
+    return Start(network, network.initial_state, parts, (1.0,) * len(parts))
+
+
+def _of_module(
+    problem: Problem, particles: int, seed: int, initial: Initial | ParticleMeasure, tolerance: float
+) -> Start:
+    if initial != "sobol":
+        raise ValueError("initial is the measure of two-layer networks: received a module")
+    network = WeightedModule(problem, particles, seed, tolerance)
+    parts = ("neurons of all layers",) if len(network.axes) == 1 else tuple(f"axes of {axis}" for axis in network.axes)
+    return Start(network, network.initial_state, parts, tuple(float(axis.size) for axis in network.axes))
 
 
 def _of_particles(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from meanfield.checking import checks
 from meanfield.problem.problem import Problem
 from solvers.dmft.perceptron import LimitPass
 from solvers.fluctuations.weighted import WeightedNetwork
+from solvers.fluctuations.weighted_dense import Known
+from solvers.fluctuations.weighted_module import WeightedModule
 from solvers.running.inputs import EVERYWHERE, Rows
 from solvers.running.integrator import State, weighted
 
-Observed = Callable[[WeightedNetwork, LimitPass], Tensor]  # of a pass: (q,) numbers
+Observed = Callable[[Any, Any], Tensor]  # of a pass: (q,) numbers
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Moment:
 
     parameters: State  # the last are scales, which nothing depends on
     memory: State
-    known: list[tuple[Tensor, ...]]
+    known: list[Known]
 
     def tensors(self) -> list[Tensor]:
         return [*self.parameters[:-1], *self.memory[:-1], *(t for four in self.known for t in four)]
@@ -37,7 +40,8 @@ class Moment:
         rest = iter(tensors)
         parameters = (*(next(rest) for _ in self.parameters[:-1]), self.parameters[-1])
         memory = (*(next(rest) for _ in self.memory[:-1]), *self.memory[-1:])
-        return Moment(parameters, memory, [tuple(next(rest) for _ in four) for four in self.known])
+        known: list[Any] = [tuple(next(rest) for _ in four) for four in self.known]
+        return Moment(parameters, memory, known)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Unrolled:
     def __init__(
         self,
         problem: Problem,
-        network: WeightedNetwork,
+        network: WeightedNetwork | WeightedModule,
         start: Callable[[], State],
         observed: Observed,
         at: Sequence[int],
@@ -85,7 +89,7 @@ class Unrolled:
         parameters, memory = moment.parameters, moment.memory
         for step in range(first, min(stop, self.last + 1)):
             batch = self.batches[step][1] if step < self.last else None
-            passed = None
+            passed: Any = None
             if step in self.at:
                 passed = network.forward(parameters, EVERYWHERE, True)
                 found.append(self.observed(network, passed))
@@ -94,7 +98,7 @@ class Unrolled:
             if batch is not None or passed is None:
                 rows: Rows = slice(0, self.problem.data.samples) if batch is None else batch
                 passed = network.forward(parameters, rows, True)
-            if batch is None and not torch.is_grad_enabled():
+            if self.problem.has_kinks and batch is None and not torch.is_grad_enabled():
                 self._watch(passed)
             parameters, memory = self._moved(step, parameters, memory, network.backward(passed))
         return Moment(parameters, memory, network.known), found
@@ -110,10 +114,11 @@ class Unrolled:
         """A step of descent (equation 2), in memory of its own"""
         training = self.problem.training
         eta = self.rate(step)
-        keep = 1 - eta * training.weight_decay
+        fall, decays = eta * training.weight_decay, self.network.decays
         if training.momentum:
             velocity = memory = weighted((1.0, training.momentum), (velocity, memory)) if memory else velocity
-        moved = weighted((eta, keep), (velocity, parameters))
+        fallen = tuple(p * (1 - fall * own) for p, own in zip(parameters, decays, strict=True))
+        moved = weighted((eta, 1.0), (velocity, fallen))
         still = self.network.still
         return tuple(p if rests else m for m, p, rests in zip(moved, parameters, still, strict=True)), memory
 
@@ -177,7 +182,7 @@ class Unrolled:
         return totals
 
     def _begun(self) -> Moment:
-        self.network.know(self.network.nothing)
+        self.network.know(())
         return Moment(self.start(), (), self.network.known)
 
     def _asked(self, start: int, first: int, stop: int, found: Sequence[Tensor]) -> Tensor:

@@ -124,6 +124,40 @@ def variance_of_relu_networks() -> None:
         assert abs(ratios[1] - 1) < 0.15
 
 
+def variance_of_modules() -> None:
+    """N Var f_T of networks written in torch, 1000 of width 64 and 500 of width 256 over derivatives of the limit; T = 6, four samples"""
+    print(
+        "| network | N = 64 | N = 256 | error | of the prediction | single outputs | s | s of the networks | by axes |\n"
+        "|---|---|---|---|---|---|---|---|---|"
+    )
+    for name in ("convolutional, tanh", "convolutional, gelu", "residual, eta = 0.05", "recurrent", "transformer"):
+        problem, rng, sums, spread = MODULES[name]().with_steps(6), np.random.default_rng(0), [], math.nan
+        start = time.perf_counter()
+        found = predicted_variance(problem, 2**12, observed=("f",), points=range(4), progress=False)
+        seconds = time.perf_counter() - start
+        assert found.settings["method"] == "derivative"
+        expected = found.variance("f")[-1, :4].flatten()
+        each = found.each("f")[:, -1, :4].flatten(1).sum(1)
+        own = float(each.std() / len(each) ** 0.5 / each.mean())
+        for width, count in ((64, 1000), (256, 500)):
+            start = time.perf_counter()
+            nets = FiniteWidth(width, dtype="float32", snapshots=(), keep_neurons=False).ensemble(problem, count)
+            final = torch.stack([s.f[-1, :4].flatten() for s in nets]).double()
+            ratios = width * final.var(0) / expected
+            sums.append(float(width * final.var(0).sum() / expected.sum()))
+            draws = [
+                float(final[rng.integers(count, size=count)].var(0).sum() / final.var(0).sum()) for _ in range(300)
+            ]
+            spread = float(np.std(draws))
+        parts = found.by_part("f")[:, -1, :4].flatten(1).sum(1)
+        print(
+            f"| {name} | {sums[0]:.3f} | {sums[1]:.3f} | {spread:.3f} | {own:.3f} | {ratios.min():.2f} .. {ratios.max():.2f} | "
+            f"{seconds:.0f} | {time.perf_counter() - start:.0f} | {' '.join(f'{part:.2f}' for part in parts / parts.sum())} |",
+            flush=True,
+        )
+        assert abs(sums[1] - 1) < 4 * math.hypot(spread, own)
+
+
 def variance_by_layer() -> None:
     """N Var f_T of networks of width 256 that differ in the neurons of one layer alone, 60 about each of 6 draws of the others, over the
     part that is predicted for that layer; sum of 8 outputs
@@ -279,6 +313,7 @@ CLAIMS = {
     f.__name__: f
     for f in (
         variance_of_deep_networks,
+        variance_of_modules,
         variance_of_relu_networks,
         variance_by_layer,
         laws_of_revealed_networks,
