@@ -203,3 +203,9 @@ def test_kinks_and_other_laws_are_asked_as_networks():
         problem = asked(build, 1, "images" if build is Convolutional else "rows")
         with pytest.raises(ValueError, match=f"follows smooth networks by gradient_descent: received .*{why}"):
             predicted_variance(problem, method="derivative")
+
+
+def test_kernels_of_modules_are_refused_by_name():
+    for name in ("Phi[again]", "tangent_kernel"):
+        with pytest.raises(ValueError, match=r"of modules outputs and losses are predicted, no kernels: received"):
+            predicted_variance(CASES["recurrent, momentum, decay"], observed=(name,))

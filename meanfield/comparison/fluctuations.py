@@ -264,8 +264,13 @@ class WidthFor:
 
     def __str__(self) -> str:
         whose = "one network" if self.ensemble == 1 else f"a mean of {self.ensemble} networks"
-        error = f" +- {self.error:.0f}" if math.isfinite(self.error) else ""
-        return f"width {self.width}{error} for {self.asked:.2%} of the limit by {whose}"
+        known = math.isfinite(self.error)
+        unit = (
+            10 ** max(0, math.floor(math.log10(self.error)) - 1) if known and self.error > 0 else 1
+        )  # of what is sure
+        error = f" +- {math.ceil(self.error / unit) * unit}" if known else ""
+        noise = "" if self.n_bias2 > 0 else "; no bias stands out of its error, and none is counted"
+        return f"width {math.ceil(self.width / unit) * unit}{error} for {self.asked:.2%} of the limit by {whose}{noise}"
 
     def __eq__(self, other: object) -> bool:
         return repr(self) == repr(other) if isinstance(other, WidthFor) else NotImplemented

@@ -38,6 +38,11 @@ class Observables:
         if not self.names:
             raise ValueError("observed must name something, e.g. ('f',): received none")
         for name in self.names:
+            if self.problem.trial is not None and name not in self.shapes() and _is_kernel(self.problem, name):
+                raise ValueError(
+                    f"of modules outputs and losses are predicted, no kernels: received {name!r}; give some of {', '.join(self.shapes())}, "
+                    "and see kernels of networks beside the limit by width_sweep and mf.deviation"
+                )
             checks.lookup("observable", name, self.shapes())
         for name, test in (("f_test", self.problem.data.x_test), ("test_loss", self.problem.data.y_test)):
             if name in self.names and test is None:
@@ -138,6 +143,10 @@ class Observables:
             return outputs
         outputs |= {key: lambda l=l: phi(l) for l, key in enumerate(keys("Phi"))}
         return outputs | {key: lambda l=l: g(l) for l, key in enumerate(keys("G"))}
+
+
+def _is_kernel(problem: Problem, name: str) -> bool:
+    return name == "tangent_kernel" or name in {*problem.keys("Phi"), *problem.keys("G")}
 
 
 def must_fit(problem: Problem, name: str, neurons: int, tolerance: float) -> None:

@@ -146,7 +146,7 @@ class Unrolled:
                         )
                 moment, seen = self.way(moment, step, step + 1)
                 found += seen
-                if (rank := max((len(side) for four in moment.known for side in four), default=0)) > most:
+                if (rank := max((len(e) for four in moment.known for e in (four[0], four[2])), default=0)) > most:
                     raise ValueError(
                         f"the fields of a layer span {rank} directions or more, beyond half of particles={2 * most}: take particles="
                         f"{2 ** (4 * rank - 1).bit_length()} or so, since training adds others, or a larger tolerance"

@@ -174,6 +174,7 @@ class WeightedModule(Weighted, ModuleLimit):
             slope = torch.zeros_like(theta) if slope is None else slope
             own.append(slope * -self.units[name].rate / (1 if share is None else share))
         velocity = (*self._learning(passed), *own, torch.zeros(len(self.learning), dtype=torch.float64))
+        record.traces.clear()  # what they came from refers to the record: nothing would ever be freed
         return velocity if outer else tuple(v.detach() for v in velocity)
 
     def _asked(self, given: dict[str, Tensor], x: Tensor) -> Tensor:
