@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
         )
         return replace(whole, bytes=whole.bytes + 16.0 * OF_NETWORKS * total**2)
     most, each = max(plan.at), plan.observables.count(1)
-    passed = bytes_of_a_pass(plan.problem, plan.particles)
+    one = partial(_of_a_number, plan.problem, plan.particles)
 
     def run(steps: int) -> None:
         few = plan.at_end_of(steps)
@@ -122,21 +123,21 @@ def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
         unrolled = Unrolled(few.problem, start.network, start.begin, few.observables, few.at)
         kept, _ = unrolled.forward(_BYTES)
         state = kept[-1].size
-        unrolled.influences(kept, 0, min(each, _together(max(state, passed))))
+        unrolled.influences(kept, 0, min(each, _together(one(state))))
         held[steps] = state
 
     law, last = by_law(run, most, seconds)
     state = max(held.values()) * (most + 1) / (last + 1)
-    at_once = _together(max(state, passed))
+    at_once = _together(one(state))
     pieces = total / min(each, at_once)
     steps = f"the first {last} of {most} steps" if last < most else "the whole training"
     how = f"{min(each, total)} of {plan.groups * total} derivatives of {steps}"
-    together = max(state, passed) * min(total, at_once)
+    together = one(state) * min(total, at_once)
     covariances = 8.0 * plan.groups * populations(plan.problem) * total**2
     parts = {
         "states": min(_BYTES, most * state),
         "derivatives": 2.0 * together,
-        "passes": 8.0 * max(state, passed),
+        "passes": 6.0 * one(state),
         "covariances": covariances,
     }
     return Estimate(
@@ -144,9 +145,14 @@ def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
     )
 
 
-def _together(state: float) -> int:
-    """Numbers of which derivatives are taken together, where a state takes so many bytes"""
-    return max(1, min(_AT_ONCE, int(_BYTES / max(1, state))))
+def _together(size: float) -> int:
+    """Numbers of which derivatives are taken together, where one holds so many bytes"""
+    return max(1, min(_AT_ONCE, int(_BYTES / max(1, size))))
+
+
+def _of_a_number(problem: Problem, particles: int, state: float) -> float:
+    """Bytes that the derivative of one number holds: as much as the state, of modules what autograd makes of it on its way, too"""
+    return state if problem.trial is None else 2.5 * max(state, bytes_of_a_pass(problem, particles))
 
 
 def _from_derivatives(
@@ -161,7 +167,7 @@ def _from_derivatives(
     """
     unrolled, total = Unrolled(problem, start.network, start.begin, observables, at), observables.count(len(at))
     kept, found = unrolled.forward(_BYTES)
-    pieces, together = [], _together(max(kept[-1].size, bytes_of_a_pass(problem, start.network.population.samples)))
+    pieces, together = [], _together(_of_a_number(problem, start.network.population.samples, kept[-1].size))
     for first in range(0, total, together):
         stop = min(first + together, total)
         pieces.append(unrolled.influences(kept, first, stop))
