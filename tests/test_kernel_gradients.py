@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 import meanfield as mf
 from meanfield.kernels import kernel_gradients
 from meanfield.scaling.standard import improved_standard
-from solvers import TangentKernelLimit, WassersteinFlow, lazy_prediction
+from solvers import TangentKernelLimit, WassersteinFlow, lazy_prediction, predicted_variance
 from solvers.finite.empirical_kernels import empirical_tangent_kernel
 
 NAMES = ("linear", "relu", "erf", "sin", "gelu")
@@ -104,6 +104,7 @@ CUT = {
     "TangentKernelLimit, initial": lambda: TangentKernelLimit(initial=points()[:, :1])(problem()),
     "lazy_prediction, covariance": lambda: lazy_prediction(problem(), covariance=gram()),
     "WassersteinFlow": lambda: WassersteinFlow(initial=cloud())(problem(mf.mean_field())),
+    "predicted_variance": lambda: predicted_variance(problem(mf.mean_field()), initial=cloud()),
 }
 
 

@@ -123,7 +123,6 @@ def empirical_tangent_kernel(
     return kernel
 
 
-@torch.inference_mode(False)  # in which nothing is differentiated
 def _kernels(
     network: Network | ConvNetwork, scaling: Scaling | Standard, x: Any, width: int, seed: int, x2: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,10 +132,11 @@ def _kernels(
         raise ValueError(
             f"x and x2 differ in dimension: received shapes {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    model = _Model(network, scaling, first, checks.integer("width", width, 1))
-    parameters = model.draw(checks.seed("seed", seed))
-    left = model.jacobian(parameters, model.x)
-    right = left if second is None else model.jacobian(parameters, second)
+    with torch.inference_mode(False):  # in which nothing is differentiated
+        model = _Model(network, scaling, first.clone(), checks.integer("width", width, 1))
+        parameters = model.draw(checks.seed("seed", seed))
+        left = model.jacobian(parameters, model.x)
+        right = left if second is None else model.jacobian(parameters, second.clone())
     grams = {k: left[k].reshape(len(left[k]), -1) @ right[k].reshape(len(right[k]), -1).T for k in parameters}
     ntk = sum((model.rates[name] * gram for name, gram in grams.items()), torch.zeros_like(grams["a"]))
     nngp = sum((model.stds[name] ** 2 * grams[name] for name in ("a", "b") if name in grams), torch.zeros_like(ntk))

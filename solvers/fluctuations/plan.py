@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from meanfield.checking import checks
+from meanfield.checking.array_input import untracked
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.activations import Activation
 from meanfield.problem.problem import Problem
@@ -111,6 +112,8 @@ def planned(
         if way == "derivative" and problem.trial is None
         else None
     )
+    if isinstance(initial, ParticleMeasure):
+        initial = ParticleMeasure(*(untracked("the initial measure", tensor) for tensor in initial.tensors))
     fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
     groups = 1 if fixed else groups
     return Plan(problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, narrow, networks)

@@ -29,8 +29,6 @@ _BYTES = 2**30  # that may be kept of the way, and that the derivatives of numbe
 
 
 @checked
-@torch.inference_mode(False)  # in which nothing is differentiated
-@torch.enable_grad()
 def predicted_variance(
     problem: Problem,
     particles: int = 2**10,
@@ -90,8 +88,9 @@ def predicted_variance(
     found, parts, total = [], (), plan.observables.count(len(plan.at))
     with progress_bar("predicted variance", progress, total=plan.groups * total) as bar:
         for group in range(plan.groups):
-            start = plan.start(group)
-            found.append(_from_derivatives(problem, plan.observables, plan.at, start, bar.update))
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+                start = plan.start(group)
+                found.append(_from_derivatives(problem, plan.observables, plan.at, start, bar.update))
             parts = start.parts
     values, covariances = torch.stack([one[0] for one in found]), torch.stack([one[1] for one in found])
     stride = max(one[2] for one in found)
