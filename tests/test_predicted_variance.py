@@ -147,6 +147,41 @@ def test_little_memory_changes_nothing():
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
+def test_in_the_lazy_limit_fluctuations_are_those_of_a_static_kernel():
+    """gamma0 -> 0: a neuron moves outputs by A^T f_0 (odd in a) and by eta/P sum_k A^(T-1-k) (k - K) A^k y (even), A = 1 - eta K / P,
+    k(a, w) = phi phi' + a^2 phi' phi' x x' / D: kernels are random and static (Bordelon & Pehlevan 2023, arXiv 2304.03408)
+    """
+    x, y = (
+        torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+        torch.tensor([1.0, -0.5, 0.8]),
+    )
+    eta, steps, gamma0 = 0.7, 6, 1e-3
+    asked = mf.Problem(mf.Dataset(x, y), mf.Network(1), mf.mean_field(gamma0), mf.Training(eta, steps))
+    half = mf.ParticleMeasure.iid(50, 5, seed=2)
+    cloud = mf.ParticleMeasure(
+        torch.cat([half.a, -half.a]), torch.cat([half.w, half.w]), torch.cat([half.m, half.m]) / 2
+    )
+    start = start_of(asked, 100, 0, cloud, 1e-9, asked.network.nonlinearity)
+    unrolled = Unrolled(asked, start.network, start.begin, Observables(asked, ("f",), None), (steps,))
+    kept, _ = unrolled.forward(1e9)
+    influence = unrolled.influences(kept, 0, 3)[0]
+    influence = influence - influence.mean(1, keepdim=True)
+    h = half.w @ x.T / 5**0.5
+    phi, slope = torch.tanh(h), 1 - torch.tanh(h).square()
+    each = phi[:, :, None] * phi[:, None] + (half.a.square() * slope)[:, :, None] * slope[:, None] * (x @ x.T / 5)
+    kernel = each.mean(0)
+    a = torch.eye(3, dtype=torch.float64) - eta / 3 * kernel
+    power = torch.linalg.matrix_power
+    even = sum(eta / 3 * power(a, steps - 1 - k) @ (each - kernel) @ power(a, k) @ y.double() for k in range(steps))
+    odd = power(a, steps) @ (half.a * phi)[:, :, None]
+    torch.testing.assert_close(
+        (influence[:, :50] + influence[:, 50:]).T / 2, even, rtol=0, atol=1e-4 * float(even.abs().max())
+    )
+    torch.testing.assert_close(
+        gamma0 * (influence[:, :50] - influence[:, 50:]).T / 2, odd[:, :, 0], rtol=0, atol=1e-4 * float(odd.abs().max())
+    )
+
+
 @pytest.mark.parametrize("name", DEEP)
 def test_deep_networks_have_the_predicted_variance(name):
     """300 networks of width 512 each, outputs, the loss and the tangent kernel's trace: within 4 standard errors, and O(1/N)"""
