@@ -35,14 +35,14 @@ solve = WassersteinFlow(particles=8192)
 richness = (0.03, 0.1, 0.3, 1.0, 3.0)
 limits = {g: solve(mf.Problem(data, network, mf.mean_field(gamma0=g), training)) for g in richness}
 
-axes = mf.plot.kernels([limits[0.03], limits[3.0]])
+axes = mf.plot.kernels([limits[0.03], limits[3.0]], scale="all")
 for panel, title in zip(axes, ("0.03, start", "0.03, end", "3, start", "3, end"), strict=True):
     panel.set_title(rf"$\gamma_0$ = {title}")
 
 # %%
 # Images are sorted by class, and colours say how alike two of them are. Before training, both networks find all images about equally
-# alike. After training the lazy one (above) has hardly changed its mind (each panel has colours of its own: compare the numbers
-# beside them), while the rich one (below) sees two blocks: the two digits. Yet the loss of both falls:
+# alike. After training the lazy one (above) has hardly changed its mind, while the rich one (below) sees two blocks: images of a digit
+# are alike (red), those of different digits opposite (blue). Yet the loss of both falls:
 
 fig, panel = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
 for g, solution in limits.items():

@@ -125,7 +125,9 @@ def variance_of_relu_networks() -> None:
 
 
 def variance_of_modules() -> None:
-    """N Var f_T of networks written in torch, 1000 of width 64 and 500 of width 256 over derivatives of the limit, four samples"""
+    """N Var f_T of networks written in torch, 1000 of width 64 and 500 of width 256, over derivatives of the limit (2048 particles); four
+    outputs, of the transformer one sample's 13
+    """
     print(
         "| network | T | N = 64 | N = 256 | error | of the prediction | single outputs | s | s of the networks | by axes |\n"
         "|---|---|---|---|---|---|---|---|---|---|"
@@ -139,24 +141,25 @@ def variance_of_modules() -> None:
     }
     for name, steps in asked.items():
         problem, rng, sums, spread = MODULES[name]().with_steps(steps), np.random.default_rng(0), [], math.nan
+        few = 4 if problem.data.outputs == 1 else 1
         start = time.perf_counter()
-        found = predicted_variance(problem, 2**12, observed=("f",), points=range(4), progress=False)
+        found = predicted_variance(problem, 2**11, observed=("f",), points=range(few), progress=False)
         seconds = time.perf_counter() - start
         assert found.settings["method"] == "derivative"
-        expected = found.variance("f")[-1, :4].flatten()
-        each = found.each("f")[:, -1, :4].flatten(1).sum(1)
+        expected = found.variance("f")[-1, :few].flatten()
+        each = found.each("f")[:, -1, :few].flatten(1).sum(1)
         own = float(each.std() / len(each) ** 0.5 / each.mean())
         for width, count in ((64, 1000), (256, 500)):
             start = time.perf_counter()
             nets = FiniteWidth(width, dtype="float32", snapshots=(), keep_neurons=False).ensemble(problem, count)
-            final = torch.stack([s.f[-1, :4].flatten() for s in nets]).double()
+            final = torch.stack([s.f[-1, :few].flatten() for s in nets]).double()
             ratios = width * final.var(0) / expected
             sums.append(float(width * final.var(0).sum() / expected.sum()))
             draws = [
                 float(final[rng.integers(count, size=count)].var(0).sum() / final.var(0).sum()) for _ in range(300)
             ]
             spread = float(np.std(draws))
-        parts = found.by_part("f")[:, -1, :4].flatten(1).sum(1)
+        parts = found.by_part("f")[:, -1, :few].flatten(1).sum(1)
         print(
             f"| {name} | {steps} | {sums[0]:.3f} | {sums[1]:.3f} | {spread:.3f} | {own:.3f} | {ratios.min():.2f} .. {ratios.max():.2f} | "
             f"{seconds:.0f} | {time.perf_counter() - start:.0f} | {' '.join(f'{part:.2f}' for part in parts / parts.sum())} |",
