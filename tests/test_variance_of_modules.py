@@ -209,3 +209,10 @@ def test_kernels_of_modules_are_refused_by_name():
     for name in ("Phi[again]", "tangent_kernel"):
         with pytest.raises(ValueError, match=r"of modules outputs and losses are predicted, no kernels: received"):
             predicted_variance(CASES["recurrent, momentum, decay"], observed=(name,))
+
+
+def test_many_numbers_of_a_module_are_asked_of_networks():
+    problem = asked(Language, 1, "text")
+    assert predicted_variance(problem, 192, observed=("loss",), groups=1).settings["method"] == "derivative"
+    with pytest.raises(ValueError, match="because of the 624 numbers of a module, each of which costs a derivative"):
+        predicted_variance(problem, particles=64)

@@ -23,6 +23,7 @@ Method = Literal["derivative", "networks"]
 METHODS: tuple[Method, ...] = ("derivative", "networks")
 OF_NETWORKS = 20  # groups into which narrow networks are divided
 NARROW, OF_TWO_LAYERS = 256, 4096  # their width if it is left out: two layers cost in proportion to it
+FEW_OF_MODULES = 16  # numbers from which on networks, which show all at once, cost less than a derivative for each
 OWN_CODE = "a module that does more with its neurons than weigh them"
 _OWN: dict[Method, tuple[str, ...]] = {  # arguments of one way alone
     "derivative": ("particles", "groups", "initial", "kink_width"),
@@ -87,12 +88,16 @@ def planned(
     )
     beyond = other or _beyond(problem)
     kinks = problem.has_kinks and bool(problem.training.steps)
-    way: Method = "networks" if beyond or kinks else "derivative"
+    numbers = observables.count(len(at))
+    many = problem.trial is not None and numbers > FEW_OF_MODULES
+    way: Method = "networks" if beyond or kinks or many else "derivative"
     if method is not None:
         way = checks.lookup("method", method, {name: name for name in METHODS})
     given = {"particles": particles, "groups": groups, "initial": initial, "kink_width": kink_width}
     given |= {"width": width, "networks": networks}
-    why = beyond or "a kink of the activation"
+    why = beyond or (
+        "a kink of the activation" if kinks else f"the {numbers} numbers of a module, each of which costs a derivative"
+    )
     _must_serve(way, "" if method or way == "derivative" else f" because of {why}", given)
     if way == "derivative" and beyond:
         if beyond == OWN_CODE:
@@ -100,7 +105,7 @@ def planned(
         raise ValueError(
             f"method='derivative' follows smooth networks by gradient_descent: received {beyond}; method='networks' takes any"
         )
-    numbers, parts = observables.count(len(at)), 1 if way == "networks" else populations(problem)
+    parts = 1 if way == "networks" else populations(problem)
     held = OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
     checks.memory(
         f"the covariances of {numbers} numbers", 16.0 * held, "ask for fewer points, steps, groups or networks"

@@ -52,7 +52,8 @@ def predicted_variance(
     the weights of its neurons, whose derivatives come from a backward pass through the sweep (equation 101), and it tells from which
     layer's neurons fluctuations come. Perceptrons and modules (equation 101b), by gradient descent. method="networks" trains narrow ones,
     so many of this width (256 if left out, 4096 of two-layer perceptrons), whose covariances are within O(1/width). method left out: the
-    first but for kinks, gradient flow, optimisers and modules that do more with their neurons than average over them (several heads).
+    first but for kinks, gradient flow, optimisers, more than 16 numbers of a module, since each takes a derivative, and modules that do
+    more with their neurons than average over them (several heads).
 
     observed: names as of `mf.observe` ("f", "f_test", "loss", "test_loss", "Phi1", "G1", "tangent_kernel", ..; of modules no kernels), at
     the steps given, -1 being the last. points: rows of [x; x_test]: outputs and kernels at these only (None: all; each number costs a
