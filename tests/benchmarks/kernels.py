@@ -91,7 +91,7 @@ def dense_relu(points: int = 2000, inputs: int = 784, hidden: int = 3, repetitio
             found[f"{name} over ours"] = over_rounds(ratio)
         cells = [min(many), statistics.median(many), max(many), min(ratio), statistics.median(ratio), max(ratio)]
         print(f"| {name} | " + " | ".join(f"{c:.3g}" for c in cells) + " |")
-    print(f"largest difference from numpy, relative: {apart:.1e} (its rounding on the diagonal)")
+    print(f"\nlargest difference from numpy, relative: {apart:.1e} (its rounding on the diagonal)")
     return found
 
 

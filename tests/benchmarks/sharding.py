@@ -99,7 +99,7 @@ def sharded_dmft(samples: int = 2**15, points: int = 32, steps: int = 16, rounds
         cells = [spread(row["steady"]), spread(row["speed_up"]), spread(row["model"]), f"{row['sums']}", f"{row['kB']:.3g}",
                  spread(row["in_sums"]), spread(row["growing"]), f"{row['growing_sums']:.3g}", spread(row["seconds"])]  # fmt: skip
         print(f"| {count} | {' | '.join(cells)} |")
-    print(f"steady steps: {found['1']['steady_steps']} of {steps - 2}")
+    print(f"\nsteady steps: {found['1']['steady_steps']} of {steps - 2}")
     _print_memory(found, {"matrices": "matrices", "live": "all tensors", "peak": "peak"})
     return found
 
