@@ -166,7 +166,19 @@ class Deviations(nn.Module):
         return self.out(torch.tanh(h / h.std(-1, keepdim=True)))
 
 
-@pytest.mark.parametrize("build", [Heads, Beside, Turned, Deviations])
+class Gated(Deviations):
+    """The same, behind a gate that starts at 0"""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        h = self.read(x)
+        return self.out(torch.tanh(h + self.gate * h / h.std(-1, keepdim=True)))
+
+
+@pytest.mark.parametrize("build", [Heads, Beside, Turned, Deviations, Gated])
 def test_modules_that_do_more_with_their_neurons_are_asked_as_networks(build):
     problem = asked(build, 1)
     with pytest.raises(

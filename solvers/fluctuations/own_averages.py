@@ -208,7 +208,7 @@ class _Trial:
             if p.role in ("input", "hidden", "readout"):
                 found[p.name] = noise / p.fan_in(self.width) ** (1.0 if p.role == "readout" else 0.5)
             else:
-                found[p.name] = w + 0.3 * noise if p.role == "vector" else w
+                found[p.name] = w + 0.3 * noise  # a gate that starts at 0 would hide what is behind it
         return found
 
     def weighted(self, given: Mapping[str, Tensor], shares: Mapping[int, Tensor]) -> dict[str, Tensor]:
