@@ -41,7 +41,7 @@ def test_a_page_holds_what_was_asked_and_what_came(found):
         "How sure it is",
         "Kernels over time",
         "Layer by layer",
-        "DeviationReport",
+        "Deviation report",
         "How it was made",
     ):
         assert f"<h2>{title}</h2>" in html

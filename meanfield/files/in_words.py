@@ -12,7 +12,18 @@ _PARTS = ("network", "scaling", "training", "loss", "solver")
 def by_part(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked of a run, without its data; nothing of other results"""
     asked = dict(settings.get("problem", {})) | {"solver": settings.get("solver")}
+    asked["network"] = _briefly(asked.get("network"))
     return {part: asked[part] for part in _PARTS if says_something(asked.get(part))}
+
+
+def _briefly(network: Any) -> Any:
+    """What is told of a module: its name and where its code is, not each parameter"""
+    if not isinstance(network, Mapping) or not isinstance(network.get("module"), Mapping):
+        return network
+    module = dict(network["module"])
+    told = {"module": module.pop("name", None), "code": module.pop("source", None)}
+    told |= {"digest": str(module.pop("digest", None) or "")[:12], "parameters": len(module.pop("parameters", ()))}
+    return told | module | {key: value for key, value in network.items() if key != "module"}
 
 
 def says_something(value: Any) -> bool:

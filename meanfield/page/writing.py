@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -207,9 +208,8 @@ def _over_time(runs: Sequence[Solution]) -> Iterable[Figure]:
 def _of_report(result: Any) -> Iterable[Section]:
     pictures = everything.of_report(result, {})
     table = result.table() if hasattr(result, "table") else str(result)
-    yield Section(
-        type(result).__name__, text=table, figures=tuple(_figure(draw, name) for name, draw in pictures.items())
-    )
+    title = re.sub(r"(?<=.)(?=[A-Z])", " ", type(result).__name__).capitalize()  # DeviationReport: "Deviation report"
+    yield Section(title, text=table, figures=tuple(_figure(draw, name) for name, draw in pictures.items()))
 
 
 def _figure(draw: Any, name: str) -> Figure:
