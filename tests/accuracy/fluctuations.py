@@ -299,7 +299,7 @@ def cost_of_the_bias() -> None:
     for name in ("tanh, L = 2", "relu, L = 3"):
         problem = _problem(name)
         ways: dict[str, Any] = {
-            "halves, width 128": lambda p=problem: _error(predicted_bias(p, 128, 100, progress=False)),
+            "halves, width 128": lambda p=problem: _error(predicted_bias(p, 128, 100, method="halves", progress=False)),
             "networks, width 64": lambda p=problem: _error(predicted_bias(p, 64, 1000, method="networks")),
             "networks, width 16": lambda p=problem: _error(predicted_bias(p, 16, 1000, method="networks")),
             "beside the limit, width 64": lambda p=problem: _beside_the_limit(p, 64, 4000),
@@ -349,7 +349,6 @@ def _of_tilts(problem: mf.Problem, particles: int, sweeps: int, tilts: int) -> f
             both = seen(signs) + seen([-sign for sign in signs])
             own.append(particles * (both / 2 - rest) / e**2)
         found.append(torch.stack(own).mean(0))
-    print(" ".join(f"{b:.2f}" for b in torch.stack(found).mean(0)))
     return float((torch.stack(found).var(0) / sweeps).mean().sqrt())
 
 
