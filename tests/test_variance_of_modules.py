@@ -46,6 +46,7 @@ CASES = {
     "residual of twice the width": asked(Residual),
     "convolutional": asked(lambda n: Convolutional(n, torch.tanh), 2, "images"),
     "own averages": asked(Own, 2),
+    "frozen bias of the readout": asked(mf.Architecture(lambda n: Perceptron(n, 64, bias=True), frozen=("out.bias",))),
     "frozen and slow": asked(
         mf.Architecture(Recurrent, frozen=("read",), rate={"out": 0.5}, decay={"again": 2.0}), weight_decay=0.3
     ),
@@ -228,3 +229,56 @@ def test_many_numbers_of_a_module_are_asked_of_networks():
     assert predicted_variance(problem, 192, observed=("loss",), groups=1).settings["method"] == "derivative"
     with pytest.raises(ValueError, match="because of the 624 numbers of a module, each of which costs a derivative"):
         predicted_variance(problem, particles=64)
+
+
+class Started(nn.Module):
+    """A vector or a number that starts as `start` gives it"""
+
+    def __init__(self, n, start):
+        super().__init__()
+        self.read, self.out, self.v = nn.Linear(64, n), nn.Linear(n, 1), nn.Parameter(start(n))
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.read(x))) + self.v.square().mean()
+
+
+def test_fixed_numbers_of_neurons_are_no_draws_of_theirs():
+    fixed = asked(lambda n: Started(n, lambda n: torch.linspace(-5, 5, n)), 1)
+    with pytest.raises(ValueError, match="received 'v', which starts with fixed numbers, another for each neuron"):
+        predicted_variance(fixed, method="derivative")
+    drawn = predicted_variance(asked(lambda n: Started(n, torch.randn), 0), observed=("loss",))
+    assert drawn.settings["method"] == "derivative"
+
+
+def test_random_numbers_of_no_neuron_are_warned_of():
+    with pytest.warns(RuntimeWarning, match="'v' of no neuron start at random in each network"):
+        predicted_variance(asked(lambda n: Started(n, lambda n: torch.randn(1)), 0), particles=64)
+
+
+@pytest.mark.parametrize(
+    "phi", [lambda h: h * (h > 0), lambda h: torch.stack([h, 0 * h]).amax(0), lambda h: h - 0.1 * h.floor()]
+)
+def test_kinks_of_own_code_are_seen(phi):
+    assert asked(lambda n: Perceptron(n, 64, phi=phi), 1).has_kinks
+    assert not asked(Language, 1, "text").has_kinks  # whose mask compares positions
+
+
+def test_layers_of_too_many_directions_are_asked_as_networks():
+    """Of its own accord; with as many particles as were asked for it is refused"""
+    x = torch.randn(520, 4, generator=torch.Generator().manual_seed(0))
+    build = lambda n: nn.Sequential(nn.Linear(4, n), nn.Softplus(), nn.Linear(n, n), nn.Softplus(), nn.Linear(n, 1))  # noqa: E731
+    problem = mf.Problem(mf.Dataset(30 * x, torch.sign(x[:, :1])), build, mf.mean_field(1.0), mf.Training(0.01, 1))
+    found = predicted_variance(problem, observed=("loss",), tolerance=1e-9, width=None)
+    assert "by networks (networks=400, width=256), because of the directions of a layer" in str(found)
+    with pytest.raises(ValueError, match=r"beyond half of particles=512: take particles=.*or method='networks'"):
+        predicted_variance(problem, 512, observed=("loss",), tolerance=1e-9)
+
+
+def test_points_must_hold_samples_of_what_is_asked():
+    problem = CASES["residual of twice the width"]
+    with pytest.raises(
+        ValueError, match=r"points must hold a training sample where 'f' is asked for: received points=\(4, 5\)"
+    ):
+        predicted_variance(problem, points=(4, 5), observed=("f",))
+    with pytest.raises(ValueError, match="points must hold a test sample where 'f_test' is asked for"):
+        predicted_variance(problem, points=(0,), observed=("f_test",))

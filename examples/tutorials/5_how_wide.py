@@ -79,4 +79,5 @@ fig, panel = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
 mf.plot.ensemble_loss(found, ax=panel)
 
 # %%
-# **Try it yourself.** Set ``error=0.005``: now the bias matters, and sixteen networks no longer do with a sixteenth of the width.
+# **Try it yourself.** Set ``error=0.1``: at the small widths that this takes the bias matters, and sixteen networks no longer do with a
+# sixteenth of the width.

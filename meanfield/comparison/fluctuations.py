@@ -76,7 +76,8 @@ class _Observed:
         """The method and its sizes; the first versions of the bias had halves alone"""
         sizes = ("networks", "draws", "width", "groups", "particles")
         told = ", ".join(f"{name}={self.settings[name]}" for name in sizes if name in self.settings)
-        return f"{self.settings.get('method', 'halves')} ({told})"
+        why = f", because of {self.settings['because']}" if self.settings.get("because") else ""
+        return f"{self.settings.get('method', 'halves')} ({told}){why}"
 
     def _table(self, title: str) -> str:
         """Means over the numbers of each observable, a row for each of the steps"""

@@ -31,6 +31,9 @@ _KINKED = words(
     "relu relu_ relu6 leaky_relu prelu rrelu threshold hardtanh hardshrink softshrink hardsigmoid hardswish abs absolute sign",
     "clamp clip clamp_min clamp_max where maximum minimum max_pool1d max_pool2d max_pool3d boolean_dispatch l1_loss",
 )
+_JUMPING = words(  # kinks where it is a field of neurons that they are given, not positions or a mask
+    "gt lt ge le __gt__ __lt__ __ge__ __le__ heaviside floor ceil round trunc frac fmod remainder max min amax amin aminmax median sort",
+)
 _LINEAR = words(  # in the fields
     "linear conv1d conv2d conv3d embedding add __add__ __radd__ __iadd__ sub __sub__ neg __neg__ mul __mul__ __rmul__ div __truediv__",
     "mean sum flatten reshape view unsqueeze squeeze transpose permute movedim contiguous __getitem__ size dim stack cat unbind",
@@ -152,9 +155,13 @@ def _told(
         max(0.0, made - slope * widths[0]),
         slope,
         kept,
-        bool(names & _KINKED),
+        bool(names & _KINKED) or any(map(_jumps, small, large)),
         all(map(_is_linear, small, large)),
     )
+
+
+def _jumps(small: Call, large: Call) -> bool:
+    return small.name in _JUMPING and any(wide(*pair) for pair in zip(small.given, large.given, strict=False))
 
 
 def _is_linear(small: Call, large: Call) -> bool:

@@ -35,6 +35,7 @@ class Observables:
     points: tuple[int, ...] | None
 
     def __post_init__(self) -> None:
+        data = self.problem.data
         if not self.names:
             raise ValueError("observed must name something, e.g. ('f',): received none")
         for name in self.names:
@@ -47,6 +48,14 @@ class Observables:
         for name, test in (("f_test", self.problem.data.x_test), ("test_loss", self.problem.data.y_test)):
             if name in self.names and test is None:
                 raise ValueError(f"{name!r} needs test samples with targets where there are losses: the data has none")
+
+        for name in self.names:
+            if not bool(self.mask(name).any()):
+                whose = "test" if name == "f_test" else "training"
+                raise ValueError(
+                    f"points must hold a {whose} sample where {name!r} is asked for: received points={self.points}, of {data.samples} "
+                    f"training samples, then {data.points - data.samples} of test"
+                )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all that can be observed, at one step"""

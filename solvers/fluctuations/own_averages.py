@@ -182,6 +182,21 @@ def own_averages(problem: Problem) -> tuple[Where, ...]:
     return calls
 
 
+def other_than_draws(network: Architecture) -> tuple[list[str], list[str]]:
+    """(parameters that start with fixed numbers, other ones for each neuron; numbers of no neuron that start at random)"""
+    one, two = (made(network.builder, 2 * network.description.unit, 2**62, seed) for seed in (0, 1))
+    fixed, random = [], []
+    for p in network.description:
+        law, wide_axes = network.law_of(p), [i for i, axis in enumerate(p.axes) if axis.wide]
+        a, b = (net.get_parameter(p.name).detach() for net in (one, two))
+        if len(wide_axes) == 1 and law is None and torch.equal(a, b):
+            rows = a.movedim(wide_axes[0], 0)
+            fixed += [p.name] if bool((rows != rows[:1]).any()) else []
+        elif p.role == "plain" and (not law.zero if law else not torch.equal(a, b)):
+            random.append(p.name)
+    return fixed, random
+
+
 def _copies(size: int) -> Tensor:
     """(3/2 size,) which neuron each one is a copy of: half of them, chosen at random, stand twice"""
     g = np.random.default_rng(size)

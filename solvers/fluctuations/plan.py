@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args
 
 from meanfield.checking import checks
 from meanfield.checking.array_input import untracked
+from meanfield.checking.warning import warn
 from meanfield.measures.particle_measure import ParticleMeasure
 from meanfield.network.activations import Activation
 from meanfield.problem.problem import Problem
 from meanfield.problem.stream import beside
 from solvers.fluctuations.kinks import softened
 from solvers.fluctuations.observed import Observables, asked_rows, asked_steps, default_names, must_fit
-from solvers.fluctuations.own_averages import own_averages
+from solvers.fluctuations.own_averages import other_than_draws, own_averages
 from solvers.fluctuations.starts import Start, start_of
 from solvers.two_layer.wasserstein_flow import Initial
 
@@ -47,9 +48,15 @@ class Plan:
     tolerance: float
     width: int
     networks: int
+    why: str = ""  # networks are asked, where that was not said
+    free: bool = False  # whether networks may still be asked
 
     def start(self, group: int) -> Start:
         return start_of(self.problem, self.particles, self.seed + group, self.initial, self.tolerance, self.phi)
+
+    def of_networks(self) -> Plan:
+        """The same of networks, since a layer has too many directions for the particles"""
+        return replace(self, way="networks", why=f"the directions of a layer, too many for {self.particles} particles")
 
     def at_end_of(self, steps: int) -> Plan:
         """The same for training of so many steps, observed at its end alone"""
@@ -93,6 +100,12 @@ def planned(
     way: Method = "networks" if beyond or kinks or many else "derivative"
     if method is not None:
         way = checks.lookup("method", method, {name: name for name in METHODS})
+    if problem.trial is not None and (random := other_than_draws(problem.architecture)[1]):
+        warn(
+            f"{', '.join(map(repr, random))} of no neuron start at random in each network: networks of any width differ by them, and N Var "
+            "has no limit; let them start alike",
+            RuntimeWarning,
+        )
     given = {"particles": particles, "groups": groups, "initial": initial, "kink_width": kink_width}
     given |= {"width": width, "networks": networks}
     why = beyond or (
@@ -121,7 +134,15 @@ def planned(
         initial = ParticleMeasure(*(untracked("the initial measure", tensor) for tensor in initial.tensors))
     fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
     groups = 1 if fixed else groups
-    return Plan(problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, narrow, networks)
+    free = (
+        method is None
+        and problem.trial is not None
+        and particles == inspect.signature(planned).parameters["particles"].default
+    )
+    why = why if method is None and way == "networks" else ""
+    return Plan(
+        problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, narrow, networks, why, free
+    )
 
 
 def populations(problem: Problem) -> int:
@@ -140,6 +161,8 @@ def _beyond(problem: Problem) -> str:
     hidden = problem.architecture.description.having("hidden")
     if not all((law := problem.architecture.law_of(p)) and law.gaussian for p in hidden):
         return "a matrix that does not start as Gaussian numbers"
+    if fixed := other_than_draws(problem.architecture)[0]:
+        return f"{fixed[0]!r}, which starts with fixed numbers, another for each neuron"
     try:
         own_averages(problem)
     except ValueError:

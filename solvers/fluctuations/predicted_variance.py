@@ -17,7 +17,7 @@ from meanfield.problem.problem import Problem
 from solvers.fluctuations.observed import Observables, bytes_of_a_pass, networks_of
 from solvers.fluctuations.plan import OF_NETWORKS, Method, Plan, planned, populations
 from solvers.fluctuations.starts import Start
-from solvers.fluctuations.unrolled import Unrolled
+from solvers.fluctuations.unrolled import TooManyDirections, Unrolled
 from solvers.running.clock import progress_bar
 from solvers.running.memory import bound
 from solvers.running.rehearsal import SECONDS, by_law
@@ -86,13 +86,12 @@ def predicted_variance(
     )
     if plan.way == "networks":
         return _from_networks(plan, progress)
-    found, parts, total = [], (), plan.observables.count(len(plan.at))
-    with progress_bar("predicted variance", progress, total=plan.groups * total) as bar:
-        for group in range(plan.groups):
-            with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
-                start = plan.start(group)
-                found.append(_from_derivatives(problem, plan.observables, plan.at, start, bar.update))
-            parts = start.parts
+    try:
+        found, parts = _by_groups(plan, progress)
+    except TooManyDirections:
+        if not plan.free:
+            raise
+        return _from_networks(plan.of_networks(), progress)
     values, covariances = torch.stack([one[0] for one in found]), torch.stack([one[1] for one in found])
     stride = max(one[2] for one in found)
     if problem.has_kinks and stride > kink_width:
@@ -104,6 +103,18 @@ def predicted_variance(
     settings = {"method": plan.way, "seed": seed, "particles": particles, "groups": groups, "tolerance": tolerance}
     placed = plan.observables.placed(values.mean(0), len(plan.at))
     return PredictedVariance(problem, plan.at, *placed, settings, parts, covariances)
+
+
+def _by_groups(plan: Plan, progress: bool | None) -> tuple[list[tuple[Tensor, Tensor, float]], tuple[str, ...]]:
+    """What derivatives give in each group, and the names of populations"""
+    found, parts, total = [], (), plan.observables.count(len(plan.at))
+    with progress_bar("predicted variance", progress, total=plan.groups * total) as bar:
+        for group in range(plan.groups):
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+                start = plan.start(group)
+                found.append(_from_derivatives(plan.problem, plan.observables, plan.at, start, bar.update))
+            parts = start.parts
+    return found, parts
 
 
 def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
@@ -126,7 +137,12 @@ def variance_cost(plan: Plan, seconds: float = SECONDS) -> Estimate:
         unrolled.influences(kept, 0, min(each, _together(one(state))))
         held[steps] = state
 
-    law, last = by_law(run, most, seconds)
+    try:
+        law, last = by_law(run, most, seconds)
+    except TooManyDirections:
+        if not plan.free:
+            raise
+        return variance_cost(plan.of_networks(), seconds)
     state = max(held.values()) * (most + 1) / (last + 1)
     at_once = _together(one(state))
     pieces = total / min(each, at_once)
@@ -190,5 +206,6 @@ def _from_networks(plan: Plan, progress: bool | None) -> PredictedVariance:
     apart = groups - groups.mean(1, keepdim=True)
     covariances = plan.width * apart.transpose(1, 2) @ apart / (size - 1)
     settings = {"method": plan.way, "seed": plan.seed, "width": plan.width, "networks": plan.networks}
+    settings |= {"because": plan.why} if plan.why else {}
     placed = plan.observables.placed(numbers.mean(0), len(plan.at))
     return PredictedVariance(plan.problem, plan.at, *placed, settings, ("all neurons",), covariances[:, None])

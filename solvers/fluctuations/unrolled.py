@@ -24,6 +24,10 @@ from solvers.running.integrator import State, weighted
 Observed = Callable[[Any, Any], Tensor]  # of a pass: (q,) numbers
 
 
+class TooManyDirections(ValueError):
+    """Too few neurons for what training makes of them"""
+
+
 @dataclass(frozen=True)
 class Moment:
     """Everything that a step of training starts from"""
@@ -147,9 +151,10 @@ class Unrolled:
                 moment, seen = self.way(moment, step, step + 1)
                 found += seen
                 if (rank := max((len(e) for four in moment.known for e in (four[0], four[2])), default=0)) > most:
-                    raise ValueError(
-                        f"the fields of a layer span {rank} directions or more, beyond half of particles={2 * most}: take particles="
-                        f"{2 ** (4 * rank - 1).bit_length()} or so, since training adds others, or a larger tolerance"
+                    raise TooManyDirections(
+                        f"the fields of a layer span {rank} directions or more, beyond half of particles="
+                        f"{self.network.population.samples}: take particles={2 ** (4 * rank - 1).bit_length()} or so, since training adds "
+                        "others, a larger tolerance, or method='networks'"
                     )
         return kept, found
 

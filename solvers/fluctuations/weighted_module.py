@@ -123,10 +123,13 @@ class WeightedModule(Weighted, ModuleLimit):
             self.beginning = self.mark()
         self.back_to(self.beginning)
         self.know(())
-        means = {name: draws @ self.masses[draws.shape[1]] for name, draws in self.means.items()}
-        theta = self.once | {name: mean.reshape(self.once[name].shape) for name, mean in means.items()}
-        self.fixed.theta |= {name: theta[name] for name in self.fixed.theta}
+        theta = self._started()
         return (*self.begun[: len(self.learning)], *(theta[name] for name in self.own), self.begun[-1])
+
+    def _started(self) -> dict[str, Tensor]:
+        """theta of all parameters but matrices at the start, by the weights that neurons have now"""
+        means = {name: draws @ self.masses[draws.shape[1]] for name, draws in self.means.items()}
+        return self.once | {name: mean.reshape(self.once[name].shape) for name, mean in means.items()}
 
     def _mean(self, name: str) -> Tensor | None:
         """(numbers, S') of which theta of a readout's bias is the average over neurons; None for what is none, or is 0 at the start"""
@@ -153,7 +156,7 @@ class WeightedModule(Weighted, ModuleLimit):
             x, y = at(rows, x, "x"), at(rows, y, "y")
         record = Twice(self.like.new_zeros(()).requires_grad_())
         with torch.enable_grad():
-            weights = {n: self._met(n, t) for n, t in (own | self.fixed.theta).items()}
+            weights = {n: self._met(n, t) for n, t in (self._started() | own).items()}
             f = self._outputs(weights, learned, scales, x, record)
             if isinstance(rows, slice) and rows == EVERYWHERE and self.data.x_test is not None:
                 f = torch.cat([f, self._outputs(weights, learned, scales, self.data.x_test, self._nowhere)])

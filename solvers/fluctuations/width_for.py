@@ -60,10 +60,8 @@ def width_for(
         return (v + math.sqrt(v * v + 4 * allowed * b)) / (2 * allowed)
 
     best, steps = width(own, b2), [(own_error, 0.0), (0.0, b2_error)]
-    apart = [abs(width(own + dv, b2 + db) - best) for dv, db in steps if math.isfinite(dv + db)]
-    return WidthFor(
-        math.ceil(best), math.hypot(*apart) if apart else math.nan, error, ensemble, own, b2, math.sqrt(size)
-    )
+    apart = [abs(width(own + dv, b2 + db) - best) for dv, db in steps]  # nan where one of the predictions has no error
+    return WidthFor(math.ceil(best), math.hypot(*apart), error, ensemble, own, b2, math.sqrt(size))
 
 
 def _means(variance: Tensor, error: Tensor, values: Tensor) -> tuple[float, float, float]:
