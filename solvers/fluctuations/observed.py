@@ -49,13 +49,11 @@ class Observables:
             if name in self.names and test is None:
                 raise ValueError(f"{name!r} needs test samples with targets where there are losses: the data has none")
 
-        for name in self.names:
-            if not bool(self.mask(name).any()):
-                whose = "test" if name == "f_test" else "training"
-                raise ValueError(
-                    f"points must hold a {whose} sample where {name!r} is asked for: received points={self.points}, of {data.samples} "
-                    f"training samples, then {data.points - data.samples} of test"
-                )
+        if not self.count(1):
+            raise ValueError(
+                f"points must hold a sample at which {self.names} is known: received points={self.points}, of {data.samples} training "
+                f"samples, then {data.points - data.samples} of test"
+            )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all that can be observed, at one step"""
