@@ -23,7 +23,9 @@ def asked(build, steps=3, kind="rows", **training):
 
 
 class Own(nn.Module):
-    """Averages over neurons in its own code: a mean, a sum over n, a product of fields, einsum, attention, a norm"""
+    """Averages over neurons in its own code: a mean, a sum over n, a product of fields, einsum, attention, norms; weights
+    in products
+    """
 
     def __init__(self, n):
         super().__init__()
@@ -35,9 +37,10 @@ class Own(nn.Module):
         h = torch.tanh(self.mix(u) + u.mean(-1, keepdim=True))
         h = h * (u @ h.mT / self.n).mean(1, keepdim=True) + (h * u).sum(1, keepdim=True) / self.n
         h = h + torch.einsum("bn,cn->b", h, u)[:, None] / self.n
-        h = h + nn.functional.rms_norm(h, (self.n,))
+        h = h + nn.functional.rms_norm(h, (self.n,)) * (u.norm(dim=1, keepdim=True) / self.n**0.5)
         rows = h.reshape(1, len(x), self.n)
-        return self.out(h + nn.functional.scaled_dot_product_attention(rows, rows, rows, scale=1 / self.n)[0])
+        h = h + nn.functional.scaled_dot_product_attention(rows, rows, rows, scale=1 / self.n)[0]
+        return torch.tanh(h @ self.mix.weight.T) @ self.out.weight.mT + self.out.bias
 
 
 CASES = {
@@ -45,7 +48,7 @@ CASES = {
     "recurrent, momentum, decay": asked(Recurrent, momentum=0.5, weight_decay=0.3),
     "residual of twice the width": asked(Residual),
     "convolutional": asked(lambda n: Convolutional(n, torch.tanh), 2, "images"),
-    "own averages": asked(Own, 2),
+    "own averages": replace(asked(Own), training=mf.Training(0.01, 2)),
     "frozen bias of the readout": asked(mf.Architecture(lambda n: Perceptron(n, 64, bias=True), frozen=("out.bias",))),
     "frozen and slow": asked(
         mf.Architecture(Recurrent, frozen=("read",), rate={"out": 0.5}, decay={"again": 2.0}), weight_decay=0.3
@@ -183,7 +186,7 @@ class Gated(Deviations):
 def test_modules_that_do_more_with_their_neurons_are_asked_as_networks(build):
     problem = asked(build, 1)
     with pytest.raises(
-        ValueError, match=r"weighs the neurons of a module: .* Received one that uses them in another way"
+        ValueError, match=r"weighs the neurons of a module .* Received one that uses them in another way"
     ):
         predicted_variance(problem, method="derivative")
     with pytest.raises(ValueError, match="networks are trained because of a module that does more with its neurons"):
@@ -196,7 +199,10 @@ def test_modules_that_do_more_with_their_neurons_are_asked_as_networks(build):
     [
         (Residual, "rows", "layer_norm"),
         (Language, "text", "matmul"),
-        *((Own, "rows", rule) for rule in ("mean", "sum", "einsum", "rms_norm", "scaled_dot_product_attention")),
+        *(
+            (Own, "rows", rule)
+            for rule in ("mean", "sum", "einsum", "rms_norm", "norm", "scaled_dot_product_attention")
+        ),
     ],
 )
 def test_each_average_is_weighted(build, kind, rule, monkeypatch):

@@ -5,7 +5,7 @@ Layers of torch that end at a readout or a matrix are not among these: their wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,14 @@ class Where:
 
 
 class Averages(TorchFunctionMode):
-    """Within it averages over neurons are weighted: calls as in a trial, by the shares n m of the neurons."""
+    """Within it averages over neurons are weighted: calls as in a trial, by the shares n m of the neurons. weights: parameters, which have
+    the shares already.
+    """
 
-    def __init__(self, calls: Sequence[Where], share: Share) -> None:
+    def __init__(self, calls: Sequence[Where], share: Share, weights: Iterable[Tensor]) -> None:
         super().__init__()
         self.calls, self.share, self.at = calls, share, 0
+        self.weights = {_place(w) for w in weights if type(w) is Tensor}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
@@ -51,9 +54,17 @@ class Averages(TorchFunctionMode):
         if where is None or where.name != name:
             raise ValueError(f"the network's forward calls {name!r} where a trial of it did not")
         rule = _RULES.get(name)
-        if rule is None or not any(where.axes) or any(isinstance(a, Matrix) for a in args):
+        if rule is None or not any(where.axes) or any(map(self._is_weight, args)):
             return func(*args, **kwargs)
         return rule(func, where.axes, self.share, *args, **kwargs)
+
+    def _is_weight(self, given: Any) -> bool:
+        return isinstance(given, Matrix) or (type(given) is Tensor and _place(given) in self.weights)
+
+
+def _place(t: Tensor) -> int:
+    """Where its numbers lie: the same for a transposed one"""
+    return t.untyped_storage().data_ptr()
 
 
 def _weighted(x: Tensor, share: Share, axes: Sequence[int]) -> Tensor:
@@ -94,6 +105,13 @@ def _einsum(func: Any, axes: Any, share: Share, equation: str, *operands: Tensor
         found[i] = _weighted(found[i], share, [a for a in axes[i] if letters[a] not in done])
         done |= {letters[a] for a in axes[i]}
     return func(equation, *found)
+
+
+def _norm(func: Any, axes: Any, share: Share, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The root of a sum of squares"""
+    return func(
+        _weighted(x, lambda size: None if (own := share(size)) is None else own.sqrt(), axes[0]), *args, **kwargs
+    )
 
 
 def _layer_norm(
@@ -139,6 +157,7 @@ _RULES: dict[str, Callable[..., Tensor]] = {
     "scaled_dot_product_attention": _attention,
     "__rmatmul__": _product_from_the_right,
     **dict.fromkeys(("mean", "sum"), _reduced),
+    **dict.fromkeys(("norm", "vector_norm", "linalg_vector_norm"), _norm),
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _product),
 }
 
@@ -169,14 +188,14 @@ def own_averages(problem: Problem) -> tuple[Where, ...]:
         shares = {size: torch.bincount(chosen).double() * (2 / 3) for size, chosen in copies.items()}
         given = few.weighted(parameters, shares)
         try:
-            with Averages(calls, shares.get):
+            with Averages(calls, shares.get, (given[p.name] for p in network.description.having("hidden", "readout"))):
                 found = few(given, x)
         except ValueError:
             found = None
     if found is None or not torch.allclose(found, expected, rtol=1e-6, atol=1e-9):
         raise ValueError(
-            "method='derivative' weighs the neurons of a module: in its layers, layer norms, means, sums and products of fields. Received "
-            "one that uses them in another way (several heads, fields put beside each other, a matrix used transposed, other norms); "
+            "method='derivative' weighs the neurons of a module in its layers, in layer norms, means, sums, norms and products of fields. "
+            "Received one that uses them in another way (several heads, fields put beside each other, a transposed matrix, variances); "
             "method='networks' takes any"
         )
     return calls

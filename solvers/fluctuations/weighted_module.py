@@ -181,7 +181,8 @@ class WeightedModule(Weighted, ModuleLimit):
         return velocity if outer else tuple(v.detach() for v in velocity)
 
     def _asked(self, given: dict[str, Tensor], x: Tensor) -> Tensor:
-        with Averages(self.calls, self._of_axis):
+        readouts = (given[p.name] for p in self.network.description.having("readout"))
+        with Averages(self.calls, self._of_axis, readouts):
             return super()._asked(given, x)
 
     def _of_axis(self, size: int) -> Tensor | None:
