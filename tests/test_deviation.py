@@ -251,7 +251,7 @@ def test_predictions_stand_beside_what_networks_show_at_their_steps(steps):
         assert np.all(error < 0.2)
     at_the_end = (1.0, 0.05 / 3**0.5) if len(steps) == 1 else (math.nan, math.nan)
     assert (report.predicted_n_var, report.predicted_n_var_se) == pytest.approx(at_the_end, nan_ok=True)
-    assert "N |bias| of f at step" in report.table()
+    assert "N bias of f at step" in report.table()
 
 
 def test_a_bias_within_its_error_is_told_so_and_noise_adds_nothing_to_it():

@@ -18,7 +18,7 @@ from meanfield.comparison.statistics import jackknife_error, left_out_moments, m
 from meanfield.problem.stream import laws_must_be_known
 from meanfield.solution.solution import Solution
 
-WORDS = {"variance": "N Var", "bias": "N |bias|"}
+WORDS = {"variance": "N Var", "bias": "N bias"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -222,7 +222,7 @@ def width_for(found: WidthFor, ax: Axes | None = None, label: str | None = None)
     panel.plot(n, np.sqrt(variance + bias) / found.size, **LIMIT, label=whose)
     for part, (kind, (_, color)) in zip((variance, bias), _SIDES.items(), strict=True):
         if part.any():
-            panel.plot(n, np.sqrt(part) / found.size, "--", color=color, label=f"by its {kind}")
+            panel.plot(n, np.sqrt(part) / found.size, "--", color=color, zorder=5, label=f"by its {kind}")
     panel.axhline(found.asked, color=GREY, linewidth=1, linestyle=":", label="asked for")
     bar = found.error if np.isfinite(found.error) else None
     panel.errorbar([found.width], [found.asked], xerr=bar, fmt="o", color="black", capsize=3, zorder=6)
