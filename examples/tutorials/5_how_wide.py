@@ -65,8 +65,8 @@ print(report)
 mf.plot.predictions(report)
 
 # %%
-# *Measured over predicted* is 1 within one or two of its errors for the variance at all widths. The bias is small here: it takes many more networks to
-# see it, and its prediction is what tells you so.
+# *Measured over predicted* is 1 within one or two of its errors for the variance at all widths. The bias is small here: it takes many
+# more networks to see it, and its prediction is what tells you so.
 #
 # What is it worth for the loss?
 # ------------------------------
