@@ -121,5 +121,7 @@ def test_too_large_a_batch_is_refused_with_the_problem():
 
 def test_the_predicted_variance_refuses_what_it_does_not_follow():
     flow = replace(PROBLEM, training=mf.Training(0.1, 3, "gradient_flow"))
-    with pytest.raises(ValueError, match="follows smooth networks by gradient_descent: received optimiser='gradient_flow'"):
+    with pytest.raises(
+        ValueError, match="follows smooth networks by gradient_descent: received optimiser='gradient_flow'"
+    ):
         predicted_variance(flow, method="derivative")
