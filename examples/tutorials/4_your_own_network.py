@@ -73,7 +73,11 @@ class Rooted(Gated):
 print(coordinate_check(mf.Problem(data, Rooted, mf.mean_field(gamma0=1.0), training)))
 
 # %%
-# Rows marked with an arrow do not go as they should.
+# Each row is something that enters or leaves a layer: its size (*field*), what training has moved it by (*change*), and the same of
+# gradients. Below each step stands its measured power of the width, 0 for what stays of order 1; *expected* is what the scaling implies;
+# *S to 2 S* is the power with which the limit itself goes when twice as many neurons are sampled. Rows marked with an arrow do not go as
+# they should. What a score spoils spreads: since the gate acts on all that follows and, through its gradients, on all before, nearly every
+# layer is named, and the layers around the score first of all deserve a look.
 #
 # As it should be
 # ---------------
@@ -99,9 +103,10 @@ mf.plot.loss(nets, limit, test=True)
 # Kernels have the names of your layers: ``Phi[key]`` is the kernel of what enters ``key``, ``G[read]`` that of the gradients at what
 # leaves ``read``.
 
-report = mf.deviation(nets, limit, names=("f", "Phi[key]", "Phi[out]", "tangent_kernel"))
+compared = ("f", "Phi[key]", "Phi[out]", "tangent_kernel")
+report = mf.deviation(nets, limit, names=compared)
 print(report)
-mf.plot.deviation(report)
+mf.plot.deviation(report, compared)
 
 # %%
 # **Try it yourself.** Add ``nn.LayerNorm(n)`` after ``read``, or a residual branch. Convolutions, embeddings, attention and recurrent
