@@ -182,7 +182,15 @@ class Gated(Deviations):
         return self.out(torch.tanh(h + self.gate * h / h.std(-1, keepdim=True)))
 
 
-@pytest.mark.parametrize("build", [Heads, Beside, Turned, Deviations, Gated])
+class Named(Deviations):
+    """An argument by a name that no rule knows"""
+
+    def forward(self, x):
+        h = self.read(x)
+        return self.out(torch.tanh(h + torch.mean(input=h, dim=-1, keepdim=True)))
+
+
+@pytest.mark.parametrize("build", [Heads, Beside, Turned, Deviations, Gated, Named])
 def test_modules_that_do_more_with_their_neurons_are_asked_as_networks(build):
     problem = asked(build, 1)
     with pytest.raises(

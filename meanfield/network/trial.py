@@ -171,7 +171,9 @@ def _is_linear(small: Call, large: Call) -> bool:
     if small.name in ("mul", "__mul__", "__rmul__", "div", "__truediv__"):
         return len(small.given) == 1
     if small.name in ("mean", "sum"):
-        return len(wide(small.given[0], large.given[0])) == len(wide(small.found[0], large.found[0]))
+        return bool(small.given) and len(wide(small.given[0], large.given[0])) == len(
+            wide(small.found[0], large.found[0])
+        )
     return True
 
 

@@ -72,8 +72,13 @@ def _weighted(x: Tensor, share: Share, axes: Sequence[int]) -> Tensor:
     for axis in axes:
         own = share(x.shape[axis])
         if own is not None:
-            x = x * own.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+            x = x * along(own, axis, x.ndim)
     return x
+
+
+def along(numbers: Tensor, axis: int, dimensions: int) -> Tensor:
+    """Numbers (n,) as a factor for the axis of a tensor of so many dimensions"""
+    return numbers.reshape([-1 if i == axis else 1 for i in range(dimensions)])
 
 
 def _reduced(
@@ -114,6 +119,23 @@ def _norm(func: Any, axes: Any, share: Share, x: Tensor, *args: Any, **kwargs: A
     )
 
 
+def _rms_norm(
+    func: Any,
+    axes: Any,
+    share: Share,
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    own = _of_last(axes, share, input, normalized_shape)
+    if own is None:
+        return func(input, normalized_shape, weight, eps)
+    least = torch.finfo(input.dtype).eps if eps is None else eps
+    out = input / ((input.square() * own).mean(-1, keepdim=True) + least).sqrt()
+    return out if weight is None else out * weight
+
+
 def _layer_norm(
     func: Any,
     axes: Any,
@@ -124,30 +146,18 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    own = share(input.shape[-1]) if len(normalized_shape) == 1 and input.ndim - 1 in axes[0] else None
+    """The RMS norm of what is left without the mean, and a bias"""
+    own = _of_last(axes, share, input, normalized_shape)
     if own is None:
         return func(input, normalized_shape, weight, bias, eps)
     apart = input - (input * own).mean(-1, keepdim=True)
-    out = apart / ((apart.square() * own).mean(-1, keepdim=True) + eps).sqrt()
-    out = out if weight is None else out * weight
+    out = _rms_norm(func, axes, share, apart, normalized_shape, weight, eps)
     return out if bias is None else out + bias
 
 
-def _rms_norm(
-    func: Any,
-    axes: Any,
-    share: Share,
-    input: Tensor,
-    normalized_shape: Any,
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    own = share(input.shape[-1]) if len(normalized_shape) == 1 and input.ndim - 1 in axes[0] else None
-    if own is None:
-        return func(input, normalized_shape, weight, eps)
-    least = torch.finfo(input.dtype).eps if eps is None else eps
-    out = input / ((input.square() * own).mean(-1, keepdim=True) + least).sqrt()
-    return out if weight is None else out * weight
+def _of_last(axes: Any, share: Share, input: Tensor, shape: Any) -> Tensor | None:
+    """Shares of the neurons that a norm is over; None for one over anything else"""
+    return share(input.shape[-1]) if len(shape) == 1 and input.ndim - 1 in axes[0] else None
 
 
 _RULES: dict[str, Callable[..., Tensor]] = {
@@ -190,7 +200,7 @@ def own_averages(problem: Problem) -> tuple[Where, ...]:
         try:
             with Averages(calls, shares.get, (given[p.name] for p in network.description.having("hidden", "readout"))):
                 found = few(given, x)
-        except ValueError:
+        except (ValueError, TypeError):  # arguments that a rule does not know
             found = None
     if found is None or not torch.allclose(found, expected, rtol=1e-6, atol=1e-9):
         raise ValueError(

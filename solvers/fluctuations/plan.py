@@ -90,34 +90,15 @@ def planned(
     problem.in_plane.measure_limit()  # other scalings have no lim N Var
     observables = Observables(problem, default_names(problem, observed), asked_rows(problem, points))
     at = asked_steps(problem, steps)
-    other = beside(problem.data) or problem.training.other_than(
-        "momentum", "weight_decay", "batch_size", "schedule", "warmup"
-    )
-    beyond = other or _beyond(problem)
-    kinks = problem.has_kinks and bool(problem.training.steps)
-    numbers = observables.count(len(at))
-    many = problem.trial is not None and numbers > FEW_OF_MODULES
-    way: Method = "networks" if beyond or kinks or many else "derivative"
-    if method is not None:
-        way = checks.lookup("method", method, {name: name for name in METHODS})
-    if problem.trial is not None and (random := other_than_draws(problem.architecture)[1]):
-        warn(
-            f"{', '.join(map(repr, random))} of no neuron start at random in each network: networks of any width differ by them, and N Var "
-            "has no limit; let them start alike",
-            RuntimeWarning,
-        )
+    numbers, beyond = observables.count(len(at)), _beyond(problem)
+    why = beyond or _dearer(problem, numbers)
+    way: Method = method or ("networks" if why else "derivative")
     given = {"particles": particles, "groups": groups, "initial": initial, "kink_width": kink_width}
     given |= {"width": width, "networks": networks}
-    why = beyond or (
-        "a kink of the activation" if kinks else f"the {numbers} numbers of a module, each of which costs a derivative"
-    )
     _must_serve(way, "" if method or way == "derivative" else f" because of {why}", given)
-    if way == "derivative" and beyond:
-        if beyond == OWN_CODE:
-            own_averages(problem)  # says more
-        raise ValueError(
-            f"method='derivative' follows smooth networks by gradient_descent: received {beyond}; method='networks' takes any"
-        )
+    if way == "derivative":
+        _must_be_followed(problem, beyond)
+    _warn_of_random_numbers(problem)
     parts = 1 if way == "networks" else populations(problem)
     held = OF_NETWORKS * numbers**2 + networks * numbers if way == "networks" else groups * parts * numbers**2
     checks.memory(
@@ -134,12 +115,9 @@ def planned(
         initial = ParticleMeasure(*(untracked("the initial measure", tensor) for tensor in initial.tensors))
     fixed = isinstance(initial, ParticleMeasure) or initial == "gauss_hermite"  # each group would be the same
     groups = 1 if fixed else groups
-    free = (
-        method is None
-        and problem.trial is not None
-        and particles == inspect.signature(planned).parameters["particles"].default
-    )
-    why = why if method is None and way == "networks" else ""
+    usual_particles = inspect.signature(planned).parameters["particles"].default
+    free = method is None and problem.trial is not None and particles == usual_particles
+    why = "" if method else why
     return Plan(
         problem, observables, at, way, particles, seed, initial, phi, groups, tolerance, narrow, networks, why, free
     )
@@ -153,7 +131,10 @@ def populations(problem: Problem) -> int:
 
 
 def _beyond(problem: Problem) -> str:
-    """What in a network derivatives cannot follow; empty if they can. Kinks of perceptrons are softened."""
+    """What derivatives cannot follow; empty if they can. Kinks of perceptrons are softened."""
+    followed = ("momentum", "weight_decay", "batch_size", "schedule", "warmup")
+    if other := beside(problem.data) or problem.training.other_than(*followed):
+        return other
     if problem.trial is None:
         return ""
     if problem.has_kinks:
@@ -168,6 +149,34 @@ def _beyond(problem: Problem) -> str:
     except ValueError:
         return OWN_CODE
     return ""
+
+
+def _dearer(problem: Problem, numbers: int) -> str:
+    """Why networks are asked although derivatives could be taken; empty if they are not"""
+    if problem.has_kinks and problem.training.steps:
+        return "a kink of the activation"
+    if problem.trial is not None and numbers > FEW_OF_MODULES:
+        return f"the {numbers} numbers of a module, each of which costs a derivative"
+    return ""
+
+
+def _must_be_followed(problem: Problem, beyond: str) -> None:
+    """ValueError for what derivatives cannot follow"""
+    if beyond == OWN_CODE:
+        own_averages(problem)  # says more
+    if beyond:
+        raise ValueError(
+            f"method='derivative' follows smooth networks by gradient_descent: received {beyond}; method='networks' takes any"
+        )
+
+
+def _warn_of_random_numbers(problem: Problem) -> None:
+    if problem.trial is not None and (random := other_than_draws(problem.architecture)[1]):
+        warn(
+            f"{', '.join(map(repr, random))} of no neuron start at random in each network: networks of any width differ by them, and N Var "
+            "has no limit; let them start alike",
+            RuntimeWarning,
+        )
 
 
 def _must_serve(way: Method, why: str, given: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from solvers.dmft.module_kernels import LimitPass
 from solvers.dmft.module_limit import ModuleLimit
 from solvers.dmft.neurons import Neurons, Population
 from solvers.dmft.stand_in import Met, Record, Trace
-from solvers.fluctuations.own_averages import Averages, own_averages
+from solvers.fluctuations.own_averages import Averages, along, own_averages
 from solvers.fluctuations.weighted_dense import Side, Turns, Weighted, WeightedDense, plus
 from solvers.running.inputs import EVERYWHERE, Rows, at
 from solvers.running.integrator import State
@@ -211,4 +211,4 @@ class WeightedModule(Weighted, ModuleLimit):
             return None
         at = theta.ndim - 1 if name in self.fixed.directions else wide.index(True)
         size = theta.shape[at]
-        return (size * self.masses[size]).reshape([-1 if i == at else 1 for i in range(theta.ndim)])
+        return along(size * self.masses[size], at, theta.ndim)
